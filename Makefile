@@ -1,0 +1,86 @@
+# make run: a node in the foreground.  make test: everything that must hold, under ten minutes.
+# make install (as root): the service, under PREFIX.  make uninstall: keeps configuration and state.
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+ARGS   ?=
+
+PREFIX  ?= /usr/local
+DESTDIR ?=
+LIBDIR  := $(PREFIX)/lib
+SERVICE_VENV := $(LIBDIR)/p2pd
+UNITS   := p2pd.service p2pd@.service
+# The service runs as another user and sees no home directory: an interpreter in one won't do.
+SYSTEM_PYTHON ?= $(shell PATH=/usr/local/bin:/usr/bin:/bin command -v $(notdir $(PYTHON)))
+
+.PHONY: run world test lint types unit test-install bench clean install uninstall
+
+run: $(READY)
+	$(BIN)/p2pd $(ARGS)
+
+test: lint types unit
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+unit: $(READY)
+	$(BIN)/python -m pytest
+
+# A fresh clone, its environment from the package registry, a node in it.
+test-install: $(READY)
+	$(BIN)/python -m pytest -m slow tests/e2e/test_install.py
+
+# A hundred small worlds with all faults, by hand: a quarter of an hour.
+world: $(READY)
+	$(BIN)/python -m p2pd.simulation faulty --seeds 100
+
+bench: $(READY)
+	$(BIN)/python -m bench
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+
+# pip writes DESTDIR into the scripts: it is taken out again, so that they run where they will be.
+install:
+	@test -n "$(SYSTEM_PYTHON)" || { echo >&2 "make install: no $(notdir $(PYTHON)) in /usr/local/bin or /usr/bin: install it, or name one with SYSTEM_PYTHON="; exit 1; }
+	rm -rf build
+	$(SYSTEM_PYTHON) -m venv --clear $(DESTDIR)$(SERVICE_VENV)
+	$(DESTDIR)$(SERVICE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check .
+	rm -rf build
+	$(if $(DESTDIR),grep -rlIF '$(DESTDIR)/' $(DESTDIR)$(SERVICE_VENV)/bin $(DESTDIR)$(SERVICE_VENV)/pyvenv.cfg | xargs sed -i 's|$(DESTDIR)/|/|g')
+	chmod -R go+rX $(DESTDIR)$(SERVICE_VENV)
+	install -d $(DESTDIR)$(PREFIX)/bin
+	ln -sf $(SERVICE_VENV)/bin/p2pd $(SERVICE_VENV)/bin/p2pctl $(DESTDIR)$(PREFIX)/bin/
+	install -D -m 644 config/p2pd.toml $(DESTDIR)$(PREFIX)/share/p2pd/p2pd.toml
+	test -e $(DESTDIR)/etc/p2pd/p2pd.toml || install -D -m 644 config/p2pd.toml $(DESTDIR)/etc/p2pd/p2pd.toml
+	install -D -m 644 -t $(DESTDIR)$(LIBDIR)/systemd/system $(addprefix systemd/,$(UNITS))
+	install -D -m 644 systemd/p2pd.sysusers.conf $(DESTDIR)$(LIBDIR)/sysusers.d/p2pd.conf
+	install -D -m 644 systemd/p2pd.tmpfiles.conf $(DESTDIR)$(LIBDIR)/tmpfiles.d/p2pd.conf
+	sed -i 's|/usr/local/|$(PREFIX)/|' $(addprefix $(DESTDIR)$(LIBDIR)/,$(addprefix systemd/system/,$(UNITS)) tmpfiles.d/p2pd.conf)
+ifeq ($(DESTDIR),)
+	@if command -v systemd-sysusers >/dev/null; then systemd-sysusers $(LIBDIR)/sysusers.d/p2pd.conf; fi
+	@if test -d /run/systemd/system; then systemctl daemon-reload; fi
+	@echo "Installed. Start it with: systemctl enable --now p2pd   (after an upgrade: systemctl restart p2pd)"
+endif
+
+uninstall:
+ifeq ($(DESTDIR),)
+	@if test -d /run/systemd/system; then systemctl disable --now p2pd.service; systemctl stop 'p2pd@*.service'; fi || true
+endif
+	rm -rf $(DESTDIR)$(SERVICE_VENV) $(DESTDIR)$(PREFIX)/share/p2pd
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,p2pd p2pctl)
+	rm -f $(addprefix $(DESTDIR)$(LIBDIR)/,$(addprefix systemd/system/,$(UNITS)) sysusers.d/p2pd.conf tmpfiles.d/p2pd.conf)
+ifeq ($(DESTDIR),)
+	@if test -d /run/systemd/system; then systemctl daemon-reload; fi
+endif
+	@echo "Uninstalled. Left in place: /etc/p2pd, /var/lib/p2pd and the user p2pd."

@@ -1,0 +1,1 @@
+"""p2pctl: the client that drives a running p2pd."""

@@ -1,0 +1,326 @@
+"""The command line of `p2pctl`: the table of commands, the options, the exit code.
+
+Only the parser of the command that was named is built, so that the client starts at once.
+"""
+
+import argparse
+import contextlib
+import math
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Final, NamedTuple, NoReturn
+
+from p2pctl import commands, render
+from p2pctl.commands import Run
+from p2pd import __version__
+from p2pd.control.api import CONSISTENCIES, DEFAULT_CONSISTENCY, MAX_PINGS, PEER_STATUSES
+from p2pd.control.client import DEFAULT_TIMEOUT, RemoteError
+from p2pd.errors import InvalidRequest, P2PError
+
+INTERRUPTED: Final = 130
+
+# What a shell reports of a program that SIGPIPE ended, as git is by `git log | head`.
+BROKEN_PIPE: Final = 141
+
+
+class UsageError(InvalidRequest):
+    """The command line is wrong; never leaves this program."""
+
+    code: ClassVar[str] = "usage"
+
+
+class Argument(NamedTuple):
+    """What `add_argument` takes."""
+
+    flags: tuple[str, ...]
+    options: Mapping[str, Any]
+
+
+class Command(NamedTuple):
+    """One command: its help, its arguments, what it does."""
+
+    help: str
+    example: str
+    arguments: tuple[Argument, ...]
+    run: Callable[[Run], None]
+
+
+def _argument(*flags: str, **options: Any) -> Argument:
+    return Argument(flags, options)
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError
+    return value
+
+
+_seconds.__name__ = "number of seconds"
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= MAX_PINGS:
+        raise ValueError
+    return value
+
+
+_count.__name__ = f"count from 1 to {MAX_PINGS}"
+
+
+def _completion(run: Run) -> None:
+    import shtab  # noqa: PLC0415 - start-up time
+
+    print(shtab.complete(full_parser(), run.options.shell))
+
+
+_KEY = _argument("key", metavar="KEY", help="the record's key")
+_PEER = _argument("peer", metavar="PEER", help="a node ID, a unique prefix of one, or a name")
+
+COMMANDS: Final[Mapping[str, Command]] = {
+    "status": Command("this node, at a glance", "p2pctl status --json", (), commands.status),
+    "peers": Command(
+        "every known peer",
+        "p2pctl peers --status connected",
+        (
+            _argument("--status", choices=PEER_STATUSES, help="only peers with this status"),
+            _argument("--watch", action="store_true", help="go on: each peer that changes"),
+        ),
+        commands.peers,
+    ),
+    "connect": Command(
+        "dial a node now",
+        "p2pctl connect 192.168.1.20:41000",
+        (_argument("address", metavar="ADDR:PORT", help="where it listens, or [IPV6]:PORT"),),
+        commands.connect,
+    ),
+    "disconnect": Command(
+        "close the connection to a peer",
+        "p2pctl disconnect kitchen",
+        (_PEER,),
+        commands.disconnect,
+    ),
+    "ping": Command(
+        "round-trip times to a peer",
+        "p2pctl ping kitchen -c 10",
+        (
+            _PEER,
+            _argument(
+                "-c",
+                "--count",
+                type=_count,
+                default=1,
+                metavar="COUNT",
+                help="how many, one after the other (default 1)",
+            ),
+        ),
+        commands.ping,
+    ),
+    "echo": Command(
+        "send a text to a peer and get it back",
+        "p2pctl echo kitchen 'hello there'",
+        (_PEER, _argument("text", metavar="TEXT", help="what to send")),
+        commands.echo,
+    ),
+    "put": Command(
+        "write a record",
+        "p2pctl put greeting hello    or    p2pctl put photo - < photo.jpg",
+        (
+            _KEY,
+            _argument("value", metavar="VALUE", help="the value; - reads it from standard input"),
+            _argument(
+                "--ttl", type=_seconds, metavar="SECONDS", help="let the record expire after this"
+            ),
+            _argument(
+                "--if-version", metavar="VERSION", help="write only if this version is stored"
+            ),
+        ),
+        commands.put,
+    ),
+    "get": Command(
+        "read a record's value",
+        "p2pctl get photo > photo.jpg",
+        (
+            _KEY,
+            _argument("--all", action="store_true", help="every concurrent version, as a table"),
+            _argument(
+                "--consistency",
+                choices=CONSISTENCIES,
+                help=f"how many replicas must answer (default {DEFAULT_CONSISTENCY})",
+            ),
+        ),
+        commands.get,
+    ),
+    "delete": Command("delete a record", "p2pctl delete greeting", (_KEY,), commands.delete),
+    "lookup": Command(
+        "the DHT's route to a key or a node, hop by hop",
+        "p2pctl lookup greeting",
+        (_argument("target", metavar="KEY|NODE", help="a key, or a node ID, prefix or name"),),
+        commands.lookup,
+    ),
+    "watch": Command("the node's events as they happen", "p2pctl watch", (), commands.watch),
+    "stop": Command("ask the daemon to leave gracefully", "p2pctl stop", (), commands.stop),
+    "completion": Command(
+        "a script that completes p2pctl's commands in a shell",
+        'eval "$(p2pctl completion bash)"',
+        (_argument("shell", choices=("bash", "zsh", "fish"), help="the shell"),),
+        _completion,
+    ),
+}
+
+GLOBALS: Final = (
+    _argument(
+        "--socket", metavar="PATH", help="the daemon's control socket (default $P2PCTL_SOCKET)"
+    ),
+    _argument(
+        "--instance",
+        metavar="NAME",
+        help="else by its instance (default `default`): the user's own, then the system's",
+    ),
+    _argument("--json", action="store_true", help="write JSON, errors too"),
+    _argument(
+        "--timeout",
+        type=_seconds,
+        metavar="SECONDS",
+        help=f"how long a request may take (default {DEFAULT_TIMEOUT:g})",
+    ),
+)
+
+_TAKING_A_VALUE: Final = ("--socket", "--instance", "--timeout")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises `UsageError` instead of ending the program."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=_formatter, **options)
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see `{self.prog} --help`")
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    # Left to itself argparse imports shutil to find the width, for each argument added.
+    try:
+        width = int(os.environ.get("COLUMNS", "")) or os.get_terminal_size().columns
+    except (ValueError, OSError):
+        width = 80
+    return argparse.RawDescriptionHelpFormatter(prog, width=max(width - 2, 40))
+
+
+def _add(parser: argparse.ArgumentParser, arguments: Sequence[Argument], **more: Any) -> None:
+    for argument in arguments:
+        parser.add_argument(*argument.flags, **argument.options, **more)
+
+
+def _main_parser() -> _Parser:
+    listing = "\n".join(f"  {name:<12}{command.help}" for name, command in COMMANDS.items())
+    parser = _Parser(
+        prog="p2pctl",
+        usage="p2pctl [--socket PATH | --instance NAME] [--json] [--timeout SECONDS] COMMAND ...",
+        description="Drive a running p2pd.",
+        epilog=f"commands:\n{listing}\n\n`p2pctl COMMAND --help` says more about each.",
+    )
+    _add(parser, GLOBALS)
+    parser.add_argument("--version", action="version", version=f"p2pctl {__version__}")
+    parser.set_defaults(timeout=DEFAULT_TIMEOUT)
+    return parser
+
+
+def _fill(parser: argparse.ArgumentParser, command: Command) -> None:
+    _add(parser, command.arguments)
+    _add(parser, GLOBALS, default=argparse.SUPPRESS)
+
+
+def _command_parser(name: str, command: Command) -> _Parser:
+    parser = _Parser(
+        prog=f"p2pctl {name}", description=command.help, epilog=f"example: {command.example}"
+    )
+    _fill(parser, command)
+    return parser
+
+
+def full_parser() -> argparse.ArgumentParser:
+    """Build one parser of all commands, as completion scripts are made from."""
+    parser = _main_parser()
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        _fill(subparsers.add_parser(name, help=command.help), command)
+    return parser
+
+
+def parse(argv: Sequence[str]) -> tuple[Command, argparse.Namespace]:
+    """Read the command line; raises `UsageError`, and `SystemExit` after `--help`."""
+    start = 0
+    while start < len(argv) and argv[start].startswith("-"):
+        start += 2 if argv[start] in _TAKING_A_VALUE else 1
+    options = _main_parser().parse_args(argv[:start])
+    if start >= len(argv):
+        raise UsageError(f"which command? {', '.join(COMMANDS)}; see `p2pctl --help`")
+    name = argv[start]
+    command = COMMANDS.get(name)
+    if command is None:
+        raise UsageError(_unknown_command(name))
+    _command_parser(name, command).parse_args(argv[start + 1 :], options)
+    if options.socket is not None and options.instance is not None:
+        raise UsageError("--socket and --instance name the daemon twice: give one of them")
+    return command, options
+
+
+def _unknown_command(name: str) -> str:
+    import difflib  # noqa: PLC0415 - start-up time
+
+    nearest = difflib.get_close_matches(name, COMMANDS, n=1)
+    meant = f"did you mean `p2pctl {nearest[0]}`? " if nearest else ""
+    return f"no command {name!r}; {meant}`p2pctl --help` lists all"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `p2pctl`; gives the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        try:
+            command, options = parse(argv)
+            run = Run(options)
+            with contextlib.closing(run):
+                command.run(run)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except P2PError as error:
+        _report(error, as_json=_wants_json(argv))
+        return error.exit_code
+    except SystemExit as done:
+        return int(done.code or 0)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        _discard_output()
+        return BROKEN_PIPE
+    except OSError as error:
+        _discard_output()
+        _report(P2PError(f"can't write the output: {error.strerror}"), as_json=_wants_json(argv))
+        return P2PError.exit_code
+    return 0
+
+
+def _wants_json(argv: Sequence[str]) -> bool:
+    return "--json" in (argv[: argv.index("--")] if "--" in argv else argv)
+
+
+def _report(error: P2PError, *, as_json: bool) -> None:
+    code = error.remote_code if isinstance(error, RemoteError) else error.code
+    if as_json:
+        text = render.json_text({"error": {"code": code, "message": str(error)}})
+    else:
+        text = f"p2pctl: {render.clean(str(error))}"
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr)
+
+
+def _discard_output() -> None:
+    """Let what is still buffered go nowhere, or Python's exit would complain about it."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

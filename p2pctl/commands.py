@@ -1,0 +1,238 @@
+"""What each command does: ask the daemon, write the answer."""
+
+import binascii
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from typing import Any, Final
+
+from p2pctl import render
+from p2pd.control.api import MAX_LINE_BYTES, decode_value
+from p2pd.control.client import Client, default_sockets
+from p2pd.errors import InvalidRequest, RequestTimedOut
+
+# As base64 in one line, with room for the rest of the request.
+MAX_VALUE_BYTES: Final = MAX_LINE_BYTES * 3 // 4 - 64 * 1024
+
+
+class Run:
+    """One run of `p2pctl`: its options, its output and its connection to the daemon."""
+
+    def __init__(self, options: Namespace) -> None:
+        self.options = options
+        self.style = render.Style(sys.stdout)
+        self._client: Client | None = None
+
+    @property
+    def client(self) -> Client:
+        """The connection, made when it is first asked for."""
+        if self._client is None:
+            self._client = Client(self._sockets(), self.options.timeout)
+        return self._client
+
+    def call(self, method: str, **params: Any) -> Any:
+        """Call a method, showing progress where it takes long."""
+        progress = render.Progress(method)
+        try:
+            return self.client.call(method, params, self.options.timeout, progress)
+        finally:
+            progress.clear()
+
+    def subscribe(self, method: str, **params: Any) -> Iterator[dict[str, Any]]:
+        """Give what a subscription delivers; what was missed is told on standard error."""
+        for notice in self.client.subscribe(method, params, self.options.timeout):
+            if "missed" in notice:
+                self._warn_missed(notice["missed"])
+            else:
+                yield notice
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        if self._client is not None:
+            self._client.close()
+
+    def write_json(self, document: Any) -> None:
+        """Write the answer as one JSON document."""
+        print(render.json_text(document, indent=2 if self.style.terminal else None))
+
+    def write_line(self, document: Any, text: str) -> None:
+        """Write one item of a stream, at once: its JSON on one line, or its text."""
+        print(render.json_text(document) if self.options.json else text, flush=True)
+
+    def _sockets(self) -> list[str]:
+        if self.options.socket is not None:
+            return [self.options.socket]
+        if self.options.instance is not None:
+            return default_sockets(self.options.instance)
+        named = os.environ.get("P2PCTL_SOCKET")
+        return [named] if named else default_sockets("default")
+
+    def _warn_missed(self, count: int) -> None:
+        message = f"{count} missed: the output was read too slowly"
+        if self.options.json:
+            document = {"warning": {"code": "missed", "message": message, "count": count}}
+            print(render.json_text(document), file=sys.stderr)
+        else:
+            print(f"p2pctl: {message}", file=sys.stderr)
+
+
+def status(run: Run) -> None:
+    """Show the node at a glance."""
+    result = run.call("status")
+    if run.options.json:
+        run.write_json(result)
+    else:
+        print(render.status(result))
+
+
+def peers(run: Run) -> None:
+    """Show the registry, once or as it changes."""
+    if run.options.watch:
+        for notice in run.subscribe("peers.watch", status=run.options.status):
+            run.write_line(notice["peer"], render.peer_line(notice["peer"], run.style))
+        return
+    result = run.call("peers", status=run.options.status)
+    if run.options.json:
+        run.write_json(result)
+    elif not result:
+        print("no peers yet" if run.options.status is None else f"no {run.options.status} peers")
+    else:
+        from datetime import UTC, datetime  # noqa: PLC0415 - start-up time
+
+        print(render.peers(result, run.style, datetime.now(UTC)))
+
+
+def connect(run: Run) -> None:
+    """Dial now."""
+    result = run.call("connect", address=run.options.address)
+    if run.options.json:
+        run.write_json(result)
+    else:
+        print(f"connected to {render.clean(result['peer'])} at {render.clean(result['address'])}")
+
+
+def disconnect(run: Run) -> None:
+    """Close the connection to a peer."""
+    result = run.call("disconnect", peer=run.options.peer)
+    if run.options.json:
+        run.write_json(result)
+    else:
+        print(f"disconnected from {render.clean(result['peer'])}")
+
+
+def ping(run: Run) -> None:
+    """Measure round trips, each shown as it comes; a lost one is null in the JSON.
+
+    Raises `RequestTimedOut` when all of them were lost.
+    """
+    times: list[float | None] = []
+    peer, lost = "", None
+    for _ in range(run.options.count):
+        try:
+            result = run.call("ping", peer=run.options.peer)
+        except RequestTimedOut as error:
+            lost = error
+            times.append(None)
+            line = "lost"
+        else:
+            peer = result["peer"]
+            times += result["rtt_ms"]
+            line = f"{render.clean(peer[:16])}: {render.milliseconds(times[-1])}"
+        if not run.options.json:
+            print(line, flush=True)
+    answered = [each for each in times if each is not None]
+    if lost is not None and not answered:
+        raise lost
+    if run.options.json:
+        run.write_json({"peer": peer, "rtt_ms": times})
+    elif len(times) > 1:
+        mean = sum(answered) / len(answered)
+        print(
+            f"{len(answered)} of {len(times)} answered; min/avg/max "
+            f"{min(answered):.2f}/{mean:.2f}/{max(answered):.2f} ms"
+        )
+
+
+def echo(run: Run) -> None:
+    """Send a text to a peer and back."""
+    result = run.call("echo", peer=run.options.peer, text=run.options.text)
+    if run.options.json:
+        run.write_json(result)
+    else:
+        print(f"{render.clean(result['text'])}  ({render.milliseconds(result['rtt_ms'])})")
+
+
+def put(run: Run) -> None:
+    """Write a record: the argument's bytes, or those of standard input."""
+    value = _read_value(run.options.value)
+    result = run.call(
+        "put",
+        key=run.options.key,
+        value_base64=binascii.b2a_base64(value, newline=False).decode(),
+        ttl=run.options.ttl,
+        if_version=run.options.if_version,
+    )
+    if run.options.json:
+        run.write_json(result)
+    else:
+        print(render.put(result, "stored"))
+
+
+def get(run: Run) -> None:
+    """Write a record's bytes as they are; with `--all` a table of its versions."""
+    result = run.call(
+        "get", key=run.options.key, consistency=run.options.consistency, all=run.options.all
+    )
+    if run.options.json:
+        run.write_json(result)
+    elif run.options.all:
+        print(render.versions((each, decode_value(each)) for each in result["versions"]))
+    else:
+        sys.stdout.buffer.write(decode_value(result))
+        if run.style.terminal:
+            sys.stdout.buffer.write(b"\n")
+
+
+def delete(run: Run) -> None:
+    """Delete a record."""
+    result = run.call("delete", key=run.options.key)
+    if run.options.json:
+        run.write_json(result)
+    else:
+        print(render.put(result, "deleted"))
+
+
+def lookup(run: Run) -> None:
+    """Show the DHT's route to a key or a node."""
+    result = run.call("lookup", target=run.options.target)
+    if run.options.json:
+        run.write_json(result)
+    else:
+        print(render.lookup(result))
+
+
+def watch(run: Run) -> None:
+    """Show the node's events as they happen, until interrupted."""
+    for notice in run.subscribe("watch"):
+        run.write_line(notice["event"], render.event_line(notice["event"], run.style))
+
+
+def stop(run: Run) -> None:
+    """Ask the daemon to leave gracefully."""
+    result = run.call("stop")
+    if run.options.json:
+        run.write_json(result)
+    else:
+        print("p2pd is leaving")
+
+
+def _read_value(argument: str) -> bytes:
+    if argument != "-":
+        return os.fsencode(argument)
+    value = sys.stdin.buffer.read(MAX_VALUE_BYTES + 1)
+    if len(value) > MAX_VALUE_BYTES:
+        raise InvalidRequest(
+            f"the value on standard input is longer than {MAX_VALUE_BYTES} bytes: split it up"
+        )
+    return value

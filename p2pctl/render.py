@@ -1,0 +1,281 @@
+"""Turns answers into text for people, and documents into JSON that is safe to show.
+
+Much of what is shown comes from peers, who may be hostile: every text passes `clean`, so
+that nobody's name can move the cursor or rewrite a line. Times are relative; node IDs are
+shortened only as far as all that are shown stay distinct.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, TextIO
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from p2pd.control import results
+
+_COLOURS: Final[Mapping[str, str]] = {
+    "connected": "32",
+    "attempted": "33",
+    "disconnected": "2",
+    "suspect": "33",
+    "dead": "31",
+    "warning": "33",
+    "error": "31",
+    "critical": "31",
+}
+
+MIN_ID_DIGITS: Final = 8
+_BAR: Final = "|/-\\"
+_PREVIEW_BYTES: Final = 60
+_ABSENT: Final = "-"
+
+
+class Style:
+    """How to write to `stream`: in colour on a terminal, unless NO_COLOR or TERM say no."""
+
+    def __init__(self, stream: TextIO, environment: Mapping[str, str] = os.environ) -> None:
+        self.terminal = stream.isatty()
+        self.colour = (
+            self.terminal
+            and not environment.get("NO_COLOR")
+            and environment.get("TERM", "") != "dumb"
+        )
+
+    def paint(self, text: str, meaning: str) -> str:
+        """Colour `text` by what it means (`connected`, `warning`, ...), where it has one."""
+        code = _COLOURS.get(meaning)
+        return f"\x1b[{code}m{text}\x1b[0m" if self.colour and code is not None else text
+
+
+class Progress:
+    """A line on standard error while something takes more than a second; terminals only."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._shown = False
+        self._terminal = sys.stderr is not None and sys.stderr.isatty()
+
+    def __call__(self, elapsed: float) -> None:
+        """Show that `elapsed` seconds have passed."""
+        if self._terminal and elapsed >= 1:
+            bar = _BAR[int(elapsed * 10) % len(_BAR)]
+            sys.stderr.write(f"\r\x1b[K{bar} {self._what}: {elapsed:.0f} s")
+            sys.stderr.flush()
+            self._shown = True
+
+    def clear(self) -> None:
+        """Take the line away."""
+        if self._shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+            self._shown = False
+
+
+def clean(text: str) -> str:
+    r"""Make text from outside safe for a terminal: `\x1b` and its like become visible.
+
+    Escaped is what Unicode calls not printable: control, format (such as right-to-left
+    overrides) and unassigned characters, all separators but the space.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+    )
+
+
+def json_text(document: Any, *, indent: int | None = None) -> str:
+    """Give a document as JSON, with everything not printable escaped, also C1 controls."""
+    text = json.dumps(document, ensure_ascii=False, indent=indent)
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text
+    )
+
+
+def short_ids(ids: Iterable[str | None]) -> dict[str, str]:
+    """Shorten node IDs, all to one length, at which those given stay distinct."""
+    distinct = {each for each in ids if each is not None}
+    longest = max((len(each) for each in distinct), default=0)
+    length = MIN_ID_DIGITS
+    while length < longest and len({each[:length] for each in distinct}) < len(distinct):
+        length += 1
+    return {each: clean(each[:length]) for each in distinct}
+
+
+def duration(seconds: float) -> str:
+    """Give a time span in its two largest units: `3 d 4 h`, `42 s`."""
+    whole = max(0, int(seconds))
+    units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+    parts = []
+    for name, size in units:
+        count, whole = divmod(whole, size)
+        parts.append((count, name))
+    while len(parts) > 1 and parts[0][0] == 0:
+        parts.pop(0)
+    return " ".join(f"{count} {name}" for count, name in parts[:2] if count) or "0 s"
+
+
+def size(count: int) -> str:
+    """Give a number of bytes in the largest fitting unit."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+def ago(time: str | None, now: "datetime") -> str:
+    """Say how long before `now` an RFC 3339 time is."""
+    if time is None:
+        return _ABSENT
+    from datetime import datetime  # noqa: PLC0415 - start-up time
+
+    try:
+        seconds = (now - datetime.fromisoformat(time)).total_seconds()
+    except (ValueError, TypeError):
+        return clean(time)
+    return f"{duration(seconds)} ago" if seconds >= 1 else "now"
+
+
+def milliseconds(value: float | None) -> str:
+    """Give a round-trip time."""
+    return _ABSENT if value is None else f"{value:.2f} ms"
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Align columns."""
+    from tabulate import tabulate  # noqa: PLC0415 - start-up time
+
+    text = tabulate(rows, headers=headers, tablefmt="plain", disable_numparse=True)
+    return "\n".join(line.rstrip() for line in text.splitlines())
+
+
+def status(result: "results.StatusResult") -> str:
+    """Show `status`."""
+    peers, store = result["peers"], result["store"]
+    counts = ", ".join(f"{count} {name}" for name, count in peers.items())
+    lines = [
+        ("node", result["node_id"]),
+        ("name", result["name"]),
+        ("instance", result["instance"]),
+        ("version", f"{result['version']} (protocol {result['protocol']})"),
+        ("network", result["network"]),
+        ("uptime", f"{duration(result['uptime_seconds'])} (pid {result['pid']})"),
+        ("listen", ", ".join(result["listen"])),
+        ("addresses", ", ".join(result["addresses"])),
+        ("roles", ", ".join(result["roles"])),
+        ("peers", counts),
+        ("store", f"{store['records']} records, {size(store['bytes'])}"),
+    ]
+    return "\n".join(f"{name:<11}{clean(value) or _ABSENT}" for name, value in lines)
+
+
+def peers(result: "list[results.PeerJson]", style: Style, now: "datetime") -> str:
+    """Show `peers`: the connected ones first, then by name."""
+    order = {"connected": 0, "attempted": 1, "disconnected": 2}
+    ids = short_ids(peer["node_id"] for peer in result)
+    rows = [
+        (
+            _ABSENT if peer["node_id"] is None else ids[peer["node_id"]],
+            clean(peer["name"] or _ABSENT),
+            clean(peer["address"] or _ABSENT),
+            style.paint(clean(peer["status"]), peer["status"]),
+            style.paint(clean(peer["liveness"]), peer["liveness"]),
+            clean(peer["direction"] or _ABSENT),
+            milliseconds(peer["rtt_ms"]),
+            ago(peer["last_seen"], now),
+            clean(peer["source"]),
+            clean(peer["last_error"] or _ABSENT),
+        )
+        for peer in sorted(
+            result, key=lambda each: (order.get(each["status"], 3), each["name"] or "")
+        )
+    ]
+    headers = (
+        "NODE", "NAME", "ADDRESS", "STATUS", "LIVENESS", "DIRECTION", "RTT", "SEEN", "SOURCE",
+        "LAST ERROR",
+    )  # fmt: skip
+    return table(headers, rows)
+
+
+def peer_line(peer: "results.PeerJson", style: Style) -> str:
+    """Show one changed peer of `peers --watch`."""
+    node = (peer["node_id"] or _ABSENT)[: 2 * MIN_ID_DIGITS]
+    shown = style.paint(f"{clean(peer['status']):<12}", peer["status"])
+    alive = style.paint(f"{clean(peer['liveness']):<8}", peer["liveness"])
+    name = clean(peer["name"] or _ABSENT)
+    address = clean(peer["address"] or _ABSENT)
+    return f"{clean(node):<16}  {shown}  {alive}  {address:<24}  {name}"
+
+
+def event_line(event: "results.EventJson", style: Style) -> str:
+    """Show one event of `watch`, with its local time."""
+    from datetime import datetime  # noqa: PLC0415 - start-up time
+
+    try:
+        time = f"{datetime.fromisoformat(event['time']).astimezone():%H:%M:%S}"
+    except ValueError:
+        time = clean(event["time"])
+    code = style.paint(f"{clean(event['code']):<24}", event["level"])
+    return f"{time}  {code}  {clean(event['message'])}"
+
+
+def put(result: "results.PutResultJson", done: str) -> str:
+    """Show `put` and `delete`; `done` is what was done."""
+    replicas = result["replicas"]
+    return (
+        f"{done} {clean(result['key'])} on {replicas['stored']} of {replicas['wanted']} replicas "
+        f"(quorum {replicas['quorum']}), version {clean(result['version'])}"
+    )
+
+
+def versions(entries: "Iterable[tuple[results.VersionJson, bytes]]") -> str:
+    """Show `get --all`: each version with its bytes, the winner first."""
+    listed = list(entries)
+    writers = short_ids(entry["writer"] for entry, _ in listed)
+    rows = [
+        (clean(entry["version"]), writers[entry["writer"]], size(len(value)), _preview(value))
+        for entry, value in listed
+    ]
+    return table(("VERSION", "WRITER", "SIZE", "VALUE"), rows)
+
+
+def lookup(result: "results.LookupResultJson") -> str:
+    """Show `lookup`: the route, then where it ended."""
+    every = [hop["node_id"] for hop in result["hops"]]
+    every += [node["node_id"] for node in result["found"]]
+    ids = short_ids(every)
+    hops = [
+        (
+            str(hop["depth"]),
+            ids[hop["node_id"]],
+            milliseconds(hop["rtt_ms"]),
+            clean(hop["outcome"]),
+        )
+        for hop in result["hops"]
+    ]
+    found = [
+        (ids[node["node_id"]], clean(node["address"]), str(node["distance_bits"]))
+        for node in result["found"]
+    ]
+    took = f"{len(hops)} queries in {milliseconds(result['elapsed_ms'])}"
+    return "\n".join(
+        (
+            f"target {clean(result['target'])}, {took}",
+            "",
+            table(("DEPTH", "NODE", "RTT", "OUTCOME"), hops),
+            "",
+            table(("CLOSEST", "ADDRESS", "DISTANCE BITS"), found),
+        )
+    )
+
+
+def _preview(value: bytes) -> str:
+    text = clean(value[:_PREVIEW_BYTES].decode(errors="backslashreplace"))
+    return text if len(value) <= _PREVIEW_BYTES else f"{text}..."

@@ -1,0 +1,156 @@
+"""The configuration as TOML: strict when read, complete when written."""
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from p2pd.config import Config, keys, value_at
+from p2pd.errors import ConfigError
+from p2pd.rules import show
+
+_BARE_PATH = re.compile(r"[A-Za-z0-9_.-]{1,80}")
+
+# Pairs of keys of which the first may not exceed the second.
+_ORDERED = (
+    ("connections.backoff_min", "connections.backoff_max"),
+    ("liveness.ping_timeout", "liveness.ping_interval"),
+    ("dht.alpha", "dht.k"),
+    ("dht.replication", "dht.k"),
+    ("dht.write_quorum", "dht.replication"),
+    ("dht.read_quorum", "dht.replication"),
+    ("store.max_value_bytes", "store.max_bytes"),
+)
+
+
+def load(toml: str | bytes = "", overrides: Mapping[str, object] | None = None) -> Config:
+    """Read a configuration from TOML; `overrides`, by dotted path, win over it.
+
+    Raises `ConfigError` with all the problems there are, one line each.
+    """
+    problems: dict[str, str] = {}
+    tree = _parse(toml)
+    known = keys()
+    for path, value in (overrides or {}).items():
+        if path in known:
+            _graft(tree, path, value)
+        else:
+            problems[_shown_path(path)] = _unknown(path)
+    config: Config = _structure(Config, tree, "", problems)
+    problems |= _contradictions(config, problems)
+    if problems:
+        raise ConfigError(*(f"{path}: {problem}" for path, problem in problems.items()))
+    return config
+
+
+def effective(config: Config) -> str:
+    """Render a configuration as TOML, every key named; `load` gives the same back."""
+    lines: list[str] = []
+    section = ""
+    for path in keys():
+        parent, _, name = path.rpartition(".")
+        if parent != section:
+            section = parent
+            lines += ["", f"[{section}]"] if lines else [f"[{section}]"]
+        lines.append(f"{name} = {to_toml(value_at(config, path))}")
+    return "\n".join(lines) + "\n"
+
+
+def to_toml(value: object) -> str:
+    """Write one value of the configuration as TOML does."""
+    if isinstance(value, tuple):
+        return "[" + ", ".join(to_toml(each) for each in value) + "]"
+    # The texts of a configuration are printable, and for those JSON's form is TOML's.
+    return json.dumps(value, ensure_ascii=False)
+
+
+def after_reload(running: Config, fresh: Config) -> tuple[Config, tuple[str, ...]]:
+    """Give what is in effect after SIGHUP: of the changes in `fresh`, those that can be.
+
+    Also gives the paths of the changed keys that need a restart.
+    """
+    tree: dict[str, Any] = {}
+    pending = []
+    for path, about in keys().items():
+        now, wanted = value_at(running, path), value_at(fresh, path)
+        _graft(tree, path, wanted if about["reload"] else now)
+        if now != wanted and not about["reload"]:
+            pending.append(path)
+    config: Config = _structure(Config, tree, "", {})
+    return config, tuple(pending)
+
+
+def _parse(toml: str | bytes) -> dict[str, Any]:
+    try:
+        return tomllib.loads(toml.decode("utf-8-sig") if isinstance(toml, bytes) else toml)
+    except RecursionError:
+        raise ConfigError("not valid TOML: nested too deeply") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"not valid TOML: byte {error.start} is not UTF-8") from None
+    except ValueError as error:  # TOMLDecodeError, or an integer of thousands of digits
+        reason = "".join(each if each.isprintable() else "?" for each in str(error))
+        raise ConfigError(f"not valid TOML: {reason}") from None
+
+
+def _graft(tree: dict[str, Any], path: str, value: object) -> None:
+    """Put a known key into the tables of a TOML document."""
+    *sections, name = path.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            return  # what stands in the section's place is a problem of its own
+    tree[name] = value
+
+
+def _structure(
+    section: type[Any], table: dict[str, Any], prefix: str, problems: dict[str, str]
+) -> Any:
+    """Build a section from its table; what is wrong goes to `problems` by its path."""
+    fields = {field.name: field for field in attrs.fields(section)}
+    values: dict[str, Any] = {}
+    for name, value in table.items():
+        path = _shown_path(prefix + name) if "." not in name else prefix + show(name)
+        field = fields.get(name)
+        if field is None:
+            problems[path] = _unknown(path)
+        elif "rule" in field.metadata:
+            try:
+                values[name] = field.metadata["rule"](value)
+            except ValueError as error:
+                problems[path] = str(error)
+        elif isinstance(value, dict):
+            values[name] = _structure(field.type, value, f"{path}.", problems)
+        else:
+            problems[path] = f"expected a section, [{path}], not {show(value)}"
+    return section(**values)
+
+
+def _contradictions(config: Config, problems: Mapping[str, str]) -> dict[str, str]:
+    """Find keys that do not fit each other, among those that are right by themselves."""
+    found = {}
+    for lesser, greater in _ORDERED:
+        if lesser not in problems and greater not in problems:
+            low, high = value_at(config, lesser), value_at(config, greater)
+            if low > high:
+                found[lesser] = f"expected at most {greater}, which is {high}, not {low}"
+    return found
+
+
+def _shown_path(path: str) -> str:
+    return path if _BARE_PATH.fullmatch(path) else show(path)
+
+
+def _unknown(path: str) -> str:
+    """Say that there is no such key, and which one may have been meant."""
+    known = list(keys())
+    sections = {each.rpartition(".")[0]: None for each in known}
+    import difflib  # noqa: PLC0415 - only a mistake needs it
+
+    near = difflib.get_close_matches(path, [*known, *sections], 1, 0.7)
+    if not near:
+        name = path.rpartition(".")[2]
+        near = [each for each in known if each.rpartition(".")[2] == name]
+    return f"unknown key; did you mean {near[0]}?" if near else "unknown key"

@@ -1,0 +1,179 @@
+"""What the methods of the control socket answer, and what subscriptions deliver: JSON's shapes.
+
+For type checkers: a client that only looks at answers need not load it.
+"""
+
+from typing import NotRequired, TypedDict
+
+
+class PeerCountsJson(TypedDict):
+    """How many registry entries have each status."""
+
+    connected: int
+    attempted: int
+    disconnected: int
+
+
+class StoreUseJson(TypedDict):
+    """How much the store holds."""
+
+    records: int
+    bytes: int
+
+
+class StatusResult(TypedDict):
+    """`status`; times are RFC 3339 UTC."""
+
+    node_id: str
+    name: str
+    instance: str
+    version: str
+    protocol: int
+    network: str
+    pid: int
+    started_at: str
+    uptime_seconds: float
+    listen: list[str]
+    addresses: list[str]
+    roles: list[str]
+    peers: PeerCountsJson
+    store: StoreUseJson
+
+
+class PeerJson(TypedDict):
+    """One entry of `peers`; times are RFC 3339 UTC."""
+
+    node_id: str | None
+    name: str | None
+    address: str | None
+    direction: str | None
+    status: str
+    liveness: str
+    source: str
+    success_count: int
+    fail_count: int
+    first_seen: str | None
+    last_seen: str | None
+    rtt_ms: float | None
+    last_error: str | None
+
+
+class ConnectResult(TypedDict):
+    """`connect`: whom the address led to."""
+
+    peer: str
+    address: str
+
+
+class DisconnectResult(TypedDict):
+    """`disconnect`."""
+
+    peer: str
+
+
+class PingResult(TypedDict):
+    """`ping`. `p2pctl` puts None for a ping that was lost."""
+
+    peer: str
+    rtt_ms: list[float | None]
+
+
+class EchoResult(TypedDict):
+    """`echo`."""
+
+    peer: str
+    text: str
+    rtt_ms: float
+
+
+class ReplicasJson(TypedDict):
+    """How many replicas have a write on disk, should have it, and must have it."""
+
+    stored: int
+    wanted: int
+    quorum: int
+
+
+class PutResultJson(TypedDict):
+    """`put` and `delete`."""
+
+    key: str
+    version: str
+    replicas: ReplicasJson
+
+
+class ValueJson(TypedDict):
+    """A value: exactly one of the two."""
+
+    value: NotRequired[str]
+    value_base64: NotRequired[str]
+
+
+class VersionJson(ValueJson):
+    """One version of a record."""
+
+    version: str
+    writer: str
+
+
+class GetResultJson(VersionJson):
+    """`get`; `versions`, the winner first, only when `all` was asked for."""
+
+    key: str
+    siblings: int
+    versions: NotRequired[list[VersionJson]]
+
+
+class FoundNodeJson(TypedDict):
+    """One of the closest nodes that a lookup ended on."""
+
+    node_id: str
+    address: str
+    distance_bits: int
+
+
+class LookupHopJson(TypedDict):
+    """One query of a lookup."""
+
+    node_id: str
+    depth: int
+    rtt_ms: float | None
+    outcome: str
+
+
+class LookupResultJson(TypedDict):
+    """`lookup`."""
+
+    target: str
+    found: list[FoundNodeJson]
+    hops: list[LookupHopJson]
+    elapsed_ms: float
+
+
+class EventJson(TypedDict):
+    """What `watch` delivers; `time` is RFC 3339 UTC, `level` as in logs, in lower case."""
+
+    time: str
+    level: str
+    code: str
+    message: str
+    peer: str | None
+    fields: dict[str, str | int | float | bool | None]
+
+
+class SubscribedResult(TypedDict):
+    """`watch` and `peers.watch`."""
+
+    subscription: int
+
+
+class UnsubscribeResult(TypedDict):
+    """`unsubscribe`: False when there was no such subscription any more."""
+
+    unsubscribed: bool
+
+
+class StopResult(TypedDict):
+    """`stop`."""
+
+    stopping: bool

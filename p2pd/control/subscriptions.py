@@ -1,0 +1,156 @@
+"""What a subscriber has still to be told: bounded, and honest about what was left out."""
+
+import logging
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+import trio
+
+from p2pd.control import api
+from p2pd.control.methods import Node, event_json, peer_json
+from p2pd.node.events import Event
+from p2pd.node.snapshot import PeerSnapshot
+
+MAX_PENDING: Final = 1024
+"""How many events (or changed peers) wait for one slow subscriber."""
+
+T = TypeVar("T")
+
+
+class Backlog(Generic[T]):
+    """Items on their way to one subscriber, in order.
+
+    Each stands under a key: an item replaces the one that still waits under its own key.
+    Beyond `limit` items the newest are counted instead of kept.
+    """
+
+    def __init__(self, limit: int = MAX_PENDING) -> None:
+        self._limit = limit
+        self._items: dict[Hashable, T] = {}
+        self._missed = 0
+        self._closed = False
+        self._wake = trio.Event()
+
+    def offer(self, key: Hashable, item: T) -> None:
+        """Add an item."""
+        if key in self._items or len(self._items) < self._limit:
+            self._items[key] = item
+        else:
+            self._missed += 1
+        self._wake.set()
+
+    def close(self) -> None:
+        """Let `take` give None from now on."""
+        self._closed = True
+        self._wake.set()
+
+    async def take(self) -> tuple[list[T], int] | None:
+        """Wait for items; gives all of them, and how many were left out after them."""
+        await self._wake.wait()
+        if self._closed:
+            return None
+        taken = list(self._items.values()), self._missed
+        self._items, self._missed, self._wake = {}, 0, trio.Event()
+        return taken
+
+
+class Feed(Protocol):
+    """One kind of subscription: a sink for events on one side, notifications on the other."""
+
+    def sink(self, event: Event) -> None:
+        """Take note of an event; neither blocks nor raises."""
+
+    def close(self) -> None:
+        """End the subscription."""
+
+    async def next_batch(self) -> list[dict[str, Any]] | None:
+        """Wait for something to tell: the members of each notification, None at the end."""
+
+
+class EventFeed:
+    """`watch`: each event, in order; what is only of use for debugging is left to the log."""
+
+    def __init__(self, node: Node, params: api.Params) -> None:  # noqa: ARG002 - like every feed
+        self._backlog: Backlog[Event] = Backlog()
+        self._count = 0
+        self.close = self._backlog.close
+
+    def sink(self, event: Event) -> None:
+        """Take note of an event."""
+        if event.level < logging.INFO:
+            return
+        self._count += 1
+        self._backlog.offer(self._count, event)
+
+    async def next_batch(self) -> list[dict[str, Any]] | None:
+        """Wait for events."""
+        taken = await self._backlog.take()
+        if taken is None:
+            return None
+        events, missed = taken
+        return [{"event": event_json(event)} for event in events] + _missed(missed)
+
+
+class PeerFeed:
+    """`peers.watch`: the whole registry once, then each entry that an event speaks of.
+
+    An entry is read when it is sent, so several changes in a row may arrive as one. With a
+    `status`, an entry that leaves it is sent once more.
+    """
+
+    def __init__(self, node: Node, params: api.Params) -> None:
+        self._node = node
+        self._status: str | None = params.get("status")
+        self._shown: set[str] = set()
+        self._first = True
+        self._backlog: Backlog[str] = Backlog()
+        self.close = self._backlog.close
+
+    def sink(self, event: Event) -> None:
+        """Take note of a peer that changed."""
+        if not event.code.startswith("peer."):
+            return
+        name = event.fields.get("address") if event.peer is None else event.peer
+        if name is not None:
+            self._backlog.offer(str(name), str(name))
+
+    async def next_batch(self) -> list[dict[str, Any]] | None:
+        """Wait for changed entries."""
+        if self._first:
+            self._first = False
+            return [{"peer": peer_json(peer)} for peer in self._node.peers() if self._shows(peer)]
+        taken = await self._backlog.take()
+        if taken is None:
+            return None
+        names, missed = taken
+        entries = {_name(peer): peer for peer in self._node.peers()}
+        changed = [entries[name] for name in names if name in entries]
+        return [{"peer": peer_json(peer)} for peer in changed if self._shows(peer)] + _missed(
+            missed
+        )
+
+    def _shows(self, peer: PeerSnapshot) -> bool:
+        if self._status is None:
+            return True
+        name = _name(peer)
+        if peer.status == self._status:
+            self._shown.add(name)
+            return True
+        if name in self._shown:
+            self._shown.remove(name)
+            return True
+        return False
+
+
+FEEDS: Final[Mapping[str, Callable[[Node, api.Params], Feed]]] = {
+    "watch": EventFeed,
+    "peers.watch": PeerFeed,
+}
+
+
+def _name(peer: PeerSnapshot) -> str:
+    return str(peer.address if peer.node_id is None else peer.node_id)
+
+
+def _missed(count: int) -> list[dict[str, Any]]:
+    return [{"missed": count}] if count else []

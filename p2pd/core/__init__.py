@@ -1,0 +1,1 @@
+"""Layer 2: the protocol machines. Pure: they are given `now` and `rng`."""

@@ -1,0 +1,28 @@
+"""A token bucket: so much at once, so much a second from then on."""
+
+
+class Budget:
+    """Holds `most` at first and at most, and gains `per_second`; times are monotonic."""
+
+    def __init__(self, most: float, per_second: float) -> None:
+        self._most = most
+        self._per_second = per_second
+        self._left = most
+        self._at = 0.0
+
+    def spend(self, cost: float, now: float) -> bool:
+        """Take `cost` if anything is left; False if nothing is.
+
+        The last one may overdraw it, so that no cost is too great for ever.
+        """
+        self._left = min(self._most, self._left + (now - self._at) * self._per_second)
+        self._at = now
+        if self._left <= 0:
+            return False
+        self._left -= cost
+        return True
+
+    def refilled_at(self) -> float:
+        """Return the moment from which something is left, as of the last `spend`."""
+        # A little later, or rounding would make it nothing yet.
+        return self._at + max(0.0, -self._left) / self._per_second + 0.001

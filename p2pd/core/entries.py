@@ -1,0 +1,82 @@
+"""One known peer: where it stands, where it was heard of, what came of dialling it."""
+
+import enum
+import random
+
+import attrs
+
+from p2pd.address import Address
+from p2pd.ids import NodeId
+from p2pd.wire.messages import Signed
+
+
+class Status(enum.StrEnum):
+    """Where a peer stands: known but never connected, connected, or no longer connected."""
+
+    ATTEMPTED = "attempted"
+    CONNECTED = "connected"
+    DISCONNECTED = "disconnected"
+
+
+class Source(enum.StrEnum):
+    """How a peer was first heard of."""
+
+    MULTICAST = "multicast"
+    BOOTSTRAP = "bootstrap"
+    EXCHANGE = "exchange"
+    INBOUND = "inbound"
+    MANUAL = "manual"
+
+
+@attrs.define(eq=False)
+class Entry:
+    """One known peer. Wall-clock times in Unix seconds; `retry_at` in monotonic seconds.
+
+    `node_id` is None for an address (of the configuration or a user) that has not answered
+    yet. `told_by` is the peer whose word the entry is, where it came by exchange; `answered`
+    are the addresses at which it proved to be, the others are only claimed; `network` is
+    the public network that it counts for, None on a LAN. `parted`: a user asked for the end
+    of the last connection.
+    """
+
+    node_id: NodeId | None
+    source: Source
+    first_seen: float
+    told_by: NodeId | None = None
+    name: str | None = None
+    signed: Signed | None = None
+    sequence: int = -1
+    addresses: list[Address] = attrs.field(factory=list)
+    answered: tuple[Address, ...] = ()
+    network: str | None = None
+    status: Status = Status.ATTEMPTED
+    success_count: int = 0
+    fail_count: int = 0
+    failures_in_row: int = 0
+    last_seen: float | None = None
+    last_error: str | None = None
+    retry_at: float = 0.0
+    parted: bool = False
+    dialing: bool = False
+
+    @property
+    def proven(self) -> bool:
+        """Whether there ever was a connection."""
+        return self.success_count > 0
+
+
+@attrs.frozen
+class Backoff:
+    """Redial delays in seconds: doubling from `least` up to `most`, each cut at random.
+
+    The cut (down to a half) keeps nodes that lost each other at one moment from dialling
+    at one moment ("equal jitter").
+    """
+
+    least: float
+    most: float
+
+    def delay(self, failures: int, rng: random.Random) -> float:
+        """Return the seconds to wait after so many failures in a row (at least 1)."""
+        longest = min(self.most, self.least * 2.0 ** min(failures - 1, 32))
+        return longest * rng.uniform(0.5, 1.0)

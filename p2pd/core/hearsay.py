@@ -1,0 +1,93 @@
+"""Peers that are only heard of: anybody can make them up, so nobody may fill the table.
+
+Each source (a peer that tells of others, the LAN, ...) and each public network may fill
+only a share of it. At its share a source loses its own oldest, so that whoever makes up
+many peers pushes out nothing but inventions of his own; at the share of a network, whose
+addresses cost somebody something, newcomers are turned away.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import TypeVar
+
+from p2pd.address import Address, is_local, network_group
+from p2pd.core.entries import Entry, Source
+from p2pd.ids import NodeId
+
+MAX_PER_SOURCE = 256
+MAX_PER_NETWORK = 64
+
+T = TypeVar("T")
+
+
+class Hearsay:
+    """Entries that never were connected, the oldest first."""
+
+    def __init__(self) -> None:
+        self._entries: dict[NodeId, Entry] = {}
+        self._from_origin: Counter[tuple[Source, NodeId | None]] = Counter()
+        self._in_network: Counter[str | None] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def is_crowded(self, network: str | None) -> bool:
+        """Whether a public network (None: a LAN) has filled its share."""
+        return network is not None and self._in_network[network] >= MAX_PER_NETWORK
+
+    def displaced_by(self, entry: Entry, *, full: bool) -> NodeId | None:
+        """Return who must go before `entry` is added, or None.
+
+        `full`: there is no room for one more, whatever the shares.
+        """
+        origin = _origin(entry)
+        if self._from_origin[origin] >= MAX_PER_SOURCE:
+            return next(each for each, other in self._entries.items() if _origin(other) == origin)
+        return next(iter(self._entries), None) if full else None
+
+    def add(self, node_id: NodeId, entry: Entry) -> None:
+        """Count an entry for its source and its `network`."""
+        self._entries[node_id] = entry
+        self._from_origin[_origin(entry)] += 1
+        self._in_network[entry.network] += 1
+
+    def discard(self, node_id: NodeId) -> None:
+        """Count a peer no longer: it was proven, or it goes."""
+        entry = self._entries.pop(node_id, None)
+        if entry is not None:
+            _count_down(self._from_origin, _origin(entry))
+            _count_down(self._in_network, entry.network)
+
+    def may_move(self, node_id: NodeId, entry: Entry, addresses: Iterable[Address]) -> bool:
+        """Count an entry for the network that it names now; False where that one is full."""
+        network = network_of(addresses)
+        if node_id not in self._entries or network in (None, entry.network):
+            return True
+        if self.is_crowded(network):
+            return False
+        _count_down(self._in_network, entry.network)
+        entry.network = network
+        self._in_network[network] += 1
+        return True
+
+
+def network_of(addresses: Iterable[Address]) -> str | None:
+    """Name the first public network among some addresses; None where all are of a LAN."""
+    networks = map(public_network, addresses)
+    return next((each for each in networks if each is not None), None)
+
+
+def public_network(address: Address) -> str | None:
+    """Name the public network of an address; None on a LAN."""
+    return None if is_local(address.host) else network_group(address.host)
+
+
+def _origin(entry: Entry) -> tuple[Source, NodeId | None]:
+    return (entry.source, entry.told_by)
+
+
+def _count_down(counter: Counter[T], key: T) -> None:
+    # A key that stays at zero would never go.
+    counter[key] -= 1
+    if not counter[key]:
+        del counter[key]

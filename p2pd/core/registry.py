@@ -1,0 +1,355 @@
+"""The peer registry: everybody this node ever heard of, what came of it, and whom to dial.
+
+Bounded so that it can't be flushed (after Bitcoin Core's address manager): a peer that was
+ever connected yields its place only to another one that was, and of those that never were,
+each source and each public network may fill only a share.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from p2pd.address import Address
+from p2pd.core.entries import Backoff, Entry, Source, Status
+from p2pd.core.hearsay import MAX_PER_NETWORK, Hearsay, network_of, public_network
+from p2pd.ids import NodeId
+from p2pd.wire.messages import PeerRecord, Signed
+
+MAX_ENTRIES = 4096
+MAX_UNPROVEN = 2048
+MAX_ADDRESSES = 8
+MAX_UNIDENTIFIED = Counter({Source.BOOTSTRAP: 256, Source.MANUAL: 16, Source.MULTICAST: 4})
+# A peer that failed this often in a row is only dialled when nobody better is left.
+_HOPELESS_AFTER = 8
+
+
+class Registry:
+    """All known peers, by node ID, and configured addresses that have not answered yet."""
+
+    def __init__(self, own_id: NodeId, backoff: Backoff, rng: random.Random) -> None:
+        self.backoff = backoff
+        self._own_id = own_id
+        self._rng = rng
+        self._entries: dict[NodeId, Entry] = {}
+        self._unidentified: dict[Address, Entry] = {}
+        self._changed: set[NodeId] = set()
+        self._hearsay = Hearsay()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Entry]:
+        yield from self._entries.values()
+        yield from self._unidentified.values()
+
+    def get(self, node_id: NodeId) -> Entry | None:
+        """Return the entry of a peer, or None."""
+        return self._entries.get(node_id)
+
+    def counts(self) -> Counter[Status]:
+        """Count the entries of each status."""
+        return Counter(entry.status for entry in self)
+
+    def heard(
+        self,
+        node_id: NodeId,
+        address: Address,
+        source: Source,
+        wall: float,
+        *,
+        told_by: NodeId | None = None,
+    ) -> Entry | None:
+        """Note that a peer is said to be at an address.
+
+        Returns its entry, or None for oneself and where the bounds leave no room.
+        """
+        if node_id == self._own_id:
+            return None
+        entry = self._entries.get(node_id) or self._admit(
+            node_id, Entry(node_id, source, wall, told_by, addresses=[address])
+        )
+        if entry is not None:
+            # Many lies in a row push out each other, not what is known to be true.
+            if address not in entry.addresses and len(entry.addresses) >= MAX_ADDRESSES:
+                del entry.addresses[0]
+            _put_first(entry.addresses, address)
+        return entry
+
+    def learn(
+        self,
+        signed: Signed,
+        record: PeerRecord,
+        addresses: Iterable[Address],
+        source: Source,
+        wall: float,
+        *,
+        told_by: NodeId | None = None,
+    ) -> Entry | None:
+        """Note a peer's own, verified record; an older one than known changes nothing.
+
+        `addresses` are those of the record that make sense from here. Returns the entry,
+        or None for oneself and where the bounds leave no room.
+        """
+        node_id = NodeId.of(record.public_key)
+        usable = list(addresses)[:MAX_ADDRESSES]
+        if node_id == self._own_id:
+            return None
+        entry = self._entries.get(node_id)
+        if entry is None:
+            entry = self._admit(node_id, Entry(node_id, source, wall, told_by, addresses=[*usable]))
+        news = entry is not None and record.sequence > entry.sequence
+        if entry is not None and news and self._hearsay.may_move(node_id, entry, usable):
+            entry.signed, entry.sequence = signed, record.sequence
+            entry.name = record.name or None
+            # What worked or was heard of late is kept behind what the peer says itself.
+            for address in reversed(usable):
+                _put_first(entry.addresses, address)
+            self._changed.add(node_id)
+        return entry
+
+    def configured(self, address: Address, source: Source, wall: float) -> Entry | None:
+        """Note an address of the configuration or a user whose node is not known yet.
+
+        Returns the entry that already has the address, or a new one; None at the bound,
+        which is each source's own.
+        """
+        # That a peer claims the address as its own is not enough: anybody could.
+        for entry in self:
+            if address in (entry.addresses if entry.node_id is None else entry.answered):
+                return entry
+        same_source = sum(each.source is source for each in self._unidentified.values())
+        if same_source >= MAX_UNIDENTIFIED[source]:
+            return None
+        entry = Entry(None, source, wall, addresses=[address])
+        self._unidentified[address] = entry
+        return entry
+
+    def identified(self, address: Address, node_id: NodeId) -> None:
+        """Note that the known peer `node_id` answered at a configured address."""
+        self._unidentified.pop(address, None)
+        entry = self._entries.get(node_id)
+        if entry is not None:
+            self._answered(entry, address)
+            self._changed.add(node_id)
+
+    def forget_unidentified(self, source: Source, keep: Iterable[Address]) -> None:
+        """Drop the addresses of a source that have no node yet, but for those to `keep`."""
+        kept = set(keep)
+        for address, entry in list(self._unidentified.items()):
+            if entry.source is source and address not in kept:
+                del self._unidentified[address]
+
+    def connected(
+        self,
+        signed: Signed,
+        record: PeerRecord,
+        source: Source,
+        wall: float,
+        *,
+        remote: Address,
+        dialed: bool,
+    ) -> Entry:
+        """Note a finished handshake with the peer at `remote`, and whether we dialled it.
+
+        A proven peer always finds a place: at the bound, the worst entry goes; if the
+        peer's public network fills its share already, the worst of that network.
+        """
+        node_id = NodeId.of(record.public_key)
+        first = self._unidentified.pop(remote, None) if dialed else None
+        entry = self._entries.get(node_id)
+        if entry is None:
+            entry = first or Entry(node_id, source, wall)
+            entry.node_id = node_id
+            self._make_room(public_network(remote))
+            self._entries[node_id] = entry
+        self._hearsay.discard(node_id)
+        if not entry.proven:
+            entry.network = public_network(remote)
+        if dialed:
+            self._answered(entry, remote)
+        # Fresh from its owner: it counts even if a clock set back made its sequence smaller.
+        entry.signed, entry.sequence = signed, record.sequence
+        entry.name = record.name or None
+        entry.status = Status.CONNECTED
+        entry.success_count += 1
+        entry.failures_in_row = 0
+        entry.retry_at = 0.0
+        entry.parted = False
+        entry.last_seen = wall
+        entry.last_error = None
+        self._changed.add(node_id)
+        return entry
+
+    def disconnected(
+        self, node_id: NodeId, reason: str, wall: float, now: float, *, on_request: bool = False
+    ) -> Entry:
+        """Note that a connection ended; returns the entry.
+
+        The first redial waits only the least delay, but where a user asked for the end,
+        on either side, the longest.
+        """
+        entry = self._entries[node_id]
+        entry.status = Status.DISCONNECTED
+        entry.last_seen = wall
+        entry.last_error = reason
+        pause = self.backoff.most if on_request else self.backoff.delay(1, self._rng)
+        entry.retry_at = now + pause
+        entry.parted = on_request
+        self._changed.add(node_id)
+        return entry
+
+    def failed(self, entry: Entry, reason: str, now: float) -> None:
+        """Note a dial that came to nothing, and when to try again."""
+        entry.fail_count += 1
+        entry.failures_in_row += 1
+        entry.last_error = reason
+        entry.retry_at = now + self.backoff.delay(entry.failures_in_row, self._rng)
+        entry.parted = False
+        if entry.node_id is not None:
+            self._changed.add(entry.node_id)
+
+    def refused(self, node_id: NodeId, reason: str, wall: float) -> None:
+        """Note that an inbound peer was refused that claimed, unproven, to be `node_id`."""
+        if node_id == self._own_id:
+            return
+        entry = self._entries.get(node_id) or self._admit(
+            node_id, Entry(node_id, Source.INBOUND, wall)
+        )
+        if entry is not None and entry.status is not Status.CONNECTED:
+            entry.last_error = reason
+
+    def retry_now(self, entry: Entry | None = None, *, at: float = 0.0) -> None:
+        """Cut one entry's backoff short, or all of them (an interface up, a wake-up).
+
+        `at` (monotonic) puts the next dial off a little instead. Where a user asked for
+        the end of the connection, nothing changes.
+        """
+        for each in self if entry is None else (entry,):
+            if not each.parted:
+                each.retry_at = at
+                each.failures_in_row = min(each.failures_in_row, 1)
+
+    def postpone(self, entry: Entry, until: float) -> None:
+        """Do not dial before `until` (monotonic), for a reason that is not the peer's."""
+        entry.retry_at = max(entry.retry_at, until)
+
+    def candidates(self, now: float) -> list[Entry]:
+        """Whom to dial now, best first: neither connected, nor being dialled, nor backing off.
+
+        Configured addresses first, then peers that were good, then those heard of on the
+        LAN, then hearsay; the hopeless last; at random among equals.
+        """
+        ready = [
+            entry
+            for entry in self
+            if entry.status is not Status.CONNECTED
+            and not entry.dialing
+            and entry.addresses
+            and entry.retry_at <= now
+        ]
+        ready.sort(key=lambda entry: (self._rank(entry), self._rng.random()))
+        return ready
+
+    def next_retry(self, now: float) -> float | None:
+        """Return the earliest moment after `now` at which a backoff ends, or None."""
+        return min(
+            (
+                entry.retry_at
+                for entry in self
+                if entry.status is not Status.CONNECTED and entry.retry_at > now
+            ),
+            default=None,
+        )
+
+    def sample(self, count: int, exclude: NodeId | None) -> list[Signed]:
+        """Pick signed records to pass on: of connected peers first, then of proven ones."""
+        known = [
+            entry
+            for entry in self._entries.values()
+            if entry.signed is not None and entry.proven and entry.node_id != exclude
+        ]
+        self._rng.shuffle(known)
+        known.sort(key=lambda entry: entry.status is not Status.CONNECTED)
+        return [entry.signed for entry in known[:count] if entry.signed is not None]
+
+    def restore(self, entry: Entry) -> None:
+        """Take an entry from disk."""
+        if entry.node_id is not None and len(self._entries) < MAX_ENTRIES:
+            entry.network = network_of(entry.addresses)
+            self._entries[entry.node_id] = entry
+
+    def take_changes(self) -> tuple[list[tuple[NodeId, Entry]], list[NodeId]]:
+        """Return what to write to and what to delete from disk since the last call.
+
+        Hearsay is not kept over a restart.
+        """
+        changed, self._changed = sorted(self._changed), set()
+        known = [(each, entry) for each in changed if (entry := self._entries.get(each))]
+        gone = [each for each in changed if each not in self._entries]
+        return [(each, entry) for each, entry in known if entry.proven], gone
+
+    def not_saved(self, node_ids: Iterable[NodeId]) -> None:
+        """Give back changes that were taken and did not reach the disk."""
+        self._changed.update(node_ids)
+
+    def _rank(self, entry: Entry) -> int:
+        if entry.failures_in_row >= _HOPELESS_AFTER:
+            return 4
+        if entry.node_id is None or entry.source is Source.MANUAL:
+            return 0
+        if entry.proven:
+            return 1
+        return 2 if entry.source is Source.MULTICAST else 3
+
+    def _admit(self, node_id: NodeId, entry: Entry) -> Entry | None:
+        """Find a place for a peer that is only hearsay, or None."""
+        entry.network = network_of(entry.addresses)
+        if self._hearsay.is_crowded(entry.network):
+            return None
+        full = len(self._entries) >= MAX_ENTRIES or len(self._hearsay) >= MAX_UNPROVEN
+        victim = self._hearsay.displaced_by(entry, full=full)
+        if victim is not None:
+            self._drop(victim)
+        elif full:
+            return None
+        self._entries[node_id] = entry
+        self._hearsay.add(node_id, entry)
+        return entry
+
+    def _make_room(self, network: str | None) -> None:
+        if len(self._entries) < MAX_ENTRIES:
+            return
+        idle = [each for each in self._entries.items() if each[1].status is not Status.CONNECTED]
+        # The bounds of connections bound the table too where all of it is connected.
+        if not idle:
+            return
+        neighbours = sum(each.network == network for each in self._entries.values())
+        crowded = network is not None and neighbours >= MAX_PER_NETWORK
+        inside = [each for each in idle if crowded and each[1].network == network]
+        self._drop(min(inside or idle, key=_worth)[0])
+
+    def _answered(self, entry: Entry, address: Address) -> None:
+        _put_first(entry.addresses, address)
+        if address not in entry.answered:
+            entry.answered = (address, *entry.answered)[:MAX_ADDRESSES]
+
+    def _drop(self, node_id: NodeId) -> None:
+        self._hearsay.discard(node_id)
+        # Only the proven are on disk: whoever makes up peers must not cause a write for each.
+        if self._entries.pop(node_id).proven:
+            self._changed.add(node_id)
+        else:
+            self._changed.discard(node_id)
+
+
+def _worth(item: tuple[NodeId, Entry]) -> tuple[bool, int, float]:
+    """Order entries by what would be lost with them: unproven, failing, oldest first."""
+    entry = item[1]
+    return (entry.proven, -entry.failures_in_row, entry.last_seen or entry.first_seen)
+
+
+def _put_first(addresses: list[Address], address: Address) -> None:
+    if address in addresses:
+        addresses.remove(address)
+    addresses.insert(0, address)
+    del addresses[MAX_ADDRESSES:]

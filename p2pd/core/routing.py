@@ -1,0 +1,95 @@
+"""The Kademlia routing table (Maymounkov, Mazieres 2002, sections 2.2 and 2.4).
+
+256 buckets, one for each length of the distance, made when first needed. A bucket keeps up
+to k contacts, least recently heard from first; who finds it full waits in its replacement
+cache. A contact leaves only when it fails and somebody waits for its place, so that an
+outage empties no table.
+"""
+
+import heapq
+from collections.abc import Iterator
+
+import attrs
+
+from p2pd.ids import NodeId, distance, distance_bits
+from p2pd.wire.messages import Signed
+
+MAX_FAILURES = 2
+
+
+@attrs.define(eq=False)
+class Contact:
+    """A node that a lookup can ask: proven by a connection, with its signed record."""
+
+    node_id: NodeId
+    signed: Signed
+    failures: int = 0
+
+
+@attrs.define
+class _Bucket:
+    """Contacts and replacement cache, both least recently heard from first."""
+
+    contacts: dict[NodeId, Contact] = attrs.field(factory=dict)
+    replacements: dict[NodeId, Contact] = attrs.field(factory=dict)
+
+
+class RoutingTable:
+    """Contacts of `own_id`, at most `k` in a bucket and as many waiting."""
+
+    def __init__(self, own_id: NodeId, k: int) -> None:
+        self._own_id = own_id
+        self._k = k
+        self._buckets: dict[int, _Bucket] = {}
+
+    def __len__(self) -> int:
+        return sum(len(bucket.contacts) for bucket in self._buckets.values())
+
+    def __iter__(self) -> Iterator[Contact]:
+        for bucket in self._buckets.values():
+            yield from bucket.contacts.values()
+
+    def heard_from(self, node_id: NodeId, signed: Signed) -> None:
+        """Note a sign of life: the contact becomes the most recent of its bucket.
+
+        Where the bucket is full, it waits in the replacement cache, whose oldest goes.
+        """
+        if node_id == self._own_id:
+            return
+        bucket = self._buckets.setdefault(distance_bits(self._own_id, node_id), _Bucket())
+        contact = bucket.contacts.pop(node_id, None)
+        if contact is not None:
+            contact.signed, contact.failures = signed, 0
+            bucket.contacts[node_id] = contact
+            return
+        bucket.replacements.pop(node_id, None)
+        contact = Contact(node_id, signed)
+        if len(bucket.contacts) < self._k:
+            bucket.contacts[node_id] = contact
+            return
+        bucket.replacements[node_id] = contact
+        if len(bucket.replacements) > self._k:
+            del bucket.replacements[next(iter(bucket.replacements))]
+        self._replace_failing(bucket)
+
+    def failed(self, node_id: NodeId) -> None:
+        """Note that a node did not answer; it goes if it fails often and another waits."""
+        bucket = self._buckets.get(distance_bits(self._own_id, node_id))
+        if bucket is None:
+            return
+        bucket.replacements.pop(node_id, None)
+        contact = bucket.contacts.get(node_id)
+        if contact is not None:
+            contact.failures += 1
+            self._replace_failing(bucket)
+
+    def closest(self, target: bytes, count: int) -> list[Contact]:
+        """Return the `count` contacts closest to `target`, closest first."""
+        return heapq.nsmallest(count, self, key=lambda contact: distance(contact.node_id, target))
+
+    def _replace_failing(self, bucket: _Bucket) -> None:
+        failing = [each for each in bucket.contacts.values() if each.failures >= MAX_FAILURES]
+        for contact in failing[: len(bucket.replacements)]:
+            del bucket.contacts[contact.node_id]
+            node_id, newest = bucket.replacements.popitem()
+            bucket.contacts[node_id] = newest

@@ -1,0 +1,223 @@
+"""The daemon: a node on the real network and the real disk, under signals and systemd.
+
+::
+
+    signals                      first SIGTERM / SIGINT: leave; second: at once; SIGHUP: reload
+    `- store
+       `- node                   says goodbye when the body ends
+          |- control socket
+          `- watchdog
+"""
+
+import faulthandler
+import gc
+import logging
+import os
+import random
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
+from p2pd import __version__, logs, paths, state
+from p2pd.config_file import after_reload
+from p2pd.control.server import serve_control
+from p2pd.errors import ConfigError, P2PError
+from p2pd.invocation import Invocation, reload
+from p2pd.net.certificate import make_tls_contexts
+from p2pd.net.real import RealNetwork
+from p2pd.node.env import Env
+from p2pd.node.events import Events
+from p2pd.node.node import Node, open_node
+from p2pd.notify import notify, watchdog_interval
+from p2pd.store.sqlite import SqliteStore, open_sqlite_store
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def run(invocation: Invocation) -> int:
+    """Run a node until it is told to stop.
+
+    Returns 0 after a graceful stop and 1 after a forced one. Raises `StartError` or
+    `ConfigError` where the node can't run as it is told to.
+    """
+    # The watchdog kills with SIGABRT: the journal then shows where the node hung.
+    faulthandler.enable()
+    # Whatever the mode of a state directory that was there before: its files are private.
+    os.umask(0o077)
+    config = invocation.config
+    with logs.logging_to(config.log, invocation.instance):
+        paths.make_state_directory(invocation.state_dir)
+        paths.make_socket_directory(invocation.control_path, os.getuid())
+        with state.locked(invocation.state_dir):
+            daemon = Daemon(invocation)
+            try:
+                trio.run(daemon.run)
+            except BaseExceptionGroup as group:
+                reason = _reason(group)
+                if reason is not None:
+                    raise reason from None
+                logging.getLogger(__name__).critical("a bug stops p2pd", exc_info=group)
+                return 1
+            return daemon.exit_code
+
+
+class Daemon:
+    """One run of the daemon."""
+
+    def __init__(self, invocation: Invocation) -> None:
+        self.exit_code = 0
+        # Before there are threads: it forks.
+        self._tls = make_tls_contexts()
+        self._invocation = invocation
+        self._config = invocation.config
+        self._events = Events(time.time)
+        self._node: Node | None = None
+        self._manager_hears = True
+        self._everything = trio.CancelScope()
+
+    async def run(self) -> None:
+        """Run everything, from the first line of the log to the last."""
+        with self._events.sent_to(logs.log_event):
+            with self._everything:
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(self._handle_signals)
+                    async with self._open_store() as store:
+                        await self._run_node(store)
+                    nursery.cancel_scope.cancel()
+            self._events.emit("node.stopped", "stopped")
+
+    async def _run_node(self, store: SqliteStore) -> None:
+        invocation, config = self._invocation, self._config
+        directory = invocation.state_dir
+        env = Env(
+            network=RealNetwork(self._tls),
+            store=store,
+            identity=state.load_identity(directory, config.identity.difficulty),
+            rng=random.Random(os.urandom(32)),  # noqa: S311 - for choices; secrets come from `entropy`
+            entropy=os.urandom,
+            wall_clock=time.time,
+            network_key=state.load_network_key(config.node.network_key_file),
+        )
+        async with (
+            open_node(config, env, self._events, instance=invocation.instance) as node,
+            trio.open_nursery() as nursery,
+        ):
+            self._node = node
+            await nursery.start(self._serve_control, node)
+            nursery.start_soon(self._feed_watchdog)
+            self._say_ready(node)
+            await node.stopping.wait()
+            self._tell_manager("STOPPING=1")
+            self._events.emit("node.stopping", "leaving: telling the peers and saving the registry")
+            nursery.cancel_scope.cancel()
+
+    async def _serve_control(
+        self, node: Node, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        control = self._config.control
+        await serve_control(
+            node,
+            self._invocation.control_path,
+            mode=int(control.mode, 8),
+            group=control.group or None,
+            task_status=task_status,
+        )
+
+    def _say_ready(self, node: Node) -> None:
+        shown = node.snapshot()
+        where = ", ".join(shown.listen)
+        self._events.emit(
+            "node.started",
+            f"p2pd {__version__}: node {shown.name} ({shown.node_id[:12]}) of network "
+            f"{shown.network!r} listens on {where}; control socket "
+            f"{self._invocation.control_path}",
+            node_id=shown.node_id,
+        )
+        # What is here now stays: no need to look at it at every collection.
+        gc.collect()
+        gc.freeze()
+        self._tell_manager("READY=1", f"STATUS=Listening on {where}")
+
+    async def _feed_watchdog(self) -> None:
+        interval = watchdog_interval()
+        if interval is None:
+            return
+        while True:
+            self._tell_manager("WATCHDOG=1")
+            await trio.sleep(interval)
+
+    def _tell_manager(self, *lines: str) -> None:
+        # As sd_notify(3) advises: a variable left over from another service ends nothing.
+        try:
+            notify(*lines)
+        except OSError as error:
+            if self._manager_hears:
+                self._events.emit(
+                    "manager.unreachable",
+                    f"the service manager takes no word: {error.strerror or error}; "
+                    "unset NOTIFY_SOCKET where p2pd is no service",
+                    level=logging.WARNING,
+                )
+            self._manager_hears = False
+        else:
+            self._manager_hears = True
+
+    @asynccontextmanager
+    async def _open_store(self) -> AsyncIterator[SqliteStore]:
+        path = self._invocation.state_dir / state.DATABASE_FILE
+        async with open_sqlite_store(path, self._config.store.max_bytes) as store:
+            if store.quarantined is not None:
+                self._events.emit(
+                    "store.quarantined",
+                    f"the database {path} was damaged: it lies at {store.quarantined} now, and "
+                    "this node begins an empty one; other replicas still have its records",
+                    level=logging.ERROR,
+                    path=str(store.quarantined),
+                )
+            yield store
+
+    async def _handle_signals(
+        self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        with trio.open_signal_receiver(*_SIGNALS) as received:
+            task_status.started()
+            async for number in received:
+                if number == signal.SIGHUP:
+                    self._reload()
+                elif self._node is None or self._node.stopping.is_set():
+                    self.exit_code = 0 if self._node is None else 1
+                    self._everything.cancel()
+                else:
+                    self._node.stop()
+
+    def _reload(self) -> None:
+        if self._node is None:
+            return
+        self._tell_manager("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            fresh = reload(self._invocation)
+        except ConfigError as error:
+            self._events.emit(
+                "config.refused",
+                f"the configuration is not reloaded: {'; '.join(error.problems)}",
+                level=logging.ERROR,
+            )
+        else:
+            self._config, waiting = after_reload(self._config, fresh)
+            self._node.reload(self._config)
+            logs.set_level(self._config.log.level)
+            later = f"; after a restart: {', '.join(waiting)}" if waiting else ""
+            self._events.emit("config.reloaded", f"the configuration is reloaded{later}")
+        self._tell_manager("READY=1")
+
+
+def _reason(group: BaseExceptionGroup[BaseException]) -> P2PError | None:
+    """Return the error that a user can do something about; None where there is a bug."""
+    expected, bugs = group.split(P2PError)
+    leaf: BaseException | None = expected
+    while isinstance(leaf, BaseExceptionGroup):
+        leaf = leaf.exceptions[0]
+    return leaf if bugs is None and isinstance(leaf, P2PError) else None

@@ -1,0 +1,174 @@
+"""Every error that p2pd raises on purpose.
+
+::
+
+    P2PError
+    |- ConfigError           the user's configuration or flags are wrong
+    |- StartError            the node can't start here (address in use, state locked, ...)
+    |- BadMessage            bytes from outside that are not what they should be
+    |- PeerError             one peer's doing; ends at most its own connection
+    |  |- HandshakeRefused   either side refused the other, with a reason
+    |  |- ProtocolViolation  a peer broke the protocol after the handshake
+    |  |- ConnectionLost     the connection ended before the answer came
+    |  `- RequestTimedOut    a peer did not answer in time
+    |- DialFailed            no connection could be made to an address
+    |- NotFound              no such key or peer
+    |- AmbiguousPeer         a prefix or name fits several peers
+    |- VersionConflict       `--if-version` named another version than the one there
+    |- TooFewReplicas        fewer replicas answered than the quorum needs
+    |- StoreError            the disk refused
+    |  `- StoreFull          the configured size is reached
+    |- InvalidRequest        a control request with wrong parameters
+    |- Busy                  a bound is reached; trying later helps
+    `- DaemonUnreachable     (client side) nobody answers on the control socket
+
+`code` is the stable name that scripts see in JSON; `exit_code` is what `p2pctl` returns.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    # p2pctl starts with this module: what it does not need stays out.
+    from p2pd.ids import NodeId
+
+
+class P2PError(Exception):
+    """The root: what happened, to what, and what to do about it, in one line."""
+
+    code: ClassVar[str] = "failed"
+    exit_code: ClassVar[int] = 1
+
+
+class ConfigError(P2PError):
+    """The configuration or a flag is wrong.
+
+    `problems` holds one line for each mistake, each beginning with the path of its key.
+    """
+
+    code = "config"
+    exit_code = 2
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class StartError(P2PError):
+    """The node can't start here."""
+
+    code = "start"
+
+
+class BadMessage(P2PError):
+    """Bytes from outside that are not what they should be; the only error of the codec."""
+
+    code = "bad_message"
+
+
+class PeerError(P2PError):
+    """One peer's doing. It ends at most that peer's connection."""
+
+    code = "peer"
+
+
+class HandshakeRefused(PeerError):
+    """One of the two sides refused the other.
+
+    `reason` is the code that both sides log, `by_peer` says whose decision it was,
+    and `claimed` is the node ID that the other side named; `proven`: that it is the one.
+    """
+
+    code = "handshake_refused"
+
+    def __init__(self, reason: str, message: str, *, by_peer: bool = False) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.by_peer = by_peer
+        self.claimed: NodeId | None = None
+        self.proven = False
+
+
+class ProtocolViolation(PeerError):
+    """A peer broke the protocol after the handshake."""
+
+    code = "protocol"
+
+
+class ConnectionLost(PeerError):
+    """The connection ended before the answer came."""
+
+    code = "connection_lost"
+
+
+class RequestTimedOut(PeerError):
+    """A peer did not answer in time."""
+
+    code = "timeout"
+    exit_code = 5
+
+
+class DialFailed(P2PError):
+    """No connection could be made to an address."""
+
+    code = "dial_failed"
+
+
+class NotFound(P2PError):
+    """No such key or peer."""
+
+    code = "not_found"
+    exit_code = 3
+
+
+class AmbiguousPeer(P2PError):
+    """A prefix or a name fits several peers."""
+
+    code = "ambiguous_peer"
+    exit_code = 2
+
+
+class VersionConflict(P2PError):
+    """What is stored is not the version that the writer named."""
+
+    code = "version_conflict"
+
+
+class TooFewReplicas(P2PError):
+    """Fewer replicas answered than the quorum needs."""
+
+    code = "too_few_replicas"
+    exit_code = 5
+
+
+class StoreError(P2PError):
+    """The disk refused."""
+
+    code = "store"
+
+
+class StoreFull(StoreError):
+    """The configured size of the store is reached."""
+
+    code = "store_full"
+
+
+class InvalidRequest(P2PError):
+    """A control request with wrong parameters."""
+
+    code = "invalid_request"
+    exit_code = 2
+
+
+class Busy(P2PError):
+    """A bound is reached; trying again later helps."""
+
+    code = "busy"
+
+
+class DaemonUnreachable(P2PError):
+    """Nobody answers on the control socket."""
+
+    code = "daemon_unreachable"
+    exit_code = 4

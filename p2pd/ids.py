@@ -1,0 +1,77 @@
+"""Identifiers: 256-bit node IDs and keys, and the XOR metric between them.
+
+Kademlia (Maymounkov, Mazieres 2002), section 2.1. Node IDs and keys live in one space,
+so that a record belongs to the nodes whose IDs are closest to its key.
+"""
+
+import hashlib
+from typing import Self
+
+ID_BYTES = 32
+ID_BITS = ID_BYTES * 8
+
+
+class Id(bytes):
+    """A point in the 256-bit space: 32 bytes, big endian."""
+
+    __slots__ = ()
+
+    def __new__(cls, raw: bytes) -> Self:
+        """Take 32 raw bytes; raises `ValueError` for any other length."""
+        if len(raw) != ID_BYTES:
+            raise ValueError(f"an ID has {ID_BYTES} bytes, not {len(raw)}")
+        return super().__new__(cls, raw)
+
+    @classmethod
+    def from_hex(cls, text: str) -> Self:
+        """Read 64 hex digits; raises `ValueError` for anything else."""
+        # `bytes.fromhex` passes over white space.
+        if len(text) != 2 * ID_BYTES:
+            raise ValueError(f"an ID has {2 * ID_BYTES} hex digits, not {len(text)}")
+        return cls(bytes.fromhex(text))
+
+    def __str__(self) -> str:
+        return self.hex()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.hex()[:12]}..)"
+
+
+class NodeId(Id):
+    """The name of a node: SHA-256 of its public key."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, public_key: bytes) -> Self:
+        """Derive the node ID of a raw Ed25519 public key (32 bytes)."""
+        return cls(hashlib.sha256(public_key).digest())
+
+
+class Key(Id):
+    """Where a record lives: SHA-256 of its namespace and name."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, name: str, namespace: bytes = b"") -> Self:
+        """Derive the key of `name`.
+
+        `namespace` separates key spaces: empty for the one that everybody shares.
+        """
+        prefix = len(namespace).to_bytes(2, "big") + namespace
+        return cls(hashlib.sha256(prefix + name.encode()).digest())
+
+
+def distance(a: bytes, b: bytes) -> int:
+    """XOR distance of two IDs, as an integer from 0 to 2**256 - 1."""
+    return int.from_bytes(a, "big") ^ int.from_bytes(b, "big")
+
+
+def distance_bits(a: bytes, b: bytes) -> int:
+    """Length in bits of the distance: 0 for the same ID, 256 where the first bit differs.
+
+    `distance_bits(...) - 1` is the index of the k-bucket (section 2.2) of one ID as seen
+    from the other.
+    """
+    return distance(a, b).bit_length()

@@ -1,0 +1,70 @@
+"""What the daemon was asked to be, and the reading of its configuration, at start and again."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import attrs
+
+from p2pd import paths
+from p2pd.config import Config
+from p2pd.config_file import load
+from p2pd.errors import ConfigError
+
+MAX_FILE_BYTES = 1 << 20
+
+
+@attrs.frozen
+class Invocation:
+    """What the daemon was asked to be. All paths are absolute; none was made yet.
+
+    `config` is in effect: defaults, file, flags and `--set` merged, and a name chosen.
+    `overrides` is what flags and `--set` said, by dotted path.
+    """
+
+    config: Config
+    instance: str
+    state_dir: Path
+    control_path: Path
+    config_file: Path | None
+    overrides: Mapping[str, object]
+
+
+def reload(invocation: Invocation) -> Config:
+    """Read the configuration again, from the same file and under the same flags.
+
+    `config_file.after_reload` says what of it a running node can take over. Raises
+    `ConfigError`, and then the running configuration stays right.
+    """
+    return read_config(invocation.config_file, invocation.overrides, invocation.instance)
+
+
+def read_config(file: Path | None, overrides: Mapping[str, object], instance: str) -> Config:
+    """Read a file (None: the defaults) under these overrides; raises `ConfigError`.
+
+    A node without a name is called after its host and instance.
+    """
+    content = b""
+    if file is not None:
+        try:
+            with file.open("rb") as stream:
+                content = stream.read(MAX_FILE_BYTES + 1)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise ConfigError(f"can't read the configuration {str(file)!a}: {reason}") from None
+        if len(content) > MAX_FILE_BYTES:
+            raise ConfigError(f"{str(file)!a} has over {MAX_FILE_BYTES} bytes: no configuration")
+    config = load(content, overrides)
+    return config if config.node.name else _named_after_host(config, instance)
+
+
+def _named_after_host(config: Config, instance: str) -> Config:
+    """Choose a name: several nodes of a host are told apart by their instances."""
+    name = os.uname().nodename
+    if instance != paths.DEFAULT_INSTANCE:
+        name = f"{name}-{instance}"
+    try:
+        node = attrs.evolve(config.node, name=name)
+    except ValueError:  # too long, or no printable text, which the kernel allows
+        node = attrs.evolve(config.node, name="p2pd")
+    return attrs.evolve(config, node=node)

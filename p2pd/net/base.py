@@ -1,0 +1,119 @@
+"""The seam to the outside: streams, listeners, multicast, and the host's interfaces.
+
+`net.real` (TCP + TLS, UDP) and `net.sim` (in memory, virtual time) stand behind it.
+Streams end with Trio's errors: `trio.ClosedResourceError` where we closed it,
+`trio.BrokenResourceError` where the world did; end of stream is `b""`.
+"""
+
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+import attrs
+
+from p2pd.address import Address
+
+
+class Stream(Protocol):
+    """A reliable, ordered, encrypted stream of bytes to one other process.
+
+    `certificate` is the SHA-256 of the TLS certificate that the listening side holds, as
+    this side knows it.
+    """
+
+    @property
+    def remote(self) -> Address:
+        """The other end's address."""
+
+    @property
+    def certificate(self) -> bytes:
+        """The channel binding."""
+
+    async def receive_some(self) -> bytes:
+        """Wait for bytes; `b""` at the end."""
+
+    def send_nowait(self, data: bytes) -> bool:
+        """Send if that takes no waiting; False where it would, and nothing was sent.
+
+        Not while a `send_all` is under way.
+        """
+
+    async def send_all(self, data: bytes) -> None:
+        """Send; cancelled in the middle, the stream is of no further use."""
+
+    async def aclose(self) -> None:
+        """Close at once, without waiting for the other side."""
+
+
+class Pending(Protocol):
+    """An accepted connection before encryption is set up."""
+
+    @property
+    def remote(self) -> Address:
+        """The other end's address."""
+
+    async def secure(self) -> Stream:
+        """Set up encryption; raises `trio.BrokenResourceError` where that fails."""
+
+    async def aclose(self) -> None:
+        """Close at once."""
+
+
+class Listener(Protocol):
+    """A bound address."""
+
+    @property
+    def address(self) -> Address:
+        """The address in effect, with the port that was chosen for port 0."""
+
+    async def accept(self) -> Pending:
+        """Wait for the next connection."""
+
+    async def aclose(self) -> None:
+        """Stop listening."""
+
+
+@attrs.frozen
+class Interface:
+    """A network interface that is up, with its own addresses (numeric, without scope)."""
+
+    name: str
+    index: int
+    loopback: bool
+    multicast: bool
+    addresses: tuple[str, ...]
+
+
+class MulticastSocket(Protocol):
+    """Datagrams to and from one group on one interface."""
+
+    async def send(self, data: bytes) -> None:
+        """Send to the group; raises `OSError` where the interface can't."""
+
+    async def receive(self) -> tuple[bytes, str]:
+        """Wait for a datagram; returns it and its sender's host. Raises `OSError`."""
+
+    def close(self) -> None:
+        """Leave the group."""
+
+
+class Network(Protocol):
+    """What a node may do with the outside world."""
+
+    async def dial(self, address: Address) -> Stream:
+        """Connect and encrypt; raises `DialFailed`. The caller bounds the time."""
+
+    async def listen(self, address: Address) -> Listener:
+        """Bind an address; raises `StartError` where it can't be had."""
+
+    async def resolve(self, host: str, port: int) -> list[Address]:
+        """Look a host name up; raises `DialFailed`."""
+
+    def interfaces(self) -> list[Interface]:
+        """List the interfaces that are up."""
+
+    def interface_changes(self) -> AbstractAsyncContextManager[Callable[[], Awaitable[None]]]:
+        """Within the `async with`, each await of what it gives returns after a change."""
+
+    def open_multicast(self, interface: Interface, group: str, port: int) -> MulticastSocket:
+        """Join a group on one interface; raises `OSError`."""

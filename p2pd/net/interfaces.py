@@ -1,0 +1,81 @@
+"""The host's network interfaces (Linux), and word of when they change."""
+
+import errno
+import fcntl
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import ifaddr
+import trio
+
+from p2pd.net.base import Interface
+
+_SIOCGIFFLAGS = 0x8913
+_IFF_UP, _IFF_LOOPBACK, _IFF_RUNNING, _IFF_MULTICAST = 0x1, 0x8, 0x40, 0x1000
+# rtnetlink(7): changes of links and of addresses of both families.
+_RTMGRP_LINK, _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x1, 0x10, 0x100
+_IFREQ = struct.Struct("16sH14x")
+
+
+def list_interfaces() -> list[Interface]:
+    """List the interfaces that are up and have a carrier, with their addresses."""
+    found: list[Interface] = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for adapter in ifaddr.get_adapters():
+            flags = _flags(probe, adapter.name)
+            if adapter.index is None or not flags & _IFF_UP or not flags & _IFF_RUNNING:
+                continue
+            addresses = (ip.ip if ip.is_IPv4 else ip.ip[0] for ip in adapter.ips)
+            found.append(
+                Interface(
+                    name=adapter.name,
+                    index=adapter.index,
+                    loopback=bool(flags & _IFF_LOOPBACK),
+                    multicast=bool(flags & _IFF_MULTICAST),
+                    addresses=tuple(sorted(str(each).partition("%")[0] for each in addresses)),
+                )
+            )
+    return sorted(found, key=lambda interface: interface.index)
+
+
+def _flags(probe: socket.socket, name: str) -> int:
+    try:
+        answer = fcntl.ioctl(probe, _SIOCGIFFLAGS, _IFREQ.pack(name.encode()[:15], 0))
+    # The interface went away between being listed and being asked.
+    except OSError:
+        return 0
+    flags: int = _IFREQ.unpack(answer[: _IFREQ.size])[1]
+    return flags
+
+
+@asynccontextmanager
+async def interface_changes() -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Open a netlink socket; each await of what this gives returns after some change.
+
+    Several changes at once make one. What changed is not told: list the interfaces anew.
+    """
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as sock:
+        sock.settimeout(0)
+        sock.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR))
+
+        async def changed() -> None:
+            await trio.lowlevel.wait_readable(sock)
+            while _has_notice(sock):
+                pass
+
+        yield changed
+
+
+def _has_notice(sock: socket.socket) -> bool:
+    """Take one notice off a netlink socket; False where there is none."""
+    try:
+        sock.recv(65536)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        # Notices were lost: still, something changed.
+        if error.errno != errno.ENOBUFS:
+            raise
+    return True

@@ -1,0 +1,229 @@
+"""The real network: TCP and TLS 1.3 by Trio; interfaces and multicast by Linux."""
+
+import errno
+import hashlib
+import os
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import trio
+
+from p2pd.address import Address
+from p2pd.errors import DialFailed, StartError
+from p2pd.net.base import Interface
+from p2pd.net.certificate import TlsContexts, make_tls_contexts
+from p2pd.net.interfaces import interface_changes, list_interfaces
+from p2pd.net.multicast import LinuxMulticastSocket
+
+_BACKLOG = 256
+_ACCEPT_PAUSE = 0.1
+# Descriptors or memory are used up: waiting may help, giving up the listener would not.
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+class TlsStream:
+    """A TLS connection over TCP."""
+
+    def __init__(
+        self, stream: trio.SSLStream[trio.SocketStream], remote: Address, certificate: bytes
+    ) -> None:
+        self._stream = stream
+        self.remote = remote
+        self.certificate = certificate
+
+    async def receive_some(self) -> bytes:
+        """See `Stream`."""
+        return bytes(await self._stream.receive_some())
+
+    def send_nowait(self, data: bytes) -> bool:  # noqa: ARG002 - the seam's name for it
+        """See `Stream`; Trio's TLS always may have to wait."""
+        return False
+
+    async def send_all(self, data: bytes) -> None:
+        """See `Stream`."""
+        await self._stream.send_all(data)
+
+    async def aclose(self) -> None:
+        """See `Stream`; without a TLS goodbye, since ours came in a frame."""
+        await trio.aclose_forcefully(self._stream)
+        _let_go(self._stream)
+
+
+class TcpPending:
+    """An accepted TCP connection."""
+
+    def __init__(self, stream: trio.SocketStream, remote: Address, tls: TlsContexts) -> None:
+        self._stream = stream
+        self._tls = tls
+        self.remote = remote
+
+    async def secure(self) -> TlsStream:
+        """See `Pending`."""
+        # A TLS session takes some 50 KiB: whoever only opens connections shall not cost it.
+        await trio.lowlevel.wait_readable(self._stream.socket)
+        secured = trio.SSLStream(
+            self._stream, self._tls.server, server_side=True, https_compatible=True
+        )
+        try:
+            await secured.do_handshake()
+        except BaseException:
+            _let_go(secured)
+            raise
+        return TlsStream(secured, self.remote, self._tls.certificate)
+
+    async def aclose(self) -> None:
+        """See `Pending`."""
+        await trio.aclose_forcefully(self._stream)
+
+
+class TcpListener:
+    """A listening TCP socket."""
+
+    def __init__(self, sock: trio.socket.SocketType, tls: TlsContexts) -> None:
+        self._socket = sock
+        self._tls = tls
+        self.address = _address(sock.getsockname())
+
+    async def accept(self) -> TcpPending:
+        """See `Listener`; waits while the process is out of file descriptors."""
+        while True:
+            try:
+                accepted, name = await self._socket.accept()
+                return TcpPending(trio.SocketStream(accepted), _address(name), self._tls)
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    await trio.sleep(_ACCEPT_PAUSE)
+                elif error.errno == errno.EBADF:
+                    raise trio.ClosedResourceError from None
+
+    async def aclose(self) -> None:
+        """See `Listener`."""
+        self._socket.close()
+        await trio.lowlevel.checkpoint()
+
+
+class RealNetwork:
+    """The network of the host that the process runs on."""
+
+    def __init__(self, tls: TlsContexts | None = None) -> None:
+        """`tls` may have been made before; else it is made now."""
+        self._tls = tls or make_tls_contexts()
+
+    async def dial(self, address: Address) -> TlsStream:
+        """See `Network`."""
+        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        try:
+            sock = trio.socket.socket(family, socket.SOCK_STREAM)
+        except OSError as error:
+            raise DialFailed(f"can't dial {address}: {_strerror(error)}") from None
+        try:
+            await sock.connect(_sockaddr(address))
+            tcp = trio.SocketStream(sock)
+            stream = trio.SSLStream(tcp, self._tls.client, https_compatible=True)
+            await stream.do_handshake()
+        except BaseException as error:
+            sock.close()
+            if isinstance(error, OSError):
+                raise DialFailed(f"can't dial {address}: {_strerror(error)}") from None
+            if isinstance(error, trio.BrokenResourceError):
+                raise DialFailed(
+                    f"{address} does not speak TLS 1.3, or hung up: {_cause(error)}"
+                ) from None
+            raise
+        der = stream.getpeercert(binary_form=True)
+        return TlsStream(stream, address, hashlib.sha256(der or b"").digest())
+
+    async def listen(self, address: Address) -> TcpListener:
+        """See `Network`."""
+        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        try:
+            sock = trio.socket.socket(family, socket.SOCK_STREAM)
+        except OSError as error:
+            raise StartError(_listen_problem(address, error)) from error
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            await sock.bind(_sockaddr(address))
+            sock.listen(_BACKLOG)
+        except OSError as error:
+            sock.close()
+            raise StartError(_listen_problem(address, error)) from None
+        return TcpListener(sock, self._tls)
+
+    async def resolve(self, host: str, port: int) -> list[Address]:
+        """See `Network`."""
+        try:
+            found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise DialFailed(f"can't resolve {host}: {error}; check the name") from None
+        return list(dict.fromkeys(_address(sockaddr) for *_, sockaddr in found))
+
+    def interfaces(self) -> list[Interface]:
+        """See `Network`."""
+        return list_interfaces()
+
+    def interface_changes(self) -> AbstractAsyncContextManager[Callable[[], Awaitable[None]]]:
+        """See `Network`."""
+        return interface_changes()
+
+    def open_multicast(self, interface: Interface, group: str, port: int) -> LinuxMulticastSocket:
+        """See `Network`."""
+        return LinuxMulticastSocket(interface, group, port)
+
+
+def _let_go(stream: trio.SSLStream[trio.SocketStream]) -> None:
+    """Free the memory of a stream that is of no more use now, not at the next collection.
+
+    The garbage collector does not see OpenSSL's 50 KiB behind it, and takes its time. Trio's
+    stream refers to itself by this one attribute, which no closed stream looks at.
+    """
+    vars(stream).pop("_handshook", None)
+
+
+def _address(sockaddr: tuple[Any, ...]) -> Address:
+    host = str(sockaddr[0])
+    scope = int(sockaddr[3]) if len(sockaddr) > 3 else 0
+    if scope and "%" not in host:
+        host = f"{host}%{scope}"
+    return Address(host, int(sockaddr[1]))
+
+
+def _sockaddr(address: Address) -> tuple[str, int] | tuple[str, int, int, int]:
+    host, _, scope = address.host.partition("%")
+    if ":" not in host:
+        return (host, address.port)
+    index = int(scope) if scope.isdecimal() else socket.if_nametoindex(scope) if scope else 0
+    return (host, address.port, 0, index)
+
+
+def _cause(error: BaseException) -> str:
+    cause = error.__cause__ or error
+    return cause.reason if isinstance(cause, ssl.SSLError) and cause.reason else str(cause)
+
+
+def _strerror(error: OSError) -> str:
+    # Trio's own text repeats the address.
+    return os.strerror(error.errno) if error.errno else str(error)
+
+
+def _listen_problem(address: Address, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"can't listen on {address}: another program has this port; "
+            "choose another with --port N or --listen ADDR:PORT (--port 0: any free one)"
+        )
+    if error.errno == errno.EADDRNOTAVAIL:
+        return (
+            f"can't listen on {address}: no interface of this host has that address; "
+            "choose another with --listen ADDR:PORT"
+        )
+    if error.errno == errno.EACCES:
+        return (
+            f"can't listen on {address}: ports below 1024 need privileges; "
+            "choose another with --port N"
+        )
+    return f"can't listen on {address}: {_strerror(error)}; choose another with --listen ADDR:PORT"

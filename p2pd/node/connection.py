@@ -1,0 +1,282 @@
+"""One open connection: a reader that handles what comes, a writer that sends what waits.
+
+Whatever the peer does ends at most this connection, with a reason. Frames queued while a
+write is under way leave together in the next one.
+"""
+
+import enum
+
+import attrs
+import trio
+
+from p2pd.address import Address
+from p2pd.errors import BadMessage, Busy, ConnectionLost, RequestTimedOut
+from p2pd.ids import NodeId
+from p2pd.net.base import Stream
+from p2pd.node.dispatch import Dispatch
+from p2pd.wire.framing import MAX_PAYLOAD
+from p2pd.wire.handshake import RemotePeer
+from p2pd.wire.messages import Failed, Goodbye, Message, Ping
+from p2pd.wire.session import Replied, Session
+
+# A peer that lets this much wait reads too slowly for its own requests.
+MAX_OUTBOX = 2 * MAX_PAYLOAD
+WRITE_TIMEOUT = 10.0
+# Seconds after which the handling of what one peer sent lets all others have their turn.
+TIME_SLICE = 0.002
+# Who was told `busy` is not listened to for so long: to tell it again and again costs, too.
+BUSY_PAUSE = 0.05
+_RTT_WEIGHT = 0.125
+
+
+class Direction(enum.StrEnum):
+    """Who dialled."""
+
+    INBOUND = "inbound"
+    OUTBOUND = "outbound"
+
+
+@attrs.define(eq=False)
+class _Slot:
+    """A request under way."""
+
+    done: trio.Event = attrs.field(factory=trio.Event)
+    reply: Message | None = None
+
+
+class Connection:
+    """An authenticated connection; `run` serves it, the rest may be called meanwhile.
+
+    `last_heard` and `last_used` are monotonic: when a whole message last came, and when one
+    last came or went that is more than a probe. `rtt` is the smoothed round trip in seconds,
+    None before anything came back. `passing` marks a connection that was made for a
+    question, and is closed when it is of no more use.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        session: Session,
+        peer: RemotePeer,
+        direction: Direction,
+        dispatch: Dispatch,
+    ) -> None:
+        self.peer = peer
+        self.direction = direction
+        self.passing = False
+        self.rtt: float | None = None
+        self.last_heard = self.last_used = trio.current_time()
+        self.unanswered_probes = 0
+        self.end_reason: str | None = None
+        self.ended = trio.Event()
+        self._stream = stream
+        self._session = session
+        self._dispatch = dispatch
+        self._outbox: list[bytes] = []
+        self._outbox_bytes = 0
+        # The writer's task is only there once something has to wait for the stream.
+        self._writer_wakes: trio.Event | None = None
+        # Before `run`, the handshake may still be writing.
+        self._may_send_at_once = False
+        self._told_busy = False
+        self._slots: dict[int, _Slot] = {}
+        self._probe: tuple[int, float] | None = None
+        self._nursery: trio.Nursery | None = None
+        self._goodbye: str | None = None
+
+    @property
+    def node_id(self) -> NodeId:
+        """Who is at the other end."""
+        return self.peer.node_id
+
+    @property
+    def remote(self) -> Address:
+        """The other end's address."""
+        return self._stream.remote
+
+    @property
+    def requests_under_way(self) -> int:
+        """How many of our requests wait for their replies."""
+        return len(self._slots)
+
+    @property
+    def bytes_waiting(self) -> int:
+        """How many bytes wait to be sent."""
+        return self._outbox_bytes
+
+    async def run(self) -> str:
+        """Serve the connection until it ends; close it; return why it ended."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                self._may_send_at_once = True
+                if self.end_reason is not None:
+                    nursery.cancel_scope.cancel()
+                if self._outbox:
+                    self._wake_writer()
+                await self._read()
+        finally:
+            self._end("this node stops")
+            for slot in self._slots.values():
+                slot.done.set()
+            with trio.CancelScope(shield=True):
+                await self._stream.aclose()
+            self.ended.set()
+        return self.end_reason or ""
+
+    def close(self, reason: str) -> None:
+        """Say goodbye and end the connection once that is sent; later frames are dropped."""
+        if self._goodbye is None:
+            self.notify(Goodbye(reason))
+            self._goodbye = reason
+            if self._may_send_at_once and not self._outbox:
+                self._end(reason)
+            else:
+                self._wake_writer()
+
+    def abort(self, reason: str) -> None:
+        """End the connection at once."""
+        self._end(reason)
+
+    def notify(self, message: Message) -> None:
+        """Send a message that wants no answer."""
+        self._queue(self._session.notice(message))
+
+    def reply(self, request_id: int, message: Message) -> None:
+        """Answer a request of the peer."""
+        self._told_busy |= isinstance(message, Failed) and message.code == Busy.code
+        self._queue(self._session.reply(request_id, message))
+
+    async def request(self, message: Message, within: float) -> Message:
+        """Send a request and wait up to `within` seconds for its reply.
+
+        Raises `RequestTimedOut`, `ConnectionLost`, or `Busy` where too many are under way.
+        """
+        if self.end_reason is not None:
+            raise ConnectionLost(f"the connection has ended: {self.end_reason}")
+        request_id, data = self._session.request(message)
+        slot = self._slots[request_id] = _Slot()
+        self.last_used = sent_at = trio.current_time()
+        self._queue(data)
+        try:
+            with trio.move_on_after(within):
+                await slot.done.wait()
+        finally:
+            del self._slots[request_id]
+            self._session.forget(request_id)
+        if slot.reply is not None:
+            # Only one side may ever have to probe: the other one learns it from this.
+            self.rtt = self.rtt or trio.current_time() - sent_at
+            return slot.reply
+        if self.end_reason is not None:
+            raise ConnectionLost(f"the connection ended: {self.end_reason}")
+        raise RequestTimedOut(f"no answer from {self.remote} in {within:g} s")
+
+    def probe(self) -> None:
+        """Send a ping; its answer shows in `last_heard` and `rtt`."""
+        self.unanswered_probes += 1
+        if self._probe is not None:
+            self._session.forget(self._probe[0])
+            self._probe = None
+        try:
+            request_id, data = self._session.request(Ping())
+        except Busy:
+            # So many requests unanswered: one more would not tell anything new.
+            return
+        self._probe = (request_id, trio.current_time())
+        self._queue(data)
+
+    async def _read(self) -> None:
+        try:
+            await self._take_events()
+            while data := await self._stream.receive_some():
+                self._session.feed(data)
+                await self._take_events()
+            self._end("the peer closed the connection")
+        except trio.BrokenResourceError as error:
+            self._end(f"the connection broke: {error.__cause__ or error}")
+        except BadMessage as error:
+            self._end(f"the peer sent nonsense: {error}")
+
+    async def _take_events(self) -> None:
+        late_replies = self._session.late_replies
+        slice_end = trio.current_time() + TIME_SLICE
+        while self.end_reason is None and (event := self._session.next_event()) is not None:
+            self._note_life()
+            if self.last_heard > slice_end:
+                await trio.lowlevel.checkpoint()
+                slice_end = trio.current_time() + TIME_SLICE
+            if isinstance(event, Replied):
+                self._take_reply(event)
+            elif isinstance(event.message, Goodbye):
+                self._end(f"the peer said goodbye: {event.message.reason}")
+            else:
+                if not isinstance(event.message, Ping):
+                    self.last_used = self.last_heard
+                self._dispatch.handle(self, event)
+            if self._told_busy:
+                await trio.sleep(BUSY_PAUSE)
+                self._told_busy = False
+        # The answer to a probe that was given up is a sign of life all the same.
+        if self._session.late_replies > late_replies:
+            self._note_life()
+
+    def _note_life(self) -> None:
+        self.last_heard = trio.current_time()
+        self.unanswered_probes = 0
+
+    def _take_reply(self, event: Replied) -> None:
+        if self._probe is not None and event.request_id == self._probe[0]:
+            sample = self.last_heard - self._probe[1]
+            old = sample if self.rtt is None else self.rtt
+            self.rtt = old + _RTT_WEIGHT * (sample - old)
+            self._probe = None
+            return
+        slot = self._slots.get(event.request_id)
+        if slot is not None:
+            slot.reply = event.message
+            slot.done.set()
+
+    async def _write(self) -> None:
+        try:
+            while True:
+                while not self._outbox:
+                    if self._goodbye is not None:
+                        self._end(self._goodbye)
+                    self._writer_wakes = trio.Event()
+                    await self._writer_wakes.wait()
+                data = b"".join(self._outbox)
+                self._outbox.clear()
+                self._outbox_bytes = 0
+                self._may_send_at_once = False
+                with trio.fail_after(WRITE_TIMEOUT):
+                    await self._stream.send_all(data)
+                self._may_send_at_once = True
+        except trio.BrokenResourceError as error:
+            self._end(f"the connection broke: {error.__cause__ or error}")
+        except trio.TooSlowError:
+            self._end(f"the peer took no data for {WRITE_TIMEOUT:g} s")
+
+    def _queue(self, data: bytes) -> None:
+        if self._goodbye is not None or self.end_reason is not None:
+            return
+        if self._may_send_at_once and not self._outbox and self._stream.send_nowait(data):
+            return
+        self._outbox.append(data)
+        self._outbox_bytes += len(data)
+        self._wake_writer()
+        if self._outbox_bytes > MAX_OUTBOX:
+            self._end("the peer reads too slowly")
+
+    def _wake_writer(self) -> None:
+        if self._writer_wakes is not None:
+            self._writer_wakes.set()
+        elif self._nursery is not None:
+            self._writer_wakes = trio.Event()
+            self._nursery.start_soon(self._write)
+
+    def _end(self, reason: str) -> None:
+        if self.end_reason is None:
+            self.end_reason = reason
+            if self._nursery is not None:
+                self._nursery.cancel_scope.cancel()

@@ -1,0 +1,258 @@
+"""The dialling side: to whoever is asked for, and to as many as `connections.target` says."""
+
+import logging
+import math
+
+import attrs
+import trio
+
+from p2pd.address import Address
+from p2pd.core.budget import Budget
+from p2pd.core.entries import Entry, Source
+from p2pd.errors import (
+    Busy,
+    ConnectionLost,
+    DialFailed,
+    HandshakeRefused,
+    NotFound,
+    P2PError,
+)
+from p2pd.ids import NodeId
+from p2pd.node.connection import Connection, Direction
+from p2pd.node.env import Env
+from p2pd.node.events import Events
+from p2pd.node.handshaking import Introducer
+from p2pd.node.roster import Roster, describe
+from p2pd.wire.handshake import Reason
+from p2pd.wire.messages import Message
+
+MAX_DIALS = 8
+# Addresses of peers that are only heard of: so many are tried in a row, so many a second from
+# then on. Anybody can name them, and they need not be those of a node.
+STRANGERS_AT_ONCE = 64
+STRANGERS_PER_SECOND = 8.0
+# Seconds until a peer is dialled for whom there was no room.
+_NO_ROOM_PAUSE = 1.0
+
+
+@attrs.define(eq=False)
+class _Dial:
+    """A dial under way, and what the others who wait for it will see."""
+
+    done: trio.Event = attrs.field(factory=trio.Event)
+    error: P2PError | None = None
+
+
+class Dialer:
+    """Makes outbound connections."""
+
+    def __init__(self, env: Env, introducer: Introducer, roster: Roster, events: Events) -> None:
+        self._env = env
+        self._introducer = introducer
+        self._roster = roster
+        self._registry = roster.registry
+        self._events = events
+        self._dial_count = 0
+        self._under_way = 0
+        self._dials: dict[NodeId, _Dial] = {}
+        self._wake = trio.Event()
+        self._strangers = Budget(STRANGERS_AT_ONCE, STRANGERS_PER_SECOND)
+        self._keeping_up = trio.CancelScope()
+        roster.on_disconnected.append(lambda _: self.wake())
+
+    def wake(self) -> None:
+        """Look again at whom to dial: the registry or the connections have changed."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Keep `connections.target` connections up, until `stop` is called."""
+        limit = trio.CapacityLimiter(MAX_DIALS)
+        with self._keeping_up:
+            async with trio.open_nursery() as nursery:
+                await self._keep_up(limit, nursery)
+
+    def stop(self) -> None:
+        """Replace no lost connections any more, and give up the dials for that."""
+        self._keeping_up.cancel()
+
+    async def _keep_up(self, limit: trio.CapacityLimiter, nursery: trio.Nursery) -> None:
+        while True:
+            self._wake = trio.Event()
+            now = trio.current_time()
+            wanted = self._wanted() - limit.borrowed_tokens
+            room = min(wanted, int(limit.available_tokens))
+            candidates = self._registry.candidates(now)[:room] if room > 0 else []
+            next_retry = self._registry.next_retry(now) if wanted > 0 else None
+            for entry in candidates:
+                if not self._may_dial(entry, now):
+                    next_retry = min(next_retry or math.inf, self._strangers.refilled_at())
+                    break
+                entry.dialing = True
+                limit.acquire_on_behalf_of_nowait(entry)
+                nursery.start_soon(self._dial_in_background, entry, limit)
+            with trio.move_on_at(next_retry or math.inf):
+                await self._wake.wait()
+
+    def _may_dial(self, entry: Entry, now: float) -> bool:
+        trusted = entry.proven or entry.node_id is None or entry.source is Source.MANUAL
+        return trusted or self._strangers.spend(len(entry.addresses), now)
+
+    def _wanted(self) -> int:
+        """How many connections are to be made, not counting dials under way."""
+        connections, config = self._roster.connections.values(), self._roster.config
+        lasting = sum(
+            each.direction is Direction.OUTBOUND and not each.passing for each in connections
+        )
+        # One at the bound would only take the place of another.
+        return min(config.target - len(connections), config.max_outbound - lasting)
+
+    async def request(self, peer: NodeId, message: Message, within: float) -> Message:
+        """Send a request to a peer, dialling it if need be; returns its reply.
+
+        Raises `NotFound` for a peer without a known address, and what `connect_to` and
+        `Connection.request` raise. Where the connection was closed as a duplicate under
+        it, the request goes once more over the one that stayed.
+        """
+        connection = await self.connect_to(peer)
+        try:
+            return await connection.request(message, within)
+        except ConnectionLost:
+            successor = self._roster.connections.get(peer)
+            if successor is None or successor is connection:
+                raise
+        return await successor.request(message, within)
+
+    async def connect_to(self, peer: NodeId) -> Connection:
+        """Return the connection to a peer; dial its known addresses where there is none.
+
+        Several callers wait for one dial. Raises what `dial_entry` raises, or `NotFound`.
+        """
+        while (connection := self._roster.connections.get(peer)) is None:
+            under_way = self._dials.get(peer)
+            if under_way is None:
+                entry = self._registry.get(peer)
+                if entry is None or not entry.addresses:
+                    raise NotFound(f"no address is known for peer {peer.hex()[:12]}")
+                return await self.dial_entry(entry)
+            await under_way.done.wait()
+            if under_way.error is not None:
+                raise under_way.error
+        return connection
+
+    async def dial_entry(self, entry: Entry) -> Connection:
+        """Dial the addresses of a registry entry in turn, and note there what came of it.
+
+        Raises what `dial` raises for the last address.
+        """
+        dial = _Dial()
+        node_id = entry.node_id
+        if node_id is not None:
+            self._dials[node_id] = dial
+        entry.dialing = True
+        try:
+            return await self._try_addresses(entry)
+        except Busy as error:
+            # Our own bound is no fault of the peer's.
+            dial.error = error
+            self._registry.postpone(entry, trio.current_time() + _NO_ROOM_PAUSE)
+            raise
+        except P2PError as error:
+            dial.error = error
+            self._note_failure(entry, error)
+            raise
+        finally:
+            entry.dialing = False
+            if node_id is not None and self._dials.get(node_id) is dial:
+                del self._dials[node_id]
+            dial.done.set()
+
+    async def dial(self, address: Address, source: Source) -> Connection:
+        """Dial an address; returns the connection to whoever listens there.
+
+        That is the one already in the table where the new one is a duplicate. Raises
+        `DialFailed`, `ConnectionLost`, `HandshakeRefused`, or `Busy` at the bound.
+        """
+        self._roster.make_room(Direction.OUTBOUND, coming=self._under_way)
+        self._under_way += 1
+        try:
+            return await self._dial(address, source)
+        finally:
+            self._under_way -= 1
+
+    async def _dial(self, address: Address, source: Source) -> Connection:
+        self._dial_count += 1
+        number = self._dial_count
+        timeout = self._roster.config.dial_timeout
+        with trio.move_on_after(timeout):
+            stream = await self._env.network.dial(address)
+            try:
+                connection = await self._introducer.as_client(stream, number)
+            except BaseException as error:
+                with trio.CancelScope(shield=True):
+                    await stream.aclose()
+                existing = _duplicate_of(error, self._roster)
+                if existing is not None:
+                    return existing
+                raise
+            enough = len(self._roster.connections) >= self._roster.config.target
+            connection.passing = enough and source is not Source.MANUAL
+            admitted = self._roster.admit(connection, source)
+            self._roster.serve_soon(connection)
+            if not admitted:
+                connection.close(Reason.DUPLICATE)
+            return self._roster.connections[connection.node_id]
+        raise DialFailed(f"{address} did not answer within {timeout:g} s")
+
+    async def _try_addresses(self, entry: Entry) -> Connection:
+        failure: P2PError | None = None
+        for address in tuple(entry.addresses):
+            try:
+                connection = await self.dial(address, entry.source)
+            except (DialFailed, HandshakeRefused, ConnectionLost) as error:
+                failure = error
+                continue
+            if entry.node_id is None:
+                self._registry.identified(address, connection.node_id)
+                return connection
+            if entry.node_id == connection.node_id:
+                return connection
+            # Another dial may have found the same meanwhile.
+            if address in entry.addresses:
+                entry.addresses.remove(address)
+            failure = DialFailed(
+                f"at {address} there is another node now, {connection.node_id.hex()[:12]}"
+            )
+        raise failure or DialFailed(f"no address of {describe(entry)} is left to try")
+
+    async def _dial_in_background(self, entry: Entry, limit: trio.CapacityLimiter) -> None:
+        try:
+            await self.dial_entry(entry)
+        except P2PError:
+            # It is in the registry and in the log.
+            return
+        finally:
+            limit.release_on_behalf_of(entry)
+            self.wake()
+
+    def _note_failure(self, entry: Entry, error: P2PError) -> None:
+        news = entry.failures_in_row == 0 or entry.last_error != str(error)
+        reason = error.reason if isinstance(error, HandshakeRefused) else error.code
+        # One list of bootstrap addresses for a whole fleet names every node to itself.
+        level = logging.INFO if reason == Reason.ONESELF else logging.WARNING
+        self._registry.failed(entry, str(error), trio.current_time())
+        self._events.emit(
+            "peer.dial_failed",
+            f"can't connect to {describe(entry)}: {error}",
+            level=level if news else logging.DEBUG,
+            peer=entry.node_id,
+            address=str(entry.addresses[0]) if entry.addresses else None,
+            reason=reason,
+        )
+
+
+def _duplicate_of(error: BaseException, roster: Roster) -> Connection | None:
+    """Return the connection because of which a peer refused ours as a duplicate."""
+    if not isinstance(error, HandshakeRefused) or error.reason != Reason.DUPLICATE:
+        return None
+    # Else anybody could pass off his address as another peer's.
+    return roster.connections.get(error.claimed) if error.claimed and error.proven else None

@@ -1,0 +1,261 @@
+"""LAN discovery: beacons by multicast, on every suitable interface, as these come and go.
+
+A fresh node sends a quick burst, then one beacon each interval; whoever hears an unknown
+node answers at once. Nothing in a beacon is believed: it only says whom to dial.
+"""
+
+import logging
+
+import attrs
+import trio
+
+from p2pd.address import Address
+from p2pd.config import MulticastConfig
+from p2pd.core.entries import Source, Status
+from p2pd.core.registry import Registry
+from p2pd.errors import BadMessage
+from p2pd.ids import NodeId
+from p2pd.net.base import Interface, MulticastSocket
+from p2pd.node.addresses import announced, covering, suitable
+from p2pd.node.dialer import Dialer
+from p2pd.node.env import Env
+from p2pd.node.events import Events
+from p2pd.node.exchange import Exchange
+from p2pd.node.own_record import OwnRecord
+from p2pd.wire.beacon import Beacon, read_beacon, write_beacon
+
+# Seconds after start (of the node or of an interface): a datagram may be lost, a switch may
+# take a while to forward.
+BURST = (0.0, 0.1, 0.5, 1.5, 4.0)
+# However many strangers are heard, no more than one answer in this time.
+ANSWER_GAP = 0.25
+# The node with the greater ID waits so long for the other one to dial.
+POLITE_DELAY = 0.3
+MAX_SEEN = 1024
+_SETTLE = 0.05
+
+
+@attrs.define(eq=False)
+class _Link:
+    """One group on one interface."""
+
+    interface: Interface
+    group: str
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    socket: MulticastSocket | None = None
+    answer: trio.Event = attrs.field(factory=trio.Event)
+
+
+class Discovery:
+    """Sends and hears beacons; keeps the node's announced addresses up to date."""
+
+    def __init__(
+        self,
+        env: Env,
+        config: MulticastConfig,
+        own: OwnRecord,
+        registry: Registry,
+        dialer: Dialer,
+        exchange: Exchange,
+        events: Events,
+        *,
+        network: str,
+        instance: str,
+    ) -> None:
+        self.config = config
+        self._env = env
+        self._own = own
+        self._registry = registry
+        self._dialer = dialer
+        self._exchange = exchange
+        self._events = events
+        self._network = network
+        self._instance = instance
+        self._links: dict[tuple[str, str], _Link] = {}
+        self._failed: set[tuple[str, str]] = set()
+        self._seen: dict[tuple[NodeId, str, str], None] = {}
+        self.follow_addresses()
+
+    def follow_addresses(self) -> list[Interface]:
+        """Announce the addresses that the host has now; returns the interfaces in use."""
+        interfaces = suitable(self._env.network.interfaces(), self.config.interfaces)
+        if self._own.update(announced(interfaces, self._own.listening)):
+            self._exchange.announce()
+        return interfaces
+
+    async def run(self) -> None:
+        """Follow the interfaces, with beacons where configured, until cancelled."""
+        async with (
+            self._env.network.interface_changes() as changed,
+            trio.open_nursery() as nursery,
+        ):
+            while True:
+                self._follow(self.follow_addresses(), nursery)
+                await changed()
+                # Changes come in flocks.
+                await trio.sleep(_SETTLE)
+
+    async def say_goodbye(self) -> None:
+        """Tell the LAN that this node leaves."""
+        for link in list(self._links.values()):
+            await self._send(link, leaving=True)
+
+    def _follow(self, interfaces: list[Interface], nursery: trio.Nursery) -> None:
+        wanted = {
+            (interface.name, group): interface
+            for interface in interfaces
+            for group in self._groups(interface)
+            if self.config.enabled
+        }
+        for where, link in list(self._links.items()):
+            if wanted.get(where) != link.interface:
+                link.scope.cancel()
+                del self._links[where]
+                self._failed.discard(where)
+        for where, interface in wanted.items():
+            if where not in self._links:
+                link = self._links[where] = _Link(interface, where[1])
+                nursery.start_soon(self._serve, link)
+                # A new way out: whoever was out of reach may be within it now.
+                self._registry.retry_now()
+                self._dialer.wake()
+
+    def _groups(self, interface: Interface) -> list[str]:
+        groups: list[str] = []
+        # Loopback takes IPv4 multicast, though it does not say so.
+        if not interface.multicast and not interface.loopback:
+            return groups
+        if any(":" not in host for host in interface.addresses):
+            groups.append(self.config.group_v4)
+        if interface.multicast and any(host.startswith("fe80:") for host in interface.addresses):
+            groups.append(self.config.group_v6)
+        return groups
+
+    async def _serve(self, link: _Link) -> None:
+        with link.scope:
+            link.socket = socket = await self._join(link)
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._hear, link)
+                    nursery.start_soon(self._send_beacons, link)
+            finally:
+                link.socket = None
+                socket.close()
+
+    async def _join(self, link: _Link) -> MulticastSocket:
+        """Join the group of a link, as often as it takes."""
+        name, network = link.interface.name, self._env.network
+        while True:
+            try:
+                return network.open_multicast(link.interface, link.group, self.config.port)
+            except OSError as error:
+                trouble = f"can't join {link.group} on {name}: {error.strerror}"
+                self._note_trouble((name, link.group), trouble)
+            await trio.sleep(self.config.interval)
+
+    async def _send_beacons(self, link: _Link) -> None:
+        started = trio.current_time()
+        for at in BURST:
+            await trio.sleep_until(started + at)
+            link.answer = trio.Event()
+            await self._send(link)
+        next_beacon = trio.current_time() + self._interval()
+        while True:
+            with trio.move_on_at(next_beacon):
+                await link.answer.wait()
+            asked = link.answer.is_set()
+            # Before sending: whoever is heard from now on may have missed this beacon.
+            link.answer = trio.Event()
+            await self._send(link)
+            if not asked:
+                next_beacon = trio.current_time() + self._interval()
+            await trio.sleep(ANSWER_GAP)
+
+    def _interval(self) -> float:
+        return self.config.interval * self._env.rng.uniform(0.9, 1.1)
+
+    async def _send(self, link: _Link, *, leaving: bool = False) -> None:
+        v6 = ":" in link.group
+        listeners = (
+            covering(self._own.listening, host)
+            for host in link.interface.addresses
+            if (":" in host) == v6
+        )
+        listener = next((each for each in listeners if each is not None), None)
+        if listener is None or link.socket is None:
+            return
+        beacon = Beacon(
+            self._env.identity.node_id, listener.port, self._network, self._instance, leaving
+        )
+        where = (link.interface.name, link.group)
+        try:
+            await link.socket.send(write_beacon(beacon))
+            self._failed.discard(where)
+        except OSError as error:
+            self._note_trouble(where, f"can't send beacons on {where[0]}: {error.strerror}")
+
+    async def _hear(self, link: _Link) -> None:
+        if link.socket is None:
+            return
+        while True:
+            try:
+                data, host = await link.socket.receive()
+                beacon = read_beacon(data)
+            except BadMessage:
+                continue
+            except OSError as error:
+                where = (link.interface.name, link.group)
+                self._note_trouble(where, f"can't hear beacons on {where[0]}: {error.strerror}")
+                await trio.sleep(self.config.interval)
+                continue
+            if beacon.network == self._network:
+                self._take(beacon, host, link)
+
+    def _take(self, beacon: Beacon, host: str, link: _Link) -> None:
+        if beacon.instance == self._instance:
+            return
+        if beacon.leaving:
+            return
+        address = Address(host, beacon.port)
+        wall, now = self._env.wall_clock(), trio.current_time()
+        if beacon.node_id == self._env.identity.node_id:
+            # Perhaps a copy of this node. The handshake will tell, on both sides.
+            self._registry.configured(address, Source.MULTICAST, wall)
+            self._dialer.wake()
+            return
+        entry = self._registry.heard(beacon.node_id, address, Source.MULTICAST, wall)
+        if entry is None:
+            return
+        if entry.status is Status.CONNECTED:
+            # Perhaps it restarted, and that connection is dead: let it hear of us.
+            if self._remember(beacon, link):
+                link.answer.set()
+            return
+        if self._remember(beacon, link):
+            link.answer.set()
+            self._events.emit(
+                "peer.discovered",
+                f"heard a beacon of {beacon.node_id.hex()[:12]} from {address} "
+                f"on {link.interface.name}",
+                level=logging.DEBUG,
+                peer=beacon.node_id,
+                address=str(address),
+            )
+        polite = self._env.identity.node_id > beacon.node_id
+        self._registry.retry_now(entry, at=now + POLITE_DELAY if polite else 0.0)
+        self._dialer.wake()
+
+    def _remember(self, beacon: Beacon, link: _Link) -> bool:
+        """Note that a process was heard on a link; returns whether that is news."""
+        heard = (beacon.node_id, beacon.instance, link.interface.name)
+        news = heard not in self._seen
+        self._seen.pop(heard, None)
+        self._seen[heard] = None
+        if len(self._seen) > MAX_SEEN:
+            del self._seen[next(iter(self._seen))]
+        return news
+
+    def _note_trouble(self, where: tuple[str, str], message: str) -> None:
+        if where not in self._failed:
+            self._failed.add(where)
+            self._events.emit("discovery.trouble", message, level=logging.WARNING)

@@ -1,0 +1,104 @@
+"""The way in: which handler takes which message.
+
+A handler is a plain function `(call, message) -> reply | None`. It must not block: slow
+work goes to its service's own bounded channel, which answers later by `call.answer`.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from p2pd.address import Address
+from p2pd.errors import P2PError, StoreError
+from p2pd.ids import NodeId
+from p2pd.node.events import Events
+from p2pd.wire.codec import clip
+from p2pd.wire.messages import MAX_TEXT, Failed, Message
+from p2pd.wire.session import Received
+
+M = TypeVar("M", bound=Message)
+
+
+class Caller(Protocol):
+    """The connection that a message came over, as far as a handler needs it."""
+
+    end_reason: str | None
+
+    @property
+    def node_id(self) -> NodeId:
+        """Who is at the other end."""
+
+    @property
+    def remote(self) -> Address:
+        """The other end's address."""
+
+    def reply(self, request_id: int, message: Message) -> None:
+        """Answer a request."""
+
+    def abort(self, reason: str) -> None:
+        """End the connection at once."""
+
+
+class Call(NamedTuple):
+    """Who sent a message, and how to answer it."""
+
+    connection: Caller
+    request_id: int | None
+
+    def answer(self, message: Message) -> None:
+        """Send the reply, if one was asked for."""
+        if self.request_id is not None:
+            self.connection.reply(self.request_id, message)
+
+
+def failure(error: P2PError) -> Failed:
+    """Say to a peer why it gets no answer.
+
+    What the disk says names files of this host: that is for its own log only.
+    """
+    text = "the disk refuses" if type(error) is StoreError else str(error)
+    return Failed(error.code, clip(text, MAX_TEXT))
+
+
+class Dispatch:
+    """The table of handlers of one node."""
+
+    def __init__(self, events: Events) -> None:
+        self.unknown: Counter[str] = Counter()
+        self._events = events
+        self._handlers: dict[type, Callable[[Call, Any], Message | None]] = {}
+
+    def add(self, kind: type[M], handler: Callable[[Call, M], Message | None]) -> None:
+        """Let `handler` take all messages of a kind; each kind has one handler."""
+        self._handlers[kind] = handler
+
+    def handle(self, connection: Caller, received: Received) -> None:
+        """Hand a message to its handler and send the answer.
+
+        A `P2PError` of the handler becomes a `Failed` reply. Any other exception is a bug
+        of ours: it is reported with its traceback and costs this one connection.
+        """
+        message = received.message
+        call = Call(connection, received.request_id)
+        handler = self._handlers.get(type(message))
+        if handler is None:
+            self.unknown[type(message).__name__] += 1
+            call.answer(Failed("unknown", f"{type(message).__name__} is not served here"))
+            return
+        try:
+            reply = handler(call, message)
+        except P2PError as error:
+            reply = failure(error)
+        except Exception as error:  # noqa: BLE001 - the boundary between one peer and the node
+            self._events.emit(
+                "bug",
+                f"a bug in handling {type(message).__name__}: {error!r}",
+                level=logging.ERROR,
+                peer=connection.node_id,
+                error=error,
+            )
+            connection.abort("a bug in this node; see its log")
+            return
+        if reply is not None:
+            call.answer(reply)

@@ -1,0 +1,67 @@
+"""What happens to a node, told once: to the log, to `p2pctl watch`, to tests.
+
+Events are state changes (a peer connected, an interface went away), never retries.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import attrs
+
+from p2pd.ids import NodeId
+
+FieldValue = str | int | float | bool | None
+
+
+@attrs.frozen
+class Event:
+    """One thing that happened.
+
+    `code` is stable and dotted (`peer.connected`); `time` is Unix seconds; `level` is one
+    of the `logging` levels; `message` is the whole sentence for people; `error`, where a
+    bug was caught at a peer's boundary, carries its traceback to the log.
+    """
+
+    code: str
+    message: str
+    time: float
+    level: int = logging.INFO
+    peer: NodeId | None = None
+    fields: dict[str, FieldValue] = attrs.field(factory=dict)
+    error: BaseException | None = None
+
+
+Sink = Callable[[Event], None]
+
+
+class Events:
+    """Hands each event to every sink, at once and in order. Sinks must not block or raise."""
+
+    def __init__(self, wall_clock: Callable[[], float]) -> None:
+        self._wall_clock = wall_clock
+        self._sinks: list[Sink] = []
+
+    @contextmanager
+    def sent_to(self, sink: Sink) -> Iterator[None]:
+        """Within the `with`, `sink` gets every event."""
+        self._sinks.append(sink)
+        try:
+            yield
+        finally:
+            self._sinks.remove(sink)
+
+    def emit(
+        self,
+        code: str,
+        message: str,
+        *,
+        level: int = logging.INFO,
+        peer: NodeId | None = None,
+        error: BaseException | None = None,
+        **fields: FieldValue,
+    ) -> None:
+        """Tell all sinks that something happened; see `Event` for the arguments."""
+        event = Event(code, message, self._wall_clock(), level, peer, fields, error)
+        for sink in tuple(self._sinks):
+            sink(event)

@@ -1,0 +1,93 @@
+"""Peer exchange: connected nodes tell each other of peers, by records these signed."""
+
+import random
+
+import trio
+
+from p2pd.core.registry import Registry
+from p2pd.errors import P2PError
+from p2pd.node.connection import Connection
+from p2pd.node.dispatch import Call, Caller, Dispatch
+from p2pd.node.env import Env
+from p2pd.node.own_record import OwnRecord
+from p2pd.node.peer_book import PeerBook
+from p2pd.node.roster import Roster
+from p2pd.wire.messages import Announce, GetPeers, Peers, Signed
+
+PEERS_PER_ANSWER = 16
+# With so many peers known, a new connection is not asked for more.
+ENOUGH_PEERS = 256
+EXCHANGE_INTERVAL = 60.0
+_REQUEST_TIMEOUT = 5.0
+
+
+class Exchange:
+    """Asks for peers, answers who asks, and tells connected peers of a new record of ours."""
+
+    def __init__(
+        self,
+        env: Env,
+        roster: Roster,
+        book: PeerBook,
+        own: OwnRecord,
+        dispatch: Dispatch,
+    ) -> None:
+        self._env = env
+        self._roster = roster
+        self._registry: Registry = roster.registry
+        self._book = book
+        self._own = own
+        self._ask: trio.MemorySendChannel[Connection]
+        # A connection for which there is no room is asked in the periodic round.
+        self._ask, self._to_ask = trio.open_memory_channel(64)
+        dispatch.add(GetPeers, self._answer)
+        dispatch.add(Announce, self._take_announcement)
+        roster.on_connected.append(self._ask_soon)
+
+    async def run(self) -> None:
+        """Ask each new peer, and one at random every minute, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._ask_at_random)
+            async for connection in self._to_ask:
+                # At most one under way for each connection.
+                nursery.start_soon(self._ask_for_peers, connection)
+
+    def announce(self) -> None:
+        """Send our current record to all connected peers."""
+        for connection in self._roster.connections.values():
+            connection.notify(Announce(self._own.signed))
+
+    def _answer(self, call: Call, request: GetPeers) -> Peers:
+        count = min(request.limit, PEERS_PER_ANSWER)
+        return Peers(tuple(self._registry.sample(count, exclude=call.connection.node_id)))
+
+    def _take_announcement(self, call: Call, announcement: Announce) -> None:
+        self._learn(announcement.record, call.connection)
+
+    def _ask_soon(self, connection: Connection) -> None:
+        if connection.passing or len(self._registry) >= ENOUGH_PEERS:
+            return
+        try:
+            self._ask.send_nowait(connection)
+        except trio.WouldBlock:
+            return
+
+    async def _ask_at_random(self) -> None:
+        rng: random.Random = self._env.rng
+        while True:
+            await trio.sleep(EXCHANGE_INTERVAL * rng.uniform(0.75, 1.25))
+            connected = list(self._roster.connections.values())
+            if connected:
+                self._ask_soon(rng.choice(connected))
+
+    async def _ask_for_peers(self, connection: Connection) -> None:
+        try:
+            reply = await connection.request(GetPeers(PEERS_PER_ANSWER), _REQUEST_TIMEOUT)
+        except P2PError:
+            return
+        if isinstance(reply, Peers):
+            for signed in reply.records:
+                self._learn(signed, connection)
+
+    def _learn(self, signed: Signed, told_by: Caller) -> None:
+        self._book.learn(signed, told_over=told_by.remote.host, told_by=told_by.node_id)

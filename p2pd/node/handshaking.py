@@ -1,0 +1,164 @@
+"""Streams become connections: the handshake that `wire.handshake` decides, sent and received."""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import TypeVar
+
+import trio
+
+from p2pd.errors import BadMessage, ConnectionLost, HandshakeRefused
+from p2pd.net.base import Stream
+from p2pd.node.connection import Connection, Direction
+from p2pd.node.dispatch import Dispatch
+from p2pd.node.env import Env
+from p2pd.node.own_record import OwnRecord
+from p2pd.node.peer_book import PeerBook
+from p2pd.wire.codec import clip
+from p2pd.wire.handshake import Handshake, Reason, RemotePeer, Terms
+from p2pd.wire.messages import MAX_TEXT, Accepted, Hello, Message, Proof, Refused
+from p2pd.wire.session import Session
+
+M = TypeVar("M", bound=Message)
+
+
+class Introducer:
+    """Introduces this node to whoever is at the other end of a stream."""
+
+    def __init__(
+        self, env: Env, terms: Terms, own: OwnRecord, book: PeerBook, dispatch: Dispatch
+    ) -> None:
+        self._env = env
+        self._terms = terms
+        self._own = own
+        self._book = book
+        self._dispatch = dispatch
+
+    async def as_client(self, stream: Stream, dial_number: int) -> Connection:
+        """Authenticate both ends of a stream that we dialled.
+
+        Raises `HandshakeRefused` (whichever side refused) or `ConnectionLost`. The caller
+        bounds the time, and closes the stream where this raises.
+        """
+        handshake = self._handshake(stream, is_client=True, dial_number=dial_number)
+        exchange = _Exchange(stream, Session(self._env.wall_ms), self._book)
+        with _translated(handshake):
+            async with exchange.refusals_told(handshake):
+                await exchange.send(handshake.hello)
+                proof = handshake.receive_hello(await exchange.receive(Hello))
+                theirs = await exchange.receive(Proof)
+                # The server checks ours while we check theirs.
+                await exchange.send(proof)
+                peer = handshake.receive_proof(theirs)
+                await exchange.receive(Accepted)
+        exchange.establish(peer)
+        return self._connection(exchange, peer, Direction.OUTBOUND)
+
+    async def as_server(self, stream: Stream, admit: Callable[[Connection], None]) -> Connection:
+        """Authenticate both ends of a stream that was accepted; see `as_client`.
+
+        `admit` gets the proven connection before the peer is told, and may raise
+        `HandshakeRefused`.
+        """
+        handshake = self._handshake(stream, is_client=False)
+        exchange = _Exchange(stream, Session(self._env.wall_ms), self._book)
+        with _translated(handshake):
+            async with exchange.refusals_told(handshake):
+                proof = handshake.receive_hello(await exchange.receive(Hello))
+                await exchange.send(handshake.hello, proof)
+                peer = handshake.receive_proof(await exchange.receive(Proof))
+                connection = self._connection(exchange, peer, Direction.INBOUND)
+                with self._waiting_list(peer):
+                    admit(connection)
+                await exchange.send(Accepted())
+        exchange.establish(peer)
+        return connection
+
+    @contextmanager
+    def _waiting_list(self, peer: RemotePeer) -> Iterator[None]:
+        try:
+            yield
+        except HandshakeRefused as refusal:
+            if refusal.reason == Reason.FULL:
+                self._book.turned_away(peer.signed_record)
+            raise
+
+    def _connection(
+        self, exchange: "_Exchange", peer: RemotePeer, direction: Direction
+    ) -> Connection:
+        return Connection(exchange.stream, exchange.session, peer, direction, self._dispatch)
+
+    def _handshake(self, stream: Stream, *, is_client: bool, dial_number: int = 0) -> Handshake:
+        return Handshake(
+            self._terms,
+            self._own.signed,
+            self._env.entropy(32),
+            stream.certificate,
+            is_client=is_client,
+            dial_number=dial_number,
+        )
+
+
+@contextmanager
+def _translated(handshake: Handshake) -> Iterator[None]:
+    """Turn what can happen to the stream into the errors that `as_client` names."""
+    try:
+        yield
+    except HandshakeRefused as refusal:
+        refusal.claimed, refusal.proven = handshake.claimed, handshake.proven
+        raise
+    except BadMessage as error:
+        text = f"the other end does not speak this protocol: {error}"
+        raise HandshakeRefused(Reason.PROTOCOL, text) from None
+    except trio.BrokenResourceError as error:
+        raise ConnectionLost(f"cut off in the handshake: {error.__cause__ or error}") from None
+
+
+class _Exchange:
+    """The messages of one handshake."""
+
+    def __init__(self, stream: Stream, session: Session, book: PeerBook) -> None:
+        self.stream = stream
+        self.session = session
+        self._book = book
+
+    @asynccontextmanager
+    async def refusals_told(self, handshake: Handshake) -> AsyncIterator[None]:
+        """Within the `async with`, a refusal of ours is also told to the peer.
+
+        One for whom there is no room is told of others to try.
+        """
+        try:
+            yield
+        except HandshakeRefused as refusal:
+            if not refusal.by_peer:
+                text = clip(str(refusal), MAX_TEXT)
+                full = refusal.reason == Reason.FULL
+                others = self._book.redirects(exclude=handshake.claimed) if full else ()
+                with suppress(trio.BrokenResourceError):
+                    await self.send(Refused(refusal.reason, text, others))
+            raise
+
+    async def send(self, *messages: Message) -> None:
+        """Send messages in one write."""
+        await self.stream.send_all(b"".join(map(self.session.notice, messages)))
+
+    async def receive(self, kind: type[M]) -> M:
+        """Wait for a message of this kind; frames behind it stay in the session."""
+        while (event := self.session.next_event()) is None:
+            data = await self.stream.receive_some()
+            if not data:
+                raise ConnectionLost("the other end closed the connection in the handshake")
+            self.session.feed(data)
+        message = event.message
+        if isinstance(message, Refused):
+            for signed in message.others:
+                self._book.learn(signed, told_over=self.stream.remote.host, told_by=None)
+            told = f"the peer refused: {message.message}"
+            raise HandshakeRefused(message.reason, told, by_peer=True)
+        if not isinstance(message, kind):
+            raise BadMessage(f"{type(message).__name__} instead of {kind.__name__}")
+        return message
+
+    def establish(self, peer: RemotePeer) -> None:
+        """Switch the session to what was negotiated."""
+        self.session.established(peer.version, compress="zlib" in peer.capabilities)

@@ -1,0 +1,129 @@
+"""The listening side: accept, bound what is not authenticated yet, admit or refuse."""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+
+import attrs
+import trio
+
+from p2pd.address import Address
+from p2pd.errors import ConnectionLost, HandshakeRefused
+from p2pd.net.base import Listener, Pending
+from p2pd.node.connection import Connection
+from p2pd.node.env import Env
+from p2pd.node.events import Events
+from p2pd.node.handshaking import Introducer
+from p2pd.node.roster import Roster
+from p2pd.wire.handshake import Reason
+
+# Connections that have not finished their handshake. An honest one takes milliseconds, so
+# at the bound the oldest one of the host with the most goes, and newcomers are served.
+MAX_HANDSHAKES = 64
+# Refusals whose repetition is no news.
+MAX_REMEMBERED_REFUSALS = 256
+
+
+@attrs.define(eq=False)
+class _Handshake:
+    """One that is under way."""
+
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    over: trio.Event = attrs.field(factory=trio.Event)
+
+
+class Inbound:
+    """Serves the listeners of a node."""
+
+    def __init__(self, env: Env, introducer: Introducer, roster: Roster, events: Events) -> None:
+        self._env = env
+        self._introducer = introducer
+        self._roster = roster
+        self._events = events
+        self._accepting = trio.CancelScope()
+        self._handshakes: dict[Pending, _Handshake] = {}
+        self._refusals: dict[tuple[str, str], None] = {}
+
+    async def run(self, listeners: Sequence[Listener]) -> None:
+        """Accept connections until `stop` is called; those admitted live on in the roster."""
+        with self._accepting:
+            async with trio.open_nursery() as nursery:
+                for listener in listeners:
+                    nursery.start_soon(self._accept, listener, nursery)
+
+    def stop(self) -> None:
+        """Accept nobody any more."""
+        self._accepting.cancel()
+
+    async def _accept(self, listener: Listener, nursery: trio.Nursery) -> None:
+        try:
+            while True:
+                pending = await listener.accept()
+                handshake = self._handshakes[pending] = _Handshake()
+                nursery.start_soon(self._serve, pending, handshake)
+                while len(self._handshakes) > MAX_HANDSHAKES:
+                    await self._drop_slowest_handshake()
+        finally:
+            with trio.CancelScope(shield=True):
+                await listener.aclose()
+
+    async def _serve(self, pending: Pending, handshake: _Handshake) -> None:
+        handshake.scope.deadline = trio.current_time() + self._roster.config.dial_timeout
+        admitted: list[Connection] = []
+        try:
+            with handshake.scope:
+                await self._introduce(pending, admitted)
+                return
+            # Whoever was admitted before its time was over must leave the table again.
+            for connection in admitted:
+                connection.abort("the handshake took too long")
+        finally:
+            del self._handshakes[pending]
+            handshake.over.set()
+            for connection in admitted:
+                self._roster.serve_soon(connection)
+            if not admitted:
+                with trio.CancelScope(shield=True):
+                    await pending.aclose()
+
+    async def _introduce(self, pending: Pending, admitted: list[Connection]) -> None:
+        def admit(connection: Connection) -> None:
+            self._roster.admit_inbound(connection)
+            admitted.append(connection)
+
+        try:
+            stream = await pending.secure()
+            await self._introducer.as_server(stream, admit)
+        except HandshakeRefused as refusal:
+            self._note_refusal(pending.remote, refusal)
+        except (ConnectionLost, trio.BrokenResourceError) as error:
+            for connection in admitted:
+                connection.abort(str(error))
+
+    async def _drop_slowest_handshake(self) -> None:
+        by_host = Counter(pending.remote.host for pending in self._handshakes)
+        busiest = by_host.most_common(1)[0][0]
+        victim = next(each for each in self._handshakes if each.remote.host == busiest)
+        handshake = self._handshakes[victim]
+        handshake.scope.cancel()
+        # Accepting faster than dropping would leave the bound behind.
+        await handshake.over.wait()
+
+    def _note_refusal(self, remote: Address, refusal: HandshakeRefused) -> None:
+        if refusal.reason == Reason.DUPLICATE:
+            return
+        if refusal.claimed is not None:
+            self._roster.registry.refused(refusal.claimed, str(refusal), self._env.wall_clock())
+        news = (remote.host, refusal.reason) not in self._refusals
+        self._refusals[remote.host, refusal.reason] = None
+        if len(self._refusals) > MAX_REMEMBERED_REFUSALS:
+            del self._refusals[next(iter(self._refusals))]
+        who = "the dialling peer refused" if refusal.by_peer else "refused the dialling peer"
+        self._events.emit(
+            "peer.refused",
+            f"{who} at {remote}: {refusal.reason}: {refusal}",
+            level=logging.WARNING if news else logging.DEBUG,
+            peer=refusal.claimed,
+            address=str(remote),
+            reason=refusal.reason,
+        )

@@ -1,0 +1,85 @@
+"""Keepalive: a connection on which nothing is heard is probed, and closed after some misses.
+
+One task serves all connections. Whatever is heard counts, so that one side's probes serve
+both. The same task notices that the machine slept: then nothing is closed for the silence
+of that time, and everybody lost is dialled at once.
+"""
+
+from collections.abc import Callable
+
+import trio
+
+from p2pd.config import LivenessConfig
+from p2pd.node.connection import Connection
+from p2pd.node.env import Env
+from p2pd.node.events import Events
+from p2pd.node.roster import Roster
+
+# Linux's monotonic clock stands still while the machine sleeps, the wall clock does not.
+SLEPT_SECONDS = 15.0
+# How long a connection is kept that was made for a question, for the next one.
+PASSING_SECONDS = 10.0
+# Probes of several connections that are due at about the same time share a wake-up.
+_SHORTEST_WAIT = 1.0
+
+
+class Keepalive:
+    """Probes the connections of a roster."""
+
+    def __init__(
+        self,
+        env: Env,
+        config: LivenessConfig,
+        roster: Roster,
+        events: Events,
+        on_wake: Callable[[], None],
+    ) -> None:
+        self.config = config
+        self._env = env
+        self._roster = roster
+        self._events = events
+        self._on_wake = on_wake
+
+    async def run(self) -> None:
+        """Probe until cancelled. `on_wake` is called when the machine wakes from sleep."""
+        offset = self._clock_offset()
+        while True:
+            now = trio.current_time()
+            next_due = now + self.config.ping_interval
+            for connection in tuple(self._roster.connections.values()):
+                quiet_at = connection.last_heard + self.config.ping_interval
+                if quiet_at <= now or connection.passing:
+                    quiet_at = self._look_after(connection, now)
+                next_due = min(next_due, quiet_at)
+            shortest = min(_SHORTEST_WAIT, self.config.ping_timeout / 2)
+            await trio.sleep(max(next_due - now, shortest))
+            before, offset = offset, self._clock_offset()
+            if offset - before > SLEPT_SECONDS:
+                self._events.emit(
+                    "node.woke",
+                    f"the machine slept for {offset - before:.0f} s (or its clock was set): "
+                    "probing and redialling all peers",
+                )
+                self._on_wake()
+
+    def _look_after(self, connection: Connection, now: float) -> float:
+        """Probe or close a connection if it is time; returns when to look again."""
+        config = self.config
+        # Others probe, too, for their own reasons: that must not put off the end.
+        probes = min(connection.unanswered_probes, config.misses)
+        due = connection.last_heard + config.ping_interval + probes * config.ping_timeout
+        if connection.passing and not connection.requests_under_way:
+            if now - connection.last_used >= PASSING_SECONDS:
+                connection.close("no longer needed")
+            return connection.last_used + PASSING_SECONDS
+        if now < due:
+            return due
+        if connection.unanswered_probes >= config.misses:
+            silence = now - connection.last_heard
+            connection.abort(f"silent for {silence:.0f} s, {config.misses} probes unanswered")
+            return now + config.ping_interval
+        connection.probe()
+        return now + config.ping_timeout
+
+    def _clock_offset(self) -> float:
+        return self._env.wall_clock() - trio.current_time()

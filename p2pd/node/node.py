@@ -1,0 +1,319 @@
+"""A running node: `open_node` starts its services, `Node` is what may be asked of them."""
+
+import errno
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
+import p2pd
+from p2pd.address import Address
+from p2pd.config import Config
+from p2pd.core.entries import Backoff, Source, Status
+from p2pd.core.records import Version
+from p2pd.errors import AmbiguousPeer, DialFailed, InvalidRequest, NotFound, PeerError, StartError
+from p2pd.hosts import parse_address
+from p2pd.ids import ID_BITS, Key, NodeId, distance, distance_bits
+from p2pd.net.base import Listener, Network
+from p2pd.node.dht import Consistency, Written
+from p2pd.node.env import Env
+from p2pd.node.events import Events
+from p2pd.node.registry_store import keep_registry, load_registry, save_registry
+from p2pd.node.roster import ON_REQUEST
+from p2pd.node.services import Services, wire_services
+from p2pd.node.snapshot import (
+    FoundNode,
+    GetResult,
+    LookupHop,
+    LookupResult,
+    NodeSnapshot,
+    PeerCounts,
+    PeerSnapshot,
+    PutResult,
+    StoredVersion,
+    StoreUse,
+    peer_snapshot,
+    rfc3339,
+)
+from p2pd.store.base import Table
+from p2pd.wire.messages import PROTOCOL_VERSION, Echo, Echoed, FindNode, Ping
+
+_ECHO_TIMEOUT = 10.0
+# The shortest prefix that is taken for one of a node ID.
+_LEAST_PREFIX = 4
+
+
+class Node:
+    """What may be asked of a running node; get one from `open_node`.
+
+    `services` are its parts, for the simulation's checks.
+    """
+
+    def __init__(self, config: Config, env: Env, services: Services, instance: str) -> None:
+        self.node_id = env.identity.node_id
+        self.events = services.events
+        self.stopping = trio.Event()
+        self._config = config
+        self._env = env
+        self.services = services
+        self._instance = instance
+        self._started_wall = env.wall_clock()
+        self._started = trio.current_time()
+
+    def stop(self) -> None:
+        """Ask whoever runs this node to leave gracefully."""
+        self.stopping.set()
+
+    def reload(self, config: Config) -> None:
+        """Take what may change in a running node: see the `reload` mark of each key."""
+        services, connections = self.services, config.connections
+        services.roster.config = connections
+        services.registry.backoff = Backoff(connections.backoff_min, connections.backoff_max)
+        services.keepalive.config = config.liveness
+        services.discovery.config = config.discovery.multicast
+        services.bootstrap.set_addresses(config.discovery.bootstrap)
+        services.registry.retry_now()
+        services.dialer.wake()
+        self._config = config
+
+    def snapshot(self) -> NodeSnapshot:
+        """Show this node at a glance."""
+        own, store = self.services.own, self._env.store
+        counts = self.services.registry.counts()
+        records = store.usage(Table.RECORDS)
+        return NodeSnapshot(
+            node_id=self.node_id.hex(),
+            name=own.name,
+            instance=self._instance,
+            version=p2pd.__version__,
+            protocol=PROTOCOL_VERSION,
+            network=self._config.node.network,
+            pid=os.getpid(),
+            started_at=rfc3339(self._started_wall),
+            uptime_seconds=round(trio.current_time() - self._started, 3),
+            listen=[str(address) for address in own.listening],
+            addresses=[str(address) for address in own.addresses],
+            roles=[],
+            peers=PeerCounts(
+                connected=counts[Status.CONNECTED],
+                attempted=counts[Status.ATTEMPTED],
+                disconnected=counts[Status.DISCONNECTED],
+            ),
+            store=StoreUse(records=records.keys, bytes=records.bytes),
+        )
+
+    def peers(self) -> list[PeerSnapshot]:
+        """Show the registry: the connected first, then the latest seen."""
+        connections = self.services.roster.connections
+        wall = self._env.wall_clock()
+        shown = [
+            peer_snapshot(entry, connections.get(entry.node_id) if entry.node_id else None, wall)
+            for entry in self.services.registry
+        ]
+        order = [Status.CONNECTED, Status.DISCONNECTED, Status.ATTEMPTED]
+        shown.sort(key=lambda peer: peer.last_seen or "", reverse=True)
+        shown.sort(key=lambda peer: order.index(Status(peer.status)))
+        return shown
+
+    def resolve_peer(self, text: str) -> NodeId:
+        """Find a known peer by its ID, a unique prefix of it, or its unique name.
+
+        Raises `NotFound` or `AmbiguousPeer`.
+        """
+        entries = [each for each in self.services.registry if each.node_id is not None]
+        prefix = text.lower() if len(text) >= _LEAST_PREFIX else " "
+        found = {
+            each.node_id
+            for each in entries
+            if each.node_id and (each.name == text or each.node_id.hex().startswith(prefix))
+        }
+        if len(found) > 1:
+            shown = ", ".join(sorted(each.hex()[:16] for each in found))
+            raise AmbiguousPeer(f"{text!r} fits several peers: {shown}; use more of the ID")
+        for node_id in found:
+            return node_id
+        raise NotFound(f"no known peer {text!r}; `p2pctl peers` lists them")
+
+    async def connect(self, address: str) -> NodeId:
+        """Dial HOST:PORT now; returns who is there.
+
+        Raises `InvalidRequest`, or the last of what `Dialer.dial` raises.
+        """
+        try:
+            host, port = parse_address(address)
+        except ValueError as error:
+            raise InvalidRequest(str(error)) from None
+        failure: Exception = DialFailed(f"{host} has no address")
+        for each in await self._env.network.resolve(host, port):
+            try:
+                return (await self.services.dialer.dial(each, Source.MANUAL)).node_id
+            except (DialFailed, PeerError) as error:
+                failure = error
+        raise failure
+
+    async def disconnect(self, peer: NodeId) -> None:
+        """Close the connection to a peer; raises `NotFound` where there is none."""
+        connection = self.services.roster.connections.get(peer)
+        if connection is None:
+            raise NotFound(f"no connection to {peer.hex()[:12]}")
+        connection.close(ON_REQUEST)
+        await connection.ended.wait()
+
+    async def ping(self, peer: NodeId) -> float:
+        """Return the seconds of one round trip; dials if need be. Raises `P2PError`."""
+        dialer = self.services.dialer
+        await dialer.connect_to(peer)
+        sent_at = trio.current_time()
+        await dialer.request(peer, Ping(), self._config.liveness.ping_timeout)
+        return trio.current_time() - sent_at
+
+    async def echo(self, peer: NodeId, data: bytes) -> tuple[bytes, float]:
+        """Send bytes there and back; returns them and the seconds. Raises `P2PError`."""
+        dialer = self.services.dialer
+        await dialer.connect_to(peer)
+        sent_at = trio.current_time()
+        reply = await dialer.request(peer, Echo(data), _ECHO_TIMEOUT)
+        if not isinstance(reply, Echoed):
+            raise PeerError(f"{peer.hex()[:12]} answered {type(reply).__name__}")
+        return reply.data, trio.current_time() - sent_at
+
+    async def put(
+        self, key: str, value: bytes, *, ttl: float | None = None, if_version: str | None = None
+    ) -> PutResult:
+        """Write a value; see `Dht.put`."""
+        written = await self.services.dht.put(key, value, ttl=ttl, if_version=if_version)
+        return _put_result(key, written)
+
+    async def get(self, key: str, *, consistency: str = "quorum") -> GetResult:
+        """Read a value: `consistency` is one, quorum or all; see `Dht.get`."""
+        try:
+            wanted = Consistency(consistency)
+        except ValueError:
+            raise InvalidRequest(
+                f"consistency is one, quorum or all, not {consistency!r}"
+            ) from None
+        winner, *siblings = await self.services.dht.get(key, wanted)
+        return GetResult(key, _stored_version(winner), tuple(map(_stored_version, siblings)))
+
+    async def delete(self, key: str) -> PutResult:
+        """Delete a key; raises `NotFound` where there is nothing, else as `put`."""
+        await self.services.dht.get(key, Consistency.QUORUM)
+        return _put_result(key, await self.services.dht.put(key, None))
+
+    async def lookup(self, target: str) -> LookupResult:
+        """Show the route to a key, or to a node by ID, unique prefix or name.
+
+        Found are the closest nodes that answered, this one among them if it is so close.
+        """
+        point = self._point(target)
+        started = trio.current_time()
+        route = await self.services.routes.look_up(point, FindNode(point))
+        elapsed = trio.current_time() - started
+        found = [self.node_id, *(candidate.node_id for candidate in route.closest)]
+        found.sort(key=lambda each: distance(each, point))
+        return LookupResult(
+            target=point.hex(),
+            found=[
+                FoundNode(each.hex(), self._address_of(each), distance_bits(each, point))
+                for each in found[: self._config.dht.k]
+            ],
+            hops=[
+                LookupHop(hop.node_id.hex(), hop.depth, round(hop.seconds * 1000, 3), hop.outcome)
+                for hop in route.hops
+            ],
+            elapsed_ms=round(elapsed * 1000, 3),
+        )
+
+    def _point(self, target: str) -> bytes:
+        if len(target) == ID_BITS // 4:
+            try:
+                return NodeId.from_hex(target)
+            except ValueError:
+                return Key.of(target)
+        try:
+            return self.resolve_peer(target)
+        except NotFound:
+            return Key.of(target)
+
+    def _address_of(self, peer: NodeId) -> str:
+        if peer == self.node_id:
+            return next(map(str, self.services.own.addresses), "")
+        entry = self.services.registry.get(peer)
+        return str(entry.addresses[0]) if entry and entry.addresses else ""
+
+
+@asynccontextmanager
+async def open_node(
+    config: Config, env: Env, events: Events, *, instance: str = "default"
+) -> AsyncIterator[Node]:
+    """Run a node within the `async with`; it listens when this returns.
+
+    At a normal end it says goodbye to its peers and saves its registry. Raises
+    `StartError` where an address can't be had, `StoreError`. A bug in a service escapes as
+    an `ExceptionGroup`.
+    """
+    listeners = await _listen(env.network, config.listen.addresses)
+    services = wire_services(config, env, events, [each.address for each in listeners])
+    await load_registry(env, services.registry, events)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(services.roster.run)
+        nursery.start_soon(services.inbound.run, listeners)
+        for run in (
+            services.replica.run,
+            services.dht.run,
+            services.keepalive.run,
+            services.exchange.run,
+            services.dialer.run,
+            services.bootstrap.run,
+            services.discovery.run,
+            services.routes.run,
+        ):
+            nursery.start_soon(run)
+        nursery.start_soon(keep_registry, env, services.registry, events)
+        node = Node(config, env, services, instance)
+        yield node
+        services.inbound.stop()
+        services.dialer.stop()
+        await services.discovery.say_goodbye()
+        await services.roster.say_goodbye()
+        nursery.cancel_scope.cancel()
+    await save_registry(env, services.registry, events)
+
+
+async def _listen(network: Network, addresses: tuple[str, ...]) -> list[Listener]:
+    """Bind all addresses; where port 0 stands more than once, all get the same free port."""
+    listeners: list[Listener] = []
+    chosen = 0
+    for text in addresses:
+        host, port = parse_address(text, listening=True)
+        try:
+            listener = await network.listen(Address(host, port or chosen))
+        except StartError as error:
+            if listeners and _has_no_ipv6(host, error):
+                continue
+            for each in listeners:
+                await each.aclose()
+            raise
+        chosen = chosen if port else listener.address.port
+        listeners.append(listener)
+    return listeners
+
+
+def _has_no_ipv6(host: str, error: StartError) -> bool:
+    cause = error.__cause__
+    return host == "::" and isinstance(cause, OSError) and cause.errno == errno.EAFNOSUPPORT
+
+
+def _put_result(key: str, written: Written) -> PutResult:
+    return PutResult(
+        key, written.version.name.hex(), written.stored, written.wanted, written.quorum
+    )
+
+
+def _stored_version(version: Version) -> StoredVersion:
+    return StoredVersion(
+        value=version.record.value or b"",
+        version=version.name.hex(),
+        writer=NodeId.of(version.record.writer).hex(),
+    )

@@ -1,0 +1,79 @@
+"""Peer records from others: checked, remembered, entered into the registry.
+
+Most records come many times, from many peers. Checking a signature costs more than all
+the rest, so what was checked is remembered, in a bounded cache that may be shared.
+"""
+
+from collections import deque
+from collections.abc import Callable
+
+from p2pd.core.entries import Source
+from p2pd.core.registry import Registry
+from p2pd.errors import BadMessage
+from p2pd.ids import NodeId
+from p2pd.node.addresses import reachable
+from p2pd.node.env import Env
+from p2pd.wire.messages import MAX_REDIRECTS, Signed
+
+# So that a refusal with all its redirects fits into a frame of the handshake.
+MAX_REDIRECT_BYTES = 512
+MAX_TURNED_AWAY = 64
+
+
+class PeerBook:
+    """What peers say of peers; `on_news` is called when the registry learned something."""
+
+    def __init__(self, env: Env, registry: Registry, *, difficulty: int) -> None:
+        self.on_news: list[Callable[[], None]] = []
+        self._env = env
+        self._registry = registry
+        self._difficulty = difficulty
+        self._turned_away: deque[Signed] = deque(maxlen=MAX_TURNED_AWAY)
+
+    def turned_away(self, signed: Signed) -> None:
+        """Note the record of a proven peer for whom there was no room here.
+
+        It is alive, and most likely has room itself.
+        """
+        if signed not in self._turned_away:
+            self._turned_away.append(signed)
+
+    def redirects(self, exclude: NodeId | None) -> tuple[Signed, ...]:
+        """Pick records of good peers, for one who finds this node full.
+
+        Half of them are others who were turned away: else all who come at once would be
+        sent to the same few, which are full, too.
+        """
+        waiting = [each for each in self._turned_away if self._owner(each) != exclude]
+        picked = self._env.rng.sample(waiting, min(len(waiting), MAX_REDIRECTS // 2))
+        picked += self._registry.sample(MAX_REDIRECTS - len(picked), exclude)
+        return tuple(signed for signed in picked if len(signed.body) <= MAX_REDIRECT_BYTES)
+
+    def learn(self, signed: Signed, *, told_over: str, told_by: NodeId | None) -> NodeId | None:
+        """Take a record that was passed on; returns whose it is, None if it is no good.
+
+        Nothing of the teller is believed but what the record's owner signed. `told_over`
+        is the host from which it came, `told_by` the peer, where it is known.
+        """
+        try:
+            opened = self._env.records.open(signed)
+        except BadMessage:
+            return None
+        if opened.work < self._difficulty:
+            return None
+        known = self._registry.get(opened.node_id)
+        if known is None or opened.record.sequence > known.sequence:
+            self._registry.learn(
+                opened.signed,
+                opened.record,
+                reachable(opened.addresses, told_over),
+                Source.EXCHANGE,
+                self._env.wall_clock(),
+                told_by=told_by,
+            )
+            for callback in self.on_news:
+                callback()
+        return opened.node_id
+
+    def _owner(self, signed: Signed) -> NodeId:
+        return self._env.records.open(signed).node_id

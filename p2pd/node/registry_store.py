@@ -1,0 +1,125 @@
+"""The registry on disk: loaded at start, saved when it has changed and at the end."""
+
+import logging
+from typing import Annotated
+
+import attrs
+import trio
+
+from p2pd.address import Address
+from p2pd.core.entries import Entry, Source, Status
+from p2pd.core.registry import Registry
+from p2pd.errors import BadMessage, StoreError
+from p2pd.ids import NodeId
+from p2pd.node.env import Env
+from p2pd.node.events import Events
+from p2pd.store.base import Change, Table
+from p2pd.wire import codec
+from p2pd.wire.messages import Labels, Length, Milliseconds, Range, Signed
+
+SAVE_INTERVAL = 30.0
+_MAX_ERROR = 1024
+
+Count = Annotated[int, Range(0, (1 << 63) - 1)]
+
+
+@attrs.frozen
+class SavedPeer:
+    """A registry entry as it lies on disk; its key is the node ID."""
+
+    source: Annotated[str, Length(0, 32)]
+    signed: Signed | None
+    sequence: Annotated[int, Range(-1, (1 << 63) - 1)]
+    name: Annotated[str, Length(0, 64)]
+    addresses: Labels
+    success_count: Count
+    fail_count: Count
+    first_seen: Milliseconds
+    last_seen: Milliseconds
+    last_error: Annotated[str, Length(0, _MAX_ERROR)]
+
+
+async def load_registry(env: Env, registry: Registry, events: Events) -> None:
+    """Fill the registry with what was saved; an entry that can't be read is left out."""
+    unreadable = 0
+    for key, value in await env.store.scan(Table.PEERS):
+        try:
+            registry.restore(_restored(NodeId(key), codec.decode(SavedPeer, value)))
+        except (BadMessage, ValueError):
+            unreadable += 1
+    if unreadable:
+        events.emit(
+            "registry.unreadable",
+            f"{unreadable} saved peers could not be read and are forgotten",
+            level=logging.WARNING,
+        )
+
+
+async def keep_registry(env: Env, registry: Registry, events: Events) -> None:
+    """Save changes every half minute, until cancelled; without changes nothing is written."""
+    saved = True
+    while True:
+        await trio.sleep(SAVE_INTERVAL)
+        saved = await save_registry(env, registry, events, told=not saved)
+
+
+async def save_registry(
+    env: Env, registry: Registry, events: Events, *, told: bool = False
+) -> bool:
+    """Write what changed since the last time; returns whether all is on disk.
+
+    A disk that refuses is reported, unless that was `told` before; what it refused is
+    written the next time.
+    """
+    changed, gone = registry.take_changes()
+    changes = [Change(Table.PEERS, node_id, _saved(entry)) for node_id, entry in changed]
+    changes += [Change(Table.PEERS, node_id, None) for node_id in gone]
+    if not changes:
+        return True
+    saved = False
+    try:
+        await env.store.apply(changes)
+        saved = True
+    except StoreError as error:
+        if not told:
+            text = f"the peer registry is not saved: {error}"
+            events.emit("registry.unsaved", text, level=logging.WARNING)
+    finally:
+        # Also where this is cancelled: the last save before the end is still to come.
+        if not saved:
+            registry.not_saved(NodeId(change.key) for change in changes)
+    return saved
+
+
+def _saved(entry: Entry) -> bytes:
+    return codec.encode(
+        SavedPeer(
+            source=entry.source.value,
+            signed=entry.signed,
+            sequence=entry.sequence,
+            name=entry.name or "",
+            addresses=tuple(map(str, entry.addresses)),
+            success_count=entry.success_count,
+            fail_count=entry.fail_count,
+            first_seen=int(entry.first_seen * 1000),
+            last_seen=int((entry.last_seen or 0) * 1000),
+            last_error=codec.clip(entry.last_error or "", _MAX_ERROR),
+        )
+    )
+
+
+def _restored(node_id: NodeId, saved: SavedPeer) -> Entry:
+    return Entry(
+        node_id=node_id,
+        source=Source(saved.source),
+        first_seen=saved.first_seen / 1000,
+        signed=saved.signed,
+        sequence=saved.sequence,
+        name=saved.name or None,
+        addresses=[Address.parse(text) for text in saved.addresses],
+        status=Status.DISCONNECTED,
+        success_count=saved.success_count,
+        fail_count=saved.fail_count,
+        last_seen=saved.last_seen / 1000 or None,
+        last_error=saved.last_error or None,
+    )

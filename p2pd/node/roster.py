@@ -1,0 +1,247 @@
+"""The connections of a node: at most one for each peer, inbound and outbound in one table.
+
+All of them run in one nursery; one that ends, for whatever reason, ends alone.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+
+import trio
+
+from p2pd.config import ConnectionsConfig
+from p2pd.core.duplicates import Link, new_one_stays
+from p2pd.core.entries import Entry, Source
+from p2pd.core.registry import MAX_ADDRESSES, Registry
+from p2pd.errors import Busy, HandshakeRefused
+from p2pd.ids import NodeId
+from p2pd.node.addresses import reachable
+from p2pd.node.connection import Connection, Direction
+from p2pd.node.env import Env
+from p2pd.node.events import Events
+from p2pd.wire.handshake import Reason
+
+# At a bound, a connection that carried no request for so long makes room for a new one.
+IDLE_AFTER = 30.0
+_GOODBYE_GRACE = 0.5
+# How long a peer may take to close what its new dial replaced.
+_RETIREMENT = 1.0
+# What a goodbye says when a user asked for it.
+ON_REQUEST = "disconnected on request"
+MAKING_ROOM = "making room for others"
+
+
+class Roster:
+    """The table of connections; `run` must be running for connections to be served."""
+
+    def __init__(
+        self, env: Env, config: ConnectionsConfig, registry: Registry, events: Events
+    ) -> None:
+        self.config = config
+        self.registry = registry
+        self.connections: dict[NodeId, Connection] = {}
+        self.on_connected: list[Callable[[Connection], None]] = []
+        self.on_disconnected: list[Callable[[Connection], None]] = []
+        self._env = env
+        self._own_id = env.identity.node_id
+        self._events = events
+        self._nursery: trio.Nursery | None = None
+        self._retiring: dict[NodeId, Connection] = {}
+        self._empty = trio.Event()
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Own all connections, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None
+
+    def serve_soon(self, connection: Connection) -> None:
+        """Serve a connection in the background until it ends.
+
+        Where `run` has ended, the process is about to end with all its connections.
+        """
+        if self._nursery is not None:
+            self._nursery.start_soon(self.serve, connection)
+
+    async def serve(self, connection: Connection) -> None:
+        """Serve a connection until it ends."""
+        try:
+            await connection.run()
+        finally:
+            if self.connections.get(connection.node_id) is connection:
+                self._remove(connection, connection.end_reason or "it ended")
+
+    async def say_goodbye(self) -> None:
+        """Tell all peers that this node leaves, and give them a moment to hear it."""
+        for connection in self.connections.values():
+            connection.close("leaving")
+        if self.connections:
+            self._empty = trio.Event()
+            with trio.move_on_after(_GOODBYE_GRACE):
+                await self._empty.wait()
+
+    def admit(self, connection: Connection, source: Source) -> bool:
+        """Enter a connection into the table; False if another one to the peer stays instead.
+
+        Where the new one stays, the old one is closed.
+        """
+        peer = connection.peer
+        old = self.connections.get(peer.node_id)
+        if old is not None and old.end_reason is not None:
+            self._remove(old, old.end_reason)
+            old = None
+        if old is not None:
+            if not new_one_stays(
+                self._link(connection), self._link(old), self._own_id, peer.node_id
+            ):
+                return False
+            if old.peer.instance != peer.instance:
+                self._remove(old, "the peer restarted")
+                old.close(Reason.DUPLICATE)
+            elif connection.direction is Direction.OUTBOUND:
+                old.close(Reason.DUPLICATE)
+            else:
+                self._retire(old)
+        replaces = peer.node_id in self.connections
+        self.connections[peer.node_id] = connection
+        if not replaces:
+            self._enter(connection, source)
+        return True
+
+    def _retire(self, old: Connection) -> None:
+        """Leave it to the peer to close a connection that one of its dials replaces.
+
+        It learns only now that the new one was admitted; a goodbye on the old one could
+        overtake that, and would leave it without any for a moment.
+        """
+        earlier = self._retiring.get(old.node_id)
+        if earlier is not None:
+            earlier.close(Reason.DUPLICATE)
+        self._retiring[old.node_id] = old
+        if self._nursery is not None:
+            self._nursery.start_soon(self._close_retired, old)
+
+    async def _close_retired(self, old: Connection) -> None:
+        with trio.move_on_after(_RETIREMENT):
+            await old.ended.wait()
+        old.close(Reason.DUPLICATE)
+        if self._retiring.get(old.node_id) is old:
+            del self._retiring[old.node_id]
+
+    def admit_inbound(self, connection: Connection) -> None:
+        """Admit an inbound connection, or raise `HandshakeRefused`: full, or a duplicate."""
+        if connection.node_id not in self.connections:
+            self._check_limits(connection)
+        if not self.admit(connection, Source.INBOUND):
+            # Perhaps the old one is dead, and its end was not noticed here yet.
+            self.connections[connection.node_id].probe()
+            raise HandshakeRefused(Reason.DUPLICATE, "there is a connection already")
+
+    def make_room(
+        self, direction: Direction, *, coming: int = 0, newcomer: str | None = None
+    ) -> None:
+        """At the bound of a direction, close what is unused for longest, or raise `Busy`.
+
+        `coming` are places already promised. Outbound, connections in passing go first, as
+        soon as nothing is under way on them. Inbound, the host `newcomer` takes no place
+        from one that holds fewer than itself.
+        """
+        inbound = direction is Direction.INBOUND
+        most = self.config.max_inbound if inbound else self.config.max_outbound
+        held = [each for each in self.connections.values() if each.direction is direction]
+        if len(held) + coming < most:
+            return
+        now = trio.current_time()
+        places: Counter[str | None] = Counter(each.remote.host for each in held)
+        idle = [
+            each
+            for each in held
+            if places[each.remote.host] >= places[newcomer]
+            and now - each.last_used >= (IDLE_AFTER if inbound or not each.passing else 0)
+            and not each.requests_under_way
+        ]
+        if not idle:
+            raise Busy(f"{len(held)} {direction} connections (connections.max_{direction})")
+        victim = min(idle, key=lambda each: (not each.passing, each.last_used))
+        # Out of the table at once: a peer that reads slowly must not hold its place.
+        self._remove(victim, MAKING_ROOM)
+        victim.close(MAKING_ROOM)
+
+    def _check_limits(self, connection: Connection) -> None:
+        host = connection.remote.host
+        inside = sum(
+            each.remote.host == host and each.direction is Direction.INBOUND
+            for each in self.connections.values()
+        )
+        # Nodes that share a host all come from its loopback address.
+        if inside >= self.config.max_per_ip and not connection.remote.ip.is_loopback:
+            raise HandshakeRefused(
+                Reason.FULL, f"{inside} connections from {host} (connections.max_per_ip)"
+            )
+        try:
+            self.make_room(Direction.INBOUND, newcomer=host)
+        except Busy as full:
+            raise HandshakeRefused(Reason.FULL, str(full)) from None
+
+    def _enter(self, connection: Connection, source: Source) -> None:
+        peer = connection.peer
+        wall = self._env.wall_clock()
+        entry = self.registry.connected(
+            peer.signed_record,
+            peer.record,
+            source,
+            wall,
+            remote=connection.remote,
+            dialed=connection.direction is Direction.OUTBOUND,
+        )
+        claimed = reachable(peer.addresses, connection.remote.host)
+        # First what was dialled just now, then what the peer says now, then what was known.
+        dialed = entry.addresses[: connection.direction is Direction.OUTBOUND]
+        known = dict.fromkeys([*dialed, *claimed, *entry.addresses])
+        entry.addresses[:] = list(known)[:MAX_ADDRESSES]
+        self._events.emit(
+            "peer.connected",
+            f"connected to {describe(entry)}, {connection.direction}, at {connection.remote}",
+            peer=peer.node_id,
+            address=str(connection.remote),
+            direction=connection.direction,
+        )
+        for callback in self.on_connected:
+            callback(connection)
+
+    def _remove(self, connection: Connection, reason: str) -> None:
+        peer = connection.node_id
+        del self.connections[peer]
+        if not self.connections:
+            self._empty.set()
+        wall, now = self._env.wall_clock(), trio.current_time()
+        entry = self.registry.disconnected(
+            peer, reason, wall, now, on_request=reason.endswith(ON_REQUEST)
+        )
+        self._events.emit(
+            "peer.disconnected",
+            f"disconnected from {describe(entry)}: {reason}",
+            peer=peer,
+            address=str(connection.remote),
+            reason=reason,
+        )
+        for callback in self.on_disconnected:
+            callback(connection)
+
+    def _link(self, connection: Connection) -> Link:
+        outbound = connection.direction is Direction.OUTBOUND
+        return Link(
+            dialer=self._own_id if outbound else connection.node_id,
+            dial_number=connection.peer.dial_number,
+            peer_instance=connection.peer.instance,
+        )
+
+
+def describe(entry: Entry) -> str:
+    """Name a peer for people: its name and the start of its ID, or its address."""
+    if entry.node_id is None:
+        return str(entry.addresses[0])
+    return f"{entry.name or 'peer'} ({entry.node_id.hex()[:12]})"

@@ -1,0 +1,163 @@
+"""The DHT's map: the routing table, kept by what connections show, and lookups along it."""
+
+import math
+
+import attrs
+import trio
+
+from p2pd.config import DhtConfig
+from p2pd.core.lookup import Candidate, Lookup
+from p2pd.core.routing import Contact, RoutingTable
+from p2pd.errors import Busy, P2PError
+from p2pd.ids import ID_BYTES, NodeId
+from p2pd.node.connection import Connection
+from p2pd.node.dialer import Dialer
+from p2pd.node.dispatch import Call, Dispatch
+from p2pd.node.env import Env
+from p2pd.node.peer_book import PeerBook
+from p2pd.node.roster import Roster
+from p2pd.wire.messages import MAX_RECORDS, FindNode, FindValue, Message, Nodes, Signed, Value
+
+REFRESH_INTERVAL = 600.0
+
+
+@attrs.frozen
+class Hop:
+    """One query of a lookup: `seconds` it took, `outcome` is `answered` or an error code."""
+
+    node_id: NodeId
+    depth: int
+    seconds: float
+    outcome: str
+
+
+@attrs.define
+class Route:
+    """What a lookup found: the closest live nodes, their answers, and each step, in order."""
+
+    closest: list[Candidate] = attrs.field(factory=list)
+    answers: dict[NodeId, Nodes | Value] = attrs.field(factory=dict)
+    hops: list[Hop] = attrs.field(factory=list)
+
+
+class Routes:
+    """Who is close to what, as far as this node knows or can find out."""
+
+    def __init__(
+        self,
+        env: Env,
+        config: DhtConfig,
+        roster: Roster,
+        dialer: Dialer,
+        book: PeerBook,
+        dispatch: Dispatch,
+    ) -> None:
+        self._env = env
+        self._config = config
+        self._roster = roster
+        self._dialer = dialer
+        self._book = book
+        self._own_id = env.identity.node_id
+        self.table = RoutingTable(self._own_id, config.k)
+        self._joined = trio.Event()
+        dispatch.add(FindNode, self._answer)
+        roster.on_connected.append(self._heard_from)
+
+    async def run(self) -> None:
+        """Join once somebody is connected, by looking oneself up; then refresh at times.
+
+        Kademlia, section 2.3; the interval is that of go-libp2p-kad-dht.
+        """
+        await self._joined.wait()
+        await self.look_up(self._own_id, FindNode(self._own_id))
+        while True:
+            await trio.sleep(REFRESH_INTERVAL * self._env.rng.uniform(0.75, 1.25))
+            target = self._env.rng.randbytes(ID_BYTES)
+            await self.look_up(target, FindNode(target))
+
+    def closest_records(self, target: bytes, exclude: NodeId) -> tuple[Signed, ...]:
+        """Return the signed records of the closest known nodes, for an answer."""
+        count = min(self._config.k, MAX_RECORDS)
+        contacts = self.table.closest(target, count + 1)
+        return tuple(self._newest(each) for each in contacts if each.node_id != exclude)[:count]
+
+    def _newest(self, contact: Contact) -> Signed:
+        entry = self._roster.registry.get(contact.node_id)
+        return entry.signed if entry is not None and entry.signed is not None else contact.signed
+
+    async def look_up(self, target: bytes, question: FindNode | FindValue) -> Route:
+        """Ask one's way to the k nodes closest to `target`; see `core.lookup`."""
+        route = Route()
+        start = self.table.closest(target, self._config.k)
+        lookup = Lookup(
+            target,
+            [(contact.node_id, contact.signed) for contact in start],
+            own_id=self._own_id,
+            k=self._config.k,
+            alpha=self._config.alpha,
+        )
+        async with trio.open_nursery() as nursery:
+            progress = trio.Event()
+
+            async def ask(candidate: Candidate) -> None:
+                nonlocal progress
+                await self._ask(lookup, candidate, question, route)
+                progress.set()
+                progress = trio.Event()
+
+            while not lookup.finished:
+                candidate = lookup.next()
+                if candidate is None:
+                    await progress.wait()
+                else:
+                    nursery.start_soon(ask, candidate)
+            nursery.cancel_scope.cancel()
+        route.closest = lookup.closest()
+        return route
+
+    async def _ask(
+        self, lookup: Lookup, candidate: Candidate, question: Message, route: Route
+    ) -> None:
+        asked_at = trio.current_time()
+        outcome, answer = "answered", None
+        try:
+            with trio.fail_after(self._config.request_timeout):
+                answer = await self._dialer.request(candidate.node_id, question, math.inf)
+        except P2PError as error:
+            outcome = error.code
+        except trio.TooSlowError:
+            outcome = "timeout"
+        if isinstance(answer, Nodes | Value):
+            route.answers[candidate.node_id] = answer
+            self.table.heard_from(candidate.node_id, candidate.signed)
+            connection = self._roster.connections.get(candidate.node_id)
+            lookup.answered(candidate, self._named(answer, connection))
+        else:
+            outcome = outcome if answer is None else "refused"
+            # Without room for a connection, nobody knows whether it would have answered.
+            if outcome != Busy.code:
+                self.table.failed(candidate.node_id)
+            lookup.failed(candidate)
+        seconds = trio.current_time() - asked_at
+        route.hops.append(Hop(candidate.node_id, candidate.depth, seconds, outcome))
+
+    def _named(
+        self, answer: Nodes | Value, told_by: Connection | None
+    ) -> list[tuple[NodeId, Signed]]:
+        """Check the records of an answer and enter them into the registry, to be dialled."""
+        if told_by is None:
+            return []
+        host, teller = told_by.remote.host, told_by.node_id
+        learned = (
+            (self._book.learn(each, told_over=host, told_by=teller), each)
+            for each in answer.records
+        )
+        return [(node_id, signed) for node_id, signed in learned if node_id is not None]
+
+    def _answer(self, call: Call, request: FindNode) -> Nodes:
+        return Nodes(self.closest_records(request.target, exclude=call.connection.node_id))
+
+    def _heard_from(self, connection: Connection) -> None:
+        if connection.peer.record.addresses:
+            self.table.heard_from(connection.node_id, connection.peer.signed_record)
+            self._joined.set()

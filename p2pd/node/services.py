@@ -1,0 +1,116 @@
+"""The services of one node, wired together. `node.node` runs them."""
+
+import attrs
+
+from p2pd.address import Address
+from p2pd.config import Config
+from p2pd.core.entries import Backoff
+from p2pd.core.registry import Registry
+from p2pd.node.bootstrap import Bootstrap
+from p2pd.node.dht import Dht
+from p2pd.node.dialer import Dialer
+from p2pd.node.discovery import Discovery
+from p2pd.node.dispatch import Call, Dispatch
+from p2pd.node.env import Env
+from p2pd.node.events import Events
+from p2pd.node.exchange import Exchange
+from p2pd.node.handshaking import Introducer
+from p2pd.node.inbound import Inbound
+from p2pd.node.keepalive import Keepalive
+from p2pd.node.own_record import OwnRecord
+from p2pd.node.peer_book import PeerBook
+from p2pd.node.replica import Replica
+from p2pd.node.roster import Roster
+from p2pd.node.routes import Routes
+from p2pd.wire.beacon import network_tag
+from p2pd.wire.handshake import Terms
+from p2pd.wire.messages import Echo, Echoed, Ping, Pong
+
+
+@attrs.frozen
+class Services:
+    """Everything that a node is made of."""
+
+    events: Events
+    dispatch: Dispatch
+    own: OwnRecord
+    registry: Registry
+    roster: Roster
+    inbound: Inbound
+    dialer: Dialer
+    bootstrap: Bootstrap
+    keepalive: Keepalive
+    exchange: Exchange
+    discovery: Discovery
+    replica: Replica
+    routes: Routes
+    dht: Dht
+
+
+def wire_services(config: Config, env: Env, events: Events, listening: list[Address]) -> Services:
+    """Make the services of a node that listens on `listening`; nothing runs yet."""
+    terms = Terms(
+        identity=env.identity,
+        instance=env.entropy(16),
+        network=config.node.network,
+        records=env.records,
+        network_key=env.network_key,
+        difficulty=config.identity.difficulty,
+    )
+    dispatch = Dispatch(events)
+    dispatch.add(Ping, _pong)
+    dispatch.add(Echo, _echo)
+    own = OwnRecord(env, config.node.name, listening)
+    backoff = Backoff(config.connections.backoff_min, config.connections.backoff_max)
+    registry = Registry(env.identity.node_id, backoff, env.rng)
+    roster = Roster(env, config.connections, registry, events)
+    book = PeerBook(env, registry, difficulty=config.identity.difficulty)
+    introducer = Introducer(env, terms, own, book, dispatch)
+    dialer = Dialer(env, introducer, roster, events)
+    book.on_news.append(dialer.wake)
+    exchange = Exchange(env, roster, book, own, dispatch)
+    discovery = Discovery(
+        env,
+        config.discovery.multicast,
+        own,
+        registry,
+        dialer,
+        exchange,
+        events,
+        network=network_tag(config.node.network),
+        instance=terms.instance.hex(),
+    )
+
+    def woke() -> None:
+        registry.retry_now()
+        dialer.wake()
+        for connection in roster.connections.values():
+            connection.probe()
+
+    limit = config.store.max_value_bytes
+    replica = Replica(env, dispatch, events, max_value_bytes=limit)
+    routes = Routes(env, config.dht, roster, dialer, book, dispatch)
+    return Services(
+        events=events,
+        dispatch=dispatch,
+        own=own,
+        registry=registry,
+        roster=roster,
+        inbound=Inbound(env, introducer, roster, events),
+        dialer=dialer,
+        bootstrap=Bootstrap(env, config.discovery.bootstrap, registry, roster, dialer, events),
+        keepalive=Keepalive(env, config.liveness, roster, events, woke),
+        exchange=exchange,
+        discovery=discovery,
+        replica=replica,
+        routes=routes,
+        dht=Dht(env, config.dht, routes, dialer, replica, dispatch, max_value_bytes=limit),
+    )
+
+
+def _pong(_: Call, __: Ping) -> Pong:
+    return Pong()
+
+
+def _echo(_: Call, message: Echo) -> Echoed:
+    return Echoed(message.data)

@@ -1,0 +1,64 @@
+"""Nodes that lie: full members of the network, but for what they answer."""
+
+from p2pd.address import Address
+from p2pd.node.dispatch import Call
+from p2pd.simulation.world import SimNode, World
+from p2pd.wire.identity import Identity
+from p2pd.wire.messages import (
+    FindNode,
+    FindValue,
+    GetPeers,
+    Nodes,
+    PeerRecord,
+    Peers,
+    Signed,
+    Store,
+    Stored,
+    Value,
+)
+
+INVENTED = 20
+# TEST-NET-3 (RFC 5737): nobody is there.
+_NOWHERE = "203.0.113."
+
+
+def make_liar(world: World, node: SimNode) -> None:
+    """Let a running node lie from now on, until it restarts.
+
+    It names only invented nodes, knows no value, and throws away what it says it stored.
+    """
+    invented = tuple(_invent(world, number) for number in range(INVENTED))
+    dispatch = node.services.dispatch
+
+    def find_node(_: Call, __: FindNode) -> Nodes:
+        return Nodes(invented)
+
+    def find_value(_: Call, __: FindValue) -> Value:
+        return Value((), invented)
+
+    def store(_: Call, __: Store) -> Stored:
+        return Stored()
+
+    def get_peers(_: Call, request: GetPeers) -> Peers:
+        return Peers(invented[: request.limit])
+
+    dispatch.add(FindNode, find_node)
+    dispatch.add(FindValue, find_value)
+    dispatch.add(Store, store)
+    dispatch.add(GetPeers, get_peers)
+
+
+def _invent(world: World, number: int) -> Signed:
+    identity = Identity.mint(world.rng.randbytes(32), 0)
+    address = Address(f"{_NOWHERE}{number + 1}", 41000)
+    return identity.vouch(
+        PeerRecord(
+            public_key=identity.public_key,
+            nonce=identity.nonce,
+            sequence=1,
+            name="invented",
+            addresses=(str(address),),
+            roles=(),
+            issued=1,
+        )
+    )

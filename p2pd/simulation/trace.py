@@ -1,0 +1,47 @@
+"""What happened in a world: who sent what to whom, as a digest of all and a list of the last."""
+
+import hashlib
+import struct
+from collections import deque
+
+from p2pd.wire.messages import TAGS
+
+LAST = 20_000
+_STAMP = struct.Struct(">d")
+
+
+class Trace:
+    """Takes note of everything that is carried.
+
+    `digest` covers all of it; `lines` shows the last `LAST` sendings.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._hash = hashlib.blake2b(digest_size=16)
+        self._last: deque[tuple[float, str, str, bytes]] = deque(maxlen=LAST)
+
+    def record(self, now: float, source: str, destination: str, data: bytes) -> None:
+        """Take note of bytes that one host sends another; empty for the end of a stream."""
+        self.count += 1
+        self._hash.update(b"%b%b>%b " % (_STAMP.pack(now), source.encode(), destination.encode()))
+        self._hash.update(data)
+        self._last.append((now, source, destination, data[:2] + bytes([min(len(data), 255)])))
+
+    def digest(self) -> str:
+        """Return the digest of all that was recorded: equal for equal runs."""
+        return self._hash.hexdigest()
+
+    def lines(self) -> list[str]:
+        """Show the last sendings, one a line: when, from where, to where, the first message."""
+        return [
+            f"{now:12.4f} {source:>15} -> {destination:<15} {_kind(data)}"
+            for now, source, destination, data in self._last
+        ]
+
+
+def _kind(data: bytes) -> str:
+    if len(data) < 3:
+        return "end of stream"
+    kind = TAGS.get(data[1])
+    return "beacon" if data[:1] == b"{" else kind.__name__ if kind else f"tag {data[1]}"

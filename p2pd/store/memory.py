@@ -1,0 +1,82 @@
+"""The store in memory, for simulations and tests."""
+
+from collections.abc import Callable, Sequence
+
+import trio
+
+from p2pd.errors import StoreFull
+from p2pd.store.base import Change, Table, Usage
+
+
+class MemoryStore:
+    """See `Store`; `max_bytes` bounds the values of all records.
+
+    A write takes `sync_seconds` to reach the disk. One that is cancelled before, as by a
+    crash, is lost, or is on the disk although nobody was told: `survives()` decides.
+    """
+
+    def __init__(
+        self,
+        max_bytes: int = 1 << 30,
+        *,
+        sync_seconds: float = 0.0,
+        survives: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._max_bytes = max_bytes
+        self._sync_seconds = sync_seconds
+        self._survives = survives
+        self._tables: dict[Table, dict[bytes, bytes]] = {table: {} for table in Table}
+        self._expires: dict[tuple[Table, bytes], float] = {}
+        self._bytes = dict.fromkeys(Table, 0)
+
+    async def get(self, table: Table, key: bytes) -> bytes | None:
+        """See `Store`."""
+        await trio.lowlevel.checkpoint()
+        return self._tables[table].get(key)
+
+    async def apply(self, changes: Sequence[Change]) -> None:
+        """See `Store`."""
+        try:
+            await trio.sleep(self._sync_seconds)
+        except trio.Cancelled:
+            if self._survives():
+                self._apply(changes)
+            raise
+        self._apply(changes)
+
+    def _apply(self, changes: Sequence[Change]) -> None:
+        stored = self._tables[Table.RECORDS]
+        last = {each.key: each.value or b"" for each in changes if each.table is Table.RECORDS}
+        grown = self._bytes[Table.RECORDS] + sum(
+            len(value) - len(stored.get(key, b"")) for key, value in last.items()
+        )
+        if self._bytes[Table.RECORDS] < grown > self._max_bytes:
+            raise StoreFull(f"the store holds {self._max_bytes} bytes already (store.max_bytes)")
+        for change in changes:
+            self._write(change)
+
+    async def scan(self, table: Table) -> list[tuple[bytes, bytes]]:
+        """See `Store`."""
+        await trio.lowlevel.checkpoint()
+        return sorted(self._tables[table].items())
+
+    async def purge(self, now: float) -> int:
+        """See `Store`."""
+        await trio.lowlevel.checkpoint()
+        gone = [where for where, expires in self._expires.items() if expires <= now]
+        for table, key in gone:
+            self._write(Change(table, key, None))
+        return len(gone)
+
+    def usage(self, table: Table) -> Usage:
+        """See `Store`."""
+        return Usage(len(self._tables[table]), self._bytes[table])
+
+    def _write(self, change: Change) -> None:
+        table = self._tables[change.table]
+        self._bytes[change.table] += len(change.value or b"") - len(table.pop(change.key, b""))
+        self._expires.pop((change.table, change.key), None)
+        if change.value is not None:
+            table[change.key] = change.value
+            if change.expires is not None:
+                self._expires[change.table, change.key] = change.expires

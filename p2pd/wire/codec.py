@@ -1,0 +1,160 @@
+"""The one strict door for bytes: any bytes give a value of the asked type or `BadMessage`.
+
+cattrs does the walking; its lenient defaults ("7" becomes 7, true becomes 1, NaN passes)
+are replaced by hooks that check the exact type and the bounds written in `messages`.
+Objects travel as msgpack arrays of their fields; maps and extension types never occur.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar, cast, get_args, get_origin, get_type_hints
+
+import attrs
+import msgpack
+from cattrs import Converter
+
+from p2pd.errors import BadMessage
+from p2pd.wire.messages import TAGS, Length, Message, Range
+
+# msgpack allocates what a length field announces, so a few nested headers could otherwise
+# ask for gigabytes. No list in any message is longer than this.
+_MAX_ARRAY = 64
+
+StructureHook = Callable[[Any, Any], Any]
+UnstructureHook = Callable[[Any], Any]
+T = TypeVar("T")
+
+
+def encode(value: Any) -> bytes:
+    """Encode a message or the body of a signed record.
+
+    Bounds are not checked here: who fills in what a user typed checks it there.
+    """
+    return cast("bytes", _pack(_converter.unstructure(value)))
+
+
+def clip(text: str, most: int) -> str:
+    """Cut a text to `most` bytes of UTF-8, as bounds count; what UTF-8 can't hold becomes ?."""
+    return text.encode(errors="replace")[:most].decode(errors="ignore")
+
+
+def encode_message(message: Message) -> tuple[int, bytes]:
+    """Return the tag of a message and its payload."""
+    tag, unstructure = _ENCODERS[type(message)]
+    return tag, cast("bytes", _pack(unstructure(message)))
+
+
+def decode(cls: type[T], data: bytes) -> T:
+    """Decode `data` as a `cls`; raises `BadMessage` for anything that is not exactly one."""
+    return cast("T", _decode(_converter.get_structure_hook(cls), cls, data))
+
+
+def decode_message(tag: int, payload: bytes) -> Message:
+    """Decode the payload of a frame; raises `BadMessage`, also for an unknown tag."""
+    decoder = _DECODERS.get(tag)
+    if decoder is None:
+        raise BadMessage(f"unknown message tag {tag}")
+    return cast("Message", _decode(*decoder, payload))
+
+
+def _decode(structure: StructureHook, cls: type, data: bytes) -> Any:
+    try:
+        plain = msgpack.unpackb(
+            data, use_list=False, max_array_len=_MAX_ARRAY, max_map_len=0, max_ext_len=0
+        )
+    # ValueError is the root of msgpack's errors and of UnicodeDecodeError.
+    except ValueError as error:
+        raise BadMessage(f"{cls.__name__}: not msgpack: {error}") from None
+    return structure(plain, cls)
+
+
+_pack = msgpack.Packer(autoreset=True).pack
+
+
+def _exactly(kind: type) -> StructureHook:
+    def structure(value: Any, _: Any) -> Any:
+        if type(value) is not kind:
+            raise BadMessage(f"{type(value).__name__} where {kind.__name__} belongs")
+        return value
+
+    return structure
+
+
+def _annotated(annotation: Any) -> StructureHook:
+    inner_type, bound = get_args(annotation)
+    inner = _converter.get_structure_hook(inner_type)
+    least, most = bound
+
+    def structure_sized(value: Any, _: Any) -> Any:
+        value = inner(value, inner_type)
+        size = len(value.encode()) if type(value) is str else len(value)
+        if not least <= size <= most:
+            raise BadMessage(f"length {size} is not between {least} and {most}")
+        return value
+
+    def structure_ranged(value: Any, _: Any) -> Any:
+        value = inner(value, inner_type)
+        if not least <= value <= most:
+            raise BadMessage(f"{value} is not between {least} and {most}")
+        return value
+
+    return {Length: structure_sized, Range: structure_ranged}[type(bound)]
+
+
+def _tuple_of(annotation: Any) -> StructureHook:
+    item_type = get_args(annotation)[0]
+    item = _converter.get_structure_hook(item_type)
+
+    def structure(value: Any, _: Any) -> Any:
+        if type(value) is not tuple:
+            raise BadMessage(f"{type(value).__name__} where a list belongs")
+        return tuple([item(each, item_type) for each in value])
+
+    return structure
+
+
+def _structure_fields(cls: Any) -> StructureHook:
+    hints = get_type_hints(cls, include_extras=True)
+    types = [hints[field.name] for field in attrs.fields(cls)]
+    hooks = [_converter.get_structure_hook(each) for each in types]
+    steps = list(zip(hooks, types, strict=True))
+
+    def structure(value: Any, _: Any) -> Any:
+        if type(value) is not tuple or len(value) != len(steps):
+            raise BadMessage(f"{cls.__name__}: not a list of {len(steps)} fields")
+        try:
+            return cls(*[hook(each, t) for each, (hook, t) in zip(value, steps, strict=True)])
+        except BadMessage as error:
+            raise BadMessage(f"{cls.__name__}: {error}") from None
+
+    return structure
+
+
+def _unstructure_fields(cls: Any) -> UnstructureHook:
+    names = [field.name for field in attrs.fields(cls)]
+
+    def unstructure(value: Any) -> Any:
+        return [_converter.unstructure(getattr(value, name)) for name in names]
+
+    return unstructure
+
+
+def _make_converter() -> Converter:
+    converter = Converter()
+    for kind in (int, str, bytes):
+        converter.register_structure_hook(kind, _exactly(kind))
+    factories: list[tuple[Callable[[Any], bool], Callable[[Any], StructureHook]]] = [
+        (lambda t: get_origin(t) is Annotated, _annotated),
+        (lambda t: get_origin(t) is tuple, _tuple_of),
+        (attrs.has, _structure_fields),
+    ]
+    for applies, factory in factories:
+        converter.register_structure_hook_factory(applies, factory)
+    converter.register_unstructure_hook_factory(attrs.has, _unstructure_fields)
+    # Record bodies and keys come as subclasses of bytes, which msgpack refuses when strict.
+    converter.register_unstructure_hook(bytes, bytes)
+    return converter
+
+
+_converter = _make_converter()
+_ENCODERS = {cls: (tag, _converter.get_unstructure_hook(cls)) for tag, cls in TAGS.items()}
+_DECODERS = {tag: (_converter.get_structure_hook(cls), cls) for tag, cls in TAGS.items()}

@@ -1,0 +1,290 @@
+"""Every message of the protocol: facts, without methods.
+
+A message travels as the msgpack array of its fields, in the order written here, in a frame
+that carries its tag. Tags and fields are append-only: a tag is never given a second
+meaning, a field is never removed or moved; what changes shape gets a new tag, and a new
+protocol version if old nodes must not see it. Bounds stand in the types: `codec` holds
+every value against them, in both directions.
+"""
+
+from typing import Annotated, NamedTuple
+
+import attrs
+
+from p2pd.ids import ID_BYTES
+
+
+class Length(NamedTuple):
+    """Bounds of a `str` (in UTF-8 bytes), `bytes` or tuple (in items), both inclusive."""
+
+    least: int
+    most: int
+
+
+class Range(NamedTuple):
+    """Bounds of an `int`, both inclusive."""
+
+    least: int
+    most: int
+
+
+PROTOCOL_VERSION = 1
+# What frames say until a version is negotiated: the same for ever, so that nodes of all
+# versions can tell each other that they have none in common.
+HANDSHAKE_VERSION = 1
+MAX_VALUE_BYTES = 1 << 18
+MAX_SIGNED_BODY = MAX_VALUE_BYTES + 4096
+MAX_SIBLINGS = 8
+MAX_RECORDS = 64
+MAX_REDIRECTS = 12
+MAX_TEXT = 256
+
+IdBytes = Annotated[bytes, Length(ID_BYTES, ID_BYTES)]
+Digest = Annotated[bytes, Length(32, 32)]
+Nonce = Annotated[bytes, Length(32, 32)]
+PublicKey = Annotated[bytes, Length(32, 32)]
+Signature = Annotated[bytes, Length(64, 64)]
+Version = Annotated[int, Range(0, 255)]
+Milliseconds = Annotated[int, Range(0, (1 << 63) - 1)]
+Label = Annotated[str, Length(0, 64)]
+Text = Annotated[str, Length(0, MAX_TEXT)]
+Labels = Annotated[tuple[Label, ...], Length(0, 16)]
+
+
+@attrs.frozen
+class Signed:
+    """Bytes that somebody vouches for, kept as they came so that the signature stays true.
+
+    `body` is the encoded fact (`PeerRecord` or `Record`); the signature covers a label of
+    the kind of fact and the body.
+    """
+
+    body: Annotated[bytes, Length(1, MAX_SIGNED_BODY)]
+    signature: Signature
+
+
+SignedList = Annotated[tuple[Signed, ...], Length(0, MAX_RECORDS)]
+Siblings = Annotated[tuple[Signed, ...], Length(0, MAX_SIBLINGS)]
+
+
+@attrs.frozen
+class PeerRecord:
+    """What a node says of itself. The greatest `sequence` is the one that counts."""
+
+    public_key: PublicKey
+    nonce: Annotated[int, Range(0, (1 << 64) - 1)]
+    sequence: Milliseconds
+    name: Label
+    addresses: Annotated[tuple[Label, ...], Length(0, 16)]
+    roles: Labels
+    issued: Milliseconds
+
+
+@attrs.frozen
+class Record:
+    """One version of what is stored under a key.
+
+    `value` is None for a tombstone. `clock` is a hybrid logical clock (Kulkarni et al.
+    2014) in milliseconds * 2**16 + counter. `supersedes` names the versions (SHA-256 of
+    their bodies) that the writer saw, then, as far as there is room, what those named.
+    `expires` is Unix milliseconds, 0 for never.
+    """
+
+    key: IdBytes
+    value: Annotated[bytes, Length(0, MAX_VALUE_BYTES)] | None
+    writer: PublicKey
+    clock: Annotated[int, Range(0, (1 << 64) - 1)]
+    supersedes: Annotated[tuple[Digest, ...], Length(0, MAX_SIBLINGS)]
+    expires: Milliseconds
+
+
+@attrs.frozen
+class Hello:
+    """First message of either side: who and what it is, and the certificate that it sees.
+
+    `instance` is drawn anew by every process; `certificate` is the SHA-256 of the server's
+    certificate as this side knows it (channel binding as in RFC 5929, section 4).
+    `dial_number` counts the dials of the client's process (0 from a server), so that both
+    sides know which of two connections by one dialler is the later one.
+    """
+
+    min_version: Version
+    max_version: Version
+    network: Label
+    capabilities: Labels
+    nonce: Nonce
+    instance: Annotated[bytes, Length(16, 16)]
+    record: Signed
+    certificate: Digest
+    dial_number: Milliseconds
+
+
+@attrs.frozen
+class Proof:
+    """Second message of either side: the transcript signed, and the network key proven."""
+
+    signature: Signature
+    key_proof: Annotated[bytes, Length(0, 32)]
+
+
+@attrs.frozen
+class Accepted:
+    """Last message of the handshake, by the server: the connection is open."""
+
+
+@attrs.frozen
+class Refused:
+    """Instead of any message of the handshake: why there will be no connection.
+
+    `others` are peers to try instead, where the sender is full.
+    """
+
+    reason: Label
+    message: Text
+    others: Annotated[tuple[Signed, ...], Length(0, MAX_REDIRECTS)]
+
+
+@attrs.frozen
+class Goodbye:
+    """Last message on a connection that its sender closes on purpose."""
+
+    reason: Label
+
+
+@attrs.frozen
+class Ping:
+    """Are you there?"""
+
+
+@attrs.frozen
+class Pong:
+    """I am."""
+
+
+@attrs.frozen
+class Echo:
+    """Send these bytes back."""
+
+    data: Annotated[bytes, Length(0, MAX_VALUE_BYTES)]
+
+
+@attrs.frozen
+class Echoed:
+    """The bytes of an `Echo`."""
+
+    data: Annotated[bytes, Length(0, MAX_VALUE_BYTES)]
+
+
+@attrs.frozen
+class GetPeers:
+    """Tell me of up to `limit` peers."""
+
+    limit: Annotated[int, Range(1, MAX_RECORDS)]
+
+
+@attrs.frozen
+class Peers:
+    """Peer records, each signed by the peer that it is about."""
+
+    records: SignedList
+
+
+@attrs.frozen
+class Announce:
+    """My own peer record changed."""
+
+    record: Signed
+
+
+@attrs.frozen
+class FindNode:
+    """Which nodes closest to this ID do you know? Kademlia, section 2.3."""
+
+    target: IdBytes
+
+
+@attrs.frozen
+class Nodes:
+    """The closest nodes that the sender knows, closest first."""
+
+    records: SignedList
+
+
+@attrs.frozen
+class FindValue:
+    """What do you store under this key, and who is closer to it?"""
+
+    key: IdBytes
+
+
+@attrs.frozen
+class Value:
+    """All unsuperseded versions under the key (none: empty), and the closest known nodes."""
+
+    versions: Siblings
+    records: SignedList
+
+
+@attrs.frozen
+class Store:
+    """Keep this record."""
+
+    record: Signed
+
+
+@attrs.frozen
+class Stored:
+    """The record (or one that supersedes it) is on disk."""
+
+
+@attrs.frozen
+class Failed:
+    """Instead of the answer to a request: why there is none."""
+
+    code: Label
+    message: Text
+
+
+Message = (
+    Hello
+    | Proof
+    | Accepted
+    | Refused
+    | Goodbye
+    | Ping
+    | Pong
+    | Echo
+    | Echoed
+    | GetPeers
+    | Peers
+    | Announce
+    | FindNode
+    | Nodes
+    | FindValue
+    | Value
+    | Store
+    | Stored
+    | Failed
+)
+
+TAGS: dict[int, type[Message]] = {
+    1: Hello,
+    2: Proof,
+    3: Accepted,
+    4: Refused,
+    5: Goodbye,
+    6: Ping,
+    7: Pong,
+    8: Echo,
+    9: Echoed,
+    10: GetPeers,
+    11: Peers,
+    12: Announce,
+    13: FindNode,
+    14: Nodes,
+    15: FindValue,
+    16: Value,
+    17: Store,
+    18: Stored,
+    19: Failed,
+}

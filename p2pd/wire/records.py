@@ -1,0 +1,64 @@
+"""Peer records that were opened before: a bounded cache in front of the signature check."""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+
+import attrs
+
+from p2pd.address import Address
+from p2pd.ids import NodeId
+from p2pd.wire.identity import open_peer_record, work
+from p2pd.wire.messages import PeerRecord, Signed
+
+MAX_OPENED = 4096
+
+
+@attrs.frozen
+class OpenedRecord:
+    """A peer record whose signature is good; `work` is its proof of work in bits.
+
+    `addresses` are those of its addresses that can be dialled at all.
+    """
+
+    signed: Signed
+    record: PeerRecord
+    node_id: NodeId
+    work: int
+    addresses: tuple[Address, ...]
+
+
+class RecordCache:
+    """Opens peer records; those of late without checking the signature again.
+
+    At the bound the record that was not asked for the longest goes. The same record
+    always comes back as the same object, so that many tables can share it.
+    """
+
+    def __init__(self, most: int = MAX_OPENED) -> None:
+        self._most = most
+        self._opened: OrderedDict[Signed, OpenedRecord] = OrderedDict()
+
+    def open(self, signed: Signed) -> OpenedRecord:
+        """Return the record in `signed`; raises `BadMessage` where it is not its owner's."""
+        opened = self._opened.get(signed)
+        if opened is not None:
+            self._opened.move_to_end(signed)
+            return opened
+        record = open_peer_record(signed)
+        bits = work(record.public_key, record.nonce)
+        node_id, addresses = NodeId.of(record.public_key), tuple(_dialable(record))
+        opened = OpenedRecord(signed, record, node_id, bits, addresses)
+        self._opened[signed] = opened
+        if len(self._opened) > self._most:
+            self._opened.popitem(last=False)
+        return opened
+
+
+def _dialable(record: PeerRecord) -> Iterator[Address]:
+    for text in record.addresses:
+        try:
+            address = Address.parse(text)
+        except ValueError:
+            continue
+        if not (address.ip.is_unspecified or address.ip.is_multicast or "%" in address.host):
+            yield address

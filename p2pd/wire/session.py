@@ -1,0 +1,114 @@
+"""A session: messages of one connection to frames and back, and replies to their requests.
+
+Pure. The shell feeds it what arrives and writes what it returns::
+
+    session.feed(data)
+    while (event := session.next_event()) is not None: ...
+    request_id, data = session.request(Ping())
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from p2pd.errors import BadMessage, Busy
+from p2pd.wire import codec
+from p2pd.wire.framing import (
+    MAX_HANDSHAKE_PAYLOAD,
+    MAX_PAYLOAD,
+    REPLY,
+    REQUEST,
+    Frame,
+    FrameReader,
+    write_frame,
+)
+from p2pd.wire.messages import HANDSHAKE_VERSION, Message
+
+MAX_PENDING = 1024
+
+
+class Received(NamedTuple):
+    """A message that is not a reply; `request_id` is None where no answer is wanted."""
+
+    message: Message
+    request_id: int | None
+
+
+class Replied(NamedTuple):
+    """The reply to our own request `request_id`."""
+
+    message: Message
+    request_id: int
+
+
+Event = Received | Replied
+
+
+class Session:
+    """Both directions of one connection.
+
+    `timestamp` returns Unix milliseconds. Until `established`, only small frames are
+    taken and none is compressed.
+    """
+
+    def __init__(self, timestamp: Callable[[], int]) -> None:
+        self._timestamp = timestamp
+        self._reader = FrameReader(MAX_HANDSHAKE_PAYLOAD)
+        self._version = HANDSHAKE_VERSION
+        self._compress = False
+        self._last_id = 0
+        self._pending: set[int] = set()
+        self.late_replies = 0
+
+    def established(self, version: int, *, compress: bool) -> None:
+        """Switch to the negotiated version and to frames of full size."""
+        self._version = version
+        self._compress = compress
+        self._reader.max_payload = MAX_PAYLOAD
+
+    def request(self, message: Message) -> tuple[int, bytes]:
+        """Take a slot for a request; returns its id and the bytes to send.
+
+        Raises `Busy` at `MAX_PENDING` requests under way. The slot is the caller's until
+        the reply arrives or `forget`.
+        """
+        if len(self._pending) >= MAX_PENDING:
+            raise Busy(f"{MAX_PENDING} requests to this peer are under way")
+        self._last_id += 1
+        self._pending.add(self._last_id)
+        return self._last_id, self._frame(message, REQUEST, self._last_id)
+
+    def forget(self, request_id: int) -> None:
+        """Give up the slot of a request; its reply, should it still come, is dropped."""
+        self._pending.discard(request_id)
+
+    def reply(self, request_id: int, message: Message) -> bytes:
+        """Return the bytes that answer the peer's request."""
+        return self._frame(message, REPLY, request_id)
+
+    def notice(self, message: Message) -> bytes:
+        """Return the bytes of a message that wants no answer."""
+        return self._frame(message, 0, 0)
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes from the peer; call `next_event` until it returns None after that."""
+        self._reader.feed(data)
+
+    def next_event(self) -> Event | None:
+        """Return what the peer says next, or None until more arrives; raises `BadMessage`."""
+        while (frame := self._reader.next()) is not None:
+            if frame.version != self._version:
+                raise BadMessage(f"a frame of version {frame.version}, not {self._version}")
+            message = codec.decode_message(frame.tag, frame.payload)
+            if not frame.flags & REPLY:
+                wants_reply = frame.flags & REQUEST
+                return Received(message, frame.message_id if wants_reply else None)
+            if frame.message_id in self._pending:
+                self._pending.remove(frame.message_id)
+                return Replied(message, frame.message_id)
+            self.late_replies += 1
+        return None
+
+    def _frame(self, message: Message, flags: int, message_id: int) -> bytes:
+        tag, payload = codec.encode_message(message)
+        frame = Frame(self._version, tag, flags, 0, message_id, self._timestamp(), payload)
+        return write_frame(frame, compress=self._compress)

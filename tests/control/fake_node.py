@@ -1,0 +1,147 @@
+"""A node as the control socket sees it: only the facade's methods, with scripted answers."""
+
+from collections.abc import Awaitable, Callable
+
+import attrs
+import trio
+
+from p2pd.errors import InvalidRequest, NotFound
+from p2pd.ids import NodeId
+from p2pd.node.events import Events
+from p2pd.node.snapshot import (
+    FoundNode,
+    GetResult,
+    LookupHop,
+    LookupResult,
+    NodeSnapshot,
+    PeerCounts,
+    PeerSnapshot,
+    PutResult,
+    StoredVersion,
+    StoreUse,
+)
+
+EARLY = 1_700_000_000.0
+ALICE = NodeId.of(b"alice")
+BOB = NodeId.of(b"bob")
+
+
+def peer(node_id: NodeId = ALICE, name: str = "alice", status: str = "connected") -> PeerSnapshot:
+    return PeerSnapshot(
+        node_id=str(node_id),
+        name=name,
+        address="192.0.2.1:41000",
+        direction="outbound",
+        status=status,
+        liveness="alive",
+        source="manual",
+        success_count=1,
+        fail_count=0,
+        first_seen="2023-11-14T22:13:20Z",
+        last_seen="2023-11-14T22:13:20Z",
+        rtt_ms=0.5,
+        last_error=None,
+    )
+
+
+async def _nothing() -> None:
+    await trio.lowlevel.checkpoint()
+
+
+class FakeNode:
+    """`before` runs before each asynchronous method: it may wait or raise."""
+
+    def __init__(self) -> None:
+        self.node_id = NodeId.of(b"me")
+        self.events = Events(lambda: EARLY)
+        self.registry = [peer(), peer(BOB, "bob", "disconnected")]
+        self.records: dict[str, bytes] = {}
+        self.siblings: tuple[StoredVersion, ...] = ()
+        self.before: Callable[[], Awaitable[None]] = _nothing
+        self.calls: list[tuple[object, ...]] = []
+        self.stopped = trio.Event()
+
+    def snapshot(self) -> NodeSnapshot:
+        return NodeSnapshot(
+            node_id=str(self.node_id),
+            name="me",
+            instance="default",
+            version="0.1.0",
+            protocol=1,
+            network="test",
+            pid=7,
+            started_at="2023-11-14T22:13:20Z",
+            uptime_seconds=3.5,
+            listen=["[::]:41000"],
+            addresses=["192.0.2.9:41000"],
+            roles=[],
+            peers=PeerCounts(connected=1, attempted=0, disconnected=1),
+            store=StoreUse(records=len(self.records), bytes=12),
+        )
+
+    def peers(self) -> list[PeerSnapshot]:
+        return list(self.registry)
+
+    def resolve_peer(self, text: str) -> NodeId:
+        for each in self.registry:
+            if each.node_id is not None and text in {each.name, each.node_id}:
+                return NodeId.from_hex(each.node_id)
+        raise NotFound(f"no peer {text!r}")
+
+    async def connect(self, address: str) -> NodeId:
+        await self.before()
+        if ":" not in address:
+            raise InvalidRequest(f"{address}: no port")
+        return ALICE
+
+    async def disconnect(self, peer: NodeId) -> None:
+        await self.before()
+        self.calls.append(("disconnect", peer))
+
+    async def ping(self, peer: NodeId) -> float:
+        await self.before()
+        return 0.00025
+
+    async def echo(self, peer: NodeId, data: bytes) -> tuple[bytes, float]:
+        await self.before()
+        return data, 0.0005
+
+    async def put(
+        self, key: str, value: bytes, *, ttl: float | None, if_version: str | None
+    ) -> PutResult:
+        await self.before()
+        self.calls.append(("put", key, ttl, if_version))
+        self.records[key] = value
+        return PutResult(key=key, version="v1", stored=2, wanted=3, quorum=2)
+
+    async def get(self, key: str, *, consistency: str) -> GetResult:
+        await self.before()
+        self.calls.append(("get", key, consistency))
+        if key not in self.records:
+            raise NotFound(f"no record {key!r}")
+        winner = StoredVersion(value=self.records[key], version="v1", writer=str(ALICE))
+        return GetResult(key=key, winner=winner, siblings=self.siblings)
+
+    async def delete(self, key: str) -> PutResult:
+        await self.before()
+        self.records.pop(key, None)
+        return PutResult(key=key, version="v2", stored=3, wanted=3, quorum=2)
+
+    async def lookup(self, target: str) -> LookupResult:
+        await self.before()
+        return LookupResult(
+            target=target,
+            found=[FoundNode(node_id=str(ALICE), address="192.0.2.1:41000", distance_bits=250)],
+            hops=[LookupHop(node_id=str(BOB), depth=1, rtt_ms=None, outcome="timeout")],
+            elapsed_ms=1.5,
+        )
+
+    def stop(self) -> None:
+        self.stopped.set()
+
+    def becomes(self, index: int, status: str) -> None:
+        """Change a registry entry, and say so."""
+        self.registry[index] = changed = attrs.evolve(self.registry[index], status=status)
+        assert changed.node_id is not None
+        who = NodeId.from_hex(changed.node_id)
+        self.events.emit(f"peer.{status}", f"{changed.name} {status}", peer=who)

@@ -1,0 +1,74 @@
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2pd.control import api, results
+from p2pd.control.methods import HANDLERS, describe_method
+from p2pd.control.subscriptions import FEEDS
+from p2pd.errors import DaemonUnreachable, InvalidRequest, P2PError
+from p2pd.node import snapshot
+
+
+@pytest.mark.parametrize(
+    ("result", "promised"),
+    [
+        (snapshot.NodeSnapshot, results.StatusResult),
+        (snapshot.PeerCounts, results.PeerCountsJson),
+        (snapshot.StoreUse, results.StoreUseJson),
+        (snapshot.PeerSnapshot, results.PeerJson),
+        (snapshot.FoundNode, results.FoundNodeJson),
+        (snapshot.LookupHop, results.LookupHopJson),
+        (snapshot.LookupResult, results.LookupResultJson),
+    ],
+)
+def test_snapshots_have_the_fields_that_the_interface_promises(
+    result: type[attrs.AttrsInstance], promised: type
+) -> None:
+    assert {field.name for field in attrs.fields(result)} == set(promised.__annotations__)
+
+
+def test_every_promised_method_is_answered_by_exactly_one_table() -> None:
+    own = {"unsubscribe", "stop"}
+    assert sorted([*HANDLERS, *FEEDS, *own]) == sorted(api.METHODS)
+    assert {name for name, method in api.METHODS.items() if method.subscription} == set(FEEDS)
+
+
+def test_every_method_and_parameter_is_described() -> None:
+    for name, method in api.METHODS.items():
+        described = describe_method(method)
+        assert described["doc"], name
+        assert all(param["doc"] for param in described["params"].values()), name
+
+
+def test_every_error_has_a_number_of_its_own() -> None:
+    def codes(kind: type[P2PError]) -> set[str]:
+        # A client's own errors never travel.
+        if not kind.__module__.startswith("p2pd.errors") or kind is DaemonUnreachable:
+            return set()
+        return {kind.code}.union(*map(codes, kind.__subclasses__()))
+
+    assert codes(P2PError) == set(api.ERROR_NUMBERS)
+    assert len(set(api.ERROR_NUMBERS.values())) == len(api.ERROR_NUMBERS)
+
+
+@given(st.binary() | st.text().map(str.encode))
+def test_a_value_survives_its_travel(value: bytes) -> None:
+    travelling = api.encode_value(value)
+    assert len(travelling) == 1
+    assert api.decode_value(travelling) == value
+
+
+def test_text_travels_as_text() -> None:
+    assert api.encode_value("grün".encode()) == {"value": "grün"}
+    assert api.encode_value(b"\xff") == {"value_base64": "/w=="}
+
+
+@pytest.mark.parametrize(
+    "members",
+    [{}, {"value": "a", "value_base64": "YQ=="}, {"value_base64": "Y"}, {"value_base64": "Y Q=="},
+     {"value_base64": "ü"}],
+)  # fmt: skip
+def test_anything_but_one_wellformed_value_is_refused(members: dict[str, str]) -> None:
+    with pytest.raises(InvalidRequest):
+        api.decode_value(members)

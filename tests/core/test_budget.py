@@ -1,0 +1,34 @@
+"""The token bucket: its bound, its rate, and when there is something again."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2pd.core.budget import Budget
+
+SPENDINGS = st.lists(st.tuples(st.floats(0, 5), st.floats(0.1, 8)), max_size=50)
+
+
+@given(SPENDINGS)
+def test_never_more_than_the_bound_and_the_rate_allow(spendings: list[tuple[float, float]]) -> None:
+    budget = Budget(10, per_second=2)
+    now = spent = 0.0
+    for pause, cost in spendings:
+        now += pause
+        if budget.spend(cost, now):
+            spent += cost
+        assert spent <= 10 + 2 * now + 8.001
+
+
+def test_it_says_when_there_is_something_again() -> None:
+    budget = Budget(10, per_second=2)
+    assert budget.spend(14, 100.0)
+    assert not budget.spend(1, 100.0)
+    assert budget.refilled_at() == pytest.approx(102, abs=0.01)
+    assert not budget.spend(1, 101.9)
+    assert budget.spend(1, budget.refilled_at())
+
+
+def test_it_fills_to_its_bound_and_no_further() -> None:
+    budget = Budget(3, per_second=2)
+    assert [budget.spend(1, 1000.0) for _ in range(5)] == [True, True, True, False, False]

@@ -1,0 +1,183 @@
+"""The routing table: buckets that keep who answers, and let go only for somebody waiting."""
+
+from collections import defaultdict
+
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from p2pd.core.routing import MAX_FAILURES, RoutingTable
+from p2pd.ids import NodeId, distance, distance_bits
+from p2pd.wire.messages import Signed
+
+OWN = NodeId(bytes(32))
+K = 3
+
+
+def node(prefix: int, tail: int = 0) -> NodeId:
+    """Make an ID in the bucket that the first byte decides."""
+    return NodeId(bytes([prefix]) + bytes(30) + bytes([tail]))
+
+
+def signed(mark: int = 0) -> Signed:
+    return Signed(b"record %d" % mark, bytes(64))
+
+
+def members(table: RoutingTable) -> list[NodeId]:
+    return [contact.node_id for contact in table]
+
+
+# All in bucket 256, so that it overflows.
+FAR = [node(0x80, tail) for tail in range(1, 12)]
+
+few_ids = st.builds(node, st.sampled_from([0x80, 0x81, 0x40, 0x01, 0]), st.integers(0, 9))
+any_ids = st.binary(min_size=32, max_size=32).map(NodeId)
+
+
+class Table(RuleBasedStateMachine):
+    """Any sequence of signs of life and failures, against what must always hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = RoutingTable(OWN, K)
+        self.heard: dict[NodeId, Signed] = {}
+        self.silent: defaultdict[NodeId, int] = defaultdict(int)
+        self.clock = 0
+
+    @rule(node_id=few_ids)
+    def hear(self, node_id: NodeId) -> None:
+        self.clock += 1
+        before = set(members(self.table))
+        record = signed(self.clock)
+        self.heard[node_id] = record
+        self.silent[node_id] = 0
+        self.table.heard_from(node_id, record)
+        self.gone_only_after_failures(before)
+
+    @rule(node_id=few_ids)
+    def fail(self, node_id: NodeId) -> None:
+        before = members(self.table)
+        self.silent[node_id] += 1
+        self.table.failed(node_id)
+        self.gone_only_after_failures(set(before))
+        assert len(self.table) == len(before)
+
+    def gone_only_after_failures(self, before: set[NodeId]) -> None:
+        now = set(members(self.table))
+        gone = before - now
+        assert all(self.silent[each] >= MAX_FAILURES for each in gone)
+        buckets = [distance_bits(OWN, each) for each in now - before]
+        for each in gone:
+            assert distance_bits(OWN, each) in buckets
+
+    @invariant()
+    def buckets_are_bounded(self) -> None:
+        sizes: defaultdict[int, int] = defaultdict(int)
+        for each in members(self.table):
+            sizes[distance_bits(OWN, each)] += 1
+        assert all(size <= K for size in sizes.values())
+        assert len(self.table) == len(set(members(self.table)))
+        assert OWN not in members(self.table)
+
+    @invariant()
+    def each_has_its_latest_record(self) -> None:
+        assert all(contact.signed == self.heard[contact.node_id] for contact in self.table)
+
+    @invariant()
+    def nobody_waits_beside_a_free_place(self) -> None:
+        heard: defaultdict[int, set[NodeId]] = defaultdict(set)
+        for each in self.heard:
+            if each != OWN:
+                heard[distance_bits(OWN, each)].add(each)
+        for bits, known in heard.items():
+            inside = [each for each in members(self.table) if distance_bits(OWN, each) == bits]
+            assert len(inside) == min(len(known), K)
+
+
+TestTable = Table.TestCase
+
+
+@given(st.sets(any_ids, max_size=60), any_ids, st.integers(0, 25))
+def test_the_closest_are_the_closest(known: set[NodeId], target: NodeId, count: int) -> None:
+    table = RoutingTable(OWN, 20)
+    for each in sorted(known):
+        table.heard_from(each, signed())
+    expected = sorted(members(table), key=lambda each: distance(each, target))[:count]
+    assert [each.node_id for each in table.closest(target, count)] == expected
+
+
+def test_who_is_first_stays_while_it_answers() -> None:
+    table = RoutingTable(OWN, K)
+    for each in FAR:
+        table.heard_from(each, signed())
+    assert members(table) == FAR[:K]
+
+
+def test_a_failing_contact_stays_while_nobody_waits() -> None:
+    table = RoutingTable(OWN, K)
+    for each in FAR[:K]:
+        table.heard_from(each, signed())
+    for _ in range(20):
+        for each in FAR[:K]:
+            table.failed(each)
+    assert members(table) == FAR[:K]
+
+
+def test_a_newcomer_takes_the_place_of_one_that_was_failing() -> None:
+    table = RoutingTable(OWN, K)
+    for each in FAR[:K]:
+        table.heard_from(each, signed())
+    for _ in range(MAX_FAILURES):
+        table.failed(FAR[1])
+    table.heard_from(FAR[K], signed())
+    assert sorted(members(table)) == sorted({*FAR[: K + 1]} - {FAR[1]})
+
+
+def test_the_one_heard_from_last_moves_up() -> None:
+    table = RoutingTable(OWN, K)
+    for each in FAR[: K + 3]:
+        table.heard_from(each, signed())
+    table.heard_from(FAR[K], signed())
+    for _ in range(MAX_FAILURES):
+        assert FAR[0] in members(table)
+        table.failed(FAR[0])
+    assert sorted(members(table)) == sorted({*FAR[:K], FAR[K]} - {FAR[0]})
+
+
+def test_a_sign_of_life_forgives_failures() -> None:
+    table = RoutingTable(OWN, K)
+    for each in FAR[: K + 1]:
+        table.heard_from(each, signed())
+    for _ in range(5):
+        for _ in range(MAX_FAILURES - 1):
+            table.failed(FAR[0])
+        table.heard_from(FAR[0], signed())
+    assert FAR[0] in members(table)
+
+
+def test_who_fails_while_waiting_waits_no_more() -> None:
+    table = RoutingTable(OWN, K)
+    for each in FAR[: K + 1]:
+        table.heard_from(each, signed())
+    table.failed(FAR[K])
+    for _ in range(MAX_FAILURES):
+        table.failed(FAR[0])
+    assert members(table) == FAR[:K]
+
+
+def test_only_so_many_wait_and_the_longest_unheard_goes() -> None:
+    table = RoutingTable(OWN, K)
+    for each in FAR[: 2 * K + 1]:
+        table.heard_from(each, signed())
+    for contact in [*FAR[:K], *FAR[K + 1 : 2 * K + 1]]:
+        for _ in range(MAX_FAILURES):
+            table.failed(contact)
+    assert sorted(members(table)) == FAR[K + 1 : 2 * K + 1]
+
+
+def test_strangers_that_fail_are_no_matter() -> None:
+    table = RoutingTable(OWN, K)
+    table.failed(FAR[0])
+    table.heard_from(OWN, signed())
+    table.failed(OWN)
+    assert len(table) == 0

@@ -1,0 +1,239 @@
+"""Scenarios for `test_host.py`, each to be run in a network namespace of its own."""
+
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import trio
+import trio.testing
+
+from p2pd.net.base import Interface
+from p2pd.net.interfaces import interface_changes, list_interfaces
+from p2pd.net.multicast import LinuxMulticastSocket
+
+V4, V6, PORT = "239.255.0.1", "ff12::4100", 41000
+HANG = 20
+
+
+def ip(command: str) -> None:
+    subprocess.run(["ip", *command.split()], check=True)
+
+
+def lan() -> None:
+    """Make a veth pair as a LAN of this host alone: `lan0` with addresses, `lan1` without."""
+    ip("link set lo up")
+    ip("link add lan0 type veth peer name lan1")
+    ip("link set lan1 up")
+    ip("link set lan0 up")
+    ip("addr add 10.9.0.1/24 dev lan0")
+    ip("-6 addr flush dev lan0")
+    ip("-6 addr add fe80::9/64 dev lan0 nodad")
+
+
+def flap() -> None:
+    """Change so much that the kernel drops notices."""
+    batch = "\n".join("link set lan0 up\nlink set lan0 down" for _ in range(1500))
+    subprocess.run(["ip", "-batch", "-"], input=batch.encode(), check=True)
+
+
+def interface(name: str) -> Interface:
+    return next(each for each in list_interfaces() if each.name == name)
+
+
+@asynccontextmanager
+async def sockets(*where: tuple[str, str, int]) -> AsyncIterator[list[LinuxMulticastSocket]]:
+    opened = [LinuxMulticastSocket(interface(name), group, port) for name, group, port in where]
+    try:
+        with trio.fail_after(HANG):
+            yield opened
+    finally:
+        for each in opened:
+            each.close()
+
+
+async def heard_by(*listeners: LinuxMulticastSocket) -> list[tuple[bytes, str]]:
+    return [await each.receive() for each in listeners]
+
+
+async def two_nodes_on_loopback_hear_each_other() -> None:
+    ip("link set lo up")
+    async with sockets(("lo", V4, PORT), ("lo", V4, PORT)) as (one, other):
+        await one.send(b"from one")
+        assert await heard_by(one, other) == [(b"from one", "127.0.0.1")] * 2
+        await other.send(b"from the other")
+        assert await heard_by(one, other) == [(b"from the other", "127.0.0.1")] * 2
+
+
+async def two_nodes_on_a_lan_hear_each_other() -> None:
+    lan()
+    async with sockets(("lan0", V4, PORT), ("lan0", V4, PORT)) as (one, other):
+        await one.send(b"from one")
+        assert await heard_by(one, other) == [(b"from one", "10.9.0.1")] * 2
+
+
+async def a_link_local_sender_comes_with_its_scope() -> None:
+    lan()
+    index = interface("lan0").index
+    async with sockets(("lan0", V6, PORT), ("lan0", V6, PORT)) as (one, other):
+        await one.send(b"from one")
+        for data, host in await heard_by(one, other):
+            assert data == b"from one"
+            assert host in {"fe80::9%lan0", f"fe80::9%{index}"}, host
+
+
+async def only_its_own_interface_group_and_port_are_heard() -> None:
+    lan()
+    async with sockets(
+        ("lan0", V4, PORT),
+        ("lo", V4, PORT),
+        ("lan0", "239.255.0.2", PORT),
+        ("lan0", V4, PORT + 1),
+    ) as (listener, on_loopback, other_group, other_port):
+        for stranger in (on_loopback, other_group, other_port):
+            await stranger.send(b"not for the listener")
+            assert (await stranger.receive())[0] == b"not for the listener"
+        await listener.send(b"for the listener")
+        assert await listener.receive() == (b"for the listener", "10.9.0.1")
+
+
+async def what_is_not_sent_to_the_group_is_not_heard() -> None:
+    lan()
+    async with sockets(("lan0", V4, PORT)) as (listener,):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as unicast:
+            unicast.sendto(b"not to the group", ("10.9.0.1", PORT))
+        await listener.send(b"to the group")
+        assert await listener.receive() == (b"to the group", "10.9.0.1")
+
+
+async def a_group_can_be_left_and_joined_again() -> None:
+    lan()
+    for _ in range(30):
+        async with sockets(("lan0", V4, PORT), ("lan0", V6, PORT)):
+            pass
+    async with sockets(("lan0", V4, PORT)) as (again,):
+        await again.send(b"back")
+        assert (await again.receive())[0] == b"back"
+
+
+async def datagrams_stay_on_the_link() -> None:
+    lan()
+    async with sockets(("lan0", V4, PORT), ("lan0", V6, PORT)) as (v4, v6):
+        assert v4._socket.getsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL) == 1
+        assert v6._socket.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS) == 1
+
+
+async def a_closed_socket_ends_who_waits() -> None:
+    ip("link set lo up")
+
+    async def wait() -> None:
+        try:
+            await listener.receive()
+        except (OSError, trio.ClosedResourceError):
+            return
+        raise AssertionError("a closed socket heard something")
+
+    async with sockets(("lo", V4, PORT)) as (listener,), trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        listener.close()
+
+
+async def what_can_not_be_joined_is_an_os_error() -> None:
+    ip("link set lo up")
+    gone = Interface("gone0", 99, loopback=False, multicast=True, addresses=("10.9.9.9",))
+    for group in (V4, V6, "10.0.0.1"):
+        try:
+            LinuxMulticastSocket(gone, group, PORT)
+        except OSError:
+            continue
+        raise AssertionError(f"{group} was joined on an interface that is not there")
+
+
+async def only_interfaces_that_are_up_are_listed() -> None:
+    assert list_interfaces() == []
+    ip("link set lo up")
+    (loopback,) = list_interfaces()
+    assert (loopback.name, loopback.index, loopback.loopback) == ("lo", 1, True)
+    assert loopback.addresses == ("127.0.0.1", "::1")
+    ip("link add lan0 type veth peer name lan1")
+    assert [each.name for each in list_interfaces()] == ["lo"]
+    ip("link set lan0 up")
+    assert [each.name for each in list_interfaces()] == ["lo"], "lan0 has no carrier yet"
+    ip("link set lan1 up")
+    ip("addr add 10.9.0.1/24 dev lan0")
+    ip("addr add 10.9.0.2/24 dev lan0")
+    ip("-6 addr flush dev lan0")
+    ip("-6 addr add fe80::9/64 dev lan0 nodad")
+    lan0 = interface("lan0")
+    assert (lan0.loopback, lan0.multicast) == (False, True)
+    assert lan0.addresses == ("10.9.0.1", "10.9.0.2", "fe80::9")
+    assert interface("lan1").index != lan0.index
+    ip("link set lan0 multicast off")
+    assert not interface("lan0").multicast
+    ip("link set lan1 down")
+    assert [each.name for each in list_interfaces()] == ["lo"]
+
+
+async def every_change_is_told() -> None:
+    ip("link add lan0 type veth peer name lan1")
+    for command in (
+        "link set lo up",
+        "link set lan1 up",
+        "link set lan0 up",
+        "addr add 10.9.0.1/24 dev lan0",
+        "addr del 10.9.0.1/24 dev lan0",
+        "-6 addr add fd00::9/64 dev lan0 nodad",
+        "link set lan0 down",
+        "link del lan0",
+    ):
+        async with interface_changes() as changed:
+            ip(command)
+            with trio.fail_after(HANG):
+                await changed()
+
+
+async def several_changes_make_one() -> None:
+    async with interface_changes() as changed:
+        for state in ("up", "down", "up"):
+            ip(f"link set lo {state}")
+        with trio.fail_after(HANG):
+            await changed()
+        with trio.move_on_after(0.1) as another:
+            await changed()
+        assert another.cancelled_caught
+
+
+async def lost_notices_are_a_change_too() -> None:
+    ip("link add lan0 type veth peer name lan1")
+    async with interface_changes() as changed:
+        flap()
+        with trio.fail_after(HANG):
+            await changed()
+            ip("link set lan0 up")
+            await changed()
+
+
+SCENARIOS: dict[str, Callable[[], Awaitable[None]]] = {
+    each.__name__: each
+    for each in (
+        two_nodes_on_loopback_hear_each_other,
+        two_nodes_on_a_lan_hear_each_other,
+        a_link_local_sender_comes_with_its_scope,
+        only_its_own_interface_group_and_port_are_heard,
+        what_is_not_sent_to_the_group_is_not_heard,
+        a_group_can_be_left_and_joined_again,
+        datagrams_stay_on_the_link,
+        a_closed_socket_ends_who_waits,
+        what_can_not_be_joined_is_an_os_error,
+        only_interfaces_that_are_up_are_listed,
+        every_change_is_told,
+        several_changes_make_one,
+        lost_notices_are_a_change_too,
+    )
+}
+
+
+if __name__ == "__main__":
+    trio.run(SCENARIOS[sys.argv[1]])

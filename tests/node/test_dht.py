@@ -1,0 +1,385 @@
+"""Keys and values over nodes, through the face of `Node`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+import pytest
+import trio
+from trio.testing import MockClock
+
+from p2pd.errors import InvalidRequest, NotFound, StoreError, TooFewReplicas, VersionConflict
+from p2pd.ids import Key
+from p2pd.net.faults import Cut
+from p2pd.node.connection import BUSY_PAUSE
+from p2pd.node.dht import MAX_READS
+from p2pd.node.replica import MAX_BATCH, MAX_WAITING, PURGE_INTERVAL
+from p2pd.simulation.world import SimNode, World, open_world
+from p2pd.store.memory import MemoryStore
+from p2pd.wire.messages import Failed, FindValue, Message, Record, Signed, Store, Stored, Value
+from p2pd.wire.session import Replied
+from tests.node.scripted import Line, ScriptedPeer, assert_unharmed, now_ms
+
+
+async def network(world: World, size: int, **settings: Any) -> list[SimNode]:
+    nodes: list[SimNode] = []
+    for number in range(size):
+        first = nodes[:1]
+        nodes.append(await world.start(f"n{number}", lan=None, bootstrap=first, **settings))
+    await trio.sleep(10)
+    return nodes
+
+
+def record(peer: ScriptedPeer, name: str, value: bytes | None, **changes: Any) -> Signed:
+    fields = Record(
+        key=Key.of(name),
+        value=value,
+        writer=peer.identity.public_key,
+        clock=now_ms() << 16,
+        supersedes=(),
+        expires=0,
+    )
+    return peer.identity.vouch(attrs.evolve(fields, **changes))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 25])
+async def test_put_get_delete(autojump_clock: MockClock, size: int) -> None:
+    async with open_world(size) as world:
+        nodes = await network(world, size)
+        first, last = nodes[0], nodes[-1]
+        with pytest.raises(NotFound):
+            await last.node.get("k")
+        written = await first.node.put("k", b"1")
+        assert written.stored == written.wanted == min(size, 20)
+        assert written.quorum == min(size, 20) // 2 + 1
+        for node in nodes:
+            found = await node.node.get("k", consistency="all")
+            assert (found.winner.value, found.siblings) == (b"1", ())
+            assert found.winner.version == written.version
+            assert found.winner.writer == first.node_id.hex()
+        again = await last.node.put("k", b"2", if_version=written.version)
+        with pytest.raises(VersionConflict):
+            await first.node.put("k", b"3", if_version=written.version)
+        for node in nodes:
+            assert (await node.node.get("k")).winner.version == again.version
+        await first.node.delete("k")
+        for node in nodes:
+            with pytest.raises(NotFound):
+                await node.node.get("k")
+        with pytest.raises(NotFound):
+            await last.node.delete("k")
+        await last.node.put("k", b"4")
+        assert (await first.node.get("k")).winner.value == b"4"
+        assert_unharmed(*nodes)
+
+
+async def test_a_record_is_gone_after_its_time(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a, b, _ = await network(world, 3)
+        await a.node.put("k", b"v", ttl=100)
+        await trio.sleep(99)
+        assert (await b.node.get("k")).winner.value == b"v"
+        await trio.sleep(2)
+        with pytest.raises(NotFound):
+            await b.node.get("k")
+        await trio.sleep(PURGE_INTERVAL)
+        assert a.node.snapshot().store.records == 0
+
+
+async def test_a_key_put_before_a_node_joined_is_readable_from_it(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a, b = await network(world, 2)
+        for number in range(10):
+            await a.node.put(f"k{number}", b"v")
+        c = await world.start("c", lan=None, bootstrap=[b])
+        await world.until(lambda: c.is_connected_to(b), within=1)
+        for number in range(10):
+            assert (await c.node.get(f"k{number}")).winner.value == b"v"
+
+
+async def test_a_key_is_there_after_all_restarted(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        nodes = await network(world, 3)
+        await nodes[0].node.put("k", b"v")
+        for node in nodes:
+            await world.stop(node)
+        for node in nodes:
+            await world.start(node.name)
+        await trio.sleep(10)
+        for node in nodes:
+            assert (await node.node.get("k", consistency="all")).winner.value == b"v"
+
+
+async def test_empty_and_large_values_and_odd_names(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a, b = await network(world, 2, store__max_value_bytes=1000)
+        for name, value in [("", b""), ("ключ\0\n", b"\0"), ("k" * 5000, bytes(1000))]:
+            await a.node.put(name, value)
+            assert (await b.node.get(name)).winner.value == value
+        with pytest.raises(InvalidRequest, match=r"store\.max_value_bytes = 1000"):
+            await a.node.put("k", bytes(1001))
+        with pytest.raises(InvalidRequest, match="consistency"):
+            await a.node.get("k", consistency="some")
+
+
+async def test_too_few_replicas(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a, b = await network(world, 2, dht__write_quorum=2, dht__read_quorum=2)
+        await a.node.put("k", b"v")
+        await world.crash(b)
+        await trio.sleep(1)
+        with pytest.raises(TooFewReplicas, match=r"1 of 1 .* 2 are needed \(dht.write_quorum\)"):
+            await a.node.put("k", b"w")
+        with pytest.raises(TooFewReplicas, match="2 are needed"):
+            await a.node.get("k")
+        assert (await a.node.get("k", consistency="one")).winner.value
+        assert_unharmed(a)
+
+
+async def test_siblings_after_a_partition(autojump_clock: MockClock) -> None:
+    """Both sides write; nothing is lost, all name one winner, the next write ends it."""
+    async with open_world(1) as world:
+        nodes = await network(world, 4)
+        a, b, c, d = nodes
+        await a.node.put("k", b"before")
+        cut = Cut(
+            frozenset({a.network.host, b.network.host}), frozenset({c.network.host, d.network.host})
+        )
+        world.network.medium.cut(cut)
+        await trio.sleep(60)
+        left = await a.node.put("k", b"left")
+        right = await c.node.put("k", b"right")
+        assert (await b.node.get("k")).winner.value == b"left"
+        world.network.medium.heal(cut)
+        await world.until(
+            lambda: all(x.is_connected_to(y) for x in (a, b) for y in (c, d)), within=600
+        )
+        views = {(await each.node.get("k")).winner.version for each in nodes}
+        assert len(views) == 1
+        assert views <= {left.version, right.version}
+        for node in nodes:
+            found = await node.node.get("k")
+            assert {found.winner.value, *(each.value for each in found.siblings)} == {
+                b"left",
+                b"right",
+            }
+        await d.node.put("k", b"after")
+        for node in nodes:
+            found = await node.node.get("k", consistency="all")
+            assert (found.winner.value, found.siblings) == (b"after", ())
+
+
+async def test_a_tombstone_beside_a_write_hides_no_version(autojump_clock: MockClock) -> None:
+    """What `get` calls the winner is what `--if-version` asks for."""
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        peer = ScriptedPeer(world)
+        line = await peer.connect(a)
+        assert await line.ask(Store(record(peer, "k", b"v"))) == Stored()
+        gone = record(peer, "k", None, clock=(now_ms() + 1000) << 16)
+        assert await line.ask(Store(gone)) == Stored()
+        found = await a.node.get("k")
+        assert found.winner.value == b"v"
+        await a.node.put("k", b"w", if_version=found.winner.version)
+        assert (await a.node.get("k")).winner.value == b"w"
+
+
+async def test_forged_and_broken_records_are_refused(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, store__max_value_bytes=100)
+        peer, victim = ScriptedPeer(world), ScriptedPeer(world)
+        line = await peer.connect(a)
+        good = record(peer, "k", b"v")
+        bad = {
+            "another's name": peer.identity.vouch(
+                attrs.evolve(
+                    Record(Key.of("k"), b"x", victim.identity.public_key, 1, (), 0),
+                )
+            ),
+            "changed": Signed(good.body.replace(b"v", b"w"), good.signature),
+            "a peer record": peer.record(),
+            "rubbish": Signed(b"rubbish", bytes(64)),
+            "too large": record(peer, "k", bytes(101)),
+            "from the future": record(peer, "k", b"x", clock=(now_ms() + 90_000_000) << 16),
+        }
+        for what, signed in bad.items():
+            assert isinstance(await line.ask(Store(signed)), Failed), what
+        assert await line.ask(FindValue(Key.of("k"))) == Value((), ())
+        assert await line.ask(Store(good)) == Stored()
+        assert (await a.node.get("k")).winner.value == b"v"
+        assert_unharmed(a)
+
+
+async def test_a_record_under_another_key_than_asked_for(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        liar = ScriptedPeer(world, listens=True)
+        other = record(liar, "other", b"v")
+        answer = Value((other,), ())
+        await world._nursery.start(liar.listen, lambda line: line.serve(lambda _: answer))
+        await a.node.connect(str(liar.address))
+        with pytest.raises(NotFound):
+            await a.node.get("k")
+
+
+async def test_a_full_store_says_so(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        await world.stop(a)
+        a.store = MemoryStore(max_bytes=5000)
+        await world.start("a")
+        peer = ScriptedPeer(world)
+        line = await peer.connect(a)
+        answers = [await line.ask(Store(record(peer, f"k{n}", bytes(900)))) for n in range(10)]
+        assert answers[0] == Stored()
+        assert isinstance(answers[-1], Failed)
+        assert answers[-1].code == "store_full"
+        # Not once for each.
+        assert a.codes().count("store.refuses") == 1
+        with pytest.raises(TooFewReplicas):
+            await a.node.put("k", bytes(900))
+        assert (await a.node.get("k0")).winner.value == bytes(900)
+        assert_unharmed(a)
+
+
+class BrokenStore(MemoryStore):
+    """A disk that refuses everything, from when it is told to."""
+
+    broken = False
+    path = "/home/\U0001f600" + "\U0001f512" * 100
+
+    async def get(self, table, key):  # type: ignore[no-untyped-def] # as its parent
+        self._refuse()
+        return await super().get(table, key)
+
+    async def apply(self, changes):  # type: ignore[no-untyped-def] # as its parent
+        self._refuse()
+        await super().apply(changes)
+
+    async def purge(self, now: float) -> int:
+        self._refuse()
+        return await super().purge(now)
+
+    def _refuse(self) -> None:
+        if self.broken:
+            raise StoreError(f"the database {self.path} refuses")
+
+
+async def test_a_disk_that_refuses_does_not_end_the_node(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        b = await world.start("b", lan=None, bootstrap=[a])
+        await world.stop(a)
+        store = a.store = BrokenStore()
+        await world.start("a")
+        await world.until(lambda: b.is_connected_to(a), within=5)
+        store.broken = True
+        await trio.sleep(2 * PURGE_INTERVAL)
+        with pytest.raises(StoreError):
+            await a.node.put("k", b"v")
+        assert (await b.node.put("k", b"v")).stored == 1
+        store.broken = False
+        await b.node.put("k", b"v")
+        assert (await a.node.get("k", consistency="all")).winner.value == b"v"
+        assert_unharmed(a, b)
+
+
+async def test_what_the_disk_says_is_not_for_peers(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        await world.stop(a)
+        store = a.store = BrokenStore()
+        await world.start("a")
+        peer = ScriptedPeer(world)
+        line = await peer.connect(a)
+        store.broken = True
+        for question in (Store(record(peer, "k", b"v")), FindValue(Key.of("k"))):
+            assert await line.ask(question) == Failed("store", "the disk refuses")
+        [told] = [event.message for event in a.events if event.code == "store.refuses"]
+        assert store.path in told
+
+
+async def test_lookup_shows_its_route(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        nodes = await network(world, 5)
+        found = await nodes[0].node.lookup("some key")
+        assert {each.node_id for each in found.found} == {each.node_id.hex() for each in nodes}
+        assert all(hop.outcome == "answered" for hop in found.hops)
+        distances = [int(each.node_id, 16) ^ int(found.target, 16) for each in found.found]
+        assert distances == sorted(distances)
+        by_name = await nodes[0].node.lookup("n3")
+        assert by_name.found[0].node_id == nodes[3].node_id.hex() == by_name.target
+
+
+class SlowStore(MemoryStore):
+    """A disk that takes its time."""
+
+    def __init__(self, delay: float = 0.1) -> None:
+        super().__init__()
+        self._delay = delay
+
+    async def get(self, table, key):  # type: ignore[no-untyped-def] # as its parent
+        await trio.sleep(self._delay)
+        return await super().get(table, key)
+
+
+def flood(line: Line, questions: Sequence[Message]) -> bytes:
+    return b"".join(line.session.request(each)[1] for each in questions)
+
+
+async def answers(line: Line, count: int) -> list[Message]:
+    found: list[Message] = []
+    while len(found) < count:
+        event = await line.next()
+        if isinstance(event, Replied):
+            found.append(event.message)
+    return found
+
+
+async def test_one_peers_reads_do_not_hold_up_another_ones(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        await world.stop(a)
+        a.store = SlowStore()
+        await world.start("a")
+        greedy = await ScriptedPeer(world, host="10.8.0.1").connect(a)
+        modest = await ScriptedPeer(world, host="10.8.0.2").connect(a)
+        wanted = FindValue(bytes(32))
+        await greedy.stream.send_all(flood(greedy, [wanted] * MAX_READS * 2))
+        with trio.fail_after(1):
+            assert isinstance(await modest.ask(wanted), Value)
+        refused = await answers(greedy, MAX_READS - 1)
+        assert {each.code for each in refused if isinstance(each, Failed)} == {"busy"}
+
+
+async def test_writes_that_wait_are_bounded_in_bytes(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        await world.stop(a)
+        a.store = SlowStore(delay=10_000)
+        await world.start("a")
+        peer = ScriptedPeer(world)
+        line = await peer.connect(a)
+        large = [Store(record(peer, f"k{number}", bytes(60_000))) for number in range(700)]
+        await line.stream.send_all(flood(line, large))
+        with trio.fail_after(60):
+            refused = await answers(line, len(large) - MAX_BATCH - MAX_WAITING // 60_000)
+        assert {each.code for each in refused if isinstance(each, Failed)} == {"busy"}
+
+
+async def test_who_was_told_busy_is_not_listened_to_for_a_moment(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        await world.stop(a)
+        a.store = SlowStore()
+        await world.start("a")
+        line = await ScriptedPeer(world).connect(a)
+        await line.stream.send_all(flood(line, [FindValue(bytes(32))] * MAX_READS * 4))
+        started = trio.current_time()
+        said = await answers(line, 200)
+        busy = sum(isinstance(each, Failed) for each in said)
+        assert 0 < busy <= (trio.current_time() - started) / BUSY_PAUSE + 1

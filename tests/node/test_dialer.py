@@ -1,0 +1,57 @@
+"""Whom a node dials by itself, and whom it leaves alone."""
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from p2pd.errors import Busy
+from p2pd.simulation.world import SimNode, World, open_world
+from p2pd.wire.messages import MAX_VALUE_BYTES, Echo
+from tests.node.scripted import ScriptedPeer, assert_unharmed, connected, reasons
+
+
+async def passive(world: World, *names: str) -> list[SimNode]:
+    """Start nodes that dial nobody."""
+    return [await world.start(name, lan=None, connections__target=0) for name in names]
+
+
+async def test_a_target_above_the_bound_pushes_nobody_out(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        others = await passive(world, "b", "c", "d")
+        a = await world.start(
+            "a", lan=None, bootstrap=others, connections__target=3, connections__max_outbound=1
+        )
+        await trio.sleep(600)
+        assert a.codes() == ["peer.connected"]
+        assert_unharmed(a)
+
+
+async def test_no_room_for_a_dial_is_no_failure_of_the_peer(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        b, c = await passive(world, "b", "c")
+        await c.node.connect(str(b.address))
+        a = await world.start("a", lan=None, connections__target=0, connections__max_outbound=1)
+        await a.node.connect(str(b.address))
+        await world.until(lambda: len(a.node.peers()) == 2, within=5)
+        for _ in range(3):
+            with pytest.raises(Busy):
+                await a.node.ping(c.node_id)
+        [known] = [each for each in a.node.peers() if each.name == "c"]
+        assert known.fail_count == 0
+        assert not reasons(a)
+
+
+async def test_a_leaving_node_makes_no_more_connections(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        others = await passive(world, "b", "c", "d")
+        a = await world.start("a", lan=None, bootstrap=others, connections__target=2)
+        await world.until(lambda: len(connected(a)) == 2, within=5)
+        # One that takes no goodbye: the others are gone while it is waited for.
+        deaf = await ScriptedPeer(world).connect(a)
+        for _ in range(8):
+            question = Echo(world.rng.randbytes(MAX_VALUE_BYTES))
+            await deaf.stream.send_all(deaf.session.request(question)[1])
+        await trio.sleep(0.1)
+        [spare] = [each for each in others if "peer.connected" not in each.codes()]
+        await world.stop(a)
+        assert "peer.connected" not in spare.codes()

@@ -1,0 +1,246 @@
+"""Both ends dial at the same time: one connection stays, the same on both sides."""
+
+import itertools
+import random
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from p2pd.errors import DialFailed, HandshakeRefused, P2PError
+from p2pd.net.sim import SimPending, SimStream
+from p2pd.simulation.world import SimNode, World, open_world
+from p2pd.wire.messages import Hello, Refused
+from tests.node.scripted import HungUp, Line, ScriptedPeer, assert_unharmed, connected
+
+SEEDS = range(100)
+
+
+def random_latency(seed: int, slowest: float = 0.05) -> Callable[[str, str], float]:
+    rng = random.Random(seed)
+    return lambda _source, _destination: rng.uniform(0.0001, slowest)
+
+
+async def two(world: World, **settings: Any) -> tuple[SimNode, SimNode]:
+    a = await world.start("a", lan=None, connections__target=0, **settings)
+    b = await world.start("b", lan=None, connections__target=0, **settings)
+    return a, b
+
+
+async def try_to(dial: Callable[..., Awaitable[object]], *args: object) -> None:
+    try:
+        await dial(*args)
+    except P2PError:
+        return
+
+
+async def assert_one_connection(world: World, a: SimNode, b: SimNode) -> None:
+    """Hold that exactly one stays, that both ends mean the same one, and that it works."""
+    await trio.sleep(5)
+    assert a.is_connected_to(b), f"seed {world.seed}"
+    assert b.is_connected_to(a), f"seed {world.seed}"
+    # A node may be about to dial itself.
+    open_streams = [each for each in world.network.streams if each.local.host != each.remote.host]
+    assert len(open_streams) == 2, f"seed {world.seed}"
+    directions = {node.node.peers()[0].direction for node in (a, b)}
+    assert directions == {"inbound", "outbound"}, f"seed {world.seed}"
+    assert (await a.node.echo(b.node_id, b"there"))[0] == b"there"
+    assert (await b.node.echo(a.node_id, b"back"))[0] == b"back"
+    assert_unharmed(a, b)
+
+
+async def dial_at_once(world: World, *dials: tuple[SimNode, SimNode], spread: float = 0.05) -> None:
+    async with trio.open_nursery() as nursery:
+        for dialer, listener in dials:
+
+            async def dial(dialer: SimNode = dialer, listener: SimNode = listener) -> None:
+                await trio.sleep(world.rng.uniform(0, spread))
+                await try_to(dialer.node.connect, str(listener.address))
+
+            nursery.start_soon(dial)
+
+
+async def test_both_dial_an_address(autojump_clock: MockClock) -> None:
+    for seed in SEEDS:
+        async with open_world(seed, random_latency(seed)) as world:
+            a, b = await two(world)
+            await dial_at_once(world, (a, b), (b, a))
+            await assert_one_connection(world, a, b)
+
+
+async def test_three_dials_at_once(autojump_clock: MockClock) -> None:
+    for seed in SEEDS:
+        async with open_world(seed, random_latency(seed)) as world:
+            a, b = await two(world)
+            await dial_at_once(world, (a, b), (b, a), (a, b))
+            await assert_one_connection(world, a, b)
+
+
+async def test_many_dials_at_once(autojump_clock: MockClock) -> None:
+    for seed in SEEDS:
+        async with open_world(seed, random_latency(seed, 0.3)) as world:
+            a, b = await two(world)
+            await dial_at_once(world, *[(a, b), (b, a)] * 5, spread=0.5)
+            await assert_one_connection(world, a, b)
+
+
+async def test_nodes_that_find_each_other_by_multicast_and_bootstrap(
+    autojump_clock: MockClock,
+) -> None:
+    for seed in SEEDS:
+        async with open_world(seed, random_latency(seed)) as world:
+            async with trio.open_nursery() as nursery:
+                for name in "ab":
+                    start = lambda name=name: world.start(  # noqa: E731 - one name for two
+                        name, discovery__bootstrap=["10.0.0.1:41000", "10.0.0.2:41000"]
+                    )
+                    nursery.start_soon(start)
+            await assert_one_connection(world, world.nodes["a"], world.nodes["b"])
+
+
+async def test_one_handshake_is_cancelled(autojump_clock: MockClock) -> None:
+    """Wherever in the handshake it ends: one connection stays, or the next dial makes one."""
+    for seed in SEEDS:
+        async with open_world(seed, random_latency(seed)) as world:
+            a = await world.start("a", lan=None)
+            b = await world.start("b", lan=None)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(try_to, b.node.connect, str(a.address))
+                with trio.move_on_after(world.rng.uniform(0, 0.2)):
+                    await try_to(a.node.connect, str(b.address))
+            await assert_one_connection(world, a, b)
+
+
+@pytest.mark.parametrize("dial_timeout", [0.1, 0.15])
+async def test_handshakes_run_out_of_time(autojump_clock: MockClock, dial_timeout: float) -> None:
+    """An end that gave up in the last step keeps nothing of it in its table."""
+    for seed in SEEDS:
+        async with open_world(seed, random_latency(seed)) as world:
+            a, b = await two(world, connections__dial_timeout=dial_timeout)
+            await dial_at_once(world, (a, b), (b, a))
+            await trio.sleep(5)
+            assert a.is_connected_to(b) == b.is_connected_to(a), f"seed {seed}"
+            open_streams = len(world.network.streams)
+            assert open_streams == 2 * a.is_connected_to(b), f"seed {seed}"
+
+
+async def test_a_handshake_that_stalls_after_admission_leaves_the_table(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last word of the handshake can't be sent, as the peer takes nothing."""
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        peer = ScriptedPeer(world)
+        secure = SimPending.secure
+
+        async def secured(pending: SimPending) -> SimStream:
+            stream = await secure(pending)
+            send_all, calls = stream.send_all, itertools.count()
+
+            async def send(data: bytes) -> None:
+                if next(calls) > 0:
+                    await trio.sleep_forever()
+                await send_all(data)
+
+            monkeypatch.setattr(stream, "send_all", send)
+            return stream
+
+        monkeypatch.setattr(SimPending, "secure", secured)
+
+        async def connect() -> None:
+            with suppress(HungUp):
+                await peer.connect(a)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(connect)
+            await world.until(lambda: bool(connected(a)))
+            await world.until(lambda: not connected(a), within=8)
+            nursery.cancel_scope.cancel()
+        assert a.node.peers()[0].status == "disconnected"
+
+
+async def test_a_restarted_peer_replaces_its_former_self(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        peer = ScriptedPeer(world)
+        old = await peer.connect(a)
+        peer.instance = bytes(16)
+        new = await peer.connect(a)
+        with trio.fail_after(1):
+            await old.hung_up()
+        assert len(connected(a)) == 1
+        assert a.node.peers()[0].success_count == 2
+        with pytest.raises(trio.TooSlowError), trio.fail_after(1):
+            await new.hung_up()
+
+
+async def test_a_later_dial_of_the_same_process_replaces_the_earlier(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        peer = ScriptedPeer(world)
+        old = await peer.connect(a)
+        await peer.connect(a)
+        with trio.fail_after(2):
+            await old.hung_up()
+        assert len(connected(a)) == 1
+        assert a.codes().count("peer.disconnected") == 0
+
+
+async def test_two_dials_find_another_node_at_a_known_address(autojump_clock: MockClock) -> None:
+    """Both take the address out of the entry; the second finds it gone."""
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__target=0)
+        b = await world.start("b", lan=None, connections__target=0)
+        await a.node.connect(str(b.address))
+        await world.crash(b)
+        await world.until(lambda: not connected(a))
+        # Somebody else moves in at b's address.
+        stranger = ScriptedPeer(world, host=b.address.host, listens=True)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(stranger.listen, lambda line: line.hung_up())
+            failures = []
+
+            async def ping() -> None:
+                try:
+                    await a.node.ping(b.node_id)
+                except DialFailed as error:
+                    failures.append(str(error))
+
+            entry = a.node.services.registry.get(b.node_id)
+            dialer = a.node.services.dialer
+            async with trio.open_nursery() as dials:
+                dials.start_soon(ping)
+                dials.start_soon(try_to, dialer.dial_entry, entry)
+            nursery.cancel_scope.cancel()
+        assert len(failures) == 1
+        assert "another node" in failures[0]
+        assert entry is not None
+        assert entry.addresses == []
+        assert_unharmed(a)
+
+
+async def test_nobody_is_a_duplicate_who_proves_nothing(autojump_clock: MockClock) -> None:
+    """A peer's own record and a refusal would make any address one of that peer's."""
+    async with open_world(1) as world:
+        a, b = await two(world)
+        await a.node.connect(str(b.address))
+        liar = ScriptedPeer(world)
+        listener = await liar.network.listen(liar.address)
+
+        async def pretend() -> None:
+            line = Line(await (await listener.accept()).secure())
+            handshake = liar.handshake(line, is_client=False, record=b.services.own.signed)
+            await line.expect(Hello)
+            await line.send(handshake.hello, Refused("duplicate", "", ()))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pretend)
+            with pytest.raises(HandshakeRefused):
+                await a.node.connect(str(liar.address))
+        [known] = [each for each in a.services.registry if each.node_id == b.node_id]
+        assert liar.address not in known.addresses

@@ -1,0 +1,188 @@
+"""What nodes tell each other of third ones, and what survives a restart."""
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from p2pd.address import Address
+from p2pd.node.registry_store import SAVE_INTERVAL
+from p2pd.simulation.world import SimNode, World, open_world
+from p2pd.store.base import Change, Table
+from p2pd.wire.identity import open_peer_record
+from p2pd.wire.messages import Announce, GetPeers, Peers, Signed
+from tests.node.scripted import (
+    Line,
+    ScriptedPeer,
+    assert_unharmed,
+    connected,
+    make_record,
+    stranger,
+)
+
+
+def addresses_of(node: SimNode) -> set[str]:
+    return {each.address for each in node.node.peers() if each.address}
+
+
+async def tell(world: World, node: SimNode, *records: Signed, host: str = "10.9.0.1") -> Line:
+    """Connect to a node as a peer that answers its question for peers with these records."""
+    line = await ScriptedPeer(world, host=host).connect(node)
+    world._nursery.start_soon(line.serve, lambda _: Peers(records))
+    await trio.sleep(1)
+    return line
+
+
+async def test_only_what_its_owner_signed_is_passed_on(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        known = ScriptedPeer(world, host="10.9.0.2", listens=True)
+        await known.connect(a)
+        hearsay = make_record(stranger(world.rng), Address("10.9.0.3", 1))
+        forged = Signed(known.record(sequence=1 << 60).body, bytes(64))
+        await tell(world, a, hearsay, forged)
+        answer = await (await ScriptedPeer(world, host="10.9.0.4").connect(a)).ask(GetPeers(64))
+        assert isinstance(answer, Peers)
+        names = {open_peer_record(each).public_key for each in answer.records}
+        assert known.identity.public_key in names
+        assert open_peer_record(hearsay).public_key not in names
+        assert forged not in answer.records
+
+
+async def test_a_record_is_dialled_and_proven(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        b = await world.start("b", lan=None)
+        await tell(world, a, b.services.own.signed)
+        await world.until(lambda: a.is_connected_to(b), within=1)
+        found = next(each for each in a.node.peers() if each.node_id == b.node_id.hex())
+        assert found.source == "exchange"
+
+
+async def test_loopback_addresses_from_elsewhere_are_not_dialled(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        record = make_record(
+            stranger(world.rng),
+            *[Address(host, 41000) for host in ("127.0.0.1", "::1", "0.0.0.0", "239.1.1.1")],
+            Address("10.9.0.7", 41000),
+        )
+        await tell(world, a, record)
+        assert "10.9.0.7:41000" in addresses_of(a)
+        entry = next(
+            each for each in a.services.registry if Address("10.9.0.7", 41000) in each.addresses
+        )
+        assert entry.addresses == [Address("10.9.0.7", 41000)]
+
+
+async def test_a_record_with_too_little_work_is_nobody(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, identity__difficulty=8)
+        teller = ScriptedPeer(world, identity=stranger(world.rng, 8))
+        cheap = make_record(stranger(world.rng), Address("10.9.0.7", 1), nonce=0)
+        dear = make_record(stranger(world.rng, 8), Address("10.9.0.8", 1))
+        line = await teller.connect(a)
+        world._nursery.start_soon(line.serve, lambda _: Peers((cheap, dear)))
+        await trio.sleep(1)
+        assert "10.9.0.8:1" in addresses_of(a)
+        assert "10.9.0.7:1" not in addresses_of(a)
+
+
+async def test_an_announcement_moves_a_peer(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        peer = ScriptedPeer(world, listens=True)
+        line = await peer.connect(a)
+        await trio.sleep(1)
+        moved = make_record(peer.identity, Address("10.9.0.99", 41000))
+        await line.send(Announce(moved))
+        await trio.sleep(0.1)
+        assert a.node.peers()[0].address == "10.9.0.99:41000"
+        old = make_record(peer.identity, Address("10.9.0.98", 1), sequence=1)
+        await line.send(Announce(old))
+        await trio.sleep(0.1)
+        assert a.node.peers()[0].address == "10.9.0.99:41000"
+
+
+async def test_a_mute_peer_does_not_hold_up_the_exchange(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        for number in range(10):
+            line = await ScriptedPeer(world, host=f"10.9.{number}.1").connect(a)
+            world._nursery.start_soon(line.serve, lambda _: None)
+        record = make_record(stranger(world.rng), Address("10.9.0.7", 1))
+        await tell(world, a, record, host="10.9.0.200")
+        assert "10.9.0.7:1" in addresses_of(a)
+
+
+async def test_known_peers_are_redialled_after_a_restart(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        b = await world.start("b", lan=None)
+        await b.node.connect(str(a.address))
+        await world.stop(b)
+        await trio.sleep(100)
+        await world.start("b")
+        await world.until(lambda: b.is_connected_to(a), within=2)
+        back = b.node.peers()[0]
+        assert (back.name, back.success_count, back.source) == ("a", 2, "manual")
+
+
+async def test_known_peers_are_redialled_after_a_crash(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        b = await world.start("b", lan=None)
+        await b.node.connect(str(a.address))
+        await trio.sleep(SAVE_INTERVAL + 1)
+        await world.crash(b)
+        await world.start("b")
+        await world.until(lambda: b.is_connected_to(a), within=2)
+
+
+async def test_unreadable_rows_are_left_out_and_told(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        b = await world.start("b", lan=None)
+        await b.node.connect(str(a.address))
+        await world.stop(b)
+        rubbish = {bytes(32): b"rubbish", b"short": b"", bytes(31) + b"x": b"\x9a"}
+        await b.store.apply([Change(Table.PEERS, *each) for each in rubbish.items()])
+        await world.start("b")
+        told = [each.message for each in b.events if each.code == "registry.unreadable"]
+        assert len(told) == 1
+        assert told[0].startswith("3 saved peers")
+        await world.until(lambda: b.is_connected_to(a), within=2)
+
+
+@pytest.mark.parametrize("times", [30])
+async def test_a_peer_that_moves_often_is_remembered(autojump_clock: MockClock, times: int) -> None:
+    """Its old addresses are given up in the end, and its row stays readable."""
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        peer = ScriptedPeer(world)
+        for number in range(times):
+            record = make_record(
+                peer.identity, *[Address(f"10.9.{number}.{each}", 41000) for each in range(5)]
+            )
+            line = await peer.connect(a, record=record)
+            await line.stream.aclose()
+            await world.until(lambda: not connected(a), within=1)
+        entry = next(iter(a.services.registry))
+        assert len(entry.addresses) == 8
+        assert Address(f"10.9.{times - 1}.0", 41000) in entry.addresses[:5]
+        await world.stop(a)
+        await world.start("a")
+        assert "registry.unreadable" not in a.codes()
+        assert [each.node_id for each in a.node.peers()] == [peer.identity.node_id.hex()]
+        assert_unharmed(a)
+
+
+async def test_who_finds_a_node_full_meets_others_who_did(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        full = await world.start("full", lan=None, connections__max_inbound=0)
+        first = await world.start("first", lan=None, bootstrap=[full])
+        await world.until(lambda: "peer.refused" in full.codes(), within=5)
+        second = await world.start("second", lan=None, bootstrap=[full])
+        await world.until(lambda: second.is_connected_to(first), within=10)
+        assert not full.services.roster.connections

@@ -1,0 +1,325 @@
+"""Whatever a peer does ends at most its own connection; honest peers are served meanwhile."""
+
+import random
+import struct
+from collections.abc import Awaitable, Callable
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from p2pd.address import Address
+from p2pd.node import inbound
+from p2pd.node.connection import TIME_SLICE
+from p2pd.node.dialer import STRANGERS_AT_ONCE, STRANGERS_PER_SECOND
+from p2pd.node.dispatch import Call
+from p2pd.simulation.world import SimNode, World, open_world
+from p2pd.wire.messages import (
+    Announce,
+    Echo,
+    Echoed,
+    FindNode,
+    FindValue,
+    GetPeers,
+    Goodbye,
+    Message,
+    Nodes,
+    Peers,
+    Ping,
+    Pong,
+    Signed,
+    Store,
+    Stored,
+    Value,
+)
+from tests.node.scripted import (
+    Line,
+    ScriptedPeer,
+    assert_unharmed,
+    connected,
+    make_record,
+    stranger,
+)
+
+HEADER = struct.Struct(">BBBBQQI")
+
+
+def frame(
+    *, version: int = 1, tag: int = 6, flags: int = 0, length: int = 1, payload: bytes = b"\x90"
+) -> bytes:
+    return HEADER.pack(version, tag, flags, 0, 1, 0, length) + payload
+
+
+NONSENSE = {
+    "garbage": random.Random(1).randbytes(4000),
+    "half a header": frame()[:10],
+    "half a frame": frame(length=1000, payload=b"\x90" * 10),
+    "an oversized length": frame(length=0xFFFFFFFF),
+    "an unknown tag": frame(tag=250),
+    "an unknown flag": frame(flags=0x80),
+    "another version": frame(version=9),
+    "broken deflate": frame(flags=4, length=4, payload=b"oops"),
+    "a deflate bomb": frame(flags=4, length=8, payload=b"x\x9cc\x00\x00\x00\x01\x00"),
+    "deep nesting": frame(length=5000, payload=b"\x91" * 5000),
+    "wrong types": frame(tag=8, length=2, payload=b"\x91\x07"),
+    "too few fields": frame(tag=1, length=1, payload=b"\x90"),
+    "an http request": b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n",
+    "nothing": b"",
+}
+
+
+async def still_serves(world: World, node: SimNode) -> None:
+    """Hold that an honest newcomer is served."""
+    honest = ScriptedPeer(world, host="10.8.0.1")
+    with trio.fail_after(2):
+        line = await honest.connect(node)
+        assert await line.ask(Echo(b"hello")) == Echoed(b"hello")
+    await line.stream.aclose()
+    await world.until(lambda: honest.identity.node_id.hex() not in connected(node), within=1)
+    assert_unharmed(node)
+
+
+@pytest.mark.parametrize("what", NONSENSE)
+@pytest.mark.parametrize("introduced", [False, True])
+async def test_nonsense(autojump_clock: MockClock, what: str, introduced: bool) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        peer = ScriptedPeer(world)
+        line = await (peer.connect(a) if introduced else peer.dial(a))
+        await line.stream.send_all(NONSENSE[what])
+        with trio.fail_after(20):
+            await line.hung_up()
+        await still_serves(world, a)
+        assert not connected(a)
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_random_messages_at_random_moments(autojump_clock: MockClock, seed: int) -> None:
+    async with open_world(seed) as world:
+        a = await world.start("a", lan=None)
+        rng = world.rng
+        messages: list[Callable[[], Message]] = [
+            Ping,
+            Pong,
+            lambda: Echo(rng.randbytes(rng.randrange(1000))),
+            lambda: GetPeers(rng.randint(1, 64)),
+            lambda: Announce(Signed(rng.randbytes(100), rng.randbytes(64))),
+            lambda: FindNode(rng.randbytes(32)),
+            lambda: FindValue(rng.randbytes(32)),
+            lambda: Store(Signed(rng.randbytes(100), rng.randbytes(64))),
+            lambda: Peers((Signed(rng.randbytes(50), rng.randbytes(64)),)),
+            lambda: Value((), ()),
+        ]
+        line = await ScriptedPeer(world).connect(a)
+        for _ in range(300):
+            message = rng.choice(messages)()
+            kind = rng.randrange(3)
+            if kind == 0:
+                data = line.session.notice(message)
+            elif kind == 1:
+                data = line.session.reply(rng.randrange(50), message)
+            else:
+                data = line.session.request(message)[1]
+            cut = rng.randrange(1, len(data))
+            await line.stream.send_all(data[:cut])
+            await trio.sleep(rng.uniform(0, 0.01))
+            await line.stream.send_all(data[cut:])
+        assert len(connected(a)) == 1
+        await still_serves(world, a)
+
+
+@pytest.mark.parametrize("introduced", [False, True])
+async def test_a_byte_a_second(autojump_clock: MockClock, introduced: bool) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        peer = ScriptedPeer(world)
+        line = await (peer.connect(a) if introduced else peer.dial(a))
+        data = frame(length=8000, payload=bytes(8000))
+
+        async def drip() -> None:
+            for each in data:
+                await line.stream.send_all(bytes([each]))
+                await trio.sleep(1)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(drip)
+            with trio.fail_after(20):
+                await line.hung_up()
+            nursery.cancel_scope.cancel()
+        await still_serves(world, a)
+
+
+async def test_a_thousand_connections_left_idle(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        crowd = ScriptedPeer(world)
+        for _ in range(1000):
+            await crowd.dial(a)
+        ends = [each for each in world.network.streams if each.local == a.address]
+        assert len(ends) <= inbound.MAX_HANDSHAKES + 1
+        await still_serves(world, a)
+        for number in range(100):
+            await ScriptedPeer(world, host=f"10.9.1.{number}").dial(a)
+        await still_serves(world, a)
+        await trio.sleep(10)
+        assert not [each for each in world.network.streams if each.local == a.address]
+
+
+async def test_a_peer_that_never_reads(autojump_clock: MockClock) -> None:
+    """What it asks for piles up only so far, and only for so long."""
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        line = await ScriptedPeer(world).connect(a)
+        big = Echo(world.rng.randbytes(200_000))
+        with trio.fail_after(30):
+            try:
+                while True:
+                    await line.stream.send_all(line.session.request(big)[1])
+                    await trio.sleep(0.001)
+            except trio.BrokenResourceError:
+                pass
+        assert not connected(a)
+        assert a.node.peers()[0].last_error in (
+            "the peer reads too slowly",
+            "the peer took no data for 10 s",
+        )
+        await still_serves(world, a)
+
+
+async def talk_to(
+    world: World, node: SimNode, peer: ScriptedPeer, talk: Callable[[Line], Awaitable[None]]
+) -> None:
+    """Let a listening scripted peer be known to a node."""
+    await world._nursery.start(peer.listen, talk)
+    await node.node.connect(str(peer.address))
+
+
+async def test_a_peer_that_never_answers(autojump_clock: MockClock) -> None:
+    """The node's lookups go on without it, though it answers pings."""
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        b = await world.start("b", lan=None, bootstrap=[a])
+        await world.until(lambda: a.is_connected_to(b), within=1)
+        await b.node.put("k", b"v")
+        for number in range(5):
+            mute = ScriptedPeer(world, host=f"10.9.{number}.1", listens=True)
+            await talk_to(world, a, mute, lambda line: line.serve(lambda _: None))
+        began = trio.current_time()
+        found = await a.node.get("k")
+        assert found.winner.value == b"v"
+        assert trio.current_time() - began < 5
+        route = await a.node.lookup("k")
+        assert [each.outcome for each in route.hops].count("timeout") == 5
+        assert_unharmed(a, b)
+
+
+async def test_a_peer_that_answers_lookups_with_lies(autojump_clock: MockClock) -> None:
+    """Records of nobody, unsigned addresses, and more of them every time."""
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        rng = world.rng
+        invented: set[str] = set()
+
+        def lies() -> tuple[Signed, ...]:
+            strangers = [stranger(rng) for _ in range(20)]
+            invented.update(each.node_id.hex() for each in strangers)
+            good = [
+                make_record(each, addresses=("10.7.0.1:1", "rubbish", "0.0.0.0:1", "224.0.0.1:9"))
+                for each in strangers
+            ]
+            forged = [Signed(each.body, rng.randbytes(64)) for each in good[10:]]
+            rubbish = [Signed(rng.randbytes(60), rng.randbytes(64)) for _ in range(20)]
+            return (*good[:10], *forged, *rubbish)
+
+        def answer(question: Message) -> Message:
+            if isinstance(question, Store):
+                return Stored()
+            if isinstance(question, FindValue):
+                return Value((Signed(rng.randbytes(90), rng.randbytes(64)),), lies())
+            return Nodes(lies()) if isinstance(question, FindNode) else Peers(lies())
+
+        for number in range(3):
+            liar = ScriptedPeer(world, host=f"10.9.{number}.1", listens=True)
+            await talk_to(world, a, liar, lambda line: line.serve(answer))
+        await a.node.put("k", b"v")
+        for _ in range(20):
+            assert (await a.node.get("k", consistency="one")).winner.value == b"v"
+        assert len(a.node.peers()) < 1000
+        await trio.sleep(100)
+        await still_serves(world, a)
+
+
+async def test_replies_to_nothing_and_floods_of_goodbyes(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        line = await ScriptedPeer(world).connect(a)
+        for number in range(1000):
+            await line.stream.send_all(line.session.reply(number, Peers(())))
+        assert await line.ask(Echo(b"x")) == Echoed(b"x")
+        await line.send(*[Goodbye(f"number {number}") for number in range(1000)])
+        with trio.fail_after(1):
+            await line.hung_up()
+        assert a.codes().count("peer.disconnected") == 1
+        assert a.node.peers()[0].last_error == "the peer said goodbye: number 0"
+        await still_serves(world, a)
+
+
+async def test_a_bug_in_a_handler_costs_one_connection(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+
+        def handler(call: Call, message: Pong) -> None:
+            raise ZeroDivisionError("a bug planted by a test")
+
+        a.services.roster.on_connected.append(
+            lambda connection: connection._dispatch.add(Pong, handler)
+        )
+        honest = await ScriptedPeer(world, host="10.8.0.1").connect(a)
+        trigger = await ScriptedPeer(world).connect(a)
+        await trigger.send(Pong(), Pong(), Pong())
+        with trio.fail_after(1):
+            await trigger.hung_up()
+        bugs = [each for each in a.events if each.code == "bug"]
+        assert len(bugs) == 1
+        assert "planted by a test" in bugs[0].message
+        assert bugs[0].error is not None
+        assert bugs[0].error.__traceback__ is not None
+        assert len(connected(a)) == 1
+        assert await honest.ask(Echo(b"x")) == Echoed(b"x")
+
+
+async def test_a_flood_that_costs_time_holds_up_nobody_for_long(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+
+        def handler(call: Call, message: Pong) -> None:
+            autojump_clock.jump(TIME_SLICE / 4)
+
+        a.services.roster.on_connected.append(
+            lambda connection: connection._dispatch.add(Pong, handler)
+        )
+        flood = await ScriptedPeer(world).connect(a)
+        await flood.send(*[Pong()] * 1000)
+        longest = 0.0
+        started = last = trio.current_time()
+        while last < started + 1000 * TIME_SLICE / 4:
+            await trio.sleep(TIME_SLICE / 8)
+            now = trio.current_time()
+            longest, last = max(longest, now - last), now
+        assert longest <= 4 * TIME_SLICE
+        await still_serves(world, a)
+
+
+async def test_forged_peers_do_not_make_a_node_scan_ports(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        line = await ScriptedPeer(world).connect(a)
+        started = trio.current_time()
+        for number in range(600):
+            victims = [Address("198.18.0.1", 1 + 8 * number + each) for each in range(8)]
+            await line.send(Announce(make_record(stranger(world.rng), *victims)))
+            await trio.sleep(0.02)
+        elapsed = trio.current_time() - started
+        tried = a.codes().count("peer.dial_failed") * 8
+        assert STRANGERS_AT_ONCE <= tried <= STRANGERS_AT_ONCE + 8 + STRANGERS_PER_SECOND * elapsed
+        await still_serves(world, a)

@@ -1,0 +1,183 @@
+"""Silent peers are noticed, slow ones are kept, and a machine that slept redials at once."""
+
+from functools import partial
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from p2pd.errors import P2PError
+from p2pd.net.faults import Cut
+from p2pd.simulation.world import SimNode, World, open_world
+from p2pd.wire.messages import Echo, Message, Ping, Pong
+from tests.node.scripted import HungUp, Line, ScriptedPeer, assert_unharmed, connected
+
+
+async def two(world: World) -> tuple[SimNode, SimNode]:
+    a = await world.start("a", lan=None)
+    b = await world.start("b", lan=None, bootstrap=[a])
+    await world.until(lambda: a.is_connected_to(b) and b.is_connected_to(a), within=1)
+    return a, b
+
+
+@pytest.mark.parametrize("one_way", [False, True])
+async def test_a_silent_peer_is_dropped_after_its_misses(
+    autojump_clock: MockClock, one_way: bool
+) -> None:
+    async with open_world(1) as world:
+        a, b = await two(world)
+        await trio.sleep(60)
+        assert a.is_connected_to(b)
+        cut = Cut(frozenset({b.network.host}), frozenset({a.network.host}), one_way)
+        world.network.medium.cut(cut)
+        # The last sign of life, one interval, and three probes of two seconds each.
+        await world.until(lambda: not connected(a), within=5 + 5 + 3 * 2 + 1)
+        gone = a.node.peers()[0]
+        assert gone.last_error is not None
+        assert "3 probes unanswered" in gone.last_error
+        await trio.sleep(30)
+        world.network.medium.heal(cut)
+        await world.until(lambda: a.is_connected_to(b) and b.is_connected_to(a), within=60)
+        assert_unharmed(a, b)
+
+
+async def test_more_probes_than_needed_do_not_put_off_the_end(autojump_clock: MockClock) -> None:
+    """Each refused duplicate sends one, and each wake-up of the machine."""
+    async with open_world(1) as world:
+        a, b = await two(world)
+        host_b, host_a = frozenset({b.network.host}), frozenset({a.network.host})
+        world.network.medium.cut(Cut(host_b, host_a))
+        for _ in range(10):
+            a.services.roster.connections[b.node_id].probe()
+        await world.until(lambda: not connected(a), within=5 + 5 + 3 * 2 + 1)
+
+
+async def test_nothing_flaps_where_nothing_happens(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a, b = await two(world)
+        await trio.sleep(3600)
+        assert a.codes() == b.codes() == ["peer.connected"]
+
+
+async def test_a_slow_peer_is_alive(autojump_clock: MockClock) -> None:
+    """Its answers come later than a probe waits for them, but they come."""
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        line = await ScriptedPeer(world).connect(a)
+        async with trio.open_nursery() as nursery:
+
+            async def answer(data: bytes) -> None:
+                await trio.sleep(3)
+                await line.stream.send_all(data)
+
+            async def serve() -> None:
+                while True:
+                    event = await line.next()
+                    if isinstance(event.message, Ping):
+                        nursery.start_soon(
+                            answer, line.session.reply(event.request_id or 0, Pong())
+                        )
+
+            nursery.start_soon(serve)
+            await trio.sleep(120)
+            assert len(connected(a)) == 1
+            nursery.cancel_scope.cancel()
+
+
+async def test_the_probes_of_one_side_serve_both(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        line = await ScriptedPeer(world).connect(a)
+
+        async def probe() -> None:
+            while True:
+                await trio.sleep(3)
+                await line.stream.send_all(line.session.request(Ping())[1])
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(probe)
+            nursery.start_soon(line.serve, lambda _: None)
+            await trio.sleep(60)
+            nursery.cancel_scope.cancel()
+        assert len(connected(a)) == 1
+        assert Pong() in line.heard
+        assert Ping() not in line.heard
+
+
+async def test_a_machine_that_slept_redials_at_once(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__backoff_min=300)
+        b = await world.start("b", lan=None)
+        await a.node.connect(str(b.address))
+        await world.crash(b)
+        await trio.sleep(400)
+        await world.start("b")
+        await trio.sleep(1)
+        assert not a.is_connected_to(b)
+        a.clock_error += 3600
+        await world.until(lambda: a.is_connected_to(b), within=6)
+        assert a.codes().count("node.woke") == 1
+
+
+async def test_a_clock_set_back_or_a_little_forward_is_no_sleep(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a, b = await two(world)
+        for step in (-3600, 5, -1):
+            a.clock_error += step
+            await trio.sleep(20)
+        assert "node.woke" not in a.codes()
+        assert a.is_connected_to(b)
+
+
+async def test_probes_go_on_where_all_requests_are_stuck(autojump_clock: MockClock) -> None:
+    """Not even a full table of requests under way keeps a silent peer's connection."""
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        peer = ScriptedPeer(world)
+        await peer.connect(a)
+
+        async def ask() -> None:
+            try:
+                await a.services.dialer.request(peer.identity.node_id, Echo(b""), 60)
+            except P2PError:
+                return
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(1100):
+                nursery.start_soon(ask)
+            await world.until(lambda: not connected(a), within=20)
+        assert_unharmed(a)
+
+
+async def test_a_ping_survives_the_change_to_another_connection(autojump_clock: MockClock) -> None:
+    """Its connection is closed as a duplicate while it waits: it goes out over the new one."""
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        peer = ScriptedPeer(world)
+        old = await peer.connect(a)
+        results: list[float] = []
+
+        async def ping() -> None:
+            results.append(await a.node.ping(peer.identity.node_id))
+
+        def nothing(_: Message) -> None:
+            return None
+
+        async def ignore(line: Line) -> None:
+            try:
+                while True:
+                    await line.next()
+            except HungUp:
+                return
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ignore, old)
+            nursery.start_soon(ping)
+            await trio.sleep(0.1)
+            new = await peer.connect(a)
+            nursery.start_soon(partial(new.serve, nothing))
+            await trio.sleep(0.1)
+            # The node closes it where the peer does not.
+            await trio.sleep(2)
+            nursery.cancel_scope.cancel()
+        assert len(results) == 1

@@ -1,0 +1,329 @@
+"""Who is refused, and that both sides say why: in events and in `last_error`."""
+
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from p2pd.errors import HandshakeRefused
+from p2pd.node import roster
+from p2pd.simulation.world import SimNode, open_world
+from p2pd.wire.identity import Identity
+from p2pd.wire.messages import Hello, Proof, Refused
+from tests.node.scripted import (
+    HungUp,
+    Line,
+    ScriptedPeer,
+    assert_unharmed,
+    connected,
+    last_errors,
+    reasons,
+)
+
+
+def assert_refused(reason: str, *nodes: SimNode) -> None:
+    for node in nodes:
+        assert reasons(node) == {reason}, node.name
+        assert not connected(node)
+        assert_unharmed(node)
+
+
+def refusal_in(line: Line) -> Refused:
+    refusal = line.heard[-1]
+    assert isinstance(refusal, Refused)
+    return refusal
+
+
+async def test_another_network(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        b = await world.start("b", lan=None, bootstrap=[a], node__network="elsewhere")
+        await world.until(lambda: bool(reasons(a) and reasons(b)), within=1)
+        assert_refused("network", a, b)
+        for node in (a, b):
+            assert "'elsewhere'" in last_errors(node)[0]
+            assert "node.network" in last_errors(node)[0]
+
+
+@pytest.mark.parametrize("keys", [(b"", b"k"), (b"k", b""), (b"k", b"l")])
+async def test_another_network_key(autojump_clock: MockClock, keys: tuple[bytes, bytes]) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, network_key=keys[0])
+        b = await world.start("b", lan=None, network_key=keys[1], bootstrap=[a])
+        await world.until(lambda: bool(reasons(a) and reasons(b)), within=1)
+        assert_refused("network_key", a, b)
+        for node in (a, b):
+            assert "node.network_key_file" in last_errors(node)[0]
+
+
+async def test_the_same_network_key(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, network_key=b"k")
+        b = await world.start("b", lan=None, network_key=b"k", bootstrap=[a])
+        await world.until(lambda: a.is_connected_to(b) and b.is_connected_to(a), within=1)
+
+
+async def test_no_common_version(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        peer = ScriptedPeer(world, terms={"min_version": 2, "max_version": 3})
+        refusal = refusal_in(await peer.connect(a))
+        assert refusal.reason == "version"
+        assert "1 to 1 here, 2 to 3 there" in refusal.message
+        assert_refused("version", a)
+        assert "upgrade the older node" in last_errors(a)[0]
+
+
+async def test_no_common_version_with_the_listener(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        peer = ScriptedPeer(world, listens=True, terms={"min_version": 2, "max_version": 3})
+        refusals: list[str] = []
+
+        async def accept(line: Line) -> None:
+            refusals.append((await line.expect(Refused)).reason)
+
+        async with trio.open_nursery() as nursery:
+            await nursery.start(partial(raw_listen, peer, accept))
+            a = await world.start("a", lan=None, discovery__bootstrap=[str(peer.address)])
+            await world.until(lambda: bool(refusals), within=1)
+            nursery.cancel_scope.cancel()
+        assert refusals == ["version"]
+        assert_refused("version", a)
+
+
+async def raw_listen(peer: ScriptedPeer, talk: Any, task_status: Any) -> None:
+    """Listen as a peer that says hello to whatever it hears, and then lets `talk` go on."""
+
+    async def serve(stream: Any) -> None:
+        line = Line(stream)
+        handshake = peer.handshake(line, is_client=False)
+        try:
+            await line.expect(Hello)
+            await line.send(handshake.hello)
+            await talk(line)
+        except HungUp:
+            return
+
+    listener = await peer.network.listen(peer.address)
+    task_status.started()
+    async with trio.open_nursery() as nursery:
+        while True:
+            nursery.start_soon(serve, await (await listener.accept()).secure())
+
+
+async def test_oneself(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, discovery__bootstrap=["10.0.0.1:41000"])
+        await world.until(lambda: bool(reasons(a)), within=1)
+        await trio.sleep(100)
+        assert_refused("self", a)
+        assert "the address leads back to this node" in last_errors(a)[0]
+        with pytest.raises(HandshakeRefused) as caught:
+            await a.node.connect("10.0.0.1:41000")
+        assert caught.value.reason == "self"
+
+
+@pytest.mark.parametrize("lan", ["lan", None])
+async def test_a_cloned_identity(autojump_clock: MockClock, lan: str | None) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=lan)
+        b = await world.start("b", lan=lan)
+        await world.stop(b)
+        b.identity = a.identity
+        b.events.clear()
+        a.events.clear()
+        await world.start("b")
+        if lan is None:
+            with pytest.raises(HandshakeRefused):
+                await b.node.connect(str(a.address))
+            await world.until(lambda: reasons(a) == {"identity_clash"}, within=1)
+        else:
+            await world.until(lambda: bool(reasons(a) and reasons(b)), within=2)
+            assert_refused("identity_clash", a, b)
+            assert "copied state directory" in last_errors(a)[0]
+        assert_unharmed(a, b)
+
+
+async def test_too_little_work(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        await world.stop(a)
+        a.identity = Identity.mint(world.rng.randbytes(32), 8)
+        peer = ScriptedPeer(world)
+        b = await world.start("b", lan=None, identity__difficulty=8)
+        refusal = refusal_in(await peer.connect(b))
+        assert refusal.reason == "difficulty"
+        assert_refused("difficulty", b)
+        assert "this network asks for 8" in last_errors(b)[0]
+
+
+async def test_a_man_in_the_middle(autojump_clock: MockClock) -> None:
+    """He ends TLS on both sides with a certificate of his own, and passes all bytes on."""
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        relay = ScriptedPeer(world, port=42000)
+
+        async def pump(source: Any, sink: Any) -> None:
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                while data := await source.receive_some():
+                    await sink.send_all(data)
+            await sink.aclose()
+
+        async def listen(task_status: Any) -> None:
+            listener = await relay.network.listen(relay.address)
+            task_status.started()
+            near = await (await listener.accept()).secure()
+            far = await relay.network.dial(a.address)
+            assert near.certificate != far.certificate
+            async with trio.open_nursery() as pumps:
+                pumps.start_soon(pump, near, far)
+                pumps.start_soon(pump, far, near)
+
+        async with trio.open_nursery() as nursery:
+            await nursery.start(listen)
+            b = await world.start("b", lan=None, discovery__bootstrap=[str(relay.address)])
+            await world.until(lambda: bool(reasons(a) and reasons(b)), within=1)
+            nursery.cancel_scope.cancel()
+        assert "man_in_the_middle" in reasons(a) & reasons(b)
+        assert not connected(a)
+        assert not connected(b)
+        assert "terminates TLS" in last_errors(a)[0]
+        assert "terminates TLS" in last_errors(b)[0]
+        assert_unharmed(a, b)
+
+
+async def test_a_man_in_the_middle_who_forges_the_certificate_hash(
+    autojump_clock: MockClock,
+) -> None:
+    """Who changes a hello breaks the signature over both."""
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        peer = ScriptedPeer(world)
+        line = await peer.dial(a)
+        handshake = peer.handshake(line, is_client=True, certificate=bytes(31) + b"x")
+        hello = handshake.hello
+        object.__setattr__(hello, "certificate", line.stream.certificate)
+        await line.send(hello)
+        object.__setattr__(hello, "certificate", bytes(31) + b"x")
+        theirs = (await line.next()).message
+        assert isinstance(theirs, Hello)
+        object.__setattr__(theirs, "certificate", bytes(31) + b"x")
+        await line.send(handshake.receive_hello(theirs))
+        assert (await line.expect(Refused)).reason == "signature"
+        assert_refused("signature", a)
+
+
+async def test_a_replayed_handshake(autojump_clock: MockClock) -> None:
+    """All that a peer once said, said again: the node's fresh nonce makes it worthless."""
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        peer = ScriptedPeer(world)
+        line = await peer.dial(a)
+        handshake = peer.handshake(line, is_client=True)
+        await line.send(handshake.hello)
+        proof = handshake.receive_hello(await line.expect(Hello))
+        await line.send(proof)
+        await world.until(lambda: bool(connected(a)), within=1)
+        await line.stream.aclose()
+        await world.until(lambda: not connected(a), within=1)
+        replay = await ScriptedPeer(world, host="10.9.0.2").dial(a)
+        await replay.send(handshake.hello)
+        await replay.expect(Proof)
+        await replay.send(proof)
+        assert (await replay.expect(Refused)).reason == "signature"
+        assert_refused("signature", a)
+        assert "can't prove" in last_errors(a)[0]
+
+
+async def test_full(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__max_inbound=2)
+        b, c = [await world.start(name, lan=None, bootstrap=[a]) for name in "bc"]
+        await world.until(lambda: a.is_connected_to(b, c), within=1)
+        d = await world.start("d", lan=None, bootstrap=[a], connections__target=1)
+        await world.until(lambda: "full" in reasons(d), within=1)
+        assert reasons(a) == {"full"}
+        assert "connections.max_inbound" in " ".join(
+            each.message for each in d.events if each.code == "peer.dial_failed"
+        )
+        await world.until(lambda: d.is_connected_to(b) or d.is_connected_to(c), within=5)
+        assert_unharmed(a, d)
+
+
+async def test_an_idle_connection_makes_room(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__max_inbound=1)
+        idle, late = ScriptedPeer(world), ScriptedPeer(world, host="10.9.1.1")
+        first = await idle.connect(a)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(first.serve, lambda _: None)
+            await trio.sleep(roster.IDLE_AFTER + 10)
+            await late.connect(a)
+            assert connected(a) == {late.identity.node_id.hex()}
+        # Its serving ended, so it was closed.
+
+
+async def test_many_identities_of_one_host_do_not_push_out_another_host(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__max_inbound=4)
+        honest = ScriptedPeer(world, host="10.9.1.1")
+        many = [ScriptedPeer(world, host="10.9.2.1") for _ in range(8)]
+        for peer in [honest, *many[:3]]:
+            line = await peer.connect(a)
+            world._nursery.start_soon(line.serve, lambda _: None)
+        for peer in many[3:]:
+            await trio.sleep(roster.IDLE_AFTER + 10)
+            line = await peer.connect(a)
+            assert not isinstance(line.heard[-1], Refused)
+            world._nursery.start_soon(line.serve, lambda _: None)
+            assert honest.identity.node_id.hex() in connected(a)
+            assert len(connected(a)) == 4
+
+
+async def test_newcomers_at_once_do_not_break_the_bound(autojump_clock: MockClock) -> None:
+    """One idle peer makes room for one, though it is slow to hear of that."""
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__max_inbound=3)
+        for number in range(3):
+            line = await ScriptedPeer(world, host=f"10.9.{number}.1").connect(a)
+            world._nursery.start_soon(line.serve, lambda _: None)
+        await trio.sleep(roster.IDLE_AFTER + 10)
+        async with trio.open_nursery() as nursery:
+            for number in range(20):
+                newcomer = ScriptedPeer(world, host=f"10.9.{number}.2")
+                nursery.start_soon(newcomer.connect, a)
+        assert len(connected(a)) == 3
+        assert_unharmed(a)
+
+
+async def test_too_many_of_one_host(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__max_per_ip=2)
+        for _ in range(2):
+            await ScriptedPeer(world).connect(a)
+        third = refusal_in(await ScriptedPeer(world).connect(a))
+        assert third.reason == "full"
+        assert "connections.max_per_ip" in third.message
+        elsewhere = await ScriptedPeer(world, host="10.9.0.2").connect(a)
+        assert not isinstance(elsewhere.heard[-1], Refused)
+        assert len(connected(a)) == 3
+
+
+async def test_a_host_past_its_share_pushes_nobody_out(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__max_per_ip=1, connections__max_inbound=2)
+        honest, greedy = ScriptedPeer(world), ScriptedPeer(world, host="10.9.0.2")
+        for peer in (honest, greedy):
+            line = await peer.connect(a)
+            world._nursery.start_soon(line.serve, lambda _: None)
+        await trio.sleep(roster.IDLE_AFTER + 10)
+        for _ in range(5):
+            refusal = refusal_in(await ScriptedPeer(world, host="10.9.0.2").connect(a))
+            assert refusal.reason == "full"
+        assert honest.identity.node_id.hex() in connected(a)
+        assert len(connected(a)) == 2

@@ -1,0 +1,71 @@
+"""What a node knows of its peers reaches the disk, also where the disk is slow or refuses."""
+
+from collections.abc import Sequence
+
+import trio
+from trio.testing import MockClock
+
+from p2pd.errors import StoreError
+from p2pd.node.registry_store import SAVE_INTERVAL
+from p2pd.simulation.world import SimNode, World, open_world
+from p2pd.store.base import Change, Table
+from p2pd.store.memory import MemoryStore
+
+
+class MoodyStore(MemoryStore):
+    """A disk that takes `delay` seconds to begin a write, and may refuse it."""
+
+    refuses = False
+    delay = 0.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = trio.Event()
+
+    async def apply(self, changes: Sequence[Change]) -> None:
+        self.begun.set()
+        await trio.sleep(self.delay)
+        if self.refuses:
+            raise StoreError("the disk is full")
+        await super().apply(changes)
+
+
+async def two(world: World, store: MoodyStore) -> tuple[SimNode, SimNode]:
+    """Start a node with this store, and connect it with another one."""
+    b = await world.start("b", lan=None)
+    a = await world.start("a", lan=None)
+    await world.stop(a)
+    a.store = store
+    await world.start("a")
+    await a.node.connect(str(b.address))
+    return a, b
+
+
+async def test_what_a_full_disk_refused_is_saved_later_and_told_once(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        store = MoodyStore()
+        store.refuses = True
+        a, b = await two(world, store)
+        await trio.sleep(5 * SAVE_INTERVAL)
+        assert a.codes().count("registry.unsaved") == 1
+        store.refuses = False
+        await trio.sleep(2 * SAVE_INTERVAL)
+        assert [key for key, _ in await store.scan(Table.PEERS)] == [b.node_id]
+        store.refuses = True
+        await world.crash(b)
+        await trio.sleep(2 * SAVE_INTERVAL)
+        assert a.codes().count("registry.unsaved") == 2
+
+
+async def test_a_save_that_the_end_interrupts_is_made_up_for(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        store = MoodyStore()
+        a, b = await two(world, store)
+        # Nothing changes after that, so that nothing else brings it to the disk.
+        await world.crash(b)
+        store.delay = 1.0
+        await store.begun.wait()
+        await world.stop(a)
+        assert [key for key, _ in await store.scan(Table.PEERS)] == [b.node_id]

@@ -1,0 +1,265 @@
+"""`p2pctl` in process, against the real control server: output, exit codes, errors."""
+
+import io
+import json
+import sys
+from typing import Any
+
+import pytest
+import trio
+
+from p2pctl.cli import COMMANDS, full_parser, main
+from p2pctl.commands import MAX_VALUE_BYTES
+from p2pd.control import results
+from p2pd.errors import RequestTimedOut, TooFewReplicas
+from p2pd.node.snapshot import StoredVersion
+from tests.control.fake_node import ALICE, BOB, FakeNode
+from tests.p2pctl.conftest import Daemon
+
+Captured = pytest.CaptureFixture[str]
+
+
+def json_of(capsys: Captured, *argv: str) -> Any:
+    assert main([*argv, "--json"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert captured.out.count("\n") == 1
+    return json.loads(captured.out)
+
+
+def give_input(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+
+def test_json_has_the_promised_fields(daemon: Daemon, capsys: Captured) -> None:
+    daemon.node.records["k"] = b"v"
+    peer_fields = set(results.PeerJson.__annotations__)
+    assert set(json_of(capsys, "status")) == set(results.StatusResult.__annotations__)
+    assert [set(each) for each in json_of(capsys, "peers")] == [peer_fields] * 2
+    assert json_of(capsys, "connect", "192.0.2.1:1") == {
+        "peer": str(ALICE),
+        "address": "192.0.2.1:1",
+    }
+    assert json_of(capsys, "disconnect", "bob") == {"peer": str(BOB)}
+    assert json_of(capsys, "ping", "bob", "-c", "2") == {"peer": str(BOB), "rtt_ms": [0.25, 0.25]}
+    assert json_of(capsys, "echo", "bob", "hi") == {"peer": str(BOB), "text": "hi", "rtt_ms": 0.5}
+    assert json_of(capsys, "put", "a", "b") == {
+        "key": "a",
+        "version": "v1",
+        "replicas": {"stored": 2, "wanted": 3, "quorum": 2},
+    }
+    assert json_of(capsys, "get", "k") == {
+        "key": "k",
+        "value": "v",
+        "version": "v1",
+        "writer": str(ALICE),
+        "siblings": 0,
+    }
+    assert len(json_of(capsys, "get", "k", "--all")["versions"]) == 1
+    assert json_of(capsys, "delete", "k")["version"] == "v2"
+    assert set(json_of(capsys, "lookup", "k")) == set(results.LookupResultJson.__annotations__)
+    assert json_of(capsys, "stop") == {"stopping": True}
+
+
+def test_text_says_the_same(daemon: Daemon, capsys: Captured) -> None:
+    def text(*argv: str) -> str:
+        assert main(argv) == 0
+        captured = capsys.readouterr()
+        assert captured.err == ""
+        assert "\x1b" not in captured.out
+        return captured.out
+
+    assert str(daemon.node.node_id) in text("status")
+    header, alice, bob = text("peers").splitlines()
+    assert header.startswith("NODE ")
+    assert header.index("STATUS") == alice.index("connected") == bob.index("disconnected")
+    assert str(BOB) not in text("peers", "--status", "connected")
+    assert text("peers", "--status", "attempted") == "no attempted peers\n"
+    assert text("connect", "192.0.2.1:1") == f"connected to {ALICE} at 192.0.2.1:1\n"
+    assert text("ping", "bob", "-c", "3").count(f"{str(BOB)[:16]}: 0.25 ms\n") == 3
+    assert text("echo", "bob", "hi there") == "hi there  (0.50 ms)\n"
+    assert "2 of 3 replicas" in text("put", "k", "v")
+    assert text("get", "k") == "v"
+    assert "timeout" in text("lookup", "k")
+    assert text("delete", "k").startswith("deleted k on 3 of 3")
+    assert text("stop") == "p2pd is leaving\n"
+
+
+def test_options_stand_before_the_command_or_after_it(daemon: Daemon, capsys: Captured) -> None:
+    for argv in (["--json", "--timeout", "3", "status"], ["status", "--timeout=3", "--json"]):
+        assert main(argv) == 0
+        assert json.loads(capsys.readouterr().out)["name"] == "me"
+
+
+def test_the_socket_is_named_by_option_then_environment_then_default(
+    daemon: Daemon, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["status"]) == 0
+    assert main(["status", "--instance", "other"]) == 4
+    monkeypatch.setenv("P2PCTL_SOCKET", "/nowhere/env.sock")
+    assert main(["status"]) == 4
+    assert main(["status", "--socket", str(daemon.path)]) == 0
+    monkeypatch.delenv("P2PCTL_SOCKET")
+    assert main(["status", "--instance", "../x"]) == 2
+    assert main(["status", "--instance", "other"]) == 4
+    capsys.readouterr()
+    runtime = daemon.path.parent / "run" / "p2pd"
+    runtime.mkdir(parents=True)
+    (runtime / "other.sock").symlink_to(daemon.path)
+    assert main(["status", "--instance", "other"]) == 0
+
+
+def test_put_passes_its_options_on(daemon: Daemon, capsys: Captured) -> None:
+    assert main(["put", "k", "-5", "--ttl", "1.5", "--if-version", "v0"]) == 0
+    assert daemon.node.records == {"k": b"-5"}
+    assert daemon.node.calls == [("put", "k", 1.5, "v0")]
+
+
+def test_values_go_in_and_out_byte_for_byte(
+    daemon: Daemon, capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = bytes(range(256)) * 4096
+    give_input(monkeypatch, value)
+    assert main(["put", "k", "-"]) == 0
+    assert daemon.node.records["k"] == value
+    capsysbinary.readouterr()
+    assert main(["get", "k"]) == 0
+    assert capsysbinary.readouterr().out == value
+
+
+def test_a_value_too_long_is_refused_before_it_is_sent(
+    daemon: Daemon, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_input(monkeypatch, b"x" * MAX_VALUE_BYTES)
+    assert main(["put", "k", "-"]) == 0
+    give_input(monkeypatch, b"x" * (MAX_VALUE_BYTES + 1))
+    assert main(["put", "k", "-"]) == 2
+    assert str(MAX_VALUE_BYTES) in capsys.readouterr().err
+
+
+def test_arguments_that_are_no_text_are_values_but_no_keys(
+    daemon: Daemon, capsys: Captured
+) -> None:
+    assert main(["put", "k", "\udcff"]) == 0
+    assert daemon.node.records["k"] == b"\xff"
+    assert main(["get", "\udcff"]) == 2
+    assert "`key`" in capsys.readouterr().err
+
+
+def test_get_all_shows_every_version(daemon: Daemon, capsys: Captured) -> None:
+    daemon.node.records["k"] = b"one"
+    daemon.node.siblings = (StoredVersion(value=b"\x1b[2J", version="v7", writer=str(BOB)),)
+    assert main(["get", "k", "--all", "--consistency", "one"]) == 0
+    _, first, second = capsys.readouterr().out.splitlines()
+    assert first.split() == ["v1", str(ALICE)[:8], "3", "B", "one"]
+    assert second.split() == ["v7", str(BOB)[:8], "4", "B", r"\x1b[2J"]
+    assert daemon.node.calls == [("get", "k", "one")]
+
+
+def failing(node: FakeNode, error: Exception) -> None:
+    async def fail() -> None:
+        raise error
+
+    node.before = fail
+
+
+@pytest.mark.parametrize(
+    ("argv", "exit_code", "code"),
+    [
+        (["get", "missing"], 3, "not_found"),
+        (["ping", "nobody"], 3, "not_found"),
+        (["connect", "nowhere"], 2, "invalid_request"),
+        (["statsu"], 2, "usage"),
+        ([], 2, "usage"),
+        (["put", "k"], 2, "usage"),
+        (["get", "k", "--consistency", "some"], 2, "usage"),
+        (["put", "k", "v", "--ttl", "0"], 2, "usage"),
+        (["put", "k", "v", "--ttl", "nan"], 2, "usage"),
+        (["ping", "bob", "-c", "0"], 2, "usage"),
+        (["status", "--sock", "x"], 2, "usage"),
+        (["status", "--timeout", "-1"], 2, "usage"),
+        (["status", "--timeout"], 2, "usage"),
+        (["--socket", "a", "status", "--instance", "b"], 2, "usage"),
+        (["--socket", "/nowhere/p2pd.sock", "status"], 4, "daemon_unreachable"),
+    ],
+)
+def test_an_error_has_its_exit_code_and_its_json(
+    daemon: Daemon, capsys: Captured, argv: list[str], exit_code: int, code: str
+) -> None:
+    assert main(argv) == exit_code
+    text = capsys.readouterr()
+    assert main(["--json", *argv]) == exit_code
+    document = capsys.readouterr()
+    assert text.out == document.out == ""
+    error = json.loads(document.err)["error"]
+    assert error["code"] == code
+    assert text.err == f"p2pctl: {error['message']}\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code"), [(TooFewReplicas("1 of 2"), 5), (ZeroDivisionError(), 1)]
+)
+def test_a_failing_node_decides_the_exit_code(
+    daemon: Daemon, capsys: Captured, error: Exception, exit_code: int
+) -> None:
+    failing(daemon.node, error)
+    assert main(["get", "k"]) == exit_code
+
+
+def test_no_answer_in_time_is_exit_5(daemon: Daemon, capsys: Captured) -> None:
+    daemon.node.before = trio.sleep_forever
+    assert main(["lookup", "k", "--timeout", "0.05"]) == 5
+    assert "--timeout" in capsys.readouterr().err
+
+
+def test_a_lost_ping_is_null_and_all_lost_is_exit_5(daemon: Daemon, capsys: Captured) -> None:
+    lost = iter([False, True, False])
+
+    async def maybe() -> None:
+        if next(lost, True):
+            raise RequestTimedOut("no pong")
+
+    daemon.node.before = maybe
+    assert json_of(capsys, "ping", "bob", "-c", "3")["rtt_ms"] == [0.25, None, 0.25]
+    assert main(["ping", "bob", "-c", "2"]) == 5
+    assert capsys.readouterr().err == "p2pctl: no pong\n"
+
+
+def test_an_unknown_command_gets_the_nearest_one(capsys: Captured) -> None:
+    assert main(["statsu"]) == 2
+    assert "did you mean `p2pctl status`?" in capsys.readouterr().err
+    assert main(["zzz"]) == 2
+    assert "did you mean" not in capsys.readouterr().err
+
+
+def test_json_in_a_value_is_no_option(daemon: Daemon, capsys: Captured) -> None:
+    assert main(["get", "--", "--json"]) == 3
+    assert capsys.readouterr().err == "p2pctl: no record '--json'\n"
+
+
+def test_interrupted_is_exit_130(monkeypatch: pytest.MonkeyPatch, daemon: Daemon) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("p2pd.control.client.Client.call", interrupt)
+    assert main(["status"]) == 130
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_an_example(name: str, capsys: Captured) -> None:
+    assert main([name, "--help"]) == 0
+    assert f"p2pctl {name}" in capsys.readouterr().out.partition("example: ")[2]
+
+
+def test_help_lists_every_command(capsys: Captured) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {name} " in shown for name in COMMANDS)
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == "p2pctl 0.1.0\n"
+
+
+def test_the_parser_for_completion_knows_every_command() -> None:
+    for name in COMMANDS:
+        with pytest.raises(SystemExit):
+            full_parser().parse_args([name, "--help"])

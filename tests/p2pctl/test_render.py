@@ -1,0 +1,100 @@
+import io
+import json
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2pctl import render
+
+
+@given(st.text())
+def test_clean_text_is_printable_and_printable_text_is_left_alone(text: str) -> None:
+    cleaned = render.clean(text)
+    assert cleaned.isprintable()
+    assert cleaned == text or not text.isprintable()
+
+
+def test_escapes_become_visible() -> None:
+    assert render.clean("a\x1b[2J\n\x9b\u202eü") == r"a\x1b[2J\n\x9b\u202eü"
+
+
+@given(st.recursive(st.text() | st.integers() | st.none(), st.lists, max_leaves=5))
+def test_json_text_is_printable_and_means_the_same(document: object) -> None:
+    text = render.json_text(document)
+    assert text.isprintable()
+    assert json.loads(text) == document
+
+
+def test_json_text_leaves_letters_readable() -> None:
+    assert render.json_text(["ü\x9b\x7f"]) == r'["ü\u009b\u007f"]'
+
+
+@given(st.lists(st.text("01", min_size=10, max_size=10), unique=True))
+def test_shortened_ids_stay_distinct(ids: list[str]) -> None:
+    short = render.short_ids(ids)
+    assert len(set(short.values())) == len(ids)
+    assert all(full.startswith(text) for full, text in short.items())
+    assert len({len(text) for text in short.values()}) <= 1
+
+
+def test_ids_are_no_longer_than_needed() -> None:
+    assert render.short_ids(["a" * 64, "b" * 64, None]) == {"a" * 64: "a" * 8, "b" * 64: "b" * 8}
+    close = ["a" * 20 + "x" * 44, "a" * 20 + "y" * 44]
+    assert [len(text) for text in render.short_ids(close).values()] == [21, 21]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-1, "0 s"),
+        (0.4, "0 s"),
+        (59.9, "59 s"),
+        (60, "1 min"),
+        (3700, "1 h 1 min"),
+        (3601, "1 h"),
+        (90000, "1 d 1 h"),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert render.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (1 << 42, "4.0 TiB")]
+)
+def test_sizes(count: int, text: str) -> None:
+    assert render.size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("time", "text"),
+    [
+        (None, "-"),
+        ("2024-01-01T00:00:00Z", "1 min 5 s ago"),
+        ("2024-01-01T00:01:05+00:00", "now"),
+        ("2024-01-01T00:09:00Z", "now"),
+        ("2024-01-01", "2024-01-01"),
+        ("\x1b", r"\x1b"),
+    ],
+)
+def test_relative_times(time: str | None, text: str) -> None:
+    assert render.ago(time, datetime(2024, 1, 1, 0, 1, 5, tzinfo=UTC)) == text
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_colour_is_for_terminals_that_want_it() -> None:
+    assert render.Style(Terminal(), {}).paint("x", "dead") == "\x1b[31mx\x1b[0m"
+    assert render.Style(Terminal(), {}).paint("x", "alive") == "x"
+    for stream, environment in (
+        (io.StringIO(), {}),
+        (Terminal(), {"NO_COLOR": "1"}),
+        (Terminal(), {"TERM": "dumb"}),
+    ):
+        assert render.Style(stream, environment).paint("x", "dead") == "x"
+    assert render.Style(Terminal(), {"NO_COLOR": ""}).paint("x", "dead") != "x"

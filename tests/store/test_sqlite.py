@@ -1,0 +1,278 @@
+"""What the store on disk promises beyond the others: it outlives what happens to a host."""
+
+import os
+import resource
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+
+from p2pd.errors import StartError, StoreError
+from p2pd.store.base import Change, Table, Usage
+from p2pd.store.sqlite import SCHEMA_VERSION, open_sqlite_store
+
+ROOMY = 1 << 30
+COMMITTER = Path(__file__).parent / "committer.py"
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system needs root")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "p2pd.db"
+
+
+def record(key: bytes, value: bytes | None, expires: float | None = None) -> Change:
+    return Change(Table.RECORDS, key, value, expires)
+
+
+async def fill(path: Path, count: int = 200) -> None:
+    async with open_sqlite_store(path, ROOMY) as store:
+        await store.apply([record(b"%d" % each, b"x" * 100) for each in range(count)])
+
+
+def contents(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+def execute(path: Path, *statements: str) -> None:
+    db = sqlite3.connect(path)
+    for statement in statements:
+        db.execute(statement)
+    db.commit()
+    db.close()
+
+
+@contextmanager
+def mounted(where: Path, *options: str) -> Iterator[Path]:
+    where.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(where)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {done.stderr.strip()}")
+    try:
+        yield where
+    finally:
+        subprocess.run(["umount", str(where)], check=True)
+
+
+async def test_what_was_written_is_there_after_a_restart(path: Path) -> None:
+    async with open_sqlite_store(path, ROOMY) as store:
+        await store.apply([record(b"a", b"1", 10.0), record(b"b", b"22")])
+        await store.apply([Change(Table.PEERS, b"p", b"333")])
+    async with open_sqlite_store(path, ROOMY) as store:
+        assert store.quarantined is None
+        assert await store.scan(Table.RECORDS) == [(b"a", b"1"), (b"b", b"22")]
+        assert store.usage(Table.RECORDS) == Usage(2, 3)
+        assert store.usage(Table.PEERS) == Usage(1, 3)
+        assert await store.purge(10.0) == 1
+
+
+async def test_a_store_that_is_over_a_smaller_size_can_still_shrink(path: Path) -> None:
+    await fill(path)
+    async with open_sqlite_store(path, 100) as store:
+        with pytest.raises(StoreError, match="max_bytes = 100"):
+            await store.apply([record(b"new", b"x")])
+        await store.apply([record(b"0", b"short"), record(b"1", None)])
+        assert store.usage(Table.RECORDS) == Usage(199, 198 * 100 + 5)
+
+
+async def test_every_commit_is_synced(path: Path) -> None:
+    async with open_sqlite_store(path, ROOMY) as store:
+        assert store._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert store._db.execute("PRAGMA synchronous").fetchone() == (2,)
+
+
+def spoil_header(path: Path) -> None:
+    path.write_bytes(b"not a database at all" * 400)
+
+
+def spoil_pages(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[4096:] = os.urandom(len(raw) - 4096)
+    path.write_bytes(raw)
+
+
+def cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: 4096 * 3 + 100])
+
+
+@pytest.mark.parametrize("spoil", [spoil_header, spoil_pages, cut_off])
+async def test_a_corrupt_database_is_moved_aside_and_a_new_one_begun(
+    path: Path, spoil: Callable[[Path], None]
+) -> None:
+    await fill(path)
+    spoil(path)
+    spoiled = contents(path)
+    async with open_sqlite_store(path, ROOMY) as store:
+        assert store.quarantined is not None
+        assert store.quarantined.parent == path.parent
+        assert contents(store.quarantined) == spoiled
+        assert store.usage(Table.RECORDS) == Usage(0, 0)
+        await store.apply([record(b"a", b"1")])
+    async with open_sqlite_store(path, ROOMY) as store:
+        assert store.quarantined is None
+        assert await store.get(Table.RECORDS, b"a") == b"1"
+
+
+async def test_whatever_was_moved_aside_stays(path: Path) -> None:
+    moved = []
+    for _ in range(5):
+        spoil_header(path)
+        async with open_sqlite_store(path, ROOMY) as store:
+            moved.append(store.quarantined)
+    assert len(set(moved)) == 5
+    assert all(each is not None and each.exists() for each in moved)
+
+
+async def test_a_database_of_a_later_version_is_left_alone(path: Path) -> None:
+    await fill(path, 3)
+    execute(path, f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    before = contents(path)
+    with pytest.raises(StartError, match="upgrade p2pd"):
+        async with open_sqlite_store(path, ROOMY):
+            pass
+    assert contents(path) == before
+    assert not list(path.parent.glob("*corrupt*"))
+
+
+async def test_an_empty_file_is_a_new_database(path: Path) -> None:
+    await trio.Path(path).touch()
+    async with open_sqlite_store(path, ROOMY) as store:
+        assert store.quarantined is None
+        assert store.usage(Table.RECORDS) == Usage(0, 0)
+
+
+async def test_no_directory_no_start(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match="state directory"):
+        async with open_sqlite_store(tmp_path / "none" / "p2pd.db", ROOMY):
+            pass
+
+
+async def test_a_directory_in_its_place_is_no_start(path: Path) -> None:
+    await trio.Path(path).mkdir()
+    with pytest.raises(StartError, match=str(path)):
+        async with open_sqlite_store(path, ROOMY):
+            pass
+    assert await trio.Path(path).is_dir()
+
+
+async def test_a_locked_database_is_no_start_and_not_corrupt(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(path, 3)
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, timeout=0))
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("PRAGMA locking_mode = EXCLUSIVE")
+    other.execute("BEGIN EXCLUSIVE")
+    try:
+        with pytest.raises(StartError, match="locked"):
+            async with open_sqlite_store(path, ROOMY):
+                pass
+    finally:
+        other.close()
+    assert not list(path.parent.glob("*corrupt*"))
+
+
+@needs_root
+@pytest.mark.parametrize("exists", [True, False])
+async def test_a_read_only_disk_is_no_start(tmp_path: Path, exists: bool) -> None:
+    with mounted(tmp_path / "disk", "size=1m") as disk:
+        if exists:
+            await fill(disk / "p2pd.db", 3)
+        await trio.run_process(["mount", "-o", "remount,ro", str(disk)])
+        with pytest.raises(StartError, match="writable"):
+            async with open_sqlite_store(disk / "p2pd.db", ROOMY):
+                pass
+
+
+@needs_root
+async def test_a_full_disk_is_no_start(tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", "size=64k") as disk:
+        (disk / "ballast").write_bytes(bytes(60 * 1024))
+        with pytest.raises(StartError, match="has room"):
+            async with open_sqlite_store(disk / "p2pd.db", ROOMY):
+                pass
+
+
+@needs_root
+async def test_a_disk_that_fills_up_refuses_and_keeps_what_it_has(tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", "size=512k") as disk:
+        kept: list[bytes] = []
+        async with open_sqlite_store(disk / "p2pd.db", ROOMY) as store:
+
+            async def fill_up() -> None:
+                for number in range(1000):
+                    key = b"%04d" % number
+                    await store.apply([record(key, key * 2000)])
+                    kept.append(key)
+
+            with pytest.raises(StoreError, match="has room"):
+                await fill_up()
+            assert kept
+            assert [key for key, _ in await store.scan(Table.RECORDS)] == kept
+            assert store.usage(Table.RECORDS) == Usage(len(kept), len(kept) * 8000)
+        async with open_sqlite_store(disk / "p2pd.db", ROOMY) as store:
+            assert [key for key, _ in await store.scan(Table.RECORDS)] == kept
+            assert store.quarantined is None
+
+
+async def test_a_file_that_may_not_grow_refuses_and_works_again_when_it_may(path: Path) -> None:
+    async with open_sqlite_store(path, ROOMY) as store:
+        await store.apply([record(b"before", b"1")])
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+        try:
+            with pytest.raises(StoreError, match="has room"):
+                await store.apply([record(b"big", bytes(500_000)), record(b"before", b"2")])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            signal.signal(signal.SIGXFSZ, ignored)
+        assert await store.scan(Table.RECORDS) == [(b"before", b"1")]
+        assert store.usage(Table.RECORDS) == Usage(1, 1)
+        await store.apply([record(b"big", bytes(500_000))])
+        assert store.usage(Table.RECORDS) == Usage(2, 500_001)
+
+
+def commit_and_kill(path: Path, commits: int) -> list[int]:
+    """Kill a process amid its commits after so many; returns those that it told of."""
+    command = [sys.executable, str(COMMITTER), str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        told = [process.stdout.readline() for _ in range(commits)]
+        process.kill()
+        return [int(line) for line in [*told, *process.stdout.read().splitlines()]]
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("commits", [1, 7, 60])
+async def test_what_was_acknowledged_outlives_a_kill(path: Path, commits: int) -> None:
+    told = commit_and_kill(path, commits)
+    assert len(told) >= commits
+    async with open_sqlite_store(path, ROOMY) as store:
+        assert store.quarantined is None
+        found = {key for key, _ in await store.scan(Table.RECORDS)}
+    assert {b"%d.%s" % (each, half) for each in told for half in (b"a", b"b")} <= found
+    # A commit is there whole or not at all.
+    assert {key[:-1] + b"a" for key in found} == {key for key in found if key.endswith(b"a")}
+    assert {key[:-1] + b"b" for key in found} == {key for key in found if key.endswith(b"b")}
+
+
+async def test_a_copy_taken_while_it_runs_is_whole(path: Path, tmp_path: Path) -> None:
+    async with open_sqlite_store(path, ROOMY) as store:
+        await store.apply([record(b"a", b"1")])
+        snapshot = tmp_path / "snapshot"
+        snapshot.mkdir()
+        for suffix in ("", "-wal"):
+            shutil.copy(path.with_name(path.name + suffix), snapshot)
+    async with open_sqlite_store(snapshot / path.name, ROOMY) as store:
+        assert await store.get(Table.RECORDS, b"a") == b"1"

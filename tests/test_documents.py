@@ -1,0 +1,71 @@
+"""What the documents name must exist: events, exit codes, tests, files, headings."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from p2pd.errors import P2PError
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+
+
+def emitted() -> set[str]:
+    """The codes of all events, from the calls of `emit` in the source."""
+    calls = (
+        node
+        for path in (ROOT / "p2pd").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "emit"
+    )
+    found = set()
+    for call in calls:
+        if call.args and isinstance(call.args[0], ast.Constant):
+            found.add(str(call.args[0].value))
+    return found
+
+
+def anchors(page: Path) -> set[str]:
+    """The headings of a page as GitHub links to them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
+def test_every_event_is_explained() -> None:
+    table = OPERATIONS.partition("| event | level |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"^\| `([a-z_.]+)`", table, re.MULTILINE)) == emitted()
+
+
+def test_every_exit_code_is_explained() -> None:
+    table = OPERATIONS.partition("| `p2pctl` | |")[2].partition("\n\n")[0]
+    shown = {int(each) for each in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)}
+    kinds = [P2PError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    assert shown >= {0, *(kind.exit_code for kind in kinds)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        file, _, anchor = target.partition("#")
+        linked = page.parent / file if file else page
+        assert linked.exists(), f"{page.name}: no file {file}"
+        assert not anchor or anchor in anchors(linked), f"{page.name}: no heading for {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_tests_that_are_named_exist(page: Path) -> None:
+    files = list((ROOT / "tests").rglob("test_*.py"))
+    known = {path.stem for path in files} | {
+        name for path in files for name in re.findall(r"def (test_\w+)", path.read_text())
+    }
+    for name in re.findall(r"\btest_\w+", page.read_text()):
+        prefix = name.endswith("_")  # as in `test_any_bytes_...`
+        assert any(each.startswith(name) if prefix else each == name for each in known), name

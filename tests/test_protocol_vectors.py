@@ -1,0 +1,235 @@
+"""`docs/protocol.md` against the code: its tables, its limits, its test vectors."""
+
+import hashlib
+import hmac
+import re
+import tomllib
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+import attrs
+import pytest
+
+from p2pd.core import records, registry
+from p2pd.ids import Key
+from p2pd.node import connection, dialer, discovery, exchange, inbound, keepalive, roster
+from p2pd.wire import beacon, codec, framing, handshake, messages, session
+from p2pd.wire.identity import Identity, open_peer_record, open_record, work
+from p2pd.wire.messages import TAGS, Echo, PeerRecord, Range, Record, Signed
+
+PAGE = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text()
+BLOCKS = re.findall(r"^```toml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+VECTORS = tomllib.loads("\n".join(BLOCKS))
+LABEL = b"p2pd handshake 1\0"
+
+REASONS = sorted(
+    value for name, value in vars(handshake.Reason).items() if not name.startswith("_")
+)
+
+
+def table_under(heading: str) -> list[list[str]]:
+    """The rows of the first table below a heading, cells stripped, without the header."""
+    _, found, after = PAGE.partition(f"\n### {heading}\n")
+    assert found, f"docs/protocol.md has no heading `### {heading}`"
+    section = after.partition("\n#")[0]
+    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row] for row in rows[2:]]
+
+
+def number(value: int) -> str:
+    return f"2^{value.bit_length()}-1" if value > 1 << 32 else str(value)
+
+
+def in_words(annotation: Any) -> str:
+    """A field's type as the page writes it."""
+    if get_origin(annotation) is Annotated:
+        inner, bound = get_args(annotation)
+        if isinstance(bound, Range):
+            return f"{in_words(inner)} {bound.least}..{number(bound.most)}"
+        least, most = bound
+        size = f"{least}" if least == most else f"{least}..{most}"
+        if get_origin(inner) is tuple:
+            return f"list of {size} x {in_words(get_args(inner)[0])}"
+        return f"{in_words(inner)} {size}"
+    if get_origin(annotation) in {Union, UnionType}:
+        (inner,) = (each for each in get_args(annotation) if each is not NoneType)
+        return f"nil or {in_words(inner)}"
+    return str(annotation.__name__)
+
+
+def fields_of(cls: type[Any]) -> list[list[str]]:
+    hints = get_type_hints(cls, include_extras=True)
+    return [[f"`{each.name}`", in_words(hints[each.name])] for each in attrs.fields(cls)]
+
+
+@pytest.mark.parametrize(("tag", "cls"), TAGS.items(), ids=str)
+def test_every_message_stands_in_the_page(tag: int, cls: type[Any]) -> None:
+    assert [row[:2] for row in table_under(f"{tag} {cls.__name__}")] == fields_of(cls)
+
+
+@pytest.mark.parametrize("cls", [Signed, PeerRecord, Record], ids=str)
+def test_every_part_of_a_message_stands_in_the_page(cls: type[Any]) -> None:
+    assert [row[:2] for row in table_under(cls.__name__)] == fields_of(cls)
+
+
+def test_no_message_stands_in_the_page_that_does_not_exist() -> None:
+    headings = re.findall(r"^### (\d+ \w+)$", PAGE, re.MULTILINE)
+    assert headings == [f"{tag} {cls.__name__}" for tag, cls in TAGS.items()]
+
+
+def test_every_refusal_stands_in_the_page() -> None:
+    assert sorted(row[0].strip("`") for row in table_under("Reason codes")) == REASONS
+
+
+def test_limits() -> None:
+    assert VECTORS["limits"] == {
+        "protocol_version": messages.PROTOCOL_VERSION,
+        "header_bytes": framing.HEADER_BYTES,
+        "max_handshake_payload": framing.MAX_HANDSHAKE_PAYLOAD,
+        "max_payload": framing.MAX_PAYLOAD,
+        "max_value_bytes": messages.MAX_VALUE_BYTES,
+        "max_siblings": messages.MAX_SIBLINGS,
+        "max_records": messages.MAX_RECORDS,
+        "max_redirects": messages.MAX_REDIRECTS,
+        "max_beacon": beacon.MAX_BEACON,
+        "max_clock_ahead_ms": records.MAX_CLOCK_AHEAD_MS,
+    }
+
+
+def test_habits() -> None:
+    assert VECTORS["habits"] == {
+        "compress_from": framing.COMPRESS_FROM,
+        "max_pending_requests": session.MAX_PENDING,
+        "max_handshakes": inbound.MAX_HANDSHAKES,
+        "idle_after_s": roster.IDLE_AFTER,
+        "passing_s": keepalive.PASSING_SECONDS,
+        "busy_pause_s": connection.BUSY_PAUSE,
+        "strangers_at_once": dialer.STRANGERS_AT_ONCE,
+        "strangers_per_second": dialer.STRANGERS_PER_SECOND,
+        "burst_s": list(discovery.BURST),
+        "answer_gap_s": discovery.ANSWER_GAP,
+        "polite_delay_s": discovery.POLITE_DELAY,
+        "peers_per_answer": exchange.PEERS_PER_ANSWER,
+        "enough_peers": exchange.ENOUGH_PEERS,
+        "exchange_interval_s": exchange.EXCHANGE_INTERVAL,
+        "max_addresses": registry.MAX_ADDRESSES,
+    }
+
+
+def identity(name: str) -> Identity:
+    given = VECTORS[name]
+    return Identity(bytes.fromhex(given["private_key"]), given["nonce"])
+
+
+@pytest.mark.parametrize("name", ["client", "server"])
+def test_identity(name: str) -> None:
+    given, shown = VECTORS[name], identity(name)
+    minted = Identity.mint(shown.private_key, given["difficulty"])
+    assert (minted.nonce, minted.public_key.hex(), str(minted.node_id)) == (
+        given["nonce"],
+        given["public_key"],
+        given["node_id"],
+    )
+    assert work(shown.public_key, shown.nonce) == given["bits"] >= given["difficulty"]
+
+
+def test_peer_record() -> None:
+    given = VECTORS["peer_record"]
+    client = identity("client")
+    record = PeerRecord(
+        public_key=client.public_key,
+        nonce=client.nonce,
+        sequence=given["sequence"],
+        name=given["name"],
+        addresses=tuple(given["addresses"]),
+        roles=tuple(given["roles"]),
+        issued=given["issued"],
+    )
+    signed = client.vouch(record)
+    assert (signed.body.hex(), signed.signature.hex()) == (given["body"], given["signature"])
+    assert client.sign(b"p2pd peer record 1\0" + signed.body) == signed.signature
+    assert open_peer_record(signed) == record
+
+
+def test_record() -> None:
+    given = VECTORS["record"]
+    client = identity("client")
+    assert str(Key.of(given["key_name"])) == given["key"]
+    record = Record(
+        key=bytes.fromhex(given["key"]),
+        value=given["value"].encode(),
+        writer=client.public_key,
+        clock=(given["clock_ms"] << 16) + given["clock_counter"],
+        supersedes=(),
+        expires=given["expires"],
+    )
+    signed = client.vouch(record)
+    assert (signed.body.hex(), signed.signature.hex()) == (given["body"], given["signature"])
+    assert client.sign(b"p2pd record 1\0" + signed.body) == signed.signature
+    assert records.version_of(signed, open_record(signed)).name.hex() == given["version"]
+
+
+def test_frame() -> None:
+    given = VECTORS["frame"]
+    tag, payload = codec.encode_message(Echo(given["data"].encode()))
+    frame = framing.Frame(
+        1, tag, framing.REQUEST, 0, given["message_id"], given["timestamp"], payload
+    )
+    assert framing.write_frame(frame).hex() == given["bytes"]
+
+
+def test_beacon() -> None:
+    given = VECTORS["beacon"]
+    assert beacon.network_tag(given["network_name"]) == given["network"]
+    shown = beacon.Beacon(
+        identity("client").node_id, given["port"], given["network"], given["instance"]
+    )
+    assert beacon.write_beacon(shown).decode() == given["datagram"]
+
+
+def test_handshake() -> None:
+    """Both sides' bytes, by the code and once more by what the page says, with hashlib."""
+    given = VECTORS["handshake"]
+    key = bytes.fromhex(given["network_key"])
+    sides = {}
+    for role in ("client", "server"):
+        who = identity(role)
+        record = PeerRecord(who.public_key, who.nonce, 1, role, (), (), 1)
+        sides[role] = handshake.Handshake(
+            handshake.Terms(
+                identity=who,
+                instance=bytes.fromhex(given[f"{role}_instance"]),
+                network=given["network"],
+                network_key=key,
+                difficulty=VECTORS[role]["difficulty"],
+            ),
+            who.vouch(record),
+            bytes.fromhex(given[f"{role}_nonce"]),
+            bytes.fromhex(given["certificate"]),
+            is_client=role == "client",
+            dial_number=given["dial_number"] if role == "client" else 0,
+        )
+    client, server = sides["client"], sides["server"]
+    hellos = {role: codec.encode(side.hello) for role, side in sides.items()}
+    proofs = {
+        "server": server.receive_hello(client.hello),
+        "client": client.receive_hello(server.hello),
+    }
+    client.receive_proof(proofs["server"])
+    server.receive_proof(proofs["client"])
+
+    transcript = hashlib.sha256(
+        LABEL
+        + b"".join(
+            len(hellos[role]).to_bytes(4, "big") + hellos[role] for role in ("client", "server")
+        )
+    ).digest()
+    assert transcript.hex() == given["transcript"]
+    for role, proof in proofs.items():
+        what = LABEL + role.encode() + transcript
+        assert hellos[role].hex() == given[f"{role}_hello"]
+        assert proof.signature.hex() == given[f"{role}_signature"]
+        assert proof.key_proof.hex() == given[f"{role}_key_proof"]
+        assert proof.signature == identity(role).sign(what)
+        assert proof.key_proof == hmac.digest(key, what, "sha256")

@@ -1,0 +1,72 @@
+"""What is on the wire once stays: tags and fields may only be added to.
+
+A node of an older version is out there. Where this list differs from the code, the code
+is wrong, unless something was appended.
+"""
+
+import attrs
+
+from p2pd.wire.messages import PROTOCOL_VERSION, TAGS, PeerRecord, Record, Signed
+
+FIELDS = """
+ 1 Hello min_version max_version network capabilities nonce instance record certificate dial_number
+ 2 Proof signature key_proof
+ 3 Accepted
+ 4 Refused reason message others
+ 5 Goodbye reason
+ 6 Ping
+ 7 Pong
+ 8 Echo data
+ 9 Echoed data
+10 GetPeers limit
+11 Peers records
+12 Announce record
+13 FindNode target
+14 Nodes records
+15 FindValue key
+16 Value versions records
+17 Store record
+18 Stored
+19 Failed code message
+"""
+SIGNED_FIELDS = """
+Signed body signature
+PeerRecord public_key nonce sequence name addresses roles issued
+Record key value writer clock supersedes expires
+"""
+
+
+def fields_of(cls: type) -> list[str]:
+    return [field.name for field in attrs.fields(cls)]
+
+
+def test_tags_and_fields_are_append_only() -> None:
+    listed = {}
+    for line in FIELDS.strip().splitlines():
+        tag, name, *fields = line.split()
+        listed[int(tag)] = (name, fields)
+    assert {tag: (cls.__name__, fields_of(cls)) for tag, cls in TAGS.items()} == listed
+
+
+def test_what_is_signed_keeps_its_shape() -> None:
+    listed = {}
+    for line in SIGNED_FIELDS.strip().splitlines():
+        name, *fields = line.split()
+        listed[name] = fields
+    assert {cls.__name__: fields_of(cls) for cls in (Signed, PeerRecord, Record)} == listed
+
+
+def test_a_message_has_one_tag_that_fits_the_header() -> None:
+    assert len(set(TAGS.values())) == len(TAGS)
+    assert all(0 < tag < 256 for tag in TAGS)
+
+
+def test_messages_are_facts() -> None:
+    for cls in [*TAGS.values(), Signed, PeerRecord, Record]:
+        assert all(field.default is attrs.NOTHING for field in attrs.fields(cls)), cls
+        public = {name for name in vars(cls) if not name.startswith("_")}
+        assert public == set(fields_of(cls)), cls
+
+
+def test_the_protocol_version() -> None:
+    assert PROTOCOL_VERSION == 1

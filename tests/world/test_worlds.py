@@ -1,0 +1,132 @@
+"""Small worlds, with and without faults; and the world's own eyes, tried on planted bugs."""
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+import trio
+
+from p2pd.core.lookup import Lookup, State
+from p2pd.core.registry import Registry
+from p2pd.errors import P2PError
+from p2pd.node import roster
+from p2pd.node.connection import Connection
+from p2pd.simulation import measure
+from p2pd.simulation.checks import Unsound, check_always, check_quiet, copies
+from p2pd.simulation.determinism import run_in_virtual_time
+from p2pd.simulation.scenarios import NAMED, Outcome, run_scenario
+from p2pd.simulation.world import SimNode, open_world
+
+
+def run(main: Callable[[int], Awaitable[None]], seed: int) -> None:
+    print(f"seed {seed}")
+    run_in_virtual_time(main, seed, seed=seed)
+
+
+def run_named(name: str, seed: int) -> Outcome:
+    print(f"python -m p2pd.simulation {name} --seed {seed}")
+    return run_in_virtual_time(run_scenario, NAMED[name], seed, print, seed=seed)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_small_world_without_faults(seed: int) -> None:
+    (row,) = run_named("small", seed).rows
+    assert row.put["share"] == row.get["share"] == row.lookup["share"] == 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_small_world_with_faults(seed: int) -> None:
+    (row,) = run_named("faulty", seed).rows
+    assert row.living == 20
+    assert row.put["share"] == row.get["share"] == row.lookup["share"] == 1
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_records_lie_on_the_nodes_closest_to_their_key(seed: int) -> None:
+    async def main(seed: int) -> None:
+        async with open_world(seed) as world:
+            first = await world.start("n0", lan=None, dht__k=8, dht__replication=8)
+            await world.start_many(
+                29, per_second=5, bootstrap=[first], lan=None, dht__k=8, dht__replication=8
+            )
+            await trio.sleep(30)
+            for number in range(20):
+                await world.rng.choice(world.living()).node.put(f"key {number}", b"value")
+                assert await copies(world, f"key {number}") == (8, 8)
+
+    run(main, seed)
+
+
+async def hunt(seed: int) -> None:
+    """Live through joins, simultaneous dials, a restart and lookups; raise on any breach."""
+    async with open_world(seed) as world:
+        nodes = [
+            await world.start(f"n{number}", dht__k=4, dht__replication=4) for number in range(12)
+        ]
+        await trio.sleep(5)
+        one, other = world.rng.sample(nodes, 2)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_connect, one, other)
+            nursery.start_soon(_connect, other, one)
+        victim = world.rng.choice(nodes)
+        await world.crash(victim)
+        await trio.sleep(1)
+        await world.start(victim.name)
+        await trio.sleep(30)
+        check_always(world)
+        check_quiet(world)
+        tally = await measure.look_up(world, [f"point {number}" for number in range(20)])
+        if tally.share < 1:
+            raise Unsound(f"seed {seed}: {tally.share:.0%} of the lookups found the closest node")
+
+
+async def _connect(one: SimNode, other: SimNode) -> None:
+    try:
+        await one.node.connect(str(other.address))
+    except P2PError:
+        return
+
+
+def found_within(seeds: int) -> int | None:
+    """Return the first seed whose world shows a breach, or None."""
+    for seed in range(seeds):
+        try:
+            run(hunt, seed)
+        except BaseExceptionGroup as group:
+            if group.split(Unsound)[1] is not None:
+                raise
+            return seed
+    return None
+
+
+def test_the_hunt_finds_nothing_in_sound_code() -> None:
+    assert found_within(5) is None
+
+
+def test_a_lookup_that_stops_too_early_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hasty(lookup: Lookup) -> bool:
+        states = [each.state for each in lookup._closest_first]
+        return not states or State.ANSWERED in states
+
+    monkeypatch.setattr(Lookup, "finished", property(hasty))
+    assert found_within(100) is not None
+
+
+def test_a_duplicate_connection_that_is_kept_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def keep_the_later(*_: object) -> bool:
+        return True
+
+    monkeypatch.setattr(roster, "new_one_stays", keep_the_later)
+    monkeypatch.setattr(Connection, "close", lambda *_: None)
+    assert found_within(100) is not None
+
+
+def test_a_registry_that_forgets_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    sound = Registry.disconnected
+
+    def forgetful(registry: Registry, node_id: object, *args: object, **options: object) -> object:
+        entry = sound(registry, node_id, *args, **options)  # type: ignore[arg-type] # handed on
+        del registry._entries[node_id]  # type: ignore[arg-type] # as above
+        return entry
+
+    monkeypatch.setattr(Registry, "disconnected", forgetful)
+    assert found_within(100) is not None
