@@ -8,7 +8,6 @@ import pytest
 
 from tests.e2e.daemons import Daemon, Namespace, reason_to_skip
 
-
 # Below the range of ports that the kernel gives to outgoing connections: those may hold any of it.
 FIRST_PORT = 21001
 
