@@ -7,8 +7,9 @@ from typing import NamedTuple, Self
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-# The same few hosts are asked about for every message: parsing costs 5 us.
-_parsed = lru_cache(maxsize=4096)(ipaddress.ip_address)
+# The same hosts are asked about for every message, and to parse one costs 5 us.
+_remembering = lru_cache(maxsize=16_384)
+_parsed = _remembering(ipaddress.ip_address)
 
 
 class Address(NamedTuple):
@@ -48,6 +49,7 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+@_remembering
 def network_group(host: str) -> str:
     """Name the network that one operator is likely to hold whole: /24 of IPv4, /48 of IPv6.
 
@@ -59,6 +61,7 @@ def network_group(host: str) -> str:
     return str(ipaddress.ip_network((ip.packed, prefix), strict=False))
 
 
+@_remembering
 def is_local(host: str) -> bool:
     """Whether the host is in a loopback, link-local or private range: a LAN, one operator."""
     ip = _parsed(host)

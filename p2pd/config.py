@@ -142,7 +142,7 @@ class ConnectionsConfig:
     """How many connections to keep, and how to dial."""
 
     target: int = _count(
-        8,
+        6,
         "connections",
         0,
         10_000,

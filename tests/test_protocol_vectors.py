@@ -13,7 +13,16 @@ import pytest
 
 from p2pd.core import records, registry
 from p2pd.ids import Key
-from p2pd.node import connection, dialer, discovery, exchange, inbound, keepalive, roster
+from p2pd.node import (
+    connection,
+    dialer,
+    discovery,
+    exchange,
+    inbound,
+    keepalive,
+    roster,
+    surplus,
+)
 from p2pd.wire import beacon, codec, framing, handshake, messages, session
 from p2pd.wire.identity import Identity, open_peer_record, open_record, work
 from p2pd.wire.messages import TAGS, Echo, PeerRecord, Range, Record, Signed
@@ -103,7 +112,9 @@ def test_habits() -> None:
         "max_pending_requests": session.MAX_PENDING,
         "max_handshakes": inbound.MAX_HANDSHAKES,
         "idle_after_s": roster.IDLE_AFTER,
+        "passed_after_s": roster.PASSED_AFTER,
         "passing_s": keepalive.PASSING_SECONDS,
+        "slack": surplus.SLACK,
         "busy_pause_s": connection.BUSY_PAUSE,
         "strangers_at_once": dialer.STRANGERS_AT_ONCE,
         "strangers_per_second": dialer.STRANGERS_PER_SECOND,

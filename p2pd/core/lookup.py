@@ -12,6 +12,7 @@ the `k` closest of all nodes seen, but for those that failed, have answered.
 
 import enum
 from collections.abc import Iterable
+from operator import attrgetter
 
 import attrs
 
@@ -33,11 +34,15 @@ class State(enum.Enum):
 
 @attrs.define(eq=False)
 class Candidate:
-    """A node that may be among the closest; `depth` is how many answers led to it."""
+    """A node that may be among the closest.
+
+    `depth` is how many answers led to it, `distance` is to what is looked up.
+    """
 
     node_id: NodeId
     signed: Signed
     depth: int
+    distance: int
     state: State = State.NEW
 
 
@@ -106,7 +111,6 @@ class Lookup:
                 continue
             if len(self._candidates) >= MAX_CANDIDATES:
                 break
-            self._candidates[node_id] = Candidate(node_id, signed, depth)
-        self._closest_first = sorted(
-            self._candidates.values(), key=lambda each: distance(each.node_id, self._target)
-        )
+            away = distance(node_id, self._target)
+            self._candidates[node_id] = Candidate(node_id, signed, depth, away)
+        self._closest_first = sorted(self._candidates.values(), key=attrgetter("distance"))

@@ -263,14 +263,13 @@ class Registry:
 
     def sample(self, count: int, exclude: NodeId | None) -> list[Signed]:
         """Pick signed records to pass on: of connected peers first, then of proven ones."""
-        known = [
-            entry
-            for entry in self._entries.values()
-            if entry.signed is not None and entry.proven and entry.node_id != exclude
-        ]
-        self._rng.shuffle(known)
-        known.sort(key=lambda entry: entry.status is not Status.CONNECTED)
-        return [entry.signed for entry in known[:count] if entry.signed is not None]
+        connected: list[Signed] = []
+        others: list[Signed] = []
+        for entry in self._entries.values():
+            if entry.signed is not None and entry.proven and entry.node_id != exclude:
+                (connected if entry.status is Status.CONNECTED else others).append(entry.signed)
+        picked = self._rng.sample(connected, min(count, len(connected)))
+        return picked + self._rng.sample(others, min(count - len(picked), len(others)))
 
     def restore(self, entry: Entry) -> None:
         """Take an entry from disk."""

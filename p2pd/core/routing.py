@@ -7,11 +7,12 @@ outage empties no table.
 """
 
 import heapq
+import random
 from collections.abc import Iterator
 
 import attrs
 
-from p2pd.ids import NodeId, distance, distance_bits
+from p2pd.ids import ID_BYTES, NodeId, distance, distance_bits
 from p2pd.wire.messages import Signed
 
 MAX_FAILURES = 2
@@ -28,18 +29,26 @@ class Contact:
 
 @attrs.define
 class _Bucket:
-    """Contacts and replacement cache, both least recently heard from first."""
+    """Contacts and replacement cache, both least recently heard from first.
 
+    `looked_up_at` is when somewhere in its range was last looked up, monotonic.
+    """
+
+    looked_up_at: float
     contacts: dict[NodeId, Contact] = attrs.field(factory=dict)
     replacements: dict[NodeId, Contact] = attrs.field(factory=dict)
 
 
 class RoutingTable:
-    """Contacts of `own_id`, at most `k` in a bucket and as many waiting."""
+    """Contacts of `own_id`, at most `k` in a bucket and as many waiting.
 
-    def __init__(self, own_id: NodeId, k: int) -> None:
+    `now` is the monotonic time of its making.
+    """
+
+    def __init__(self, own_id: NodeId, k: int, now: float = 0.0) -> None:
         self._own_id = own_id
         self._k = k
+        self._made_at = now
         self._buckets: dict[int, _Bucket] = {}
 
     def __len__(self) -> int:
@@ -56,7 +65,8 @@ class RoutingTable:
         """
         if node_id == self._own_id:
             return
-        bucket = self._buckets.setdefault(distance_bits(self._own_id, node_id), _Bucket())
+        bits = distance_bits(self._own_id, node_id)
+        bucket = self._buckets.setdefault(bits, _Bucket(self._made_at))
         contact = bucket.contacts.pop(node_id, None)
         if contact is not None:
             contact.signed, contact.failures = signed, 0
@@ -82,6 +92,24 @@ class RoutingTable:
         if contact is not None:
             contact.failures += 1
             self._replace_failing(bucket)
+
+    def looked_up(self, target: bytes, now: float) -> None:
+        """Note that `target` is being looked up: that refreshes the bucket of its range."""
+        bucket = self._buckets.get(distance_bits(self._own_id, target))
+        if bucket is not None:
+            bucket.looked_up_at = now
+
+    def to_refresh(self, before: float, rng: random.Random) -> list[bytes]:
+        """Return a random ID in each bucket whose range was not looked up since `before`.
+
+        Kademlia, section 2.3.
+        """
+        own = int.from_bytes(self._own_id)
+        return [
+            (own ^ 1 << (bits - 1) ^ rng.getrandbits(bits - 1)).to_bytes(ID_BYTES)
+            for bits, bucket in self._buckets.items()
+            if bucket.looked_up_at < before
+        ]
 
     def closest(self, target: bytes, count: int) -> list[Contact]:
         """Return the `count` contacts closest to `target`, closest first."""

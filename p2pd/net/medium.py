@@ -66,7 +66,7 @@ class Medium:
 
     def hold(self, source: str, destination: str, send: Callable[[], None]) -> bool:
         """Keep a sending back while a cut lies in its way; returns whether that is so."""
-        if not self.conditions.cuts or not self.conditions.blocked(source, destination):
+        if not self.conditions.blocked(source, destination):
             return False
         self._held.append((source, destination, send))
         return True

@@ -127,7 +127,8 @@ class SimStream:
 
     def _send(self, deliver: Callable[..., None], data: bytes = b"") -> None:
         medium, source, destination = self._world.medium, self.local.host, self.remote.host
-        if medium.hold(source, destination, partial(self._send, deliver, data)):
+        cuts = medium.conditions.cuts
+        if cuts and medium.hold(source, destination, partial(self._send, deliver, data)):
             return
         now = trio.current_time()
         medium.trace(now, source, destination, data)

@@ -5,6 +5,7 @@ write is under way leave together in the next one.
 """
 
 import enum
+import math
 
 import attrs
 import trio
@@ -63,7 +64,7 @@ class Connection:
     ) -> None:
         self.peer = peer
         self.direction = direction
-        self.passing = False
+        self.passing = peer.passing
         self.rtt: float | None = None
         self.last_heard = self.last_used = trio.current_time()
         self.unanswered_probes = 0
@@ -113,7 +114,7 @@ class Connection:
                 if self.end_reason is not None:
                     nursery.cancel_scope.cancel()
                 if self._outbox:
-                    self._wake_writer()
+                    self._send_waiting()
                 await self._read()
         finally:
             self._end("this node stops")
@@ -159,8 +160,11 @@ class Connection:
         self.last_used = sent_at = trio.current_time()
         self._queue(data)
         try:
-            with trio.move_on_after(within):
+            if within == math.inf:
                 await slot.done.wait()
+            else:
+                with trio.move_on_after(within):
+                    await slot.done.wait()
         finally:
             del self._slots[request_id]
             self._session.forget(request_id)
@@ -189,27 +193,31 @@ class Connection:
     async def _read(self) -> None:
         try:
             await self._take_events()
-            while data := await self._stream.receive_some():
+            while self.end_reason is None:
+                data = await self._stream.receive_some()
+                if not data:
+                    self._end("the peer closed the connection", by_reader=True)
+                    break
                 self._session.feed(data)
                 await self._take_events()
-            self._end("the peer closed the connection")
         except trio.BrokenResourceError as error:
-            self._end(f"the connection broke: {error.__cause__ or error}")
+            self._end(f"the connection broke: {error.__cause__ or error}", by_reader=True)
         except BadMessage as error:
-            self._end(f"the peer sent nonsense: {error}")
+            self._end(f"the peer sent nonsense: {error}", by_reader=True)
 
     async def _take_events(self) -> None:
         late_replies = self._session.late_replies
-        slice_end = trio.current_time() + TIME_SLICE
+        slice_end = math.inf
         while self.end_reason is None and (event := self._session.next_event()) is not None:
             self._note_life()
             if self.last_heard > slice_end:
                 await trio.lowlevel.checkpoint()
-                slice_end = trio.current_time() + TIME_SLICE
+                slice_end = math.inf
+            slice_end = min(slice_end, self.last_heard + TIME_SLICE)
             if isinstance(event, Replied):
                 self._take_reply(event)
             elif isinstance(event.message, Goodbye):
-                self._end(f"the peer said goodbye: {event.message.reason}")
+                self._end(f"the peer said goodbye: {event.message.reason}", by_reader=True)
             else:
                 if not isinstance(event.message, Ping):
                     self.last_used = self.last_heard
@@ -268,6 +276,13 @@ class Connection:
         if self._outbox_bytes > MAX_OUTBOX:
             self._end("the peer reads too slowly")
 
+    def _send_waiting(self) -> None:
+        if self._stream.send_nowait(b"".join(self._outbox)):
+            self._outbox.clear()
+            self._outbox_bytes = 0
+        if self._outbox or self._goodbye is not None:
+            self._wake_writer()
+
     def _wake_writer(self) -> None:
         if self._writer_wakes is not None:
             self._writer_wakes.set()
@@ -275,8 +290,10 @@ class Connection:
             self._writer_wakes = trio.Event()
             self._nursery.start_soon(self._write)
 
-    def _end(self, reason: str) -> None:
+    def _end(self, reason: str, *, by_reader: bool = False) -> None:
+        """Note why the connection ends; the reader itself looks whether it has ended."""
         if self.end_reason is None:
             self.end_reason = reason
-            if self._nursery is not None:
+            others = self._writer_wakes is not None or not by_reader
+            if self._nursery is not None and others:
                 self._nursery.cancel_scope.cancel()

@@ -100,27 +100,29 @@ class Dialer:
     def _wanted(self) -> int:
         """How many connections are to be made, not counting dials under way."""
         connections, config = self._roster.connections.values(), self._roster.config
+        wanted = config.target - len(connections)
+        if wanted <= 0:
+            return 0
         lasting = sum(
             each.direction is Direction.OUTBOUND and not each.passing for each in connections
         )
         # One at the bound would only take the place of another.
-        return min(config.target - len(connections), config.max_outbound - lasting)
+        return min(wanted, config.max_outbound - lasting)
 
     async def request(self, peer: NodeId, message: Message, within: float) -> Message:
         """Send a request to a peer, dialling it if need be; returns its reply.
 
         Raises `NotFound` for a peer without a known address, and what `connect_to` and
-        `Connection.request` raise. Where the connection was closed as a duplicate under
-        it, the request goes once more over the one that stayed.
+        `Connection.request` raise. Where the connection ended under it, as a duplicate or
+        to make room, the request goes once more over another one.
         """
         connection = await self.connect_to(peer)
         try:
             return await connection.request(message, within)
         except ConnectionLost:
-            successor = self._roster.connections.get(peer)
-            if successor is None or successor is connection:
-                raise
-        return await successor.request(message, within)
+            await connection.ended.wait()
+            again = await self.connect_to(peer)
+        return await again.request(message, within)
 
     async def connect_to(self, peer: NodeId) -> Connection:
         """Return the connection to a peer; dial its known addresses where there is none.
@@ -185,8 +187,10 @@ class Dialer:
         timeout = self._roster.config.dial_timeout
         with trio.move_on_after(timeout):
             stream = await self._env.network.dial(address)
+            enough = len(self._roster.connections) >= self._roster.config.target
+            passing = enough and source is not Source.MANUAL
             try:
-                connection = await self._introducer.as_client(stream, number)
+                connection = await self._introducer.as_client(stream, number, passing=passing)
             except BaseException as error:
                 with trio.CancelScope(shield=True):
                     await stream.aclose()
@@ -194,8 +198,6 @@ class Dialer:
                 if existing is not None:
                     return existing
                 raise
-            enough = len(self._roster.connections) >= self._roster.config.target
-            connection.passing = enough and source is not Source.MANUAL
             admitted = self._roster.admit(connection, source)
             self._roster.serve_soon(connection)
             if not admitted:

@@ -16,7 +16,7 @@ from p2pd.wire.messages import Announce, GetPeers, Peers, Signed
 
 PEERS_PER_ANSWER = 16
 # With so many peers known, a new connection is not asked for more.
-ENOUGH_PEERS = 256
+ENOUGH_PEERS = 128
 EXCHANGE_INTERVAL = 60.0
 _REQUEST_TIMEOUT = 5.0
 

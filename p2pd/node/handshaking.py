@@ -33,13 +33,18 @@ class Introducer:
         self._book = book
         self._dispatch = dispatch
 
-    async def as_client(self, stream: Stream, dial_number: int) -> Connection:
+    async def as_client(
+        self, stream: Stream, dial_number: int, *, passing: bool = False
+    ) -> Connection:
         """Authenticate both ends of a stream that we dialled.
 
-        Raises `HandshakeRefused` (whichever side refused) or `ConnectionLost`. The caller
-        bounds the time, and closes the stream where this raises.
+        `passing` tells the peer that the connection is made for a question only. Raises
+        `HandshakeRefused` (whichever side refused) or `ConnectionLost`. The caller bounds
+        the time, and closes the stream where this raises.
         """
-        handshake = self._handshake(stream, is_client=True, dial_number=dial_number)
+        handshake = self._handshake(
+            stream, is_client=True, dial_number=dial_number, passing=passing
+        )
         exchange = _Exchange(stream, Session(self._env.wall_ms), self._book)
         with _translated(handshake):
             async with exchange.refusals_told(handshake):
@@ -87,7 +92,9 @@ class Introducer:
     ) -> Connection:
         return Connection(exchange.stream, exchange.session, peer, direction, self._dispatch)
 
-    def _handshake(self, stream: Stream, *, is_client: bool, dial_number: int = 0) -> Handshake:
+    def _handshake(
+        self, stream: Stream, *, is_client: bool, dial_number: int = 0, passing: bool = False
+    ) -> Handshake:
         return Handshake(
             self._terms,
             self._own.signed,
@@ -95,6 +102,7 @@ class Introducer:
             stream.certificate,
             is_client=is_client,
             dial_number=dial_number,
+            passing=passing,
         )
 
 
@@ -140,7 +148,9 @@ class _Exchange:
 
     async def send(self, *messages: Message) -> None:
         """Send messages in one write."""
-        await self.stream.send_all(b"".join(map(self.session.notice, messages)))
+        data = b"".join(map(self.session.notice, messages))
+        if not self.stream.send_nowait(data):
+            await self.stream.send_all(data)
 
     async def receive(self, kind: type[M]) -> M:
         """Wait for a message of this kind; frames behind it stay in the session."""

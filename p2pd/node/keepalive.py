@@ -10,7 +10,7 @@ from collections.abc import Callable
 import trio
 
 from p2pd.config import LivenessConfig
-from p2pd.node.connection import Connection
+from p2pd.node.connection import Connection, Direction
 from p2pd.node.env import Env
 from p2pd.node.events import Events
 from p2pd.node.roster import Roster
@@ -45,13 +45,13 @@ class Keepalive:
         offset = self._clock_offset()
         while True:
             now = trio.current_time()
+            shortest = min(_SHORTEST_WAIT, self.config.ping_timeout / 2)
             next_due = now + self.config.ping_interval
             for connection in tuple(self._roster.connections.values()):
-                quiet_at = connection.last_heard + self.config.ping_interval
-                if quiet_at <= now or connection.passing:
-                    quiet_at = self._look_after(connection, now)
+                quiet_at = connection.last_heard + self._interval(connection)
+                if quiet_at <= now + shortest or connection.passing:
+                    quiet_at = self._look_after(connection, now, shortest)
                 next_due = min(next_due, quiet_at)
-            shortest = min(_SHORTEST_WAIT, self.config.ping_timeout / 2)
             await trio.sleep(max(next_due - now, shortest))
             before, offset = offset, self._clock_offset()
             if offset - before > SLEPT_SECONDS:
@@ -62,17 +62,23 @@ class Keepalive:
                 )
                 self._on_wake()
 
-    def _look_after(self, connection: Connection, now: float) -> float:
-        """Probe or close a connection if it is time; returns when to look again."""
+    def _look_after(self, connection: Connection, now: float, shortest: float) -> float:
+        """Probe or close a connection if it is time; returns when to look again.
+
+        A first probe is not late, but up to `shortest` seconds early.
+        """
         config = self.config
         # Others probe, too, for their own reasons: that must not put off the end.
         probes = min(connection.unanswered_probes, config.misses)
-        due = connection.last_heard + config.ping_interval + probes * config.ping_timeout
+        due = connection.last_heard + self._interval(connection) + probes * config.ping_timeout
         if connection.passing and not connection.requests_under_way:
-            if now - connection.last_used >= PASSING_SECONDS:
+            # Who dialled closes it: here, its next question might be on its way.
+            mine = connection.direction is Direction.OUTBOUND
+            kept = PASSING_SECONDS if mine else 3 * PASSING_SECONDS
+            if now - connection.last_used >= kept:
                 connection.close("no longer needed")
-            return connection.last_used + PASSING_SECONDS
-        if now < due:
+            return connection.last_used + kept
+        if now < due - (0 if probes else shortest):
             return due
         if connection.unanswered_probes >= config.misses:
             silence = now - connection.last_heard
@@ -80,6 +86,11 @@ class Keepalive:
             return now + config.ping_interval
         connection.probe()
         return now + config.ping_timeout
+
+    def _interval(self, connection: Connection) -> float:
+        """Return how long it may be quiet: the dialler's probe comes first, and serves both."""
+        dialed = connection.direction is Direction.OUTBOUND
+        return self.config.ping_interval + (0 if dialed else 2 * self.config.ping_timeout)
 
     def _clock_offset(self) -> float:
         return self._env.wall_clock() - trio.current_time()

@@ -264,6 +264,7 @@ async def open_node(
             services.dht.run,
             services.keepalive.run,
             services.exchange.run,
+            services.surplus.run,
             services.dialer.run,
             services.bootstrap.run,
             services.discovery.run,

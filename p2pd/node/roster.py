@@ -22,6 +22,8 @@ from p2pd.wire.handshake import Reason
 
 # At a bound, a connection that carried no request for so long makes room for a new one.
 IDLE_AFTER = 30.0
+# The same for an inbound one whose dialler does not mean to stay: the time for a question.
+PASSED_AFTER = 1.0
 _GOODBYE_GRACE = 0.5
 # How long a peer may take to close what its new dial replaced.
 _RETIREMENT = 1.0
@@ -145,8 +147,8 @@ class Roster:
     ) -> None:
         """At the bound of a direction, close what is unused for longest, or raise `Busy`.
 
-        `coming` are places already promised. Outbound, connections in passing go first, as
-        soon as nothing is under way on them. Inbound, the host `newcomer` takes no place
+        `coming` are places already promised. Connections in passing go first, as soon as
+        nothing is under way on them. Inbound, the host `newcomer` takes no place
         from one that holds fewer than itself.
         """
         inbound = direction is Direction.INBOUND
@@ -160,7 +162,7 @@ class Roster:
             each
             for each in held
             if places[each.remote.host] >= places[newcomer]
-            and now - each.last_used >= (IDLE_AFTER if inbound or not each.passing else 0)
+            and now - each.last_used >= _idle_after(each)
             and not each.requests_under_way
         ]
         if not idle:
@@ -238,6 +240,13 @@ class Roster:
             dial_number=connection.peer.dial_number,
             peer_instance=connection.peer.instance,
         )
+
+
+def _idle_after(connection: Connection) -> float:
+    """Return how long it must have been unused to make room; requests of ours are known."""
+    if not connection.passing:
+        return IDLE_AFTER
+    return PASSED_AFTER if connection.direction is Direction.INBOUND else 0.0
 
 
 def describe(entry: Entry) -> str:

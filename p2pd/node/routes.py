@@ -9,7 +9,7 @@ from p2pd.config import DhtConfig
 from p2pd.core.lookup import Candidate, Lookup
 from p2pd.core.routing import Contact, RoutingTable
 from p2pd.errors import Busy, P2PError
-from p2pd.ids import ID_BYTES, NodeId
+from p2pd.ids import NodeId
 from p2pd.node.connection import Connection
 from p2pd.node.dialer import Dialer
 from p2pd.node.dispatch import Call, Dispatch
@@ -18,7 +18,9 @@ from p2pd.node.peer_book import PeerBook
 from p2pd.node.roster import Roster
 from p2pd.wire.messages import MAX_RECORDS, FindNode, FindValue, Message, Nodes, Signed, Value
 
-REFRESH_INTERVAL = 600.0
+# Kademlia, section 2.3: a range in which nothing was looked up for an hour.
+REFRESH_AFTER = 3600.0
+_REFRESH_CHECK = 300.0
 
 
 @attrs.frozen
@@ -58,7 +60,7 @@ class Routes:
         self._dialer = dialer
         self._book = book
         self._own_id = env.identity.node_id
-        self.table = RoutingTable(self._own_id, config.k)
+        self.table = RoutingTable(self._own_id, config.k, trio.current_time())
         self._joined = trio.Event()
         dispatch.add(FindNode, self._answer)
         roster.on_connected.append(self._heard_from)
@@ -66,14 +68,16 @@ class Routes:
     async def run(self) -> None:
         """Join once somebody is connected, by looking oneself up; then refresh at times.
 
-        Kademlia, section 2.3; the interval is that of go-libp2p-kad-dht.
+        Kademlia, section 2.3.
         """
         await self._joined.wait()
         await self.look_up(self._own_id, FindNode(self._own_id))
+        rng = self._env.rng
         while True:
-            await trio.sleep(REFRESH_INTERVAL * self._env.rng.uniform(0.75, 1.25))
-            target = self._env.rng.randbytes(ID_BYTES)
-            await self.look_up(target, FindNode(target))
+            await trio.sleep(_REFRESH_CHECK * rng.uniform(0.5, 1.5))
+            before = trio.current_time() - REFRESH_AFTER
+            for target in self.table.to_refresh(before, rng):
+                await self.look_up(target, FindNode(target))
 
     def closest_records(self, target: bytes, exclude: NodeId) -> tuple[Signed, ...]:
         """Return the signed records of the closest known nodes, for an answer."""
@@ -88,6 +92,7 @@ class Routes:
     async def look_up(self, target: bytes, question: FindNode | FindValue) -> Route:
         """Ask one's way to the k nodes closest to `target`; see `core.lookup`."""
         route = Route()
+        self.table.looked_up(target, trio.current_time())
         start = self.table.closest(target, self._config.k)
         lookup = Lookup(
             target,

@@ -22,6 +22,7 @@ from p2pd.node.peer_book import PeerBook
 from p2pd.node.replica import Replica
 from p2pd.node.roster import Roster
 from p2pd.node.routes import Routes
+from p2pd.node.surplus import Surplus
 from p2pd.wire.beacon import network_tag
 from p2pd.wire.handshake import Terms
 from p2pd.wire.messages import Echo, Echoed, Ping, Pong
@@ -41,6 +42,7 @@ class Services:
     bootstrap: Bootstrap
     keepalive: Keepalive
     exchange: Exchange
+    surplus: Surplus
     discovery: Discovery
     replica: Replica
     routes: Routes
@@ -101,6 +103,7 @@ def wire_services(config: Config, env: Env, events: Events, listening: list[Addr
         bootstrap=Bootstrap(env, config.discovery.bootstrap, registry, roster, dialer, events),
         keepalive=Keepalive(env, config.liveness, roster, events, woke),
         exchange=exchange,
+        surplus=Surplus(env, roster, dispatch),
         discovery=discovery,
         replica=replica,
         routes=routes,

@@ -165,7 +165,7 @@ NAMED: dict[str, Scenario] = {
     ),
     "ten-thousand": Scenario(
         nodes=10_000,
-        join_per_second=250,
+        join_per_second=100,
         keys=1000,
         latency="wan",
         tick=0.01,

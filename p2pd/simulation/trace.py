@@ -7,6 +7,8 @@ from collections import deque
 from p2pd.wire.messages import TAGS
 
 LAST = 20_000
+# So much is gathered before it is hashed.
+_GATHERED = 512
 _STAMP = struct.Struct(">d")
 
 
@@ -19,18 +21,26 @@ class Trace:
     def __init__(self) -> None:
         self.count = 0
         self._hash = hashlib.blake2b(digest_size=16)
+        self._gathered: list[bytes] = []
         self._last: deque[tuple[float, str, str, bytes]] = deque(maxlen=LAST)
 
     def record(self, now: float, source: str, destination: str, data: bytes) -> None:
         """Take note of bytes that one host sends another; empty for the end of a stream."""
         self.count += 1
-        self._hash.update(b"%b%b>%b " % (_STAMP.pack(now), source.encode(), destination.encode()))
-        self._hash.update(data)
+        header = b"%b%b>%b " % (_STAMP.pack(now), source.encode(), destination.encode())
+        self._gathered += header, data
+        if len(self._gathered) >= _GATHERED:
+            self._hash_gathered()
         self._last.append((now, source, destination, data[:2] + bytes([min(len(data), 255)])))
 
     def digest(self) -> str:
         """Return the digest of all that was recorded: equal for equal runs."""
+        self._hash_gathered()
         return self._hash.hexdigest()
+
+    def _hash_gathered(self) -> None:
+        self._hash.update(b"".join(self._gathered))
+        self._gathered.clear()
 
     def lines(self) -> list[str]:
         """Show the last sendings, one a line: when, from where, to where, the first message."""

@@ -53,6 +53,8 @@ def decode_message(tag: int, payload: bytes) -> Message:
     decoder = _DECODERS.get(tag)
     if decoder is None:
         raise BadMessage(f"unknown message tag {tag}")
+    if payload == _NO_FIELDS and tag in _FIELDLESS:
+        return _FIELDLESS[tag]
     return cast("Message", _decode(*decoder, payload))
 
 
@@ -130,17 +132,19 @@ def _structure_fields(cls: Any) -> StructureHook:
 
 
 def _unstructure_fields(cls: Any) -> UnstructureHook:
+    hints = get_type_hints(cls)
     names = [field.name for field in attrs.fields(cls)]
+    steps = [(name, _converter.get_unstructure_hook(hints[name])) for name in names]
 
     def unstructure(value: Any) -> Any:
-        return [_converter.unstructure(getattr(value, name)) for name in names]
+        return [hook(getattr(value, name)) for name, hook in steps]
 
     return unstructure
 
 
 def _make_converter() -> Converter:
     converter = Converter()
-    for kind in (int, str, bytes):
+    for kind in (int, str, bytes, bool):
         converter.register_structure_hook(kind, _exactly(kind))
     factories: list[tuple[Callable[[Any], bool], Callable[[Any], StructureHook]]] = [
         (lambda t: get_origin(t) is Annotated, _annotated),
@@ -157,4 +161,9 @@ def _make_converter() -> Converter:
 
 _converter = _make_converter()
 _ENCODERS = {cls: (tag, _converter.get_unstructure_hook(cls)) for tag, cls in TAGS.items()}
+_NO_FIELDS = _pack([])
+# Most of what travels are probes: they are taken without a walk.
+_FIELDLESS: dict[int, Message] = {
+    tag: decode(cls, _NO_FIELDS) for tag, cls in TAGS.items() if not attrs.fields(cls)
+}
 _DECODERS = {tag: (_converter.get_structure_hook(cls), cls) for tag, cls in TAGS.items()}

@@ -71,7 +71,7 @@ class Terms:
 class RemotePeer:
     """The other side after the handshake: all of it proven, its addresses only claimed.
 
-    `dial_number` is the client's, whichever side that was.
+    `dial_number` and `passing` are the client's, whichever side that was.
     """
 
     node_id: NodeId
@@ -80,6 +80,7 @@ class RemotePeer:
     addresses: tuple[Address, ...]
     instance: bytes
     dial_number: int
+    passing: bool
     version: int
     capabilities: frozenset[str]
 
@@ -89,7 +90,8 @@ class Handshake:
 
     `record` is this node's signed peer record, `nonce` 32 fresh random bytes, and
     `certificate` the SHA-256 of the server's certificate as this side knows it;
-    `dial_number` counts the dials of a client's process. `claimed` is who the peer says it
+    `dial_number` counts the dials of a client's process, `passing` is what it says of its
+    plans. `claimed` is who the peer says it
     is, `proven` whether that is so.
     """
 
@@ -102,6 +104,7 @@ class Handshake:
         *,
         is_client: bool,
         dial_number: int = 0,
+        passing: bool = False,
     ) -> None:
         self._terms = terms
         self._role = b"client" if is_client else b"server"
@@ -116,6 +119,7 @@ class Handshake:
             record=record,
             certificate=certificate,
             dial_number=dial_number,
+            passing=passing,
         )
         self.claimed: NodeId | None = None
         self.proven = False
@@ -156,13 +160,15 @@ class Handshake:
                 Reason.MAN_IN_THE_MIDDLE,
                 "the two ends see different TLS certificates: somebody between them terminates TLS",
             )
+        clients = ours if self._role == b"client" else hello
         self._peer = RemotePeer(
             node_id=node_id,
             record=opened.record,
             signed_record=opened.signed,
             addresses=opened.addresses,
             instance=hello.instance,
-            dial_number=(ours if self._role == b"client" else hello).dial_number,
+            dial_number=clients.dial_number,
+            passing=clients.passing,
             version=version,
             capabilities=frozenset(hello.capabilities) & frozenset(ours.capabilities),
         )

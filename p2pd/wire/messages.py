@@ -105,7 +105,9 @@ class Hello:
     `instance` is drawn anew by every process; `certificate` is the SHA-256 of the server's
     certificate as this side knows it (channel binding as in RFC 5929, section 4).
     `dial_number` counts the dials of the client's process (0 from a server), so that both
-    sides know which of two connections by one dialler is the later one.
+    sides know which of two connections by one dialler is the later one. `passing`: the
+    client has a question and does not mean to stay, so that the connection may be closed
+    to make room as soon as it is quiet.
     """
 
     min_version: Version
@@ -117,6 +119,7 @@ class Hello:
     record: Signed
     certificate: Digest
     dial_number: Milliseconds
+    passing: bool
 
 
 @attrs.frozen
@@ -238,6 +241,18 @@ class Stored:
 
 
 @attrs.frozen
+class Release:
+    """I keep more connections than I need: may this one go?"""
+
+
+@attrs.frozen
+class Released:
+    """Whether the sender has enough connections, too; if so, the asker closes this one."""
+
+    agreed: bool
+
+
+@attrs.frozen
 class Failed:
     """Instead of the answer to a request: why there is none."""
 
@@ -265,6 +280,8 @@ Message = (
     | Store
     | Stored
     | Failed
+    | Release
+    | Released
 )
 
 TAGS: dict[int, type[Message]] = {
@@ -287,4 +304,6 @@ TAGS: dict[int, type[Message]] = {
     17: Store,
     18: Stored,
     19: Failed,
+    20: Release,
+    21: Released,
 }

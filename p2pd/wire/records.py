@@ -1,6 +1,5 @@
 """Peer records that were opened before: a bounded cache in front of the signature check."""
 
-from collections import OrderedDict
 from collections.abc import Iterator
 
 import attrs
@@ -30,27 +29,26 @@ class OpenedRecord:
 class RecordCache:
     """Opens peer records; those of late without checking the signature again.
 
-    At the bound the record that was not asked for the longest goes. The same record
+    At the bound the oldest goes, to be checked again should it come again. The same record
     always comes back as the same object, so that many tables can share it.
     """
 
     def __init__(self, most: int = MAX_OPENED) -> None:
         self._most = most
-        self._opened: OrderedDict[Signed, OpenedRecord] = OrderedDict()
+        self._opened: dict[bytes, OpenedRecord] = {}
 
     def open(self, signed: Signed) -> OpenedRecord:
         """Return the record in `signed`; raises `BadMessage` where it is not its owner's."""
-        opened = self._opened.get(signed)
-        if opened is not None:
-            self._opened.move_to_end(signed)
+        opened = self._opened.get(signed.signature)
+        if opened is not None and opened.signed == signed:
             return opened
         record = open_peer_record(signed)
         bits = work(record.public_key, record.nonce)
         node_id, addresses = NodeId.of(record.public_key), tuple(_dialable(record))
         opened = OpenedRecord(signed, record, node_id, bits, addresses)
-        self._opened[signed] = opened
+        self._opened[signed.signature] = opened
         if len(self._opened) > self._most:
-            self._opened.popitem(last=False)
+            del self._opened[next(iter(self._opened))]
         return opened
 
 

@@ -1,5 +1,6 @@
 """The routing table: buckets that keep who answers, and let go only for somebody waiting."""
 
+import random
 from collections import defaultdict
 
 from hypothesis import given
@@ -181,3 +182,15 @@ def test_strangers_that_fail_are_no_matter() -> None:
     table.heard_from(OWN, signed())
     table.failed(OWN)
     assert len(table) == 0
+
+
+def test_a_range_in_which_nothing_was_looked_up_is_refreshed() -> None:
+    table = RoutingTable(OWN, K, now=100)
+    table.heard_from(node(0x80), signed())
+    table.heard_from(node(0x01), signed())
+    rng = random.Random(1)
+    assert not table.to_refresh(100, rng)
+    table.looked_up(node(0x81), 200)
+    [target] = table.to_refresh(150, rng)
+    assert distance_bits(OWN, target) == distance_bits(OWN, node(0x01))
+    assert len(table.to_refresh(300, rng)) == 2

@@ -197,6 +197,7 @@ class ScriptedPeer:
             changes.pop("certificate", line.stream.certificate),
             is_client=is_client,
             dial_number=next(_dial_numbers) if is_client else 0,
+            passing=changes.pop("passing", False),
         )
 
     async def _accept(self, stream: sim.SimStream, talk: Callable[[Line], Awaitable[None]]) -> None:

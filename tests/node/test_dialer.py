@@ -6,8 +6,8 @@ from trio.testing import MockClock
 
 from p2pd.errors import Busy
 from p2pd.simulation.world import SimNode, World, open_world
-from p2pd.wire.messages import MAX_VALUE_BYTES, Echo
-from tests.node.scripted import ScriptedPeer, assert_unharmed, connected, reasons
+from p2pd.wire.messages import MAX_VALUE_BYTES, Echo, Echoed, Goodbye
+from tests.node.scripted import Line, ScriptedPeer, assert_unharmed, connected, reasons
 
 
 async def passive(world: World, *names: str) -> list[SimNode]:
@@ -39,6 +39,30 @@ async def test_no_room_for_a_dial_is_no_failure_of_the_peer(autojump_clock: Mock
         [known] = [each for each in a.node.peers() if each.name == "c"]
         assert known.fail_count == 0
         assert not reasons(a)
+
+
+async def test_a_request_outlives_its_connection(autojump_clock: MockClock) -> None:
+    """The peer makes room just when it is asked."""
+    async with open_world(1) as world:
+        peer = ScriptedPeer(world, listens=True)
+        echo = Echo(b"once more")
+        served = 0
+
+        async def talk(line: Line) -> None:
+            nonlocal served
+            served += 1
+            if served == 1:
+                await line.expect(Echo)
+                await line.send(Goodbye("making room for others"))
+                await line.stream.aclose()
+                return
+            await line.serve(lambda question: Echoed(b"done") if question == echo else None)
+
+        await world._nursery.start(peer.listen, talk)
+        a = await world.start("a", lan=None, connections__target=0)
+        await a.node.connect(str(peer.address))
+        answer, _ = await a.node.echo(peer.identity.node_id, echo.data)
+        assert (answer, served) == (b"done", 2)
 
 
 async def test_a_leaving_node_makes_no_more_connections(autojump_clock: MockClock) -> None:

@@ -138,14 +138,16 @@ async def test_a_handshake_that_stalls_after_admission_leaves_the_table(
 
         async def secured(pending: SimPending) -> SimStream:
             stream = await secure(pending)
-            send_all, calls = stream.send_all, itertools.count()
+            send_nowait, calls = stream.send_nowait, itertools.count()
 
-            async def send(data: bytes) -> None:
-                if next(calls) > 0:
-                    await trio.sleep_forever()
-                await send_all(data)
+            async def send_never(_: bytes) -> None:
+                await trio.sleep_forever()
 
-            monkeypatch.setattr(stream, "send_all", send)
+            def send(data: bytes) -> bool:
+                return next(calls) == 0 and send_nowait(data)
+
+            monkeypatch.setattr(stream, "send_nowait", send)
+            monkeypatch.setattr(stream, "send_all", send_never)
             return stream
 
         monkeypatch.setattr(SimPending, "secure", secured)

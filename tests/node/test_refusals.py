@@ -266,6 +266,21 @@ async def test_an_idle_connection_makes_room(autojump_clock: MockClock) -> None:
         # Its serving ended, so it was closed.
 
 
+@pytest.mark.parametrize("passing", [True, False])
+async def test_one_in_passing_makes_room_as_soon_as_it_is_quiet(
+    autojump_clock: MockClock, passing: bool
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__max_inbound=1)
+        first = await ScriptedPeer(world).connect(a, passing=passing)
+        world._nursery.start_soon(first.serve, lambda _: None)
+        at_once = await ScriptedPeer(world, host="10.9.1.1").connect(a)
+        assert refusal_in(at_once).reason == "full"
+        await trio.sleep(roster.PASSED_AFTER)
+        soon = await ScriptedPeer(world, host="10.9.1.1").connect(a)
+        assert isinstance(soon.heard[-1], Refused) is not passing
+
+
 async def test_many_identities_of_one_host_do_not_push_out_another_host(
     autojump_clock: MockClock,
 ) -> None:

@@ -25,6 +25,8 @@ def of(annotation: Any) -> st.SearchStrategy[Any]:
         return st.one_of([of(each) for each in get_args(annotation)])
     if annotation is NoneType:
         return st.none()
+    if annotation is bool:
+        return st.booleans()
     assert attrs.has(annotation), annotation
     hints = get_type_hints(annotation, include_extras=True)
     return st.builds(annotation, *[of(hints[each.name]) for each in attrs.fields(annotation)])

@@ -9,7 +9,8 @@ import attrs
 from p2pd.wire.messages import PROTOCOL_VERSION, TAGS, PeerRecord, Record, Signed
 
 FIELDS = """
- 1 Hello min_version max_version network capabilities nonce instance record certificate dial_number
+ 1 Hello min_version max_version network capabilities nonce instance record certificate \
+dial_number passing
  2 Proof signature key_proof
  3 Accepted
  4 Refused reason message others
@@ -28,6 +29,8 @@ FIELDS = """
 17 Store record
 18 Stored
 19 Failed code message
+20 Release
+21 Released agreed
 """
 SIGNED_FIELDS = """
 Signed body signature

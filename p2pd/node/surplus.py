@@ -1,0 +1,80 @@
+"""Connections beyond the target: where both ends have enough of them, one goes.
+
+Who joins dials `connections.target` others, and is dialled by those who join later: without
+this, every node would keep, and probe, twice as many as it needs. Nothing is closed unless
+both ends agree, so that no release makes anybody dial.
+"""
+
+import trio
+
+from p2pd.core.entries import Source
+from p2pd.errors import P2PError
+from p2pd.node.connection import Connection
+from p2pd.node.dispatch import Call, Dispatch
+from p2pd.node.env import Env
+from p2pd.node.roster import Roster
+from p2pd.wire.messages import Release, Released
+
+# So many beyond the target are no surplus: one that is lost makes nobody dial.
+SLACK = 1
+LEAST_PAUSE = 2.0
+MOST_PAUSE = 60.0
+_REQUEST_TIMEOUT = 5.0
+
+
+class Surplus:
+    """Asks peers, one at a time, whether a connection may go; answers who asks."""
+
+    def __init__(self, env: Env, roster: Roster, dispatch: Dispatch) -> None:
+        self._env = env
+        self._roster = roster
+        self._asking = False
+        dispatch.add(Release, self._answer)
+
+    async def run(self) -> None:
+        """Give up what is too many, until cancelled; who is refused asks less often."""
+        pause = LEAST_PAUSE
+        while True:
+            await trio.sleep(pause * self._env.rng.uniform(0.5, 1.5))
+            pause = LEAST_PAUSE if await self._release_one() else min(2 * pause, MOST_PAUSE)
+
+    async def _release_one(self) -> bool:
+        lasting = self._lasting()
+        if not self._too_many(lasting):
+            return False
+        connection = self._env.rng.choice(lasting)
+        self._asking = True
+        try:
+            reply = await connection.request(Release(), _REQUEST_TIMEOUT)
+        except P2PError:
+            return False
+        finally:
+            self._asking = False
+        if reply != Released(agreed=True):
+            return False
+        connection.close("both ends have enough connections")
+        return True
+
+    def _answer(self, call: Call, _: Release) -> Released:
+        lasting = self._lasting()
+        asker = next((each for each in lasting if each is call.connection), None)
+        agreed = asker is not None and self._too_many(lasting)
+        if asker is not None and agreed:
+            # Should the asker not close it, it goes as soon as it is quiet.
+            asker.passing = True
+        return Released(agreed)
+
+    def _lasting(self) -> list[Connection]:
+        """Return the connections that may be given up: those a user asked for stay."""
+        registry = self._roster.registry
+        return [
+            connection
+            for node_id, connection in self._roster.connections.items()
+            if not connection.passing
+            and (entry := registry.get(node_id)) is not None
+            and entry.source is not Source.MANUAL
+        ]
+
+    def _too_many(self, lasting: list[Connection]) -> bool:
+        # Another node may be agreeing just now to what we asked.
+        return len(lasting) - self._asking > self._roster.config.target + SLACK

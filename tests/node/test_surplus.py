@@ -1,0 +1,58 @@
+"""Connections beyond the target: given up in agreement, so that nobody has to dial."""
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from p2pd.ids import NodeId
+from p2pd.node.surplus import SLACK
+from p2pd.simulation.world import open_world
+from p2pd.wire.messages import Release, Released
+from tests.node.scripted import ScriptedPeer, connected
+
+TARGET = 3
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_what_is_too_many_goes(autojump_clock: MockClock, seed: int) -> None:
+    async with open_world(seed) as world:
+        first = await world.start("n0", lan=None, connections__target=TARGET)
+        await world.start_many(
+            29, per_second=2, lan=None, bootstrap=[first], connections__target=TARGET
+        )
+        roster = {each.node_id: each.services.roster.connections for each in world.living()}
+
+        def too_many() -> list[NodeId]:
+            full = {node_id for node_id, held in roster.items() if len(held) > TARGET + SLACK}
+            return [other for node_id in full for other in roster[node_id] if other in full]
+
+        await world.until(lambda: not too_many(), within=1800)
+        assert min(map(len, roster.values())) >= TARGET
+        # And it has come to rest.
+        for node in world.living():
+            node.events.clear()
+        await trio.sleep(300)
+        assert not [code for each in world.living() for code in each.codes()]
+
+
+async def test_who_has_not_enough_keeps_what_it_has(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        node = await world.start("a", lan=None, connections__target=2)
+        lines = [
+            await ScriptedPeer(world, host=f"10.9.{number}.1").connect(node)
+            for number in range(2 + SLACK + 1)
+        ]
+        assert await lines[0].ask(Release()) == Released(agreed=True)
+        # One of them may go; the next one to ask may not.
+        assert await lines[1].ask(Release()) == Released(agreed=False)
+        assert len(connected(node)) == 2 + SLACK + 1
+
+
+async def test_whom_a_user_asked_for_stays(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__target=0)
+        others = [await world.start(name, lan=None, connections__target=0) for name in "bcdefghijk"]
+        for other in others:
+            await a.node.connect(str(other.address))
+        await trio.sleep(300)
+        assert len(connected(a)) == len(others)
