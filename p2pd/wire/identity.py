@@ -12,12 +12,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from p2pd.errors import BadMessage
 from p2pd.ids import NodeId
 from p2pd.wire import codec
-from p2pd.wire.messages import PeerRecord, Record, Signed
+from p2pd.wire.messages import PeerRecord, Publication, Record, Signed
 
 # What kind of fact a signature is for, so that one can't be passed off as another.
 _LABELS: dict[type, bytes] = {
     PeerRecord: b"p2pd peer record 1\0",
     Record: b"p2pd record 1\0",
+    Publication: b"p2pd publication 1\0",
 }
 
 
@@ -45,7 +46,7 @@ class Identity:
         """Sign `data`, which must begin with a label of its purpose."""
         return self._key.sign(data)
 
-    def vouch(self, fact: PeerRecord | Record) -> Signed:
+    def vouch(self, fact: PeerRecord | Record | Publication) -> Signed:
         """Encode and sign a fact."""
         body = codec.encode(fact)
         return Signed(body, self.sign(_LABELS[type(fact)] + body))
@@ -78,6 +79,13 @@ def open_record(signed: Signed) -> Record:
     record = codec.decode(Record, signed.body)
     _check_signature(signed, Record, record.writer)
     return record
+
+
+def open_publication(signed: Signed) -> Publication:
+    """Return the publication after checking its origin's signature; raises `BadMessage`."""
+    publication = codec.decode(Publication, signed.body)
+    _check_signature(signed, Publication, publication.origin)
+    return publication
 
 
 def _check_signature(signed: Signed, kind: type, public_key: bytes) -> None:

@@ -38,9 +38,11 @@ MAX_SIBLINGS = 8
 MAX_RECORDS = 64
 MAX_REDIRECTS = 12
 MAX_TEXT = 256
+MAX_PUBLICATION_BYTES = 1 << 16
+MAX_IDS = 64
 
 IdBytes = Annotated[bytes, Length(ID_BYTES, ID_BYTES)]
-Digest = Annotated[bytes, Length(32, 32)]
+Sha256 = Annotated[bytes, Length(32, 32)]
 Nonce = Annotated[bytes, Length(32, 32)]
 PublicKey = Annotated[bytes, Length(32, 32)]
 Signature = Annotated[bytes, Length(64, 64)]
@@ -49,13 +51,17 @@ Milliseconds = Annotated[int, Range(0, (1 << 63) - 1)]
 Label = Annotated[str, Length(0, 64)]
 Text = Annotated[str, Length(0, MAX_TEXT)]
 Labels = Annotated[tuple[Label, ...], Length(0, 16)]
+# The first bytes of the SHA-256 of a publication's body.
+MessageId = Annotated[bytes, Length(16, 16)]
+MessageIds = Annotated[tuple[MessageId, ...], Length(0, MAX_IDS)]
+Hops = Annotated[int, Range(0, 255)]
 
 
 @attrs.frozen
 class Signed:
     """Bytes that somebody vouches for, kept as they came so that the signature stays true.
 
-    `body` is the encoded fact (`PeerRecord` or `Record`); the signature covers a label of
+    `body` is the encoded fact (`PeerRecord`, `Record` or `Publication`); the signature covers a label of
     the kind of fact and the body.
     """
 
@@ -94,8 +100,55 @@ class Record:
     value: Annotated[bytes, Length(0, MAX_VALUE_BYTES)] | None
     writer: PublicKey
     clock: Annotated[int, Range(0, (1 << 64) - 1)]
-    supersedes: Annotated[tuple[Digest, ...], Length(0, MAX_SIBLINGS)]
+    supersedes: Annotated[tuple[Sha256, ...], Length(0, MAX_SIBLINGS)]
     expires: Milliseconds
+
+
+@attrs.frozen
+class Publication:
+    """What its origin tells everybody. The greater `sequence` is the later one.
+
+    Topics that begin with `$` are the network's own: `$dead` (`data`: an encoded
+    `DeadReport`) and `$alive` (the origin's encoded and signed `PeerRecord`).
+    """
+
+    origin: PublicKey
+    sequence: Milliseconds
+    issued: Milliseconds
+    topic: Label
+    data: Annotated[bytes, Length(0, MAX_PUBLICATION_BYTES)]
+
+
+@attrs.frozen
+class DeadReport:
+    """What the origin of a publication observed of a node: evidence, not a verdict.
+
+    `observed` is when, in the reporter's Unix milliseconds; `sequence` that of the latest
+    peer record of the accused that the reporter knows, so that a later one refutes it;
+    `evidence` is `refused` (the connection broke, and a redial was refused) or `silent`.
+    """
+
+    accused: IdBytes
+    address: Label
+    sequence: Milliseconds
+    observed: Milliseconds
+    evidence: Label
+
+
+@attrs.frozen
+class Heard:
+    """A publication that the sender has, and over how many hops it came."""
+
+    message_id: MessageId
+    hops: Hops
+
+
+@attrs.frozen
+class Slot:
+    """All publications issued in one slice of time, by the exclusive or of their IDs."""
+
+    number: Milliseconds
+    fingerprint: MessageId
 
 
 @attrs.frozen
@@ -117,7 +170,7 @@ class Hello:
     nonce: Nonce
     instance: Annotated[bytes, Length(16, 16)]
     record: Signed
-    certificate: Digest
+    certificate: Sha256
     dial_number: Milliseconds
     passing: bool
 
@@ -260,6 +313,72 @@ class Failed:
     message: Text
 
 
+@attrs.frozen
+class Gossip:
+    """A publication, pushed along the tree or pulled; `hops` counts the links it came over."""
+
+    publication: Signed
+    hops: Hops
+
+
+@attrs.frozen
+class Have:
+    """Publications that the sender has: lazy push (Leitao et al. 2007, Plumtree, IHAVE)."""
+
+    heard: Annotated[tuple[Heard, ...], Length(0, MAX_IDS)]
+
+
+@attrs.frozen
+class Graft:
+    """Push to me from now on, and send me these: the tree is broken (Plumtree, GRAFT)."""
+
+    ids: MessageIds
+
+
+@attrs.frozen
+class Prune:
+    """Push to me no more, only announce: I get all from elsewhere (Plumtree, PRUNE)."""
+
+
+@attrs.frozen
+class Want:
+    """Send me these; the tree stays as it is."""
+
+    ids: MessageIds
+
+
+@attrs.frozen
+class Digest:
+    """What the sender holds of all that is retained: anti-entropy (Demers et al. 1987).
+
+    `reply`: the receiver is to send its own digest, too.
+    """
+
+    slots: Annotated[tuple[Slot, ...], Length(0, MAX_IDS)]
+    reply: bool
+
+
+@attrs.frozen
+class Held:
+    """IDs that the sender holds in a slot where the two digests differ."""
+
+    ids: MessageIds
+
+
+@attrs.frozen
+class Reach:
+    """Can you reach the node of this peer record? I can't (SWIM, section 3.1, ping-req)."""
+
+    record: Signed
+
+
+@attrs.frozen
+class Reached:
+    """Whether the sender reached it."""
+
+    alive: bool
+
+
 Message = (
     Hello
     | Proof
@@ -282,6 +401,15 @@ Message = (
     | Failed
     | Release
     | Released
+    | Gossip
+    | Have
+    | Graft
+    | Prune
+    | Want
+    | Digest
+    | Held
+    | Reach
+    | Reached
 )
 
 TAGS: dict[int, type[Message]] = {
@@ -306,4 +434,13 @@ TAGS: dict[int, type[Message]] = {
     19: Failed,
     20: Release,
     21: Released,
+    22: Gossip,
+    23: Have,
+    24: Graft,
+    25: Prune,
+    26: Want,
+    27: Digest,
+    28: Held,
+    29: Reach,
+    30: Reached,
 }
