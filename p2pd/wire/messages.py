@@ -61,8 +61,8 @@ Hops = Annotated[int, Range(0, 255)]
 class Signed:
     """Bytes that somebody vouches for, kept as they came so that the signature stays true.
 
-    `body` is the encoded fact (`PeerRecord`, `Record` or `Publication`); the signature covers a label of
-    the kind of fact and the body.
+    `body` is the encoded fact (`PeerRecord`, `Record` or `Publication`); the signature covers
+    a label of the kind of fact and the body.
     """
 
     body: Annotated[bytes, Length(1, MAX_SIGNED_BODY)]
