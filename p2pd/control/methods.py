@@ -5,6 +5,7 @@ Parameters have been held against `api.METHODS` before they come here.
 
 import math
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol, cast
 
@@ -14,12 +15,14 @@ from p2pd.control import api, results
 from p2pd.ids import NodeId
 from p2pd.node.events import Event, Events
 from p2pd.node.snapshot import (
+    Delivery,
     GetResult,
     LookupResult,
     NodeSnapshot,
     PeerSnapshot,
     PutResult,
     StoredVersion,
+    WhyResult,
 )
 
 LEVEL_NAMES: Final[Mapping[int, str]] = {
@@ -76,6 +79,17 @@ class Node(Protocol):
 
     async def lookup(self, target: str) -> LookupResult:
         """Find the nodes closest to a key or a node."""
+
+    async def publish(self, topic: str, data: bytes) -> str:
+        """Send a message to everybody; gives its ID, 32 hex digits."""
+
+    def deliveries(
+        self, topics: frozenset[str], sink: Callable[[Delivery], None]
+    ) -> AbstractContextManager[None]:
+        """Within the `with`, `sink` gets each message on one of `topics`; empty: on any."""
+
+    def why(self, peer: NodeId) -> WhyResult:
+        """Say why a peer has the standing that it has."""
 
     def stop(self) -> None:
         """Ask for a graceful stop."""

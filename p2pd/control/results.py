@@ -21,6 +21,14 @@ class StoreUseJson(TypedDict):
     bytes: int
 
 
+class GossipUseJson(TypedDict):
+    """Messages since the start: own ones sent, ones delivered here, copies that were spare."""
+
+    published: int
+    delivered: int
+    duplicates: int
+
+
 class StatusResult(TypedDict):
     """`status`; times are RFC 3339 UTC."""
 
@@ -38,6 +46,7 @@ class StatusResult(TypedDict):
     roles: list[str]
     peers: PeerCountsJson
     store: StoreUseJson
+    gossip: GossipUseJson
 
 
 class PeerJson(TypedDict):
@@ -150,6 +159,48 @@ class LookupResultJson(TypedDict):
     elapsed_ms: float
 
 
+class PublishResult(TypedDict):
+    """`publish`: the name of the message, 32 hex digits."""
+
+    message_id: str
+
+
+class MessageJson(TypedDict):
+    """What `subscribe` delivers; `published_at` is RFC 3339 UTC, by the origin's clock.
+
+    Exactly one of `data` and `data_base64` is there.
+    """
+
+    topic: str
+    message_id: str
+    origin: str
+    origin_name: str | None
+    sequence: int
+    published_at: str
+    hops: int
+    data: NotRequired[str]
+    data_base64: NotRequired[str]
+
+
+class WhyStepJson(TypedDict):
+    """One fact of `why`; `time` is RFC 3339 UTC, `code` is stable."""
+
+    time: str | None
+    code: str
+    text: str
+
+
+class WhyResultJson(TypedDict):
+    """`why`: the standing of a peer, one sentence on it, and what led to it, in order."""
+
+    node_id: str | None
+    name: str | None
+    status: str
+    liveness: str
+    summary: str
+    steps: list[WhyStepJson]
+
+
 class EventJson(TypedDict):
     """What `watch` delivers; `time` is RFC 3339 UTC, `level` as in logs, in lower case."""
 
@@ -162,7 +213,7 @@ class EventJson(TypedDict):
 
 
 class SubscribedResult(TypedDict):
-    """`watch` and `peers.watch`."""
+    """`watch`, `peers.watch` and `subscribe`."""
 
     subscription: int
 

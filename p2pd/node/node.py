@@ -25,6 +25,7 @@ from p2pd.node.services import Services, wire_services
 from p2pd.node.snapshot import (
     FoundNode,
     GetResult,
+    GossipUse,
     LookupHop,
     LookupResult,
     NodeSnapshot,
@@ -101,6 +102,7 @@ class Node:
                 disconnected=counts[Status.DISCONNECTED],
             ),
             store=StoreUse(records=records.keys, bytes=records.bytes),
+            gossip=GossipUse(0, 0, 0),
         )
 
     def peers(self) -> list[PeerSnapshot]:

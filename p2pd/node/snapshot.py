@@ -9,6 +9,7 @@ import attrs
 import trio
 
 from p2pd.core.entries import Entry, Status
+from p2pd.ids import NodeId
 from p2pd.node.connection import Connection
 
 
@@ -30,6 +31,15 @@ class StoreUse:
 
 
 @attrs.frozen
+class GossipUse:
+    """Messages since the start: own ones sent, ones delivered here, copies that were spare."""
+
+    published: int
+    delivered: int
+    duplicates: int
+
+
+@attrs.frozen
 class NodeSnapshot:
     """One node at a glance. Times are RFC 3339 UTC."""
 
@@ -47,6 +57,7 @@ class NodeSnapshot:
     roles: list[str]
     peers: PeerCounts
     store: StoreUse
+    gossip: GossipUse
 
 
 @attrs.frozen
@@ -128,6 +139,53 @@ class LookupResult:
     found: list[FoundNode]
     hops: list[LookupHop]
     elapsed_ms: float
+
+
+@attrs.frozen
+class Delivery:
+    """One message as its subscribers get it.
+
+    `message_id` has 32 hex digits; `origin_name` is None where this node knows no name for
+    the origin; `published_at` is Unix seconds by the origin's clock; `hops` is the number
+    of links that it came over, 0 for the node's own.
+    """
+
+    topic: str
+    message_id: str
+    origin: NodeId
+    origin_name: str | None
+    sequence: int
+    published_at: float
+    hops: int
+    data: bytes
+
+
+@attrs.frozen
+class WhyStep:
+    """One fact in the account of a peer.
+
+    `time` is Unix seconds, None for what has no moment; `code` is stable; `text` is the
+    sentence for people.
+    """
+
+    time: float | None
+    code: str
+    text: str
+
+
+@attrs.frozen
+class WhyResult:
+    """Why a peer has the standing that it has: one sentence, then what led to it, in order.
+
+    `status` and `liveness` are those of `PeerSnapshot`.
+    """
+
+    node_id: str | None
+    name: str | None
+    status: str
+    liveness: str
+    summary: str
+    steps: list[WhyStep]
 
 
 def rfc3339(wall: float) -> str:

@@ -11,6 +11,7 @@ from p2pd.node.events import Events
 from p2pd.node.snapshot import (
     FoundNode,
     GetResult,
+    GossipUse,
     LookupHop,
     LookupResult,
     NodeSnapshot,
@@ -77,6 +78,7 @@ class FakeNode:
             roles=[],
             peers=PeerCounts(connected=1, attempted=0, disconnected=1),
             store=StoreUse(records=len(self.records), bytes=12),
+            gossip=GossipUse(published=3, delivered=5, duplicates=1),
         )
 
     def peers(self) -> list[PeerSnapshot]:
