@@ -5,36 +5,32 @@ Only the parser of the command that was named is built, so that the client start
 
 import argparse
 import contextlib
-import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Final, NamedTuple, NoReturn
+from typing import Final, NamedTuple
 
 from p2pctl import commands, render
+from p2pctl.arguments import (
+    Argument,
+    Parser,
+    UsageError,
+    add,
+    argument,
+    messages,
+    pings,
+    seconds,
+)
 from p2pctl.commands import Run
 from p2pd import __version__
-from p2pd.control.api import CONSISTENCIES, DEFAULT_CONSISTENCY, MAX_PINGS, PEER_STATUSES
+from p2pd.control.api import CONSISTENCIES, DEFAULT_CONSISTENCY, PEER_STATUSES
 from p2pd.control.client import DEFAULT_TIMEOUT, RemoteError
-from p2pd.errors import InvalidRequest, P2PError
+from p2pd.errors import P2PError
 
 INTERRUPTED: Final = 130
 
 # What a shell reports of a program that SIGPIPE ended, as git is by `git log | head`.
 BROKEN_PIPE: Final = 141
-
-
-class UsageError(InvalidRequest):
-    """The command line is wrong; never leaves this program."""
-
-    code: ClassVar[str] = "usage"
-
-
-class Argument(NamedTuple):
-    """What `add_argument` takes."""
-
-    flags: tuple[str, ...]
-    options: Mapping[str, Any]
 
 
 class Command(NamedTuple):
@@ -46,38 +42,16 @@ class Command(NamedTuple):
     run: Callable[[Run], None]
 
 
-def _argument(*flags: str, **options: Any) -> Argument:
-    return Argument(flags, options)
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not (value > 0 and math.isfinite(value)):
-        raise ValueError
-    return value
-
-
-_seconds.__name__ = "number of seconds"
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= MAX_PINGS:
-        raise ValueError
-    return value
-
-
-_count.__name__ = f"count from 1 to {MAX_PINGS}"
-
-
 def _completion(run: Run) -> None:
     import shtab  # noqa: PLC0415 - start-up time
 
     print(shtab.complete(full_parser(), run.options.shell))
 
 
-_KEY = _argument("key", metavar="KEY", help="the record's key")
-_PEER = _argument("peer", metavar="PEER", help="a node ID, a unique prefix of one, or a name")
+_TOPIC = argument("topic", metavar="TOPIC", help="what the message is about")
+_TOPICS = argument("topics", metavar="TOPIC", nargs="+", help="messages on which topics")
+_KEY = argument("key", metavar="KEY", help="the record's key")
+_PEER = argument("peer", metavar="PEER", help="a node ID, a unique prefix of one, or a name")
 
 COMMANDS: Final[Mapping[str, Command]] = {
     "status": Command("this node, at a glance", "p2pctl status --json", (), commands.status),
@@ -85,15 +59,15 @@ COMMANDS: Final[Mapping[str, Command]] = {
         "every known peer",
         "p2pctl peers --status connected",
         (
-            _argument("--status", choices=PEER_STATUSES, help="only peers with this status"),
-            _argument("--watch", action="store_true", help="go on: each peer that changes"),
+            argument("--status", choices=PEER_STATUSES, help="only peers with this status"),
+            argument("--watch", action="store_true", help="go on: each peer that changes"),
         ),
         commands.peers,
     ),
     "connect": Command(
         "dial a node now",
         "p2pctl connect 192.168.1.20:41000",
-        (_argument("address", metavar="ADDR:PORT", help="where it listens, or [IPV6]:PORT"),),
+        (argument("address", metavar="ADDR:PORT", help="where it listens, or [IPV6]:PORT"),),
         commands.connect,
     ),
     "disconnect": Command(
@@ -107,10 +81,10 @@ COMMANDS: Final[Mapping[str, Command]] = {
         "p2pctl ping kitchen -c 10",
         (
             _PEER,
-            _argument(
+            argument(
                 "-c",
                 "--count",
-                type=_count,
+                type=pings,
                 default=1,
                 metavar="COUNT",
                 help="how many, one after the other (default 1)",
@@ -121,7 +95,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "echo": Command(
         "send a text to a peer and get it back",
         "p2pctl echo kitchen 'hello there'",
-        (_PEER, _argument("text", metavar="TEXT", help="what to send")),
+        (_PEER, argument("text", metavar="TEXT", help="what to send")),
         commands.echo,
     ),
     "put": Command(
@@ -129,11 +103,11 @@ COMMANDS: Final[Mapping[str, Command]] = {
         "p2pctl put greeting hello    or    p2pctl put photo - < photo.jpg",
         (
             _KEY,
-            _argument("value", metavar="VALUE", help="the value; - reads it from standard input"),
-            _argument(
-                "--ttl", type=_seconds, metavar="SECONDS", help="let the record expire after this"
+            argument("value", metavar="VALUE", help="the value; - reads it from standard input"),
+            argument(
+                "--ttl", type=seconds, metavar="SECONDS", help="let the record expire after this"
             ),
-            _argument(
+            argument(
                 "--if-version", metavar="VERSION", help="write only if this version is stored"
             ),
         ),
@@ -144,8 +118,8 @@ COMMANDS: Final[Mapping[str, Command]] = {
         "p2pctl get photo > photo.jpg",
         (
             _KEY,
-            _argument("--all", action="store_true", help="every concurrent version, as a table"),
-            _argument(
+            argument("--all", action="store_true", help="every concurrent version, as a table"),
+            argument(
                 "--consistency",
                 choices=CONSISTENCIES,
                 help=f"how many replicas must answer (default {DEFAULT_CONSISTENCY})",
@@ -157,32 +131,58 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "lookup": Command(
         "the DHT's route to a key or a node, hop by hop",
         "p2pctl lookup greeting",
-        (_argument("target", metavar="KEY|NODE", help="a key, or a node ID, prefix or name"),),
+        (argument("target", metavar="KEY|NODE", help="a key, or a node ID, prefix or name"),),
         commands.lookup,
+    ),
+    "why": Command(
+        "why a peer has the standing that it has, step by step",
+        "p2pctl why kitchen",
+        (_PEER,),
+        commands.why,
+    ),
+    "publish": Command(
+        "send a message to everybody who subscribes to its topic",
+        "p2pctl publish news 'the coffee is ready'    or    date | p2pctl publish news -",
+        (
+            _TOPIC,
+            argument(
+                "message", metavar="MESSAGE", help="the message; - reads it from standard input"
+            ),
+        ),
+        commands.publish,
+    ),
+    "subscribe": Command(
+        "the messages on some topics as they arrive",
+        "p2pctl subscribe news weather    or    p2pctl --json subscribe news --count 1",
+        (
+            _TOPICS,
+            argument("--count", type=messages, metavar="N", help="end after N messages"),
+        ),
+        commands.subscribe,
     ),
     "watch": Command("the node's events as they happen", "p2pctl watch", (), commands.watch),
     "stop": Command("ask the daemon to leave gracefully", "p2pctl stop", (), commands.stop),
     "completion": Command(
         "a script that completes p2pctl's commands in a shell",
         'eval "$(p2pctl completion bash)"',
-        (_argument("shell", choices=("bash", "zsh", "fish"), help="the shell"),),
+        (argument("shell", choices=("bash", "zsh", "fish"), help="the shell"),),
         _completion,
     ),
 }
 
 GLOBALS: Final = (
-    _argument(
+    argument(
         "--socket", metavar="PATH", help="the daemon's control socket (default $P2PCTL_SOCKET)"
     ),
-    _argument(
+    argument(
         "--instance",
         metavar="NAME",
         help="else by its instance (default `default`): the user's own, then the system's",
     ),
-    _argument("--json", action="store_true", help="write JSON, errors too"),
-    _argument(
+    argument("--json", action="store_true", help="write JSON, errors too"),
+    argument(
         "--timeout",
-        type=_seconds,
+        type=seconds,
         metavar="SECONDS",
         help=f"how long a request may take (default {DEFAULT_TIMEOUT:g})",
     ),
@@ -191,51 +191,27 @@ GLOBALS: Final = (
 _TAKING_A_VALUE: Final = ("--socket", "--instance", "--timeout")
 
 
-class _Parser(argparse.ArgumentParser):
-    """Raises `UsageError` instead of ending the program."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(allow_abbrev=False, formatter_class=_formatter, **options)
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; see `{self.prog} --help`")
-
-
-def _formatter(prog: str) -> argparse.HelpFormatter:
-    # Left to itself argparse imports shutil to find the width, for each argument added.
-    try:
-        width = int(os.environ.get("COLUMNS", "")) or os.get_terminal_size().columns
-    except (ValueError, OSError):
-        width = 80
-    return argparse.RawDescriptionHelpFormatter(prog, width=max(width - 2, 40))
-
-
-def _add(parser: argparse.ArgumentParser, arguments: Sequence[Argument], **more: Any) -> None:
-    for argument in arguments:
-        parser.add_argument(*argument.flags, **argument.options, **more)
-
-
-def _main_parser() -> _Parser:
+def _main_parser() -> Parser:
     listing = "\n".join(f"  {name:<12}{command.help}" for name, command in COMMANDS.items())
-    parser = _Parser(
+    parser = Parser(
         prog="p2pctl",
         usage="p2pctl [--socket PATH | --instance NAME] [--json] [--timeout SECONDS] COMMAND ...",
         description="Drive a running p2pd.",
         epilog=f"commands:\n{listing}\n\n`p2pctl COMMAND --help` says more about each.",
     )
-    _add(parser, GLOBALS)
+    add(parser, GLOBALS)
     parser.add_argument("--version", action="version", version=f"p2pctl {__version__}")
     parser.set_defaults(timeout=DEFAULT_TIMEOUT)
     return parser
 
 
 def _fill(parser: argparse.ArgumentParser, command: Command) -> None:
-    _add(parser, command.arguments)
-    _add(parser, GLOBALS, default=argparse.SUPPRESS)
+    add(parser, command.arguments)
+    add(parser, GLOBALS, default=argparse.SUPPRESS)
 
 
-def _command_parser(name: str, command: Command) -> _Parser:
-    parser = _Parser(
+def _command_parser(name: str, command: Command) -> Parser:
+    parser = Parser(
         prog=f"p2pctl {name}", description=command.help, epilog=f"example: {command.example}"
     )
     _fill(parser, command)

@@ -1,0 +1,92 @@
+"""What `argparse` lacks for `p2pctl`: errors that are raised, types with good messages.
+
+Nothing here knows the commands.
+"""
+
+import argparse
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Final, NamedTuple, NoReturn
+
+from p2pd.control.api import MAX_PINGS
+from p2pd.errors import InvalidRequest
+
+_MAX_MESSAGES: Final = 10**9
+
+
+class UsageError(InvalidRequest):
+    """The command line is wrong; never leaves this program."""
+
+    code: ClassVar[str] = "usage"
+
+
+class Argument(NamedTuple):
+    """What `add_argument` takes."""
+
+    flags: tuple[str, ...]
+    options: Mapping[str, Any]
+
+
+def argument(*flags: str, **options: Any) -> Argument:
+    """Note down an argument as `add_argument` takes it."""
+    return Argument(flags, options)
+
+
+def seconds(text: str) -> float:
+    """Read a time span; raises `ValueError` unless it is finite and above 0."""
+    value = float(text)
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError
+    return value
+
+
+seconds.__name__ = "number of seconds"
+
+
+def pings(text: str) -> int:
+    """Read how many pings to send; raises `ValueError`."""
+    value = int(text)
+    if not 1 <= value <= MAX_PINGS:
+        raise ValueError
+    return value
+
+
+pings.__name__ = f"count from 1 to {MAX_PINGS}"
+
+
+def messages(text: str) -> int:
+    """Read how many messages to wait for; raises `ValueError`."""
+    value = int(text)
+    if not 1 <= value <= _MAX_MESSAGES:
+        raise ValueError
+    return value
+
+
+messages.__name__ = f"count from 1 to {_MAX_MESSAGES}"
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises `UsageError` instead of ending the program."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=_formatter, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what is wrong."""
+        raise UsageError(f"{message}; see `{self.prog} --help`")
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    # Left to itself argparse imports shutil to find the width, for each argument added.
+    try:
+        width = int(os.environ.get("COLUMNS", "")) or os.get_terminal_size().columns
+    except (ValueError, OSError):
+        width = 80
+    return argparse.RawDescriptionHelpFormatter(prog, width=max(width - 2, 40))
+
+
+def add(parser: argparse.ArgumentParser, arguments: Sequence[Argument], **more: Any) -> None:
+    """Give `parser` the arguments, each with `more` options."""
+    for each in arguments:
+        parser.add_argument(*each.flags, **each.options, **more)
