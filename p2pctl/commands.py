@@ -5,10 +5,11 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, Final
 
 from p2pctl import render
-from p2pd.control.api import MAX_LINE_BYTES, decode_value
+from p2pd.control.api import MAX_LINE_BYTES, decode_data, decode_value
 from p2pd.control.client import Client, default_sockets
 from p2pd.errors import InvalidRequest, RequestTimedOut
 
@@ -165,11 +166,10 @@ def echo(run: Run) -> None:
 
 def put(run: Run) -> None:
     """Write a record: the argument's bytes, or those of standard input."""
-    value = _read_value(run.options.value)
     result = run.call(
         "put",
         key=run.options.key,
-        value_base64=binascii.b2a_base64(value, newline=False).decode(),
+        value_base64=_base64(_read_bytes(run.options.value)),
         ttl=run.options.ttl,
         if_version=run.options.if_version,
     )
@@ -212,6 +212,35 @@ def lookup(run: Run) -> None:
         print(render.lookup(result))
 
 
+def why(run: Run) -> None:
+    """Show why a peer has the standing that it has."""
+    result = run.call("why", peer=run.options.peer)
+    if run.options.json:
+        run.write_json(result)
+    else:
+        from datetime import UTC, datetime  # noqa: PLC0415 - start-up time
+
+        print(render.why(result, run.style, datetime.now(UTC)))
+
+
+def publish(run: Run) -> None:
+    """Send a message: the argument's bytes, or those of standard input."""
+    data = _read_bytes(run.options.message)
+    result = run.call("publish", topic=run.options.topic, data_base64=_base64(data))
+    if run.options.json:
+        run.write_json(result)
+    else:
+        print(render.clean(result["message_id"]))
+
+
+def subscribe(run: Run) -> None:
+    """Show messages as they arrive, until there were as many as asked for."""
+    notices = run.subscribe("subscribe", topics=run.options.topics)
+    for notice in islice(notices, run.options.count):
+        message = notice["message"]
+        run.write_line(message, render.message_line(message, decode_data(message)))
+
+
 def watch(run: Run) -> None:
     """Show the node's events as they happen, until interrupted."""
     for notice in run.subscribe("watch"):
@@ -227,12 +256,16 @@ def stop(run: Run) -> None:
         print("p2pd is leaving")
 
 
-def _read_value(argument: str) -> bytes:
+def _base64(data: bytes) -> str:
+    return binascii.b2a_base64(data, newline=False).decode()
+
+
+def _read_bytes(argument: str) -> bytes:
     if argument != "-":
         return os.fsencode(argument)
-    value = sys.stdin.buffer.read(MAX_VALUE_BYTES + 1)
-    if len(value) > MAX_VALUE_BYTES:
+    data = sys.stdin.buffer.read(MAX_VALUE_BYTES + 1)
+    if len(data) > MAX_VALUE_BYTES:
         raise InvalidRequest(
-            f"the value on standard input is longer than {MAX_VALUE_BYTES} bytes: split it up"
+            f"what standard input holds is longer than {MAX_VALUE_BYTES} bytes: split it up"
         )
-    return value
+    return data

@@ -158,7 +158,7 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def status(result: "results.StatusResult") -> str:
     """Show `status`."""
-    peers, store = result["peers"], result["store"]
+    peers, store, gossip = result["peers"], result["store"], result["gossip"]
     counts = ", ".join(f"{count} {name}" for name, count in peers.items())
     lines = [
         ("node", result["node_id"]),
@@ -172,6 +172,7 @@ def status(result: "results.StatusResult") -> str:
         ("roles", ", ".join(result["roles"])),
         ("peers", counts),
         ("store", f"{store['records']} records, {size(store['bytes'])}"),
+        ("gossip", ", ".join(f"{count} {name}" for name, count in gossip.items())),
     ]
     return "\n".join(f"{name:<11}{clean(value) or _ABSENT}" for name, value in lines)
 
@@ -216,14 +217,31 @@ def peer_line(peer: "results.PeerJson", style: Style) -> str:
 
 def event_line(event: "results.EventJson", style: Style) -> str:
     """Show one event of `watch`, with its local time."""
-    from datetime import datetime  # noqa: PLC0415 - start-up time
-
-    try:
-        time = f"{datetime.fromisoformat(event['time']).astimezone():%H:%M:%S}"
-    except ValueError:
-        time = clean(event["time"])
     code = style.paint(f"{clean(event['code']):<24}", event["level"])
-    return f"{time}  {code}  {clean(event['message'])}"
+    return f"{_clock(event['time'])}  {code}  {clean(event['message'])}"
+
+
+def message_line(message: "results.MessageJson", data: bytes) -> str:
+    """Show one message of `subscribe`, with the local time at which it was published.
+
+    `data` are its bytes, shown whole but for one newline at the end.
+    """
+    origin = clean(message["origin_name"] or message["origin"][: 2 * MIN_ID_DIGITS])
+    text = clean(data.removesuffix(b"\n").decode(errors="backslashreplace"))
+    return f"{_clock(message['published_at'])}  {clean(message['topic']):<16}  {origin:<16}  {text}"
+
+
+def why(result: "results.WhyResultJson", style: Style, now: "datetime") -> str:
+    """Show `why`: the sentence, then each step with its relative time and its code."""
+    steps = [(ago(step["time"], now), clean(step["code"]), step) for step in result["steps"]]
+    time_width = max((len(time) for time, _, _ in steps), default=0)
+    code_width = max((len(code) for _, code, _ in steps), default=0)
+    lines = [style.paint(clean(result["summary"]), result["liveness"])]
+    lines += [
+        f"  {time:>{time_width}}  {code:<{code_width}}  {clean(step['text'])}"
+        for time, code, step in steps
+    ]
+    return "\n".join(lines)
 
 
 def put(result: "results.PutResultJson", done: str) -> str:
@@ -274,6 +292,16 @@ def lookup(result: "results.LookupResultJson") -> str:
             table(("CLOSEST", "ADDRESS", "DISTANCE BITS"), found),
         )
     )
+
+
+def _clock(time: str) -> str:
+    """Give the local time of day of an RFC 3339 time."""
+    from datetime import datetime  # noqa: PLC0415 - start-up time
+
+    try:
+        return f"{datetime.fromisoformat(time).astimezone():%H:%M:%S}"
+    except (ValueError, OverflowError):
+        return clean(time)
 
 
 def _preview(value: bytes) -> str:

@@ -5,12 +5,13 @@ Batches are not supported: several requests may be under way on one connection i
 and their answers come in any order. The first answer on a connection carries one extra
 member, `"p2pd": {"protocol": 1, "version": "0.1.0"}`.
 
-A value (any bytes) travels as `value` where it is UTF-8 text, else as `value_base64`.
+A value (any bytes) travels as `value` where it is UTF-8 text, else as `value_base64`; so
+does a message's content, as `data` or `data_base64`.
 
-A subscription (`watch`, `peers.watch`) is answered by `{"subscription": N}`; what it
-delivers then arrives as notifications named after the method, with `subscription` and
-either `event` or `peer` among the parameters, or with `missed`: how many were left out
-because the client reads too slowly.
+A subscription (`watch`, `peers.watch`, `subscribe`) is answered by `{"subscription": N}`;
+what it delivers then arrives as notifications named after the method, with `subscription`
+and one of `event`, `peer` and `message` among the parameters, or with `missed`: how many
+were left out because the client reads too slowly.
 
 An error's `data.code` is the stable name from `p2pd.errors`, or one of `parse_error`,
 `invalid_request`, `unknown_method`, `internal` where JSON-RPC itself defines the number.
@@ -22,12 +23,12 @@ Imports only the standard library: `p2pctl` must start at once.
 
 import binascii
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast
 
 from p2pd.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from p2pd.control.results import ValueJson
+    from p2pd.control.results import DataJson, ValueJson
 
 PROTOCOL_VERSION: Final = 1
 
@@ -67,11 +68,15 @@ ERROR_NUMBERS: Final[Mapping[str, int]] = {
 """`P2PError.code` -> the JSON-RPC error number (-32000 to -32099 are the application's)."""
 
 Params = dict[str, Any]
-ParamType = Literal["string", "number", "integer", "boolean"]
+ParamType = Literal["string", "number", "integer", "boolean", "array of strings"]
 
 
 class Param(NamedTuple):
-    """One parameter of a method. `minimum` and `maximum` are inclusive, `above` is not."""
+    """One parameter of a method. `minimum` and `maximum` are inclusive, `above` is not.
+
+    Of an array they bound the number of its items. `min_bytes` and `max_bytes`, inclusive,
+    bound each string's length in UTF-8.
+    """
 
     type: ParamType
     doc: str
@@ -80,6 +85,8 @@ class Param(NamedTuple):
     minimum: float | None = None
     above: float | None = None
     maximum: float | None = None
+    min_bytes: int | None = None
+    max_bytes: int | None = None
 
 
 class Method(NamedTuple):
@@ -95,9 +102,14 @@ CONSISTENCIES: Final = ("one", "quorum", "all")
 DEFAULT_CONSISTENCY: Final = "quorum"
 MAX_PINGS: Final = 1000
 MAX_TTL_SECONDS: Final = 1e9
+MAX_TOPICS: Final = 64
+
+# What a message on the wire has room for: `Publication.topic` there.
+MAX_TOPIC_BYTES: Final = 64
 
 _PEER = Param("string", "a node ID, a unique prefix of one, or a unique name")
 _KEY = Param("string", "the key")
+_TOPIC = Param("string", "the topic", min_bytes=1, max_bytes=MAX_TOPIC_BYTES)
 _STATUS = Param("string", "only peers with this status", required=False, choices=PEER_STATUSES)
 
 METHODS: Final[Mapping[str, Method]] = {
@@ -159,6 +171,30 @@ METHODS: Final[Mapping[str, Method]] = {
         "the DHT's route to a key or a node, hop by hop",
         {"target": Param("string", "a key, or a node ID, a unique prefix or name of one")},
     ),
+    "why": Method("why a peer has the standing that it has, step by step", {"peer": _PEER}),
+    "publish": Method(
+        "send a message to everybody who subscribes to its topic",
+        {
+            "topic": _TOPIC,
+            "data": Param("string", "the message, as text", required=False),
+            "data_base64": Param("string", "the message, as base64 of any bytes", required=False),
+        },
+    ),
+    "subscribe": Method(
+        "the messages on some topics as they arrive",
+        {
+            "topics": Param(
+                "array of strings",
+                "only messages on these topics; default all",
+                required=False,
+                minimum=1,
+                maximum=MAX_TOPICS,
+                min_bytes=1,
+                max_bytes=MAX_TOPIC_BYTES,
+            ),
+        },
+        subscription=True,
+    ),
     "watch": Method("the node's events (level info and above) as they happen", subscription=True),
     "peers.watch": Method(
         "every known peer, then each again when something changes",
@@ -175,11 +211,8 @@ METHODS: Final[Mapping[str, Method]] = {
 
 
 def encode_value(value: bytes) -> "ValueJson":
-    """Give bytes the form in which they travel."""
-    try:
-        return {"value": value.decode()}
-    except UnicodeDecodeError:
-        return {"value_base64": binascii.b2a_base64(value, newline=False).decode()}
+    """Give a record's bytes the form in which they travel."""
+    return cast("ValueJson", _encode(value, "value"))
 
 
 def decode_value(members: Mapping[str, Any]) -> bytes:
@@ -188,11 +221,33 @@ def decode_value(members: Mapping[str, Any]) -> bytes:
     Raises `InvalidRequest` unless exactly one of `value` and `value_base64` is there and
     well-formed.
     """
-    if ("value" in members) == ("value_base64" in members):
-        raise InvalidRequest("give exactly one of `value` and `value_base64`")
-    if "value" in members:
-        return str(members["value"]).encode()
+    return _decode(members, "value")
+
+
+def encode_data(data: bytes) -> "DataJson":
+    """Give a message's bytes the form in which they travel."""
+    return cast("DataJson", _encode(data, "data"))
+
+
+def decode_data(members: Mapping[str, Any]) -> bytes:
+    """Read a message's bytes: `decode_value` for `data` and `data_base64`."""
+    return _decode(members, "data")
+
+
+def _encode(content: bytes, name: str) -> dict[str, str]:
     try:
-        return binascii.a2b_base64(members["value_base64"], strict_mode=True)
+        return {name: content.decode()}
+    except UnicodeDecodeError:
+        return {f"{name}_base64": binascii.b2a_base64(content, newline=False).decode()}
+
+
+def _decode(members: Mapping[str, Any], name: str) -> bytes:
+    in_base64 = f"{name}_base64"
+    if (name in members) == (in_base64 in members):
+        raise InvalidRequest(f"give exactly one of `{name}` and `{in_base64}`")
+    if name in members:
+        return str(members[name]).encode()
+    try:
+        return binascii.a2b_base64(members[in_base64], strict_mode=True)
     except ValueError as error:
-        raise InvalidRequest(f"`value_base64` is no base64: {error}") from None
+        raise InvalidRequest(f"`{in_base64}` is no base64: {error}") from None

@@ -6,7 +6,6 @@ Parameters have been held against `api.METHODS` before they come here.
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime
 from typing import Any, Final, Protocol, cast
 
 import attrs
@@ -23,6 +22,7 @@ from p2pd.node.snapshot import (
     PutResult,
     StoredVersion,
     WhyResult,
+    rfc3339,
 )
 
 LEVEL_NAMES: Final[Mapping[int, str]] = {
@@ -159,6 +159,30 @@ async def _lookup(node: Node, params: api.Params) -> results.LookupResultJson:
     return cast("results.LookupResultJson", attrs.asdict(await node.lookup(params["target"])))
 
 
+async def _publish(node: Node, params: api.Params) -> results.PublishResult:
+    return {"message_id": await node.publish(params["topic"], api.decode_data(params))}
+
+
+async def _why(node: Node, params: api.Params) -> results.WhyResultJson:
+    why = node.why(node.resolve_peer(params["peer"]))
+    steps: list[results.WhyStepJson] = [
+        {
+            "time": None if step.time is None else rfc3339(step.time),
+            "code": step.code,
+            "text": step.text,
+        }
+        for step in why.steps
+    ]
+    return {
+        "node_id": why.node_id,
+        "name": why.name,
+        "status": why.status,
+        "liveness": why.liveness,
+        "summary": why.summary,
+        "steps": steps,
+    }
+
+
 HANDLERS: Final[Mapping[str, Handler]] = {
     "rpc.methods": _methods,
     "status": _status,
@@ -171,6 +195,8 @@ HANDLERS: Final[Mapping[str, Handler]] = {
     "get": _get,
     "delete": _delete,
     "lookup": _lookup,
+    "why": _why,
+    "publish": _publish,
 }
 """The methods that only need the node; the server itself answers the others."""
 
@@ -185,6 +211,8 @@ def describe_method(method: api.Method) -> dict[str, Any]:
             "minimum": param.minimum,
             "above": param.above,
             "maximum": param.maximum,
+            "min_bytes": param.min_bytes,
+            "max_bytes": param.max_bytes,
         }
         set_ones = {each: value for each, value in optional.items() if value is not None}
         params[name] = members | set_ones
@@ -198,9 +226,8 @@ def peer_json(peer: PeerSnapshot) -> results.PeerJson:
 
 def event_json(event: Event) -> results.EventJson:
     """Give an event its JSON form; numbers that JSON can't hold become null."""
-    moment = datetime.fromtimestamp(event.time, UTC)
     return {
-        "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "time": rfc3339(event.time),
         "level": LEVEL_NAMES.get(event.level, str(event.level)),
         "code": event.code,
         "message": event.message,
@@ -209,6 +236,20 @@ def event_json(event: Event) -> results.EventJson:
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in event.fields.items()
         },
+    }
+
+
+def message_json(message: Delivery) -> results.MessageJson:
+    """Give a delivered message its JSON form."""
+    return {
+        "topic": message.topic,
+        "message_id": message.message_id,
+        "origin": str(message.origin),
+        "origin_name": message.origin_name,
+        "sequence": message.sequence,
+        "published_at": rfc3339(message.published_at),
+        "hops": message.hops,
+        **api.encode_data(message.data),
     }
 
 

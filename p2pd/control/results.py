@@ -165,11 +165,15 @@ class PublishResult(TypedDict):
     message_id: str
 
 
-class MessageJson(TypedDict):
-    """What `subscribe` delivers; `published_at` is RFC 3339 UTC, by the origin's clock.
+class DataJson(TypedDict):
+    """A message's content: exactly one of the two."""
 
-    Exactly one of `data` and `data_base64` is there.
-    """
+    data: NotRequired[str]
+    data_base64: NotRequired[str]
+
+
+class MessageJson(DataJson):
+    """What `subscribe` delivers; `published_at` is RFC 3339 UTC, by the origin's clock."""
 
     topic: str
     message_id: str
@@ -178,8 +182,6 @@ class MessageJson(TypedDict):
     sequence: int
     published_at: str
     hops: int
-    data: NotRequired[str]
-    data_base64: NotRequired[str]
 
 
 class WhyStepJson(TypedDict):

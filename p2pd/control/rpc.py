@@ -147,7 +147,16 @@ def check_params(allowed: Mapping[str, api.Param], given: Mapping[str, Any]) -> 
 def _check_value(param: api.Param, value: Any) -> str | None:
     if not _is_type(value, param.type):
         return f"must be {_ARTICLES[param.type]} {param.type}"
-    return _check_text(param, value) if isinstance(value, str) else _check_range(param, value)
+    if isinstance(value, str):
+        return _check_text(param, value)
+    if not isinstance(value, list):
+        return _check_range(param, value)
+    if (problem := _check_range(param, len(value))) is not None:
+        return f"is an array whose length {problem}"
+    for each in value:
+        if (problem := _check_text(param, each)) is not None:
+            return f"has an item that {problem}"
+    return None
 
 
 def _check_text(param: api.Param, value: str) -> str | None:
@@ -155,6 +164,11 @@ def _check_text(param: api.Param, value: str) -> str | None:
         return f"must be one of {', '.join(param.choices)}"
     if not _is_encodable(value):
         return "is no Unicode text: it holds half of a surrogate pair"
+    size = len(value.encode())
+    if param.min_bytes is not None and size < param.min_bytes:
+        return f"must have at least {param.min_bytes} bytes"
+    if param.max_bytes is not None and size > param.max_bytes:
+        return f"must have at most {param.max_bytes} bytes"
     return None
 
 
@@ -173,6 +187,7 @@ _ARTICLES: Final[Mapping[api.ParamType, str]] = {
     "number": "a",
     "integer": "an",
     "boolean": "a",
+    "array of strings": "an",
 }
 
 
@@ -186,6 +201,8 @@ def _is_type(value: Any, wanted: api.ParamType) -> bool:
             return isinstance(value, int) and not isinstance(value, bool)
         case "number":
             return isinstance(value, int | float) and not isinstance(value, bool)
+        case "array of strings":
+            return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
 def _is_encodable(text: str) -> bool:

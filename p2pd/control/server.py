@@ -211,7 +211,7 @@ class _Client:
 
     async def _deliver(self, request: rpc.Request, number: int, feed: Feed) -> None:
         try:
-            with self._node.events.sent_to(feed.sink):
+            with feed.attached():
                 result: results.SubscribedResult = {"subscription": number}
                 await self._reply(request, result)
                 while (batch := await feed.next_batch()) is not None:

@@ -2,17 +2,21 @@
 
 import logging
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import trio
 
 from p2pd.control import api
-from p2pd.control.methods import Node, event_json, peer_json
+from p2pd.control.methods import Node, event_json, message_json, peer_json
 from p2pd.node.events import Event
-from p2pd.node.snapshot import PeerSnapshot
+from p2pd.node.snapshot import Delivery, PeerSnapshot
 
 MAX_PENDING: Final = 1024
-"""How many events (or changed peers) wait for one slow subscriber."""
+"""How many events (or changed peers, or messages) wait for one slow subscriber."""
+
+MAX_PENDING_BYTES: Final = 4 * 1024 * 1024
+"""How many bytes of messages wait for one slow subscriber."""
 
 T = TypeVar("T")
 
@@ -21,20 +25,22 @@ class Backlog(Generic[T]):
     """Items on their way to one subscriber, in order.
 
     Each stands under a key: an item replaces the one that still waits under its own key.
-    Beyond `limit` items the newest are counted instead of kept.
+    Beyond `MAX_PENDING` items or `MAX_PENDING_BYTES` the newest are counted instead of
+    kept, until those before them are taken.
     """
 
-    def __init__(self, limit: int = MAX_PENDING) -> None:
-        self._limit = limit
+    def __init__(self) -> None:
         self._items: dict[Hashable, T] = {}
+        self._bytes = 0
         self._missed = 0
         self._closed = False
         self._wake = trio.Event()
 
-    def offer(self, key: Hashable, item: T) -> None:
-        """Add an item."""
-        if key in self._items or len(self._items) < self._limit:
+    def offer(self, key: Hashable, item: T, size: int = 0) -> None:
+        """Add an item that takes `size` bytes."""
+        if key in self._items or self._has_room(size):
             self._items[key] = item
+            self._bytes += size
         else:
             self._missed += 1
         self._wake.set()
@@ -50,15 +56,24 @@ class Backlog(Generic[T]):
         if self._closed:
             return None
         taken = list(self._items.values()), self._missed
-        self._items, self._missed, self._wake = {}, 0, trio.Event()
+        self._items, self._bytes, self._missed, self._wake = {}, 0, 0, trio.Event()
         return taken
+
+    def _has_room(self, size: int) -> bool:
+        # A small item must not slip in after a large one was left out: the count of what
+        # was missed is told behind all that was kept.
+        return (
+            not self._missed
+            and len(self._items) < MAX_PENDING
+            and self._bytes + size <= MAX_PENDING_BYTES
+        )
 
 
 class Feed(Protocol):
-    """One kind of subscription: a sink for events on one side, notifications on the other."""
+    """One kind of subscription: the node on one side, notifications on the other."""
 
-    def sink(self, event: Event) -> None:
-        """Take note of an event; neither blocks nor raises."""
+    def attached(self) -> AbstractContextManager[None]:
+        """Within the `with`, take note of what the node has to tell."""
 
     def close(self) -> None:
         """End the subscription."""
@@ -71,12 +86,16 @@ class EventFeed:
     """`watch`: each event, in order; what is only of use for debugging is left to the log."""
 
     def __init__(self, node: Node, params: api.Params) -> None:  # noqa: ARG002 - like every feed
+        self._node = node
         self._backlog: Backlog[Event] = Backlog()
         self._count = 0
         self.close = self._backlog.close
 
-    def sink(self, event: Event) -> None:
-        """Take note of an event."""
+    def attached(self) -> AbstractContextManager[None]:
+        """Within the `with`, take note of events."""
+        return self._node.events.sent_to(self._note)
+
+    def _note(self, event: Event) -> None:
         if event.level < logging.INFO:
             return
         self._count += 1
@@ -106,8 +125,11 @@ class PeerFeed:
         self._backlog: Backlog[str] = Backlog()
         self.close = self._backlog.close
 
-    def sink(self, event: Event) -> None:
-        """Take note of a peer that changed."""
+    def attached(self) -> AbstractContextManager[None]:
+        """Within the `with`, take note of peers that change."""
+        return self._node.events.sent_to(self._note)
+
+    def _note(self, event: Event) -> None:
         if not event.code.startswith("peer."):
             return
         name = event.fields.get("address") if event.peer is None else event.peer
@@ -142,9 +164,37 @@ class PeerFeed:
         return False
 
 
+class MessageFeed:
+    """`subscribe`: each message on the topics asked for, in the order of its arrival here."""
+
+    def __init__(self, node: Node, params: api.Params) -> None:
+        self._node = node
+        self._topics = frozenset(params.get("topics", ()))
+        self._backlog: Backlog[Delivery] = Backlog()
+        self._count = 0
+        self.close = self._backlog.close
+
+    def attached(self) -> AbstractContextManager[None]:
+        """Within the `with`, take note of messages."""
+        return self._node.deliveries(self._topics, self._note)
+
+    def _note(self, message: Delivery) -> None:
+        self._count += 1
+        self._backlog.offer(self._count, message, len(message.data))
+
+    async def next_batch(self) -> list[dict[str, Any]] | None:
+        """Wait for messages."""
+        taken = await self._backlog.take()
+        if taken is None:
+            return None
+        messages, missed = taken
+        return [{"message": message_json(message)} for message in messages] + _missed(missed)
+
+
 FEEDS: Final[Mapping[str, Callable[[Node, api.Params], Feed]]] = {
     "watch": EventFeed,
     "peers.watch": PeerFeed,
+    "subscribe": MessageFeed,
 }
 
 

@@ -1,6 +1,7 @@
 """A node as the control socket sees it: only the facade's methods, with scripted answers."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 import attrs
 import trio
@@ -9,6 +10,7 @@ from p2pd.errors import InvalidRequest, NotFound
 from p2pd.ids import NodeId
 from p2pd.node.events import Events
 from p2pd.node.snapshot import (
+    Delivery,
     FoundNode,
     GetResult,
     GossipUse,
@@ -20,6 +22,8 @@ from p2pd.node.snapshot import (
     PutResult,
     StoredVersion,
     StoreUse,
+    WhyResult,
+    WhyStep,
 )
 
 EARLY = 1_700_000_000.0
@@ -45,6 +49,21 @@ def peer(node_id: NodeId = ALICE, name: str = "alice", status: str = "connected"
     )
 
 
+def message(
+    topic: str = "news", data: bytes = b"hello", origin_name: str | None = "alice", number: int = 1
+) -> Delivery:
+    return Delivery(
+        topic=topic,
+        message_id=f"{number:032x}",
+        origin=ALICE,
+        origin_name=origin_name,
+        sequence=number,
+        published_at=EARLY + 0.25,
+        hops=2,
+        data=data,
+    )
+
+
 async def _nothing() -> None:
     await trio.lowlevel.checkpoint()
 
@@ -61,6 +80,18 @@ class FakeNode:
         self.before: Callable[[], Awaitable[None]] = _nothing
         self.calls: list[tuple[object, ...]] = []
         self.stopped = trio.Event()
+        self.audience: list[tuple[frozenset[str], Callable[[Delivery], None]]] = []
+        self.account = WhyResult(
+            node_id=str(BOB),
+            name="bob",
+            status="disconnected",
+            liveness="dead",
+            summary="bob is dead: three others could not reach it either",
+            steps=[
+                WhyStep(time=EARLY, code="probe.silent", text="3 probes without an answer"),
+                WhyStep(time=None, code="peer.dead", text="nobody reaches it"),
+            ],
+        )
 
     def snapshot(self) -> NodeSnapshot:
         return NodeSnapshot(
@@ -137,6 +168,34 @@ class FakeNode:
             hops=[LookupHop(node_id=str(BOB), depth=1, rtt_ms=None, outcome="timeout")],
             elapsed_ms=1.5,
         )
+
+    async def publish(self, topic: str, data: bytes) -> str:
+        await self.before()
+        if topic.startswith("$"):
+            raise InvalidRequest(f"{topic}: the network's own")
+        published = message(topic, data)
+        self.deliver(published)
+        return published.message_id
+
+    @contextmanager
+    def deliveries(
+        self, topics: frozenset[str], sink: Callable[[Delivery], None]
+    ) -> Iterator[None]:
+        self.audience.append((topics, sink))
+        try:
+            yield
+        finally:
+            self.audience.remove((topics, sink))
+
+    def deliver(self, delivery: Delivery) -> None:
+        """Give a message to whom it concerns."""
+        for topics, sink in tuple(self.audience):
+            if not topics or delivery.topic in topics:
+                sink(delivery)
+
+    def why(self, peer: NodeId) -> WhyResult:
+        self.calls.append(("why", peer))
+        return self.account
 
     def stop(self) -> None:
         self.stopped.set()

@@ -1,3 +1,5 @@
+from typing import get_type_hints
+
 import attrs
 import pytest
 from hypothesis import given
@@ -8,6 +10,7 @@ from p2pd.control.methods import HANDLERS, describe_method
 from p2pd.control.subscriptions import FEEDS
 from p2pd.errors import DaemonUnreachable, InvalidRequest, P2PError
 from p2pd.node import snapshot
+from p2pd.wire.messages import Length, Publication
 
 
 @pytest.mark.parametrize(
@@ -16,10 +19,13 @@ from p2pd.node import snapshot
         (snapshot.NodeSnapshot, results.StatusResult),
         (snapshot.PeerCounts, results.PeerCountsJson),
         (snapshot.StoreUse, results.StoreUseJson),
+        (snapshot.GossipUse, results.GossipUseJson),
         (snapshot.PeerSnapshot, results.PeerJson),
         (snapshot.FoundNode, results.FoundNodeJson),
         (snapshot.LookupHop, results.LookupHopJson),
         (snapshot.LookupResult, results.LookupResultJson),
+        (snapshot.WhyResult, results.WhyResultJson),
+        (snapshot.WhyStep, results.WhyStepJson),
     ],
 )
 def test_snapshots_have_the_fields_that_the_interface_promises(
@@ -59,9 +65,24 @@ def test_a_value_survives_its_travel(value: bytes) -> None:
     assert api.decode_value(travelling) == value
 
 
+@given(st.binary() | st.text().map(str.encode))
+def test_the_content_of_a_message_survives_its_travel(data: bytes) -> None:
+    travelling = api.encode_data(data)
+    assert len(travelling) == 1
+    assert api.decode_data(travelling) == data
+
+
 def test_text_travels_as_text() -> None:
     assert api.encode_value("grün".encode()) == {"value": "grün"}
     assert api.encode_value(b"\xff") == {"value_base64": "/w=="}
+    assert api.encode_data("grün".encode()) == {"data": "grün"}
+    assert api.encode_data(b"\xff") == {"data_base64": "/w=="}
+
+
+def test_a_topic_has_the_room_that_the_wire_has() -> None:
+    assert get_type_hints(Publication, include_extras=True)["topic"].__metadata__ == (
+        Length(0, api.MAX_TOPIC_BYTES),
+    )
 
 
 @pytest.mark.parametrize(
@@ -70,5 +91,7 @@ def test_text_travels_as_text() -> None:
      {"value_base64": "ü"}],
 )  # fmt: skip
 def test_anything_but_one_wellformed_value_is_refused(members: dict[str, str]) -> None:
-    with pytest.raises(InvalidRequest):
+    with pytest.raises(InvalidRequest, match="`value"):
         api.decode_value(members)
+    with pytest.raises(InvalidRequest, match="`data"):
+        api.decode_data({name.replace("value", "data"): each for name, each in members.items()})

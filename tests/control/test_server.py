@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from p2pd.control import api, server
 from p2pd.control.server import serve_control
-from p2pd.control.subscriptions import MAX_PENDING
+from p2pd.control.subscriptions import MAX_PENDING, MAX_PENDING_BYTES
 from p2pd.errors import NotFound, StartError, TooFewReplicas
 from p2pd.node.events import Event
 from p2pd.node.snapshot import PeerSnapshot, StoredVersion
-from tests.control.fake_node import ALICE, BOB, FakeNode
+from tests.control.fake_node import ALICE, BOB, FakeNode, message
 
 
 class Wire:
@@ -154,6 +154,24 @@ async def test_each_method_answers_with_the_promised_fields(wire: Wire, node: Fa
         "hops": [{"node_id": str(BOB), "depth": 1, "rtt_ms": None, "outcome": "timeout"}],
         "elapsed_ms": 1.5,
     }
+    assert (await result("status"))["gossip"] == {"published": 3, "delivered": 5, "duplicates": 1}
+    assert await result("publish", topic="news", data="grün") == {"message_id": f"{1:032x}"}
+    assert await result("why", peer="bob") == {
+        "node_id": str(BOB),
+        "name": "bob",
+        "status": "disconnected",
+        "liveness": "dead",
+        "summary": "bob is dead: three others could not reach it either",
+        "steps": [
+            {
+                "time": "2023-11-14T22:13:20.000Z",
+                "code": "probe.silent",
+                "text": "3 probes without an answer",
+            },
+            {"time": None, "code": "peer.dead", "text": "nobody reaches it"},
+        ],
+    }
+    assert node.calls[-1:] == [("why", BOB)]
 
 
 async def test_any_bytes_arrive_whole(wire: Wire, node: FakeNode) -> None:
@@ -372,6 +390,103 @@ async def test_a_slow_subscriber_is_told_how_many_it_missed(wire: Wire, node: Fa
     assert (await wire.receive())["params"] == {"subscription": 1, "missed": 6}
     node.events.emit("tick", "ticked", number=2000)
     assert (await wire.receive())["params"]["event"]["fields"] == {"number": 2000}
+
+
+async def test_subscribe_delivers_messages_on_its_topics(wire: Wire, node: FakeNode) -> None:
+    answer = await wire.call("subscribe", topics=["news", "weather"])
+    assert answer["result"] == {"subscription": 1}
+    await wire.call("publish", topic="other", data="not for us")
+    node.deliver(message("weather", b"\xff", origin_name=None, number=7))
+    node.deliver(message("news", "grün".encode()))
+    expected = {
+        "topic": "weather",
+        "message_id": f"{7:032x}",
+        "origin": str(ALICE),
+        "origin_name": None,
+        "sequence": 7,
+        "published_at": "2023-11-14T22:13:20.250Z",
+        "hops": 2,
+        "data_base64": "/w==",
+    }
+    assert await wire.receive() == {
+        "jsonrpc": "2.0",
+        "method": "subscribe",
+        "params": {"subscription": 1, "message": expected},
+    }
+    assert (await wire.receive())["params"]["message"]["data"] == "grün"
+
+
+async def test_without_topics_every_message_is_delivered(wire: Wire, node: FakeNode) -> None:
+    await wire.call("subscribe")
+    node.deliver(message("any"))
+    assert (await wire.receive())["params"]["message"]["topic"] == "any"
+
+
+async def test_a_slow_subscriber_is_told_how_many_messages_it_missed(
+    wire: Wire, node: FakeNode
+) -> None:
+    await wire.call("subscribe")
+    await trio.testing.wait_all_tasks_blocked()
+    for number in range(MAX_PENDING + 6):
+        node.deliver(message(number=number))
+    received = [await wire.receive() for _ in range(MAX_PENDING)]
+    assert [each["params"]["message"]["sequence"] for each in received] == [*range(MAX_PENDING)]
+    assert (await wire.receive())["params"] == {"subscription": 1, "missed": 6}
+
+
+async def test_what_waits_for_a_subscriber_is_bounded_in_bytes(wire: Wire, node: FakeNode) -> None:
+    await wire.call("subscribe")
+    await trio.testing.wait_all_tasks_blocked()
+    half = b"x" * (MAX_PENDING_BYTES // 2)
+    for number, data in enumerate([half, half[1:], half, b"", b"x"]):
+        node.deliver(message(data=data, number=number))
+    received = [(await wire.receive())["params"] for _ in range(3)]
+    assert [each["message"]["sequence"] for each in received[:2]] == [0, 1]
+    assert received[2]["missed"] == 3
+    node.deliver(message(data=half + half, number=9))
+    assert (await wire.receive())["params"]["message"]["sequence"] == 9
+
+
+async def test_a_subscriber_to_topics_that_goes_is_forgotten(path: Path, node: FakeNode) -> None:
+    wire = await connect(path)
+    async with wire.stream:
+        await wire.call("subscribe", topics=["news"])
+        assert node.audience
+        await wire.call("unsubscribe", subscription=1)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not node.audience
+        await wire.call("subscribe", topics=["news"])
+    with trio.fail_after(10):
+        while node.audience:
+            await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize(
+    ("topics", "problem"),
+    [
+        ("news", "must be an array of strings"),
+        (["news", 1], "must be an array of strings"),
+        ([], "is an array whose length must be at least 1"),
+        (["t"] * (api.MAX_TOPICS + 1), "is an array whose length must be at most 64"),
+        (["news", ""], "has an item that must have at least 1 bytes"),
+        (["ü" * 32 + "x"], "has an item that must have at most 64 bytes"),
+        (["\udcff"], "has an item that is no Unicode text: it holds half of a surrogate pair"),
+    ],
+)
+async def test_impossible_topics_are_refused(wire: Wire, topics: Any, problem: str) -> None:
+    error = (await wire.call("subscribe", topics=topics))["error"]
+    assert error["code"] == api.INVALID_PARAMS
+    assert error["message"] == f"subscribe: parameter `topics` {problem}"
+    assert "result" in await wire.call("subscribe", topics=["ü" * 32] * api.MAX_TOPICS)
+
+
+async def test_the_network_has_topics_of_its_own(wire: Wire) -> None:
+    error = (await wire.call("publish", topic="$dead", data=""))["error"]
+    assert error["data"] == {"code": "invalid_request"}
+    error = (await wire.call("publish", topic="", data=""))["error"]
+    assert "at least 1 bytes" in error["message"]
+    error = (await wire.call("publish", topic="news"))["error"]
+    assert error["message"] == "give exactly one of `data` and `data_base64`"
 
 
 async def test_unsubscribe_ends_what_it_names(wire: Wire, node: FakeNode) -> None:

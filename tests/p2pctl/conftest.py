@@ -29,9 +29,9 @@ class Daemon:
         return trio.from_thread.run(act, trio_token=self._token)
 
     async def subscriber(self) -> None:
-        """Wait until somebody is subscribed to the node's events."""
+        """Wait until somebody is subscribed to the node's events or messages."""
         with trio.fail_after(10):
-            while not self.node.events._sinks:
+            while not (self.node.events._sinks or self.node.audience):
                 await trio.lowlevel.checkpoint()
 
 

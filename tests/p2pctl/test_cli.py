@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import sys
 from typing import Any
 
@@ -12,7 +13,7 @@ from p2pctl.cli import COMMANDS, full_parser, main
 from p2pctl.commands import MAX_VALUE_BYTES
 from p2pd.control import results
 from p2pd.errors import RequestTimedOut, TooFewReplicas
-from p2pd.node.snapshot import StoredVersion
+from p2pd.node.snapshot import Delivery, StoredVersion
 from tests.control.fake_node import ALICE, BOB, FakeNode
 from tests.p2pctl.conftest import Daemon
 
@@ -58,6 +59,10 @@ def test_json_has_the_promised_fields(daemon: Daemon, capsys: Captured) -> None:
     assert len(json_of(capsys, "get", "k", "--all")["versions"]) == 1
     assert json_of(capsys, "delete", "k")["version"] == "v2"
     assert set(json_of(capsys, "lookup", "k")) == set(results.LookupResultJson.__annotations__)
+    assert json_of(capsys, "publish", "news", "hi") == {"message_id": f"{1:032x}"}
+    why = json_of(capsys, "why", "bob")
+    assert set(why) == set(results.WhyResultJson.__annotations__)
+    assert {*why["steps"][0]} == set(results.WhyStepJson.__annotations__)
     assert json_of(capsys, "stop") == {"stopping": True}
 
 
@@ -70,7 +75,9 @@ def test_text_says_the_same(daemon: Daemon, capsys: Captured) -> None:
         return captured.out
 
     assert str(daemon.node.node_id) in text("status")
+    assert "gossip     3 published, 5 delivered, 1 duplicates\n" in text("status")
     header, alice, bob = text("peers").splitlines()
+    assert header.index("LIVENESS") == alice.index("alive")
     assert header.startswith("NODE ")
     assert header.index("STATUS") == alice.index("connected") == bob.index("disconnected")
     assert str(BOB) not in text("peers", "--status", "connected")
@@ -82,6 +89,12 @@ def test_text_says_the_same(daemon: Daemon, capsys: Captured) -> None:
     assert text("get", "k") == "v"
     assert "timeout" in text("lookup", "k")
     assert text("delete", "k").startswith("deleted k on 3 of 3")
+    assert text("publish", "news", "hi") == f"{1:032x}\n"
+    summary, silent, dead = text("why", "bob").splitlines()
+    assert summary == "bob is dead: three others could not reach it either"
+    assert re.fullmatch(r"  \d+ d( \d+ h)? ago  probe\.silent  3 probes without an answer", silent)
+    assert dead.split() == ["-", "peer.dead", "nobody", "reaches", "it"]
+    assert dead.index("peer.dead") == silent.index("probe.silent")
     assert text("stop") == "p2pd is leaving\n"
 
 
@@ -127,6 +140,18 @@ def test_values_go_in_and_out_byte_for_byte(
     assert capsysbinary.readouterr().out == value
 
 
+def test_a_message_is_published_byte_for_byte(
+    daemon: Daemon, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    received: list[Delivery] = []
+    with daemon.node.deliveries(frozenset(), received.append):
+        give_input(monkeypatch, b"\xff\n")
+        assert main(["publish", "news", "-"]) == 0
+        assert main(["publish", "news", "grün"]) == 0
+    assert [each.data for each in received] == [b"\xff\n", "grün".encode()]
+    assert {each.topic for each in received} == {"news"}
+
+
 def test_a_value_too_long_is_refused_before_it_is_sent(
     daemon: Daemon, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,6 +194,13 @@ def failing(node: FakeNode, error: Exception) -> None:
         (["get", "missing"], 3, "not_found"),
         (["ping", "nobody"], 3, "not_found"),
         (["connect", "nowhere"], 2, "invalid_request"),
+        (["publish", "$dead", "x"], 2, "invalid_request"),
+        (["subscribe", "a" * 65], 2, "invalid_request"),
+        (["why", "nobody"], 3, "not_found"),
+        (["publish", "news"], 2, "usage"),
+        (["subscribe"], 2, "usage"),
+        (["subscribe", "news", "--count", "0"], 2, "usage"),
+        (["subscribe", "news", "--count", "9" * 30], 2, "usage"),
         (["statsu"], 2, "usage"),
         ([], 2, "usage"),
         (["put", "k"], 2, "usage"),

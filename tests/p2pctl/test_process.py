@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -15,8 +16,10 @@ import attrs
 import pytest
 import trio
 
+from p2pd.control import results
+from p2pd.control.subscriptions import MAX_PENDING
 from p2pd.ids import NodeId
-from tests.control.fake_node import peer
+from tests.control.fake_node import ALICE, message, peer
 from tests.p2pctl.conftest import Daemon
 
 P2PCTL = [sys.executable, "-m", "p2pctl"]
@@ -72,7 +75,72 @@ def test_watching_peers_writes_each_change_at_once(daemon: Daemon, *, as_json: b
     assert ["disconnected" in line for line in lines] == [False, True, True]
 
 
-def test_the_end_of_the_daemon_ends_watch_with_exit_4(daemon: Daemon, tmp_path: Path) -> None:
+def test_subscribe_writes_each_message_at_once_and_ends_after_its_count(daemon: Daemon) -> None:
+    async def first() -> None:
+        await daemon.subscriber()
+        daemon.node.deliver(message("other"))
+        daemon.node.deliver(message("news", number=1))
+
+    async def rest() -> None:
+        for number in (2, 3):
+            daemon.node.deliver(message("weather", b"\xff", number=number))
+
+    with start("subscribe", "news", "weather", "--count", "2", "--json") as process:
+        daemon.run(first)
+        assert process.stdout is not None
+        one = json.loads(process.stdout.readline())
+        assert process.poll() is None
+        daemon.run(rest)
+        out, error = process.communicate(timeout=10)
+    assert (process.returncode, error) == (0, "")
+    two = json.loads(out)
+    fields = {*results.MessageJson.__annotations__}
+    assert (set(one), set(two)) == (fields - {"data_base64"}, fields - {"data"})
+    assert (one["topic"], one["data"], one["sequence"]) == ("news", "hello", 1)
+    assert (two["topic"], two["data_base64"], two["sequence"]) == ("weather", "/w==", 2)
+
+
+def test_a_message_is_one_line_that_can_not_drive_the_terminal(daemon: Daemon) -> None:
+    async def happen() -> None:
+        await daemon.subscriber()
+        daemon.node.deliver(message(data=b"\x1b[2J\xff\none\n", origin_name=HOSTILE))
+        daemon.node.deliver(message(data=b"", origin_name=None))
+
+    with start("subscribe", "news", "--count", "2") as process:
+        daemon.run(happen)
+        out, error = process.communicate(timeout=10)
+    assert (process.returncode, error) == (0, "")
+    first, second = out.splitlines()
+    assert first.isprintable()
+    assert first.endswith(r"  \x1b[2J\xff\none")
+    assert re.fullmatch(rf"\d\d:\d\d:20  news {{14}}{str(ALICE)[:16]}  ", second)
+
+
+def test_a_slow_subscriber_hears_how_many_it_missed(daemon: Daemon) -> None:
+    async def flood() -> None:
+        await daemon.subscriber()
+        for number in range(MAX_PENDING + 6):
+            daemon.node.deliver(message(number=number))
+
+    async def one_more() -> None:
+        daemon.node.deliver(message(number=9999))
+
+    with start("subscribe", "news", "--json", "--count", f"{MAX_PENDING + 1}") as process:
+        assert process.stdout is not None
+        daemon.run(flood)
+        for _ in range(MAX_PENDING):
+            process.stdout.readline()
+        daemon.run(one_more)
+        out, error = process.communicate(timeout=10)
+    assert json.loads(out)["sequence"] == 9999
+    warning = json.loads(error)["warning"]
+    assert (warning["code"], warning["count"]) == ("missed", 6)
+
+
+@pytest.mark.parametrize("command", ["watch", "subscribe news"])
+def test_the_end_of_the_daemon_ends_a_subscription_with_exit_4(
+    daemon: Daemon, tmp_path: Path, command: str
+) -> None:
     # The fixture's own server goes on: a second one ends here.
     script = (
         "import socket,json,sys\n"
@@ -85,7 +153,7 @@ def test_the_end_of_the_daemon_ends_watch_with_exit_4(daemon: Daemon, tmp_path: 
     server = subprocess.Popen([sys.executable, "-c", script, path], stdout=subprocess.PIPE)
     assert server.stdout is not None
     server.stdout.readline()
-    with start("--socket", path, "watch") as process:
+    with start("--socket", path, *command.split()) as process:
         _, error = process.communicate(timeout=10)
     server.communicate(timeout=10)
     assert process.returncode == 4
@@ -215,6 +283,7 @@ def completion(shell: str) -> str:
     ("words", "candidates"),
     [
         (["st"], ["status", "stop"]),
+        (["subscribe", "news", "--c"], ["--count"]),
         (["--json", "pe"], ["peers"]),
         (["peers", "--st"], ["--status"]),
         (["peers", "--status", ""], ["attempted", "connected", "disconnected"]),
