@@ -1,0 +1,406 @@
+"""How publications spread: a tree of eager links, with the lazy ones as its safety net.
+
+Plumtree (Leitao, Pereira, Rodrigues 2007, "Epidemic Broadcast Trees"). A new publication is
+pushed over the eager links and announced over all others. A duplicate makes its link lazy,
+so that the eager links become a spanning tree; an announcement whose publication does not
+come makes the link eager again, so that the tree heals. What was missed for longer is found
+by comparing digests (anti-entropy, Demers et al. 1987), and pulled.
+"""
+
+import math
+import random
+from collections.abc import Callable, Collection, Sequence
+from typing import TypeVar
+
+import attrs
+
+from p2pd.core.history import History, Item
+from p2pd.core.missing import Missing
+from p2pd.core.shortcuts import Shortcuts
+from p2pd.ids import NodeId
+from p2pd.wire.messages import (
+    MAX_IDS,
+    Digest,
+    Gossip,
+    Graft,
+    Have,
+    Heard,
+    Held,
+    Message,
+    Prune,
+    Want,
+)
+
+# Seconds for which announcements are gathered: one frame, then, for a burst.
+ANNOUNCE_AFTER = 0.05
+MAX_ANNOUNCED = 1024
+# Seconds in which what was pushed before and what was asked for may cross on a new tree link.
+GRAFT_GRACE = 0.5
+# Seconds until another peer is asked for what one has promised.
+RETRY = 5.0
+MAX_WANTED = 4096
+MAX_CHUNKS = 8
+# Bytes for one peer between two calls of `take_sends`, as `room` can't see them yet.
+MAX_BATCH_BYTES = 1 << 18
+_MAX_HOPS = 255
+
+Send = tuple[NodeId, Message]
+T = TypeVar("T")
+
+
+@attrs.define
+class Counts:
+    """What happened since the start."""
+
+    published: int = 0
+    # Payloads sent along the tree; those that were asked for.
+    pushed: int = 0
+    pulled: int = 0
+    # Payloads that came, duplicates among them.
+    received: int = 0
+    duplicates: int = 0
+    grafts: int = 0
+    prunes: int = 0
+    exchanged: int = 0
+    announced: int = 0
+    announcements_dropped: int = 0
+    missing_dropped: int = 0
+    wanted_dropped: int = 0
+
+
+@attrs.define
+class _Link:
+    """One connection.
+
+    `waiting` are the announcements to make, and since when we push over it by our own wish
+    is `grafted_at`. `told` says where the next round of `Held` begins.
+    """
+
+    eager: bool
+    waiting: dict[bytes, int] = attrs.field(factory=dict)
+    grafted_at: float = -math.inf
+    told: int = 0
+
+
+class Broadcast:
+    """One node's part in spreading what `history` retains.
+
+    `fanout`: up to so many links are eager when they come, before the tree forms. `ttl`:
+    links after which a publication is announced only. `probability` of each push; who is
+    left out gets an announcement. `room` says whether a peer's queue takes another payload
+    now; if not, it gets an announcement, too.
+
+    All times are monotonic seconds. Call `take_sends` after every call of another method,
+    and at `next_due`. What comes from a peer without a link changes nothing, but for a
+    publication, which is as good from anybody.
+    """
+
+    def __init__(
+        self,
+        own_id: NodeId,
+        history: History,
+        *,
+        fanout: int,
+        ttl: int,
+        probability: float,
+        rng: random.Random,
+        room: Callable[[NodeId], bool],
+    ) -> None:
+        self.counts = Counts()
+        self._own_id = own_id
+        self._history = history
+        self._fanout = fanout
+        self._ttl = ttl
+        self._probability = probability
+        self._rng = rng
+        self._room = room
+        self._now = -math.inf
+        self._links: dict[NodeId, _Link] = {}
+        self._missing = Missing()
+        self._shortcuts = Shortcuts()
+        self._sends: list[Send] = []
+        self._batched: dict[NodeId, int] = {}
+        # When the announcements of a link go out; in order, as all wait equally long.
+        self._announce_at: dict[NodeId, float] = {}
+        # Told by `Held` since the last `take_sends`, and what was asked for: whom, and when.
+        self._offered: dict[bytes, NodeId] = {}
+        self._wanted: dict[bytes, tuple[NodeId, float]] = {}
+
+    @property
+    def eager(self) -> list[NodeId]:
+        """The peers to whom publications are pushed: our links of the tree."""
+        return [peer for peer, link in self._links.items() if link.eager]
+
+    def link_up(self, peer: NodeId) -> None:
+        """Take a new connection, or one that replaces an older one to the same peer."""
+        if peer == self._own_id:
+            return
+        if peer in self._links:
+            self.link_down(peer)
+        self._links[peer] = _Link(eager=len(self.eager) < self._fanout)
+
+    def link_down(self, peer: NodeId) -> None:
+        """Give up a connection that is closed: what it was to bring is asked for elsewhere."""
+        link = self._links.pop(peer, None)
+        if link is None:
+            return
+        self._announce_at.pop(peer, None)
+        self._missing.link_down(peer, self._now, eager=link.eager)
+        self._wanted = {key: value for key, value in self._wanted.items() if value[0] != peer}
+        self._offered = {key: value for key, value in self._offered.items() if value != peer}
+        if link.eager:
+            self._shortcuts.clear()
+            self._stay_in_tree(without=peer)
+
+    def publish(self, item: Item, now: float) -> None:
+        """Send out one's own publication."""
+        self._now = now
+        if self._history.add(item, now):
+            self.counts.published += 1
+            self._spread(item, frozenset(), now)
+
+    def receive(self, peer: NodeId, item: Item, now: float) -> bool:
+        """Take a publication that is verified and not stale; True if it is to be delivered.
+
+        `item.hops` counts the link from `peer`, too. False: it was seen before.
+        """
+        self._now = now
+        self.counts.received += 1
+        link = self._links.get(peer)
+        wanted = self._wanted.get(item.message_id, (None, 0.0))[0] == peer
+        if not self._history.add(item, now):
+            self.counts.duplicates += 1
+            if link is not None and not wanted and now >= link.grafted_at + GRAFT_GRACE:
+                self._prune(peer, link)
+            return False
+        absent = self._missing.arrived(item.message_id)
+        announcers = absent.announcers if absent is not None else {}
+        asked = absent.asked if absent is not None else []
+        if wanted:
+            # Most neighbours have had it for long. A push would be a duplicate to them, and
+            # cost the link its place in the tree.
+            self._spread(item, {peer, *announcers, *asked}, now, push=False)
+            return True
+        if link is not None and not link.eager:
+            # It pushes to us, so the tree has this link: our pushes take it, too.
+            self._set_eager(link, eager=True)
+        self._spread(item, {peer, *asked, *announcers}, now)
+        if link is not None and not asked:
+            self._shortcuts.came(item.message_id, peer, item.hops)
+            for announcer, hops in announcers.items():
+                self._compare(item.message_id, announcer, hops, now)
+        return True
+
+    def take_have(self, peer: NodeId, have: Have, now: float) -> None:
+        """Note what a peer has; what does not come over the tree is asked for later."""
+        self._now = now
+        if peer not in self._links:
+            return
+        for heard in have.heard:
+            if self._history.has_seen(heard.message_id):
+                self._compare(heard.message_id, peer, heard.hops, now)
+            elif not self._missing.announced(heard.message_id, peer, heard.hops, now):
+                self.counts.missing_dropped += 1
+
+    def take_graft(self, peer: NodeId, graft: Graft) -> None:
+        """Push to a peer from now on, and send it what it asks for."""
+        link = self._links.get(peer)
+        if link is None:
+            return
+        self._set_eager(link, eager=True)
+        for item in map(self._history.get, graft.ids):
+            if item is None:
+                continue
+            if self._has_room(peer):
+                self._send_item(peer, item)
+                self.counts.pulled += 1
+            else:
+                self._announce(peer, link, item, self._now)
+
+    def take_prune(self, peer: NodeId) -> None:
+        """Push to a peer no more, only announce."""
+        link = self._links.get(peer)
+        if link is not None and link.eager:
+            self._set_eager(link, eager=False)
+            self._stay_in_tree(without=peer)
+
+    def take_want(self, peer: NodeId, want: Want) -> None:
+        """Send what a peer asks for, as far as there is room: it asks again for the rest."""
+        if peer not in self._links:
+            return
+        for item in map(self._history.get, want.ids):
+            if item is not None:
+                if not self._has_room(peer):
+                    return
+                self._send_item(peer, item)
+                self.counts.pulled += 1
+
+    def digest_to(self, peer: NodeId) -> None:
+        """Begin a round of anti-entropy with a peer."""
+        if peer in self._links:
+            self._sends.append((peer, Digest(self._history.slots(), reply=True)))
+
+    def take_digest(self, peer: NodeId, digest: Digest) -> None:
+        """Tell a peer what is held where its digest differs; at most `MAX_CHUNKS` messages.
+
+        Each round begins where the one before ended, so that all is told at last.
+        """
+        link = self._links.get(peer)
+        if link is None:
+            return
+        ids = self._history.differing(digest.slots)
+        if len(ids) > MAX_CHUNKS * MAX_IDS:
+            begin = link.told % len(ids)
+            ids = [*ids[begin:], *ids[:begin]][: MAX_CHUNKS * MAX_IDS]
+            link.told = begin + len(ids)
+        self._sends.extend((peer, Held(chunk)) for chunk in _chunks(ids))
+        if digest.reply:
+            self._sends.append((peer, Digest(self._history.slots(), reply=False)))
+
+    def take_held(self, peer: NodeId, held: Held) -> None:
+        """Ask a peer for what it holds and was not seen here, unless another was just asked.
+
+        What exceeds `MAX_WANTED` is left to a later round.
+        """
+        if peer not in self._links:
+            return
+        for message_id in held.ids:
+            if self._history.has_seen(message_id) or message_id in self._missing:
+                continue
+            if len(self._offered) >= MAX_WANTED:
+                self.counts.wanted_dropped += 1
+            else:
+                self._offered.setdefault(message_id, peer)
+
+    def take_sends(self, now: float) -> list[Send]:
+        """Return everything to send now, in order."""
+        self._now = now
+        if self._missing.next_due() <= now:
+            self._graft_missing(now)
+        if self._offered:
+            self._want_offered(now)
+        while self._announce_at:
+            peer, due = next(iter(self._announce_at.items()))
+            if due > now:
+                break
+            self._send_announcements(peer)
+        sends, self._sends = self._sends, []
+        self._batched.clear()
+        return sends
+
+    def next_due(self) -> float:
+        """Return when `take_sends` has something by itself; `math.inf` for never."""
+        if self._sends or self._offered:
+            return self._now
+        return min(self._missing.next_due(), next(iter(self._announce_at.values()), math.inf))
+
+    def _spread(
+        self, item: Item, knowing: Collection[NodeId], now: float, *, push: bool = True
+    ) -> None:
+        """Push and announce to all but those who have it."""
+        push = push and item.hops < self._ttl
+        for peer, link in self._links.items():
+            if peer in knowing and (link.eager or not push):
+                continue
+            if (
+                push
+                and link.eager
+                and (self._probability >= 1 or self._rng.random() < self._probability)
+                and self._has_room(peer)
+            ):
+                self._send_item(peer, item)
+                self.counts.pushed += 1
+            else:
+                self._announce(peer, link, item, now)
+
+    def _has_room(self, peer: NodeId) -> bool:
+        return self._batched.get(peer, 0) < MAX_BATCH_BYTES and self._room(peer)
+
+    def _send_item(self, peer: NodeId, item: Item) -> None:
+        self._batched[peer] = self._batched.get(peer, 0) + len(item.signed.body)
+        self._sends.append((peer, Gossip(item.signed, min(item.hops + 1, _MAX_HOPS))))
+
+    def _announce(self, peer: NodeId, link: _Link, item: Item, now: float) -> None:
+        link.waiting[item.message_id] = item.hops
+        if len(link.waiting) > MAX_ANNOUNCED:
+            del link.waiting[next(iter(link.waiting))]
+            self.counts.announcements_dropped += 1
+        if len(link.waiting) >= MAX_IDS:
+            self._announce_at = {peer: now, **self._announce_at}
+        else:
+            self._announce_at.setdefault(peer, now + ANNOUNCE_AFTER)
+
+    def _send_announcements(self, peer: NodeId) -> None:
+        del self._announce_at[peer]
+        link = self._links[peer]
+        heard = [Heard(message_id, hops) for message_id, hops in link.waiting.items()]
+        link.waiting.clear()
+        self.counts.announced += len(heard)
+        self._sends.extend((peer, Have(chunk)) for chunk in _chunks(heard))
+
+    def _graft_missing(self, now: float) -> None:
+        asks: dict[NodeId, list[bytes]] = {}
+        for peer, message_id in self._missing.to_ask(now):
+            asks.setdefault(peer, []).append(message_id)
+        for peer, ids in asks.items():
+            for chunk in _chunks(ids):
+                self._graft(peer, chunk)
+
+    def _want_offered(self, now: float) -> None:
+        while self._wanted and next(iter(self._wanted.values()))[1] + RETRY <= now:
+            del self._wanted[next(iter(self._wanted))]
+        asks: dict[NodeId, list[bytes]] = {}
+        for message_id, peer in self._offered.items():
+            if message_id in self._wanted or self._history.has_seen(message_id):
+                continue
+            if len(self._wanted) >= MAX_WANTED:
+                self.counts.wanted_dropped += 1
+                continue
+            self._wanted[message_id] = (peer, now)
+            asks.setdefault(peer, []).append(message_id)
+        self._offered.clear()
+        for peer, ids in asks.items():
+            self._sends.extend((peer, Want(chunk)) for chunk in _chunks(ids))
+
+    def _compare(self, message_id: bytes, announcer: NodeId, hops: int, now: float) -> None:
+        """Exchange a tree link for the announcer's, if that makes the tree better."""
+        link = self._links.get(announcer)
+        if link is None or link.eager:
+            return
+        over = self._shortcuts.announced(message_id, announcer, hops)
+        old = self._links.get(over) if over is not None else None
+        if over is None or old is None or not old.eager:
+            return
+        self._now = now
+        self.counts.exchanged += 1
+        self._graft(announcer, ())
+        self._prune(over, old)
+
+    def _graft(self, peer: NodeId, ids: tuple[bytes, ...]) -> None:
+        link = self._links[peer]
+        self._set_eager(link, eager=True)
+        link.grafted_at = self._now
+        self._sends.append((peer, Graft(ids)))
+        self.counts.grafts += 1
+
+    def _prune(self, peer: NodeId, link: _Link) -> None:
+        if self.eager == [peer]:
+            return
+        self._set_eager(link, eager=False)
+        self._sends.append((peer, Prune()))
+        self.counts.prunes += 1
+
+    def _set_eager(self, link: _Link, *, eager: bool) -> None:
+        if link.eager is not eager:
+            link.eager = eager
+            self._shortcuts.clear()
+
+    def _stay_in_tree(self, *, without: NodeId) -> None:
+        """Make one lazy link eager if none is: nothing would come but by announcements."""
+        lazy = [peer for peer in self._links if peer != without]
+        if lazy and not self.eager:
+            self._graft(self._rng.choice(lazy), ())
+
+
+def _chunks(items: Sequence[T]) -> list[tuple[T, ...]]:
+    return [tuple(items[at : at + MAX_IDS]) for at in range(0, len(items), MAX_IDS)]

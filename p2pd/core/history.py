@@ -1,0 +1,167 @@
+"""The publications of the last while: what can still be sent on, and what is old news.
+
+Two nodes compare what they retain by slices of time (Demers et al. 1987, section 1.3, the
+checksums with recent update lists): of each slice one fingerprint, and only where these
+differ are IDs told.
+"""
+
+import heapq
+import math
+
+import attrs
+
+from p2pd.ids import NodeId
+from p2pd.wire.messages import MAX_IDS, Signed, Slot
+
+MAX_ITEMS = 1 << 14
+MAX_BYTES = 1 << 24
+MAX_SEEN = 1 << 16
+SLOTS = 60
+# Seconds. Clocks set by NTP agree far better, those of a home without it to about a minute.
+# A greater allowance would let one keep a publication alive longer by dating it ahead.
+MAX_SKEW = 60.0
+_ID_BYTES = 16
+
+
+@attrs.frozen
+class Item:
+    """A publication that is retained.
+
+    `issued` is Unix milliseconds by its origin's clock; `hops` counts the links that it
+    came over, 0 for one's own.
+    """
+
+    message_id: bytes
+    signed: Signed
+    origin: NodeId
+    issued: int
+    hops: int
+
+
+@attrs.define
+class _Slice:
+    """IDs of what was issued in one slice of time, and their exclusive or."""
+
+    ids: dict[bytes, None] = attrs.field(factory=dict)
+    fingerprint: int = 0
+
+    def flip(self, message_id: bytes) -> None:
+        self.fingerprint ^= int.from_bytes(message_id)
+
+
+class History:
+    """What is retained for `retention` seconds, and the IDs seen in the last `seen_ttl` seconds.
+
+    Whoever compares slots with others must have the same retention as they.
+    """
+
+    def __init__(self, *, retention: float, seen_ttl: float) -> None:
+        self._retention_ms = round(retention * 1000)
+        # Up, so that no more than `SLOTS` whole slices fit into the retention.
+        self._slice_ms = max(1, math.ceil(self._retention_ms / SLOTS))
+        self._seen_ttl = seen_ttl
+        self._items: dict[bytes, Item] = {}
+        self._by_age: list[tuple[int, bytes]] = []
+        self._bytes = 0
+        self._slices: dict[int, _Slice] = {}
+        self._seen: dict[bytes, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the bodies that are retained."""
+        return self._bytes
+
+    def is_stale(self, issued: int, wall_ms: int) -> bool:
+        """Whether a publication is out of the window: too old, or dated ahead of our clock.
+
+        Both in Unix milliseconds. Such a one is neither delivered nor passed on, as it could
+        be a replay of one that is forgotten.
+        """
+        return not wall_ms - self._retention_ms <= issued <= wall_ms + MAX_SKEW * 1000
+
+    def has_seen(self, message_id: bytes) -> bool:
+        """Whether it came before; what is retained is never forgotten."""
+        return message_id in self._items or message_id in self._seen
+
+    def get(self, message_id: bytes) -> Item | None:
+        """Return a publication if it is retained."""
+        return self._items.get(message_id)
+
+    def add(self, item: Item, now: float) -> bool:
+        """Retain a publication; False if it was seen before. `now` is monotonic seconds.
+
+        At the bounds the oldest by issue goes, be it the one that comes; it stays seen.
+        """
+        if self.has_seen(item.message_id):
+            return False
+        self._see(item.message_id, now)
+        self._items[item.message_id] = item
+        self._bytes += len(item.signed.body)
+        heapq.heappush(self._by_age, (item.issued, item.message_id))
+        part = self._slices.setdefault(item.issued // self._slice_ms, _Slice())
+        part.ids[item.message_id] = None
+        part.flip(item.message_id)
+        while len(self._items) > MAX_ITEMS or self._bytes > MAX_BYTES:
+            # It may still come again from somebody who has more room.
+            self._see(self._drop_oldest(), now)
+        return True
+
+    def expire(self, now: float, wall_ms: int) -> None:
+        """Forget what is past its time; `now` monotonic seconds, `wall_ms` Unix milliseconds.
+
+        A slice goes as a whole, once all of it is older than the retention: else two nodes
+        that expire at different moments would find it different each time they compare.
+        """
+        first_kept = (wall_ms - self._retention_ms) // self._slice_ms
+        while self._by_age and self._by_age[0][0] // self._slice_ms < first_kept:
+            self._drop_oldest()
+        while self._seen:
+            oldest = next(iter(self._seen))
+            if self._seen[oldest] + self._seen_ttl > now:
+                break
+            del self._seen[oldest]
+
+    def slots(self) -> tuple[Slot, ...]:
+        """Return a fingerprint of each slice that holds anything, oldest first.
+
+        At most `MAX_IDS`, the newest.
+        """
+        return tuple(
+            Slot(number, self._slices[number].fingerprint.to_bytes(_ID_BYTES))
+            for number in sorted(self._slices)[-MAX_IDS:]
+        )
+
+    def differing(self, theirs: tuple[Slot, ...]) -> list[bytes]:
+        """Return own IDs of the slices that differ from theirs, or that they lack; oldest first.
+
+        Of slices too old to have found room in `theirs` nothing is known: they don't count.
+        """
+        known = {slot.number: slot.fingerprint for slot in theirs}
+        first = min(known) if len(theirs) >= MAX_IDS else None
+        return [
+            message_id
+            for number in sorted(self._slices)
+            if first is None or number >= first
+            if known.get(number) != self._slices[number].fingerprint.to_bytes(_ID_BYTES)
+            for message_id in self._slices[number].ids
+        ]
+
+    def _see(self, message_id: bytes, now: float) -> None:
+        self._seen.pop(message_id, None)
+        self._seen[message_id] = now
+        if len(self._seen) > MAX_SEEN:
+            del self._seen[next(iter(self._seen))]
+
+    def _drop_oldest(self) -> bytes:
+        issued, message_id = heapq.heappop(self._by_age)
+        self._bytes -= len(self._items.pop(message_id).signed.body)
+        number = issued // self._slice_ms
+        part = self._slices[number]
+        del part.ids[message_id]
+        part.flip(message_id)
+        if not part.ids:
+            del self._slices[number]
+        return message_id

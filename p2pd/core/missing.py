@@ -1,0 +1,102 @@
+"""Publications that were announced but have not come: whom to ask for them, and when.
+
+Plumtree, section 3.6: the announcers are asked one after the other, the first one only
+after the time in which the copy over the tree should have come.
+"""
+
+import heapq
+import math
+
+import attrs
+
+from p2pd.ids import NodeId
+
+MAX_MISSING = 4096
+MAX_ANNOUNCERS = 8
+# Seconds. The copy over the tree travels a few links more than the announcement, which in
+# turn waits to be batched: five links of 50 ms.
+GRAFT_AFTER = 0.25
+# Seconds, as long as an answer takes at most on most links. Shorter, and a slow link gives
+# each publication several times; longer, and one dead announcer holds it up.
+GRAFT_AGAIN = 0.3
+
+
+@attrs.define
+class Absent:
+    """One that has not come: who still can be asked, and over how many hops it came to them."""
+
+    due: float
+    announcers: dict[NodeId, int]
+    asked: list[NodeId] = attrs.field(factory=list)
+
+
+class Missing:
+    """All that have not come, at most `MAX_MISSING`, each with up to `MAX_ANNOUNCERS`."""
+
+    def __init__(self) -> None:
+        self._absent: dict[bytes, Absent] = {}
+        # An entry whose time is no longer that of its `Absent` is void.
+        self._timers: list[tuple[float, bytes]] = []
+
+    def __len__(self) -> int:
+        return len(self._absent)
+
+    def __contains__(self, message_id: bytes) -> bool:
+        return message_id in self._absent
+
+    def announced(self, message_id: bytes, peer: NodeId, hops: int, now: float) -> bool:
+        """Note who has it; False at the bound, where an ID that is new is not noted."""
+        absent = self._absent.get(message_id)
+        if absent is None:
+            if len(self._absent) >= MAX_MISSING:
+                return False
+            absent = self._absent[message_id] = Absent(now + GRAFT_AFTER, {})
+            heapq.heappush(self._timers, (absent.due, message_id))
+        if len(absent.announcers) + len(absent.asked) < MAX_ANNOUNCERS:
+            absent.announcers.setdefault(peer, hops)
+        return True
+
+    def arrived(self, message_id: bytes) -> Absent | None:
+        """Forget it, as it has come; returns what was known of it."""
+        return self._absent.pop(message_id, None)
+
+    def link_down(self, peer: NodeId, now: float, *, eager: bool) -> None:
+        """Ask nobody over a link that is gone, and wait no more for what it was to bring.
+
+        `eager`: any of them could have come over it by itself.
+        """
+        for message_id, absent in self._absent.items():
+            absent.announcers.pop(peer, None)
+            if eager or absent.asked[-1:] == [peer]:
+                absent.due = min(absent.due, now)
+                heapq.heappush(self._timers, (absent.due, message_id))
+
+    def to_ask(self, now: float) -> list[tuple[NodeId, bytes]]:
+        """Return whom to ask now for what, and wait for the answers.
+
+        What nobody is left to be asked for is forgotten.
+        """
+        asks: list[tuple[NodeId, bytes]] = []
+        while self.next_due() <= now:
+            _, message_id = heapq.heappop(self._timers)
+            absent = self._absent[message_id]
+            if not absent.announcers:
+                del self._absent[message_id]
+                continue
+            peer = next(iter(absent.announcers))
+            del absent.announcers[peer]
+            absent.asked.append(peer)
+            absent.due = now + GRAFT_AGAIN
+            heapq.heappush(self._timers, (absent.due, message_id))
+            asks.append((peer, message_id))
+        return asks
+
+    def next_due(self) -> float:
+        """Return when to call `to_ask`, monotonic; never is `math.inf`."""
+        while self._timers:
+            due, message_id = self._timers[0]
+            absent = self._absent.get(message_id)
+            if absent is not None and absent.due == due:
+                return due
+            heapq.heappop(self._timers)
+        return math.inf
