@@ -1,0 +1,68 @@
+"""Whether it is ourselves who are cut off, when many peers fall silent at once.
+
+Lifeguard (arXiv 1707.00788) has a node doubt itself first. Here: where at least half of
+the connections fall silent within a short time, our own link is the likelier cause.
+"""
+
+from collections import deque
+
+import attrs
+
+from p2pd.ids import NodeId
+
+# Losses within so many seconds are seen as one event.
+WINDOW = 15.0
+# A single silent peer says nothing about us, even where it was the only one.
+FEWEST_LOSSES = 2
+
+
+@attrs.define(eq=False)
+class Isolation:
+    """Watches soft losses (silence, a dial without an answer); times are monotonic seconds.
+
+    A refused connection is none: somebody was there to refuse it.
+    """
+
+    isolated: bool = False
+    _lost: dict[NodeId, float] = attrs.field(factory=dict)
+    # When the count of connections changed to what. Counts fall from first to last: a
+    # smaller one before a greater one can never be the greatest of a window.
+    _counts: deque[tuple[float, int]] = attrs.field(factory=deque)
+
+    def connected(self, count: int, now: float) -> None:
+        """Note how many peers are connected from now on."""
+        while self._counts and self._counts[-1][1] <= count:
+            self._counts.pop()
+        self._counts.append((now, count))
+
+    def lost(self, node: NodeId, now: float) -> None:
+        """Note a soft loss; sets `isolated` where that makes too many.
+
+        As long as no count is known, two losses are too many.
+        """
+        self._lost.pop(node, None)
+        self._lost[node] = now
+        begin = now - WINDOW
+        for each, lost_at in list(self._lost.items()):
+            if lost_at >= begin:
+                break
+            del self._lost[each]
+        while len(self._counts) > 1 and self._counts[1][0] <= begin:
+            self._counts.popleft()
+        connected = self._counts[0][1] if self._counts else 0
+        if len(self._lost) >= max(FEWEST_LOSSES, connected / 2):
+            self.isolated = True
+
+    def back(self, node: NodeId) -> None:
+        """Note that a lost peer is there again, or that it left on purpose."""
+        self._lost.pop(node, None)
+
+    def over(self) -> None:
+        """End the isolation; what was lost in it does not begin the next one."""
+        self.isolated = False
+        self._lost.clear()
+
+    def forget(self) -> None:
+        """Forget losses and counts, as after a sleep of our own; `isolated` stays."""
+        self._lost.clear()
+        self._counts.clear()

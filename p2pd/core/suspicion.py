@@ -1,0 +1,109 @@
+"""One suspicion: what speaks against a node, and when that is enough for a verdict.
+
+SWIM (Das, Gupta, Motivala 2002, section 4.2) suspects before it declares; Lifeguard
+(Dadgar, Phillips, Currey 2017, arXiv 1707.00788) makes the suspicion short only where
+others confirm it independently, and the one who suspects is in good health itself.
+"""
+
+import math
+
+import attrs
+
+from p2pd.ids import NodeId
+
+# How many independent reporters are enough without a probe of one's own. Lifeguard's K, too.
+QUORUM = 3
+# What an accused node has to refute the last report of a quorum, in seconds.
+REFUTE_WAIT = 2.0
+# How long a verdict on soft evidence waits at least, so that a burst of losses is seen as one.
+GRACE = 1.0
+# Bounds of a suspicion by one's own soft evidence, in seconds from its begin.
+SUSPICION_LEAST = REFUTE_WAIT
+SUSPICION_MOST = 6.0
+# Reports kept of one accused; more neither count nor are passed on.
+MAX_REPORTS = 16
+
+
+def suspicion_time(confirmations: int) -> float:
+    """Return how long a suspicion lasts that so many others confirmed, in seconds.
+
+    Lifeguard, "Local Health Aware Suspicion":
+    max(Min, Max - (Max - Min) * log(C + 1) / log(K + 1)).
+    """
+    share = math.log(confirmations + 1) / math.log(QUORUM + 1)
+    return max(SUSPICION_LEAST, SUSPICION_MOST - (SUSPICION_MOST - SUSPICION_LEAST) * share)
+
+
+@attrs.frozen
+class Statement:
+    """That somebody reported a node: from which public network, if any, and of what time.
+
+    `observed_ms` is in the reporter's Unix milliseconds, never later than it was received.
+    """
+
+    network: str | None
+    observed_ms: int
+
+
+@attrs.define(eq=False)
+class Case:
+    """A suspicion under way. Times are monotonic seconds; infinity: not wanted.
+
+    `lost`: by a lost connection of our own; then others are asked before a verdict on soft
+    evidence. `silent`: the isolation has counted the loss. `failed_at` is when the last of
+    one's own probes came to nothing; `held`: the verdict waits until we are isolated no
+    more. `quorum_at` is when the reports became enough; `independent` how many there are.
+    """
+
+    since: float
+    lost: bool = False
+    silent: bool = False
+    dial_due: float = math.inf
+    ask_due: float = math.inf
+    dial_failed: bool = False
+    others_failed: bool = False
+    failed_at: float | None = None
+    held: bool = False
+    quorum_at: float | None = None
+    independent: int = 0
+    reports: dict[NodeId, Statement] = attrs.field(factory=dict)
+
+    def start_over(self, now: float) -> None:
+        """Forget what one's own probes brought; what others reported stands."""
+        self.since = now
+        self.dial_due = self.ask_due = math.inf
+        self.dial_failed = self.others_failed = self.held = False
+        self.failed_at = None
+        if self.quorum_at is not None:
+            self.quorum_at = now
+
+    def note_failure(self, now: float) -> None:
+        """Set `failed_at` if all own probes that this suspicion takes came to nothing."""
+        complete = self.dial_failed and (self.others_failed or not self.lost)
+        if complete and self.failed_at is None:
+            self.failed_at = now
+
+    def recount(self, independent: int, now: float) -> None:
+        """Note how many independent reporters there are."""
+        self.independent = independent
+        if independent < QUORUM:
+            self.quorum_at = None
+        elif self.quorum_at is None:
+            self.quorum_at = now
+
+    def verdict_due(self, patience: float) -> float:
+        """Return when one's own soft evidence suffices; waits are multiplied by `patience`."""
+        if self.failed_at is None or self.held:
+            return math.inf
+        confirmations = self.independent + self.others_failed
+        suspected = self.since + suspicion_time(confirmations) * patience
+        return max(self.failed_at + GRACE * patience, suspected)
+
+    def quorum_due(self, patience: float) -> float:
+        """Return when the reports of others suffice, without a probe of one's own."""
+        return math.inf if self.quorum_at is None else self.quorum_at + REFUTE_WAIT * patience
+
+    def due(self, patience: float) -> float:
+        """Return when there is something to do."""
+        own = min(self.dial_due, self.ask_due)
+        return min(own, self.verdict_due(patience), self.quorum_due(patience))
