@@ -38,6 +38,7 @@ def start(*argv: str) -> Iterator[subprocess.Popen[str]]:
             yield process
         finally:
             deadline.cancel()
+            process.kill()  # a test that failed must not wait for it
 
 
 def test_watch_writes_each_event_at_once(daemon: Daemon) -> None:
