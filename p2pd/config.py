@@ -18,9 +18,10 @@ from p2pd.rules import Rule, integer, list_of, number, one_of, text
 
 DEFAULT_PORT = 41000
 DAY = 86400
-# What the protocol's messages have room for: `MAX_RECORDS` and `MAX_VALUE_BYTES` there.
+# What the protocol's messages have room for: `MAX_RECORDS` and so on there.
 MAX_K = 64
 MAX_VALUE_BYTES = 2**18
+MAX_PUBLICATION_BYTES = 2**16
 
 _FLAG = Rule("true or false", lambda value: isinstance(value, bool))
 _PATH = text("an absolute path, or nothing", lambda text: text == "" or text.startswith("/"))
@@ -58,6 +59,11 @@ class NodeConfig:
         "",
         _PATH,
         "A file with the secret of a private network: nodes without it are refused. Empty: none.",
+    )
+    roles: tuple[str, ...] = _key(
+        (),
+        list_of(one_of("seed")),
+        'What this node is for others. "seed": it keeps the peer list that newcomers ask for.',
     )
 
 
@@ -134,6 +140,12 @@ class DiscoveryConfig:
         "Nodes to dial first, where multicast does not reach.",
         reload=True,
     )
+    seeds: tuple[str, ...] = _key(
+        (),
+        list_of(address(listening=False)),
+        "Seed nodes: this node keeps connections to more than half of them.",
+        reload=True,
+    )
     multicast: MulticastConfig = attrs.field(factory=MulticastConfig)
 
 
@@ -200,6 +212,36 @@ class LivenessConfig:
     )
     misses: int = _count(
         3, "probes", 1, 100, "How many unanswered probes in a row make a peer suspect.", reload=True
+    )
+    indirect_probes: int = _count(
+        3, "peers", 0, 16, "How many others are asked to reach a peer that is suspect.", reload=True
+    )
+    evict_after: float = _seconds(
+        20.0, 1, DAY, "Silence after which a peer is off the list at the latest.", reload=True
+    )
+
+
+@attrs.frozen
+class GossipConfig:
+    """How messages are spread (Plumtree: a tree of connections, announcements beside it)."""
+
+    fanout: int = _count(
+        6, "peers", 1, 64, "To how many peers a message is pushed until the tree has formed."
+    )
+    ttl: int = _count(32, "hops", 1, 255, "After so many hops a message is only announced.")
+    probability: float = _key(
+        1.0,
+        number(0, 1),
+        "The share of pushes that are made; the others become announcements.",
+    )
+    seen_ttl: float = _seconds(
+        9000.0, 1, 7 * DAY, "How long a message is recognized when it comes again."
+    )
+    retention: float = _seconds(
+        7200.0, 1, 7 * DAY, "How long a message is kept for those who missed it."
+    )
+    max_message_bytes: int = _count(
+        65536, "bytes", 1, MAX_PUBLICATION_BYTES, "Size of one message; larger ones are refused."
     )
 
 
@@ -289,6 +331,7 @@ class Config:
     discovery: DiscoveryConfig = attrs.field(factory=DiscoveryConfig)
     connections: ConnectionsConfig = attrs.field(factory=ConnectionsConfig)
     liveness: LivenessConfig = attrs.field(factory=LivenessConfig)
+    gossip: GossipConfig = attrs.field(factory=GossipConfig)
     dht: DhtConfig = attrs.field(factory=DhtConfig)
     store: StoreConfig = attrs.field(factory=StoreConfig)
     control: ControlConfig = attrs.field(factory=ControlConfig)

@@ -110,9 +110,16 @@ class RequestTimedOut(PeerError):
 
 
 class DialFailed(P2PError):
-    """No connection could be made to an address."""
+    """No connection could be made to an address.
+
+    `refused`: the host is there, and nothing listens on the port.
+    """
 
     code = "dial_failed"
+
+    def __init__(self, message: str, *, refused: bool = False) -> None:
+        super().__init__(message)
+        self.refused = refused
 
 
 class NotFound(P2PError):

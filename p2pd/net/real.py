@@ -127,7 +127,9 @@ class RealNetwork:
         except BaseException as error:
             sock.close()
             if isinstance(error, OSError):
-                raise DialFailed(f"can't dial {address}: {_strerror(error)}") from None
+                refused = isinstance(error, ConnectionRefusedError)
+                text = f"can't dial {address}: {_strerror(error)}"
+                raise DialFailed(text, refused=refused) from None
             if isinstance(error, trio.BrokenResourceError):
                 raise DialFailed(
                     f"{address} does not speak TLS 1.3, or hung up: {_cause(error)}"

@@ -261,7 +261,7 @@ class SimNetwork:
         listener = world.listeners.get(address)
         if listener is None:
             await self._carry(address.host, self.host)
-            raise DialFailed(f"can't dial {address}: Connection refused")
+            raise DialFailed(f"can't dial {address}: Connection refused", refused=True)
         local = Address(self.host, next(self._ports))
         near = SimStream(world, local, address, listener.certificate)
         far = SimStream(world, address, local, listener.certificate)

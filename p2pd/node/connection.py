@@ -27,6 +27,8 @@ WRITE_TIMEOUT = 10.0
 TIME_SLICE = 0.002
 # Who was told `busy` is not listened to for so long: to tell it again and again costs, too.
 BUSY_PAUSE = 0.05
+# What a goodbye says when the node stops.
+LEAVING = "leaving"
 _RTT_WEIGHT = 0.125
 
 
@@ -35,6 +37,19 @@ class Direction(enum.StrEnum):
 
     INBOUND = "inbound"
     OUTBOUND = "outbound"
+
+
+class Ending(enum.StrEnum):
+    """What the end of a connection says of the peer.
+
+    It left (its node stops), it broke (gone without a word), it was silent for too long, or
+    nothing: one of the two did not want the connection any more.
+    """
+
+    LEFT = "left"
+    BROKEN = "broken"
+    SILENT = "silent"
+    UNWANTED = "unwanted"
 
 
 @attrs.define(eq=False)
@@ -50,7 +65,8 @@ class Connection:
 
     `last_heard` and `last_used` are monotonic: when a whole message last came, and when one
     last came or went that is more than a probe. `rtt` is the smoothed round trip in seconds,
-    None before anything came back. `passing` marks a connection that was made for a
+    None before anything came back. `end_reason` is None while it lives; `ending` then says
+    what that means. `passing` marks a connection that was made for a
     question, and is closed when it is of no more use.
     """
 
@@ -69,6 +85,7 @@ class Connection:
         self.last_heard = self.last_used = trio.current_time()
         self.unanswered_probes = 0
         self.end_reason: str | None = None
+        self.ending = Ending.UNWANTED
         self.ended = trio.Event()
         self._stream = stream
         self._session = session
@@ -135,9 +152,14 @@ class Connection:
             else:
                 self._wake_writer()
 
-    def abort(self, reason: str) -> None:
+    def abort(self, reason: str, ending: Ending = Ending.UNWANTED) -> None:
         """End the connection at once."""
-        self._end(reason)
+        self._end(reason, ending)
+
+    def excuse(self, seconds: float) -> None:
+        """Do not count so many seconds as the peer's silence: we were not listening."""
+        self.last_heard = min(trio.current_time(), self.last_heard + seconds)
+        self.unanswered_probes = 0
 
     def notify(self, message: Message) -> None:
         """Send a message that wants no answer."""
@@ -196,12 +218,14 @@ class Connection:
             while self.end_reason is None:
                 data = await self._stream.receive_some()
                 if not data:
-                    self._end("the peer closed the connection", by_reader=True)
+                    text = "the peer closed the connection"
+                    self._end(text, Ending.BROKEN, by_reader=True)
                     break
                 self._session.feed(data)
                 await self._take_events()
         except trio.BrokenResourceError as error:
-            self._end(f"the connection broke: {error.__cause__ or error}", by_reader=True)
+            text = f"the connection broke: {error.__cause__ or error}"
+            self._end(text, Ending.BROKEN, by_reader=True)
         except BadMessage as error:
             self._end(f"the peer sent nonsense: {error}", by_reader=True)
 
@@ -217,7 +241,9 @@ class Connection:
             if isinstance(event, Replied):
                 self._take_reply(event)
             elif isinstance(event.message, Goodbye):
-                self._end(f"the peer said goodbye: {event.message.reason}", by_reader=True)
+                text = f"the peer said goodbye: {event.message.reason}"
+                leaves = event.message.reason == LEAVING
+                self._end(text, Ending.LEFT if leaves else Ending.UNWANTED, by_reader=True)
             else:
                 if not isinstance(event.message, Ping):
                     self.last_used = self.last_heard
@@ -261,9 +287,9 @@ class Connection:
                     await self._stream.send_all(data)
                 self._may_send_at_once = True
         except trio.BrokenResourceError as error:
-            self._end(f"the connection broke: {error.__cause__ or error}")
+            self._end(f"the connection broke: {error.__cause__ or error}", Ending.BROKEN)
         except trio.TooSlowError:
-            self._end(f"the peer took no data for {WRITE_TIMEOUT:g} s")
+            self._end(f"the peer took no data for {WRITE_TIMEOUT:g} s", Ending.SILENT)
 
     def _queue(self, data: bytes) -> None:
         if self._goodbye is not None or self.end_reason is not None:
@@ -290,10 +316,13 @@ class Connection:
             self._writer_wakes = trio.Event()
             self._nursery.start_soon(self._write)
 
-    def _end(self, reason: str, *, by_reader: bool = False) -> None:
+    def _end(
+        self, reason: str, ending: Ending = Ending.UNWANTED, *, by_reader: bool = False
+    ) -> None:
         """Note why the connection ends; the reader itself looks whether it has ended."""
         if self.end_reason is None:
             self.end_reason = reason
+            self.ending = ending
             others = self._writer_wakes is not None or not by_reader
             if self._nursery is not None and others:
                 self._nursery.cancel_scope.cancel()

@@ -99,15 +99,10 @@ class Dialer:
 
     def _wanted(self) -> int:
         """How many connections are to be made, not counting dials under way."""
-        connections, config = self._roster.connections.values(), self._roster.config
-        wanted = config.target - len(connections)
-        if wanted <= 0:
-            return 0
-        lasting = sum(
-            each.direction is Direction.OUTBOUND and not each.passing for each in connections
-        )
+        lasting, config = self._roster.lasting(), self._roster.config
+        made = sum(each.direction is Direction.OUTBOUND for each in lasting)
         # One at the bound would only take the place of another.
-        return min(wanted, config.max_outbound - lasting)
+        return min(config.target - len(lasting), config.max_outbound - made)
 
     async def request(self, peer: NodeId, message: Message, within: float) -> Message:
         """Send a request to a peer, dialling it if need be; returns its reply.
@@ -144,7 +139,7 @@ class Dialer:
     async def dial_entry(self, entry: Entry) -> Connection:
         """Dial the addresses of a registry entry in turn, and note there what came of it.
 
-        Raises what `dial` raises for the last address.
+        Raises what `dial` raises for the first address.
         """
         dial = _Dial()
         node_id = entry.node_id
@@ -187,7 +182,7 @@ class Dialer:
         timeout = self._roster.config.dial_timeout
         with trio.move_on_after(timeout):
             stream = await self._env.network.dial(address)
-            enough = len(self._roster.connections) >= self._roster.config.target
+            enough = len(self._roster.lasting()) >= self._roster.config.target
             passing = enough and source is not Source.MANUAL
             try:
                 connection = await self._introducer.as_client(stream, number, passing=passing)
@@ -206,12 +201,13 @@ class Dialer:
         raise DialFailed(f"{address} did not answer within {timeout:g} s")
 
     async def _try_addresses(self, entry: Entry) -> Connection:
-        failure: P2PError | None = None
+        # What the best address says counts: that is where the peer was last.
+        first: P2PError | None = None
         for address in tuple(entry.addresses):
             try:
                 connection = await self.dial(address, entry.source)
             except (DialFailed, HandshakeRefused, ConnectionLost) as error:
-                failure = error
+                first = first or error
                 continue
             if entry.node_id is None:
                 self._registry.identified(address, connection.node_id)
@@ -221,10 +217,10 @@ class Dialer:
             # Another dial may have found the same meanwhile.
             if address in entry.addresses:
                 entry.addresses.remove(address)
-            failure = DialFailed(
+            first = first or DialFailed(
                 f"at {address} there is another node now, {connection.node_id.hex()[:12]}"
             )
-        raise failure or DialFailed(f"no address of {describe(entry)} is left to try")
+        raise first or DialFailed(f"no address of {describe(entry)} is left to try")
 
     async def _dial_in_background(self, entry: Entry, limit: trio.CapacityLimiter) -> None:
         try:

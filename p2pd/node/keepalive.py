@@ -5,12 +5,13 @@ both. The same task notices that the machine slept: then nothing is closed for t
 of that time, and everybody lost is dialled at once.
 """
 
+import math
 from collections.abc import Callable
 
 import trio
 
 from p2pd.config import LivenessConfig
-from p2pd.node.connection import Connection, Direction
+from p2pd.node.connection import Connection, Direction, Ending
 from p2pd.node.env import Env
 from p2pd.node.events import Events
 from p2pd.node.roster import Roster
@@ -21,6 +22,8 @@ SLEPT_SECONDS = 15.0
 PASSING_SECONDS = 10.0
 # Probes of several connections that are due at about the same time share a wake-up.
 _SHORTEST_WAIT = 1.0
+# Whose time is up goes without waiting for others.
+_EVICTION_WAIT = 0.05
 
 
 class Keepalive:
@@ -33,26 +36,42 @@ class Keepalive:
         roster: Roster,
         events: Events,
         on_wake: Callable[[], None],
+        on_round: Callable[[float], None],
     ) -> None:
         self.config = config
         self._env = env
         self._roster = roster
         self._events = events
         self._on_wake = on_wake
+        self._on_round = on_round
 
     async def run(self) -> None:
-        """Probe until cancelled. `on_wake` is called when the machine wakes from sleep."""
+        """Probe until cancelled.
+
+        `on_wake` is called when the machine wakes from sleep; `on_round` each time, with the
+        seconds by which this process came late: what it did not hear then was nobody's
+        silence.
+        """
         offset = self._clock_offset()
         while True:
             now = trio.current_time()
             shortest = min(_SHORTEST_WAIT, self.config.ping_timeout / 2)
             next_due = now + self.config.ping_interval
+            evict_at = math.inf
             for connection in tuple(self._roster.connections.values()):
                 quiet_at = connection.last_heard + self._interval(connection)
                 if quiet_at <= now + shortest or connection.passing:
                     quiet_at = self._look_after(connection, now, shortest)
                 next_due = min(next_due, quiet_at)
-            await trio.sleep(max(next_due - now, shortest))
+                if not connection.passing:
+                    evict_at = min(evict_at, connection.last_heard + self.config.evict_after)
+            wake_at = min(max(next_due, now + shortest), max(evict_at, now + _EVICTION_WAIT))
+            await trio.sleep_until(wake_at)
+            late = trio.current_time() - wake_at
+            if late > shortest:
+                for connection in self._roster.connections.values():
+                    connection.excuse(late)
+            self._on_round(late)
             before, offset = offset, self._clock_offset()
             if offset - before > SLEPT_SECONDS:
                 self._events.emit(
@@ -71,6 +90,7 @@ class Keepalive:
         # Others probe, too, for their own reasons: that must not put off the end.
         probes = min(connection.unanswered_probes, config.misses)
         due = connection.last_heard + self._interval(connection) + probes * config.ping_timeout
+        evicted_at = connection.last_heard + config.evict_after
         if connection.passing and not connection.requests_under_way:
             # Who dialled closes it: here, its next question might be on its way.
             mine = connection.direction is Direction.OUTBOUND
@@ -78,11 +98,12 @@ class Keepalive:
             if now - connection.last_used >= kept:
                 connection.close("no longer needed")
             return connection.last_used + kept
-        if now < due - (0 if probes else shortest):
+        if now < due - (0 if probes else shortest) and now < evicted_at:
             return due
-        if connection.unanswered_probes >= config.misses:
+        if connection.unanswered_probes >= config.misses or now >= evicted_at:
             silence = now - connection.last_heard
-            connection.abort(f"silent for {silence:.0f} s, {config.misses} probes unanswered")
+            text = f"silent for {silence:.0f} s, {connection.unanswered_probes} probes unanswered"
+            connection.abort(text, Ending.SILENT)
             return now + config.ping_interval
         connection.probe()
         return now + config.ping_timeout

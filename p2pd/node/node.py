@@ -2,8 +2,8 @@
 
 import errno
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager
 
 import trio
 
@@ -11,11 +11,13 @@ import p2pd
 from p2pd.address import Address
 from p2pd.config import Config
 from p2pd.core.entries import Backoff, Source, Status
+from p2pd.core.membership import Liveness
 from p2pd.core.records import Version
 from p2pd.errors import AmbiguousPeer, DialFailed, InvalidRequest, NotFound, PeerError, StartError
 from p2pd.hosts import parse_address
 from p2pd.ids import ID_BITS, Key, NodeId, distance, distance_bits
 from p2pd.net.base import Listener, Network
+from p2pd.node.chronicle import Chronicle
 from p2pd.node.dht import Consistency, Written
 from p2pd.node.env import Env
 from p2pd.node.events import Events
@@ -23,9 +25,9 @@ from p2pd.node.registry_store import keep_registry, load_registry, save_registry
 from p2pd.node.roster import ON_REQUEST
 from p2pd.node.services import Services, wire_services
 from p2pd.node.snapshot import (
+    Delivery,
     FoundNode,
     GetResult,
-    GossipUse,
     LookupHop,
     LookupResult,
     NodeSnapshot,
@@ -34,9 +36,11 @@ from p2pd.node.snapshot import (
     PutResult,
     StoredVersion,
     StoreUse,
+    WhyResult,
     peer_snapshot,
     rfc3339,
 )
+from p2pd.node.why import explain
 from p2pd.store.base import Table
 from p2pd.wire.messages import PROTOCOL_VERSION, Echo, Echoed, FindNode, Ping
 
@@ -51,7 +55,14 @@ class Node:
     `services` are its parts, for the simulation's checks.
     """
 
-    def __init__(self, config: Config, env: Env, services: Services, instance: str) -> None:
+    def __init__(
+        self,
+        config: Config,
+        env: Env,
+        services: Services,
+        chronicle: Chronicle,
+        instance: str,
+    ) -> None:
         self.node_id = env.identity.node_id
         self.events = services.events
         self.stopping = trio.Event()
@@ -59,6 +70,7 @@ class Node:
         self._env = env
         self.services = services
         self._instance = instance
+        self._chronicle = chronicle
         self._started_wall = env.wall_clock()
         self._started = trio.current_time()
 
@@ -71,7 +83,7 @@ class Node:
         services, connections = self.services, config.connections
         services.roster.config = connections
         services.registry.backoff = Backoff(connections.backoff_min, connections.backoff_max)
-        services.keepalive.config = config.liveness
+        services.keepalive.config = services.liveness.config = config.liveness
         services.discovery.config = config.discovery.multicast
         services.bootstrap.set_addresses(config.discovery.bootstrap)
         services.registry.retry_now()
@@ -102,15 +114,19 @@ class Node:
                 disconnected=counts[Status.DISCONNECTED],
             ),
             store=StoreUse(records=records.keys, bytes=records.bytes),
-            gossip=GossipUse(0, 0, 0),
+            gossip=self.services.gossip.use,
         )
 
     def peers(self) -> list[PeerSnapshot]:
         """Show the registry: the connected first, then the latest seen."""
         connections = self.services.roster.connections
-        wall = self._env.wall_clock()
+        liveness, wall = self.services.liveness, self._env.wall_clock()
         shown = [
-            peer_snapshot(entry, connections.get(entry.node_id) if entry.node_id else None, wall)
+            peer_snapshot(entry, None, Liveness.UNKNOWN.value, wall)
+            if entry.node_id is None
+            else peer_snapshot(
+                entry, connections.get(entry.node_id), liveness.of(entry.node_id).value, wall
+            )
             for entry in self.services.registry
         ]
         order = [Status.CONNECTED, Status.DISCONNECTED, Status.ATTEMPTED]
@@ -203,6 +219,20 @@ class Node:
         await self.services.dht.get(key, Consistency.QUORUM)
         return _put_result(key, await self.services.dht.put(key, None))
 
+    async def publish(self, topic: str, data: bytes) -> str:
+        """Tell everybody; returns the message ID. See `GossipService.publish`."""
+        return self.services.gossip.publish(topic, data).hex()
+
+    def deliveries(
+        self, topics: frozenset[str], sink: Callable[[Delivery], None]
+    ) -> AbstractContextManager[None]:
+        """Within the `with`, `sink` gets each message on these topics; on all where empty."""
+        return self.services.gossip.sent_to(topics, sink)
+
+    def why(self, peer: NodeId) -> WhyResult:
+        """Tell what led to a peer's present state."""
+        return explain(peer, self.services, self._chronicle, self._env.wall_clock())
+
     async def lookup(self, target: str) -> LookupResult:
         """Show the route to a key, or to a node by ID, unique prefix or name.
 
@@ -258,6 +288,23 @@ async def open_node(
     listeners = await _listen(env.network, config.listen.addresses)
     services = wire_services(config, env, events, [each.address for each in listeners])
     await load_registry(env, services.registry, events)
+    chronicle = Chronicle()
+    with events.sent_to(chronicle.sink):
+        async with _running(config, env, services, chronicle, listeners, instance) as node:
+            yield node
+    await save_registry(env, services.registry, events)
+
+
+@asynccontextmanager
+async def _running(
+    config: Config,
+    env: Env,
+    services: Services,
+    chronicle: Chronicle,
+    listeners: list[Listener],
+    instance: str,
+) -> AsyncIterator[Node]:
+    events = services.events
     async with trio.open_nursery() as nursery:
         await nursery.start(services.roster.run)
         nursery.start_soon(services.inbound.run, listeners)
@@ -266,6 +313,8 @@ async def open_node(
             services.dht.run,
             services.keepalive.run,
             services.exchange.run,
+            services.gossip.run,
+            services.liveness.run,
             services.surplus.run,
             services.dialer.run,
             services.bootstrap.run,
@@ -274,14 +323,13 @@ async def open_node(
         ):
             nursery.start_soon(run)
         nursery.start_soon(keep_registry, env, services.registry, events)
-        node = Node(config, env, services, instance)
+        node = Node(config, env, services, chronicle, instance)
         yield node
         services.inbound.stop()
         services.dialer.stop()
         await services.discovery.say_goodbye()
         await services.roster.say_goodbye()
         nursery.cancel_scope.cancel()
-    await save_registry(env, services.registry, events)
 
 
 async def _listen(network: Network, addresses: tuple[str, ...]) -> list[Listener]:

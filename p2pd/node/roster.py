@@ -15,7 +15,7 @@ from p2pd.core.registry import MAX_ADDRESSES, Registry
 from p2pd.errors import Busy, HandshakeRefused
 from p2pd.ids import NodeId
 from p2pd.node.addresses import reachable
-from p2pd.node.connection import Connection, Direction
+from p2pd.node.connection import LEAVING, Connection, Direction
 from p2pd.node.env import Env
 from p2pd.node.events import Events
 from p2pd.wire.handshake import Reason
@@ -50,6 +50,10 @@ class Roster:
         self._retiring: dict[NodeId, Connection] = {}
         self._empty = trio.Event()
 
+    def lasting(self) -> list[Connection]:
+        """Return the connections that are meant to stay."""
+        return [each for each in self.connections.values() if not each.passing]
+
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Own all connections, until cancelled."""
         async with trio.open_nursery() as nursery:
@@ -79,7 +83,7 @@ class Roster:
     async def say_goodbye(self) -> None:
         """Tell all peers that this node leaves, and give them a moment to hear it."""
         for connection in self.connections.values():
-            connection.close("leaving")
+            connection.close(LEAVING)
         if self.connections:
             self._empty = trio.Event()
             with trio.move_on_after(_GOODBYE_GRACE):

@@ -7,7 +7,7 @@ import trio
 
 from p2pd.config import DhtConfig
 from p2pd.core.lookup import Candidate, Lookup
-from p2pd.core.routing import Contact, RoutingTable
+from p2pd.core.routing import MAX_FAILURES, Contact, RoutingTable
 from p2pd.errors import Busy, P2PError
 from p2pd.ids import NodeId
 from p2pd.node.connection import Connection
@@ -78,6 +78,11 @@ class Routes:
             before = trio.current_time() - REFRESH_AFTER
             for target in self.table.to_refresh(before, rng):
                 await self.look_up(target, FindNode(target))
+
+    def died(self, node_id: NodeId) -> None:
+        """Take note that a node is dead: whoever waits for its place gets it."""
+        for _ in range(MAX_FAILURES):
+            self.table.failed(node_id)
 
     def closest_records(self, target: bytes, exclude: NodeId) -> tuple[Signed, ...]:
         """Return the signed records of the closest known nodes, for an answer."""

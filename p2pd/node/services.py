@@ -14,9 +14,11 @@ from p2pd.node.dispatch import Call, Dispatch
 from p2pd.node.env import Env
 from p2pd.node.events import Events
 from p2pd.node.exchange import Exchange
+from p2pd.node.gossip import GossipService
 from p2pd.node.handshaking import Introducer
 from p2pd.node.inbound import Inbound
 from p2pd.node.keepalive import Keepalive
+from p2pd.node.liveness import LivenessService
 from p2pd.node.own_record import OwnRecord
 from p2pd.node.peer_book import PeerBook
 from p2pd.node.replica import Replica
@@ -44,6 +46,8 @@ class Services:
     exchange: Exchange
     surplus: Surplus
     discovery: Discovery
+    gossip: GossipService
+    liveness: LivenessService
     replica: Replica
     routes: Routes
     dht: Dht
@@ -89,9 +93,14 @@ def wire_services(config: Config, env: Env, events: Events, listening: list[Addr
         for connection in roster.connections.values():
             connection.probe()
 
+    gossip = GossipService(env, config.gossip, roster, dispatch)
+    liveness = LivenessService(
+        env, config.liveness, roster, dialer, book, own, gossip, events, dispatch
+    )
     limit = config.store.max_value_bytes
     replica = Replica(env, dispatch, events, max_value_bytes=limit)
     routes = Routes(env, config.dht, roster, dialer, book, dispatch)
+    liveness.on_dead.append(routes.died)
     return Services(
         events=events,
         dispatch=dispatch,
@@ -101,10 +110,12 @@ def wire_services(config: Config, env: Env, events: Events, listening: list[Addr
         inbound=Inbound(env, introducer, roster, events),
         dialer=dialer,
         bootstrap=Bootstrap(env, config.discovery.bootstrap, registry, roster, dialer, events),
-        keepalive=Keepalive(env, config.liveness, roster, events, woke),
+        keepalive=Keepalive(env, config.liveness, roster, events, woke, liveness.came),
         exchange=exchange,
         surplus=Surplus(env, roster, dispatch),
         discovery=discovery,
+        gossip=gossip,
+        liveness=liveness,
         replica=replica,
         routes=routes,
         dht=Dht(env, config.dht, routes, dialer, replica, dispatch, max_value_bytes=limit),

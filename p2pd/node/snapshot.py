@@ -8,7 +8,7 @@ import datetime as dt
 import attrs
 import trio
 
-from p2pd.core.entries import Entry, Status
+from p2pd.core.entries import Entry
 from p2pd.ids import NodeId
 from p2pd.node.connection import Connection
 
@@ -194,7 +194,9 @@ def rfc3339(wall: float) -> str:
     return stamp.replace("+00:00", "Z")
 
 
-def peer_snapshot(entry: Entry, connection: Connection | None, wall: float) -> PeerSnapshot:
+def peer_snapshot(
+    entry: Entry, connection: Connection | None, liveness: str, wall: float
+) -> PeerSnapshot:
     """Show a registry entry; `connection` is the peer's, if there is one; `wall` is now."""
     address = next(iter(entry.addresses), connection.remote if connection else None)
     rtt = connection.rtt if connection else None
@@ -207,7 +209,7 @@ def peer_snapshot(entry: Entry, connection: Connection | None, wall: float) -> P
         address=str(address) if address else None,
         direction=connection.direction.value if connection else None,
         status=entry.status.value,
-        liveness="alive" if entry.status is Status.CONNECTED else "unknown",
+        liveness=liveness,
         source=entry.source.value,
         success_count=entry.success_count,
         fail_count=entry.fail_count,

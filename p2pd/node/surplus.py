@@ -69,9 +69,8 @@ class Surplus:
         registry = self._roster.registry
         return [
             connection
-            for node_id, connection in self._roster.connections.items()
-            if not connection.passing
-            and (entry := registry.get(node_id)) is not None
+            for connection in self._roster.lasting()
+            if (entry := registry.get(connection.node_id)) is not None
             and entry.source is not Source.MANUAL
         ]
 

@@ -16,7 +16,7 @@ from p2pd.wire.messages import FindNode
 Question = Callable[[SimNode, str, World], Awaitable[int]]
 
 # So many questions are under way at once.
-AT_ONCE = 100
+AT_ONCE = 250
 
 
 @attrs.define

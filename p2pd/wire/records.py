@@ -1,4 +1,4 @@
-"""Peer records that were opened before: a bounded cache in front of the signature check."""
+"""Signed facts that were opened before: a bounded cache in front of the signature check."""
 
 from collections.abc import Iterator
 
@@ -6,10 +6,12 @@ import attrs
 
 from p2pd.address import Address
 from p2pd.ids import NodeId
-from p2pd.wire.identity import open_peer_record, work
-from p2pd.wire.messages import PeerRecord, Signed
+from p2pd.wire.identity import open_peer_record, open_publication, work
+from p2pd.wire.messages import PeerRecord, Publication, Signed
 
 MAX_OPENED = 4096
+# A duplicate mostly comes at once.
+MAX_PUBLICATIONS = 256
 
 
 @attrs.frozen
@@ -27,7 +29,7 @@ class OpenedRecord:
 
 
 class RecordCache:
-    """Opens peer records; those of late without checking the signature again.
+    """Opens peer records and publications; those of late without checking the signature again.
 
     At the bound the oldest goes, to be checked again should it come again. The same record
     always comes back as the same object, so that many tables can share it.
@@ -36,6 +38,7 @@ class RecordCache:
     def __init__(self, most: int = MAX_OPENED) -> None:
         self._most = most
         self._opened: dict[bytes, OpenedRecord] = {}
+        self._publications: dict[Signed, tuple[Publication, NodeId]] = {}
 
     def open(self, signed: Signed) -> OpenedRecord:
         """Return the record in `signed`; raises `BadMessage` where it is not its owner's."""
@@ -50,6 +53,17 @@ class RecordCache:
         if len(self._opened) > self._most:
             del self._opened[next(iter(self._opened))]
         return opened
+
+    def open_publication(self, signed: Signed) -> tuple[Publication, NodeId]:
+        """Return the publication in `signed` and its origin; raises `BadMessage`."""
+        known = self._publications.get(signed)
+        if known is None:
+            publication = open_publication(signed)
+            known = publication, NodeId.of(publication.origin)
+            self._publications[signed] = known
+            if len(self._publications) > MAX_PUBLICATIONS:
+                del self._publications[next(iter(self._publications))]
+        return known
 
 
 def _dialable(record: PeerRecord) -> Iterator[Address]:

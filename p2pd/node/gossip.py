@@ -1,0 +1,292 @@
+"""Gossip: what is published anywhere reaches everybody; `core.broadcast` decides, this sends.
+
+Every node passes on everything; subscriptions are local.
+"""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import trio
+
+from p2pd.config import GossipConfig
+from p2pd.core.broadcast import Broadcast
+from p2pd.core.budget import Budget
+from p2pd.core.history import History, Item
+from p2pd.errors import BadMessage, Busy, InvalidRequest
+from p2pd.ids import NodeId
+from p2pd.node.connection import Connection, Direction
+from p2pd.node.dispatch import Call, Dispatch
+from p2pd.node.env import Env
+from p2pd.node.roster import Roster
+from p2pd.node.snapshot import Delivery, GossipUse
+from p2pd.wire.messages import (
+    Digest,
+    Gossip,
+    Graft,
+    Have,
+    Held,
+    Message,
+    Prune,
+    Publication,
+    Signed,
+    Want,
+)
+
+ANTI_ENTROPY_INTERVAL = 5.0
+# A peer for which so many bytes wait is only told what there is.
+MAX_WAITING = 1 << 20
+# New messages of one peer: beyond it they are dropped, and come again by anti-entropy.
+MOST_AT_ONCE = 1000
+MOST_PER_SECOND = 200.0
+# Messages of one origin that were issued within one of these slices of time, at most.
+ORIGIN_SECONDS = 60
+MOST_OF_ORIGIN = 1200
+# Slices of origins that are counted; beyond it the one that is quiet for longest is forgotten.
+MAX_SLICES = 65_536
+# What the network itself publishes; users can't.
+SYSTEM = "$"
+
+Sink = Callable[[Delivery], None]
+SystemHandler = Callable[[NodeId, Publication], None]
+
+
+class GossipService:
+    """Publishes, passes on and delivers; `run` must be running for what was missed to come."""
+
+    def __init__(self, env: Env, config: GossipConfig, roster: Roster, dispatch: Dispatch) -> None:
+        self._env = env
+        self._config = config
+        self._roster = roster
+        self._own_id = env.identity.node_id
+        self._history = History(retention=config.retention, seen_ttl=config.seen_ttl)
+        self._machine = Broadcast(
+            self._own_id,
+            self._history,
+            fanout=config.fanout,
+            ttl=config.ttl,
+            probability=config.probability,
+            rng=env.rng,
+            room=self._has_room,
+        )
+        self._sequence = 0
+        self._published = 0
+        self._delivered = 0
+        self._sinks: list[tuple[frozenset[str], Sink]] = []
+        self._system: dict[str, SystemHandler] = {}
+        self._budgets: dict[NodeId, Budget] = {}
+        self._issued: dict[tuple[NodeId, int], int] = {}
+        self._sleep = trio.CancelScope()
+        self.dropped: Counter[str] = Counter()
+        roster.on_connected.append(self._link_up)
+        roster.on_disconnected.append(self._link_down)
+        dispatch.add(Gossip, self._take)
+        self._hand_on(dispatch, Have, self._machine.take_have, timed=True)
+        self._hand_on(dispatch, Graft, self._machine.take_graft)
+        self._hand_on(dispatch, Prune, lambda peer, _: self._machine.take_prune(peer))
+        self._hand_on(dispatch, Want, self._machine.take_want)
+        self._hand_on(dispatch, Digest, self._machine.take_digest)
+        self._hand_on(dispatch, Held, self._machine.take_held)
+
+    @property
+    def use(self) -> GossipUse:
+        """How much was published here, delivered, and came again."""
+        return GossipUse(self._published, self._delivered, self._machine.counts.duplicates)
+
+    def on_system(self, topic: str, handler: SystemHandler) -> None:
+        """Let `handler` take what others publish on one of the network's own topics."""
+        self._system[topic] = handler
+
+    @contextmanager
+    def sent_to(self, topics: frozenset[str], sink: Sink) -> Iterator[None]:
+        """Within the `with`, `sink` gets each message on these topics; on all where empty.
+
+        Sinks must not block or raise.
+        """
+        subscription = (topics, sink)
+        self._sinks.append(subscription)
+        try:
+            yield
+        finally:
+            self._sinks.remove(subscription)
+
+    def publish(self, topic: str, data: bytes) -> bytes:
+        """Tell everybody; returns the message ID.
+
+        Without a connection the message waits for one, within `gossip.retention`. Raises
+        `InvalidRequest` for a topic or a size that can't be, `Busy` for too many.
+        """
+        if not 0 < len(topic.encode()) <= 64 or not topic.isprintable():
+            raise InvalidRequest("a topic is 1 to 64 bytes of printable text")
+        if topic.startswith(SYSTEM):
+            raise InvalidRequest(f"topics that begin with {SYSTEM} are the network's own")
+        if len(data) > self._config.max_message_bytes:
+            raise InvalidRequest(
+                f"the message has {len(data)} bytes, more than "
+                f"gossip.max_message_bytes = {self._config.max_message_bytes}"
+            )
+        message_id = self.publish_system(topic, data)
+        self._published += 1
+        return message_id
+
+    def publish_system(self, topic: str, data: bytes) -> bytes:
+        """Publish without looking at the topic; raises `Busy`."""
+        now_ms = self._env.wall_ms()
+        if not self._within_bounds(self._own_id, now_ms):
+            raise Busy(
+                f"{MOST_OF_ORIGIN} messages were published within {ORIGIN_SECONDS} s; "
+                "nobody would take more; try again in a minute"
+            )
+        # The clock makes it grow over restarts, the increment within a millisecond.
+        self._sequence = max(now_ms, self._sequence + 1)
+        publication = Publication(
+            self._env.identity.public_key, self._sequence, now_ms, topic, data
+        )
+        signed = self._env.identity.vouch(publication)
+        item = Item(message_id_of(signed), signed, self._own_id, now_ms, hops=0)
+        self._machine.publish(item, trio.current_time())
+        self._flush()
+        self._deliver(item, publication)
+        return item.message_id
+
+    async def run(self) -> None:
+        """Send what is due by itself, and compare with a peer now and then."""
+        rng = self._env.rng
+        next_round = trio.current_time() + ANTI_ENTROPY_INTERVAL * rng.random()
+        while True:
+            with trio.CancelScope(deadline=next_round) as self._sleep:
+                self._flush()
+                await trio.sleep_forever()
+            now = trio.current_time()
+            if now >= next_round:
+                next_round = now + ANTI_ENTROPY_INTERVAL * rng.uniform(0.75, 1.25)
+                self._history.expire(now, self._env.wall_ms())
+                self._compare()
+
+    def _compare(self) -> None:
+        """Send our digest to a peer chosen at random."""
+        lasting = self._roster.lasting()
+        if lasting:
+            self._machine.digest_to(self._env.rng.choice(lasting).node_id)
+
+    def _link_up(self, connection: Connection) -> None:
+        if connection.passing:
+            return
+        self._machine.link_up(connection.node_id)
+        # Whatever either side missed while there was no connection.
+        if connection.direction is Direction.OUTBOUND:
+            self._machine.digest_to(connection.node_id)
+        self._wake()
+
+    def _link_down(self, connection: Connection) -> None:
+        self._budgets.pop(connection.node_id, None)
+        self._machine.link_down(connection.node_id)
+        self._wake()
+
+    def _take(self, call: Call, gossip: Gossip) -> None:
+        signed, peer = gossip.publication, call.connection.node_id
+        now, now_ms = trio.current_time(), self._env.wall_ms()
+        try:
+            publication, origin = self._env.records.open_publication(signed)
+        except BadMessage as error:
+            # Who passes it on has to check it, too.
+            call.connection.abort(f"the peer passed on a forged message: {error}")
+            return
+        item = Item(message_id_of(signed), signed, origin, publication.issued, gossip.hops)
+        if not self._history.has_seen(item.message_id):
+            problem = self._problem(peer, item, publication, now, now_ms)
+            if problem is not None:
+                self.dropped[problem] += 1
+                return
+        if self._machine.receive(peer, item, now):
+            self._deliver(item, publication)
+        self._flush()
+
+    def _problem(
+        self, peer: NodeId, item: Item, publication: Publication, now: float, now_ms: int
+    ) -> str | None:
+        if len(publication.data) > self._config.max_message_bytes:
+            return "oversized"
+        if self._history.is_stale(item.issued, now_ms):
+            return "stale"
+        budget = self._budgets.get(peer)
+        if budget is None:
+            budget = self._budgets[peer] = Budget(MOST_AT_ONCE, MOST_PER_SECOND)
+        if not budget.spend(1, now):
+            return "peer_flood"
+        if not self._within_bounds(item.origin, item.issued):
+            return "origin_flood"
+        return None
+
+    def _within_bounds(self, origin: NodeId, issued: int) -> bool:
+        """Count a message by when it was issued: after a partition, all come at once."""
+        slice_ = origin, issued // (ORIGIN_SECONDS * 1000)
+        count = self._issued.pop(slice_, 0) + 1
+        self._issued[slice_] = count
+        if len(self._issued) > MAX_SLICES:
+            del self._issued[next(iter(self._issued))]
+        return count <= MOST_OF_ORIGIN
+
+    def _deliver(self, item: Item, publication: Publication) -> None:
+        if publication.topic.startswith(SYSTEM):
+            handler = self._system.get(publication.topic)
+            if handler is not None and item.origin != self._own_id:
+                handler(item.origin, publication)
+            return
+        self._delivered += 1
+        if not self._sinks:
+            return
+        entry = self._roster.registry.get(item.origin)
+        delivery = Delivery(
+            topic=publication.topic,
+            message_id=item.message_id.hex(),
+            origin=item.origin,
+            origin_name=entry.name if entry else None,
+            sequence=publication.sequence,
+            published_at=publication.issued / 1000,
+            hops=item.hops,
+            data=publication.data,
+        )
+        for topics, sink in tuple(self._sinks):
+            if not topics or publication.topic in topics:
+                sink(delivery)
+
+    def _hand_on(
+        self,
+        dispatch: Dispatch,
+        kind: type,
+        take: Callable[..., None],
+        *,
+        timed: bool = False,
+    ) -> None:
+        def handler(call: Call, message: Message) -> None:
+            arguments = (trio.current_time(),) if timed else ()
+            take(call.connection.node_id, message, *arguments)
+            self._flush()
+
+        dispatch.add(kind, cast("Callable[[Call, object], None]", handler))
+
+    def _has_room(self, peer: NodeId) -> bool:
+        connection = self._roster.connections.get(peer)
+        return connection is not None and connection.bytes_waiting < MAX_WAITING
+
+    def _flush(self) -> None:
+        """Send what the machine has to send, and see when it wants to be asked again."""
+        for peer, message in self._machine.take_sends(trio.current_time()):
+            connection = self._roster.connections.get(peer)
+            if connection is not None:
+                connection.notify(message)
+        due = self._machine.next_due()
+        self._sleep.deadline = min(self._sleep.deadline, due)
+
+    def _wake(self) -> None:
+        """Send soon, from a task of our own: a connection is just being entered or left."""
+        self._sleep.deadline = -math.inf
+
+
+def message_id_of(signed: Signed) -> bytes:
+    """Name a publication: the first bytes of the hash of what was signed."""
+    return hashlib.sha256(signed.body).digest()[:16]

@@ -1,0 +1,404 @@
+"""Who is alive: `core.membership` judges, this gathers evidence and does what it asks for.
+
+Evidence are the ends of connections, our own redials, what others reached for us, and what
+is signed and told by gossip: dead reports on `$dead`, signs of life on `$alive`.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+
+import trio
+
+from p2pd.config import LivenessConfig
+from p2pd.core.budget import Budget
+from p2pd.core.entries import Status
+from p2pd.core.membership import (
+    Action,
+    AskOthers,
+    Declare,
+    Evidence,
+    Liveness,
+    Membership,
+    Redial,
+    Report,
+    Revive,
+)
+from p2pd.core.registry import Registry
+from p2pd.errors import BadMessage, Busy, DialFailed, HandshakeRefused, NotFound, P2PError
+from p2pd.ids import NodeId
+from p2pd.node.connection import Connection, Ending
+from p2pd.node.dialer import Dialer
+from p2pd.node.dispatch import Call, Dispatch
+from p2pd.node.env import Env
+from p2pd.node.events import Events
+from p2pd.node.gossip import GossipService
+from p2pd.node.own_record import OwnRecord
+from p2pd.node.peer_book import PeerBook
+from p2pd.node.roster import Roster, describe
+from p2pd.wire import codec
+from p2pd.wire.messages import (
+    DeadReport,
+    Failed,
+    Ping,
+    Pong,
+    Publication,
+    Reach,
+    Reached,
+    Signed,
+)
+
+DEAD_TOPIC = "$dead"
+ALIVE_TOPIC = "$alive"
+# Who is accused by many, or again and again, says only so often that it is alive.
+REFUTE_INTERVAL = 1.0
+# A timer that comes so many seconds after its time says that this process did not run.
+LATE = 1.0
+# Redials for a verdict under way at once; the others wait their turn.
+MAX_REDIALS = 16
+# Who comes back and breaks again within so many seconds is not redialled at once any more.
+REDIAL_AGAIN = 5.0
+MAX_REDIALLED = 1024
+# Whoever dies together with all its neighbours is missed by nobody. So all nodes together
+# probe so many others, taken at random, for each death; and each node one in a while, as a
+# feeler (Bitcoin Core, net.cpp, FEELER_INTERVAL).
+FEELERS_PER_DEATH = 20
+FEELER_INTERVAL = 120.0
+MAX_FEELERS_AT_ONCE = 3
+# What others may let us dial: so often in a row, and so many a second from then on.
+REACHES_AT_ONCE = 16
+REACHES_PER_SECOND = 1.0
+# Questions of others under way at once; beyond it, they are told `busy`.
+MAX_REACHES = 16
+
+
+class LivenessService:
+    """Watches over the peers of a node."""
+
+    def __init__(
+        self,
+        env: Env,
+        config: LivenessConfig,
+        roster: Roster,
+        dialer: Dialer,
+        book: PeerBook,
+        own: OwnRecord,
+        gossip: GossipService,
+        events: Events,
+        dispatch: Dispatch,
+    ) -> None:
+        self.config = config
+        self.on_dead: list[Callable[[NodeId], None]] = []
+        self._env = env
+        self._own_id = env.identity.node_id
+        self._roster = roster
+        self._registry: Registry = roster.registry
+        self._dialer = dialer
+        self._book = book
+        self._own = own
+        self._gossip = gossip
+        self._events = events
+        self._machine = Membership(self._own_id, rng=env.rng, network_of=self._network_of)
+        self._redials = trio.CapacityLimiter(MAX_REDIALS)
+        self._redialled: dict[NodeId, float] = {}
+        self._reaches = 0
+        self._reach_budget = Budget(REACHES_AT_ONCE, REACHES_PER_SECOND)
+        self._refute_at = 0.0
+        self._refuting = False
+        self._sleep = trio.CancelScope()
+        self._nursery: trio.Nursery | None = None
+        roster.on_connected.append(self._connected)
+        roster.on_disconnected.append(self._disconnected)
+        gossip.on_system(DEAD_TOPIC, self._take_report)
+        gossip.on_system(ALIVE_TOPIC, self._take_sign_of_life)
+        dispatch.add(Reach, self._take_reach)
+
+    def of(self, peer: NodeId) -> Liveness:
+        """Say what is known of a peer: alive, suspect, dead or unknown."""
+        if peer in self._roster.connections:
+            connection = self._roster.connections[peer]
+            return Liveness.SUSPECT if connection.unanswered_probes > 1 else Liveness.ALIVE
+        return self._machine.liveness(peer)
+
+    def came(self, late: float) -> None:
+        """Take note by how many seconds a timer of this process came late.
+
+        Who did not run for a while doubts itself first.
+        """
+        now = trio.current_time()
+        if late < LATE:
+            self._machine.on_time(now)
+            return
+        self._machine.late(late, now)
+        self._machine.slept(now)
+        # Whoever reported us meanwhile shall hear at once that we are back.
+        self.say_alive()
+
+    def say_alive(self) -> None:
+        """Tell everybody that this node is alive, with its current peer record."""
+        self._refuting = True
+        self._wake()
+
+    async def run(self) -> None:
+        """Judge, redial, ask and report, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self._feel_around)
+            self.say_alive()
+            while True:
+                due = min(self._machine.next_due(), self._refute_due())
+                with trio.CancelScope(deadline=due) as self._sleep:
+                    await trio.sleep_forever()
+                self._refute()
+                self._machine.set_population(len(self._roster.connections), len(self._registry))
+                for action in self._machine.take_actions(trio.current_time()):
+                    self._do(action, nursery)
+
+    def _do(self, action: Action, nursery: trio.Nursery) -> None:
+        match action:
+            case Redial(node):
+                nursery.start_soon(self._redial, node)
+            case AskOthers(node):
+                nursery.start_soon(self._ask_others, node)
+            case Report(node, evidence):
+                self._report(node, evidence)
+            case Declare(node, evidence, reporters):
+                self._declare(node, evidence, len(reporters))
+            case Revive(node):
+                self._tell(node, "peer.alive", f"{self._name(node)} is alive", logging.INFO)
+
+    async def _redial(self, node: NodeId) -> None:
+        redialled = self._redialled.pop(node, -math.inf)
+        wait = REDIAL_AGAIN * self._env.rng.uniform(0.2, 0.4)
+        if trio.current_time() - redialled < REDIAL_AGAIN:
+            await trio.sleep(wait)
+        self._redialled[node] = trio.current_time()
+        if len(self._redialled) > MAX_REDIALLED:
+            del self._redialled[next(iter(self._redialled))]
+        async with self._redials:
+            now = trio.current_time
+            connection = self._roster.connections.get(node)
+            try:
+                if connection is None:
+                    await self._dialer.connect_to(node)
+                else:
+                    await connection.request(Ping(), self.config.ping_timeout)
+            except HandshakeRefused as refusal:
+                if refusal.proven and refusal.claimed == node:
+                    self._machine.heard(node, now())
+                else:
+                    self._machine.dial_failed(node, refused=False, now=now())
+            except DialFailed as error:
+                self._machine.dial_failed(node, refused=error.refused, now=now())
+            except (Busy, NotFound):
+                # No probe at all: others have to judge.
+                self._machine.others_reached(node, now())
+            except P2PError:
+                self._machine.dial_failed(node, refused=False, now=now())
+            else:
+                self._machine.heard(node, now())
+        self._wake()
+
+    async def _ask_others(self, node: NodeId) -> None:
+        entry = self._registry.get(node)
+        others = [each for each in self._roster.lasting() if each.node_id != node]
+        asked = self._env.rng.sample(others, min(self.config.indirect_probes, len(others)))
+        answers: list[bool] = []
+
+        async def ask(connection: Connection, record: Signed) -> None:
+            within = self._roster.config.dial_timeout + self.config.ping_timeout
+            try:
+                reply = await connection.request(Reach(record), within)
+            except P2PError:
+                return
+            if isinstance(reply, Reached):
+                answers.append(reply.alive)
+
+        if entry is not None and entry.signed is not None:
+            async with trio.open_nursery() as nursery:
+                for each in asked:
+                    nursery.start_soon(ask, each, entry.signed)
+        if any(answers):
+            self._machine.others_reached(node, trio.current_time())
+        else:
+            self._machine.others_failed(node, trio.current_time())
+        self._wake()
+
+    def _take_reach(self, call: Call, question: Reach) -> Reached | None:
+        node = self._book.learn(
+            question.record,
+            told_over=call.connection.remote.host,
+            told_by=call.connection.node_id,
+        )
+        entry = None if node is None else self._registry.get(node)
+        if node is None or entry is None or not entry.proven:
+            # Else anybody could let us dial anywhere.
+            raise NotFound("this node never was connected to that one")
+        connection = self._roster.connections.get(node)
+        if connection is not None and trio.current_time() - connection.last_heard < 1.0:
+            return Reached(alive=True)
+        spent = self._reach_budget.spend(1, trio.current_time())
+        if not spent or self._reaches >= MAX_REACHES or self._nursery is None:
+            raise Busy("too many nodes are asked for; try again")
+        self._reaches += 1
+        self._nursery.start_soon(self._reach, call, node)
+        return None
+
+    async def _reach(self, call: Call, node: NodeId) -> None:
+        try:
+            reply = await self._dialer.request(node, Ping(), self.config.ping_timeout)
+            call.answer(Reached(isinstance(reply, Pong)))
+        except Busy as error:
+            call.answer(Failed(error.code, "no room for a dial"))
+        except HandshakeRefused as refusal:
+            call.answer(Reached(refusal.proven and refusal.claimed == node))
+        except P2PError:
+            call.answer(Reached(alive=False))
+        finally:
+            self._reaches -= 1
+
+    def _connected(self, connection: Connection) -> None:
+        self._machine.heard(connection.node_id, trio.current_time())
+        self._wake()
+
+    def _disconnected(self, connection: Connection) -> None:
+        node, now = connection.node_id, trio.current_time()
+        if connection.ending is Ending.LEFT:
+            self._machine.left(node, now)
+        elif connection.ending in {Ending.BROKEN, Ending.SILENT}:
+            broken = connection.ending is Ending.BROKEN
+            self._machine.lost(node, evidence_is_reset=broken, now=now)
+        self._wake()
+
+    def _report(self, node: NodeId, evidence: Evidence) -> None:
+        entry = self._registry.get(node)
+        report = DeadReport(
+            accused=node,
+            address=str(entry.addresses[0]) if entry and entry.addresses else "",
+            sequence=max(0, entry.sequence) if entry else 0,
+            observed=self._env.wall_ms(),
+            evidence=evidence.value,
+        )
+        try:
+            self._gossip.publish_system(DEAD_TOPIC, codec.encode(report))
+        except Busy:
+            # Others saw it, too, or will.
+            return
+
+    def _take_report(self, reporter: NodeId, publication: Publication) -> None:
+        try:
+            report = codec.decode(DeadReport, publication.data)
+        except BadMessage:
+            return
+        accused = NodeId(report.accused)
+        if accused == self._own_id:
+            self.say_alive()
+            return
+        entry = self._registry.get(accused)
+        if entry is None:
+            return
+        connected = accused in self._roster.connections
+        self._machine.reported(
+            accused,
+            reporter,
+            report.observed,
+            report.sequence,
+            self._env.wall_ms(),
+            max(0, entry.sequence),
+            connected=connected,
+            now=trio.current_time(),
+        )
+        if connected and self._nursery is not None:
+            # Its word against the reporter's.
+            self._nursery.start_soon(self._redial, accused)
+        self._wake()
+
+    def _take_sign_of_life(self, origin: NodeId, publication: Publication) -> None:
+        try:
+            signed = codec.decode(Signed, publication.data)
+        except BadMessage:
+            return
+        owner = self._book.learn(signed, told_over="", told_by=None)
+        if owner == origin:
+            now, wall_ms = trio.current_time(), self._env.wall_ms()
+            self._machine.vouched(origin, publication.issued, now, wall_ms)
+            self._wake()
+
+    def _refute_due(self) -> float:
+        return self._refute_at if self._refuting else math.inf
+
+    def _refute(self) -> None:
+        now = trio.current_time()
+        if not self._refuting or now < self._refute_at:
+            return
+        self._refuting = False
+        self._refute_at = now + REFUTE_INTERVAL
+        try:
+            self._gossip.publish_system(ALIVE_TOPIC, codec.encode(self._own.signed))
+        except Busy:
+            self._refuting = True
+
+    def _declare(self, node: NodeId, evidence: Evidence, reporters: int) -> None:
+        entry = self._registry.get(node)
+        if entry is not None and entry.status is Status.CONNECTED:
+            self._machine.heard(node, trio.current_time())
+            return
+        for callback in self.on_dead:
+            callback(node)
+        said = f", reported by {reporters}" if reporters else ""
+        what = {
+            Evidence.REFUSED: "its connection broke and a redial was refused",
+            Evidence.SILENT: "it does not answer",
+        }[evidence]
+        self._tell(node, "peer.dead", f"{self._name(node)} is dead: {what}{said}", logging.WARNING)
+
+        share = FEELERS_PER_DEATH / max(1, len(self._registry))
+        whole = int(share)
+        self._feel(whole + (self._env.rng.random() < share - whole))
+
+    async def _feel_around(self) -> None:
+        while True:
+            await trio.sleep(FEELER_INTERVAL * self._env.rng.uniform(0.5, 1.5))
+            self._feel(1)
+
+    def _feel(self, count: int) -> None:
+        """Probe some peers that are held alive without being connected."""
+        quiet = [
+            entry.node_id
+            for entry in self._registry
+            if entry.node_id is not None
+            and entry.status is not Status.CONNECTED
+            and self._machine.liveness(entry.node_id) is Liveness.ALIVE
+        ]
+        count = min(count, len(quiet), MAX_FEELERS_AT_ONCE)
+        if self._nursery is not None:
+            for node in self._env.rng.sample(quiet, count):
+                self._nursery.start_soon(self._touch, node)
+
+    async def _touch(self, node: NodeId) -> None:
+        try:
+            async with self._redials:
+                await self._dialer.connect_to(node)
+        except DialFailed as error:
+            now = trio.current_time()
+            self._machine.lost(node, evidence_is_reset=error.refused, now=now)
+            if error.refused:
+                self._machine.dial_failed(node, refused=True, now=now)
+            self._wake()
+        except P2PError:
+            # It answered, if not as one would wish; or there is no room here to try.
+            return
+
+    def _tell(self, node: NodeId, code: str, text: str, level: int) -> None:
+        self._events.emit(code, text, level=level, peer=node)
+
+    def _name(self, node: NodeId) -> str:
+        entry = self._registry.get(node)
+        return describe(entry) if entry is not None else f"peer {node.hex()[:12]}"
+
+    def _network_of(self, node: NodeId) -> str | None:
+        entry = self._registry.get(node)
+        return None if entry is None else entry.network
+
+    def _wake(self) -> None:
+        self._sleep.deadline = -math.inf
