@@ -9,18 +9,9 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from p2pd.core.credit import CREDIT_WINDOW, FALSE_REPORTS
 from p2pd.core.membership import (
-    DIALS_PER_SECOND,
     HEARD_LATELY,
-    MAX_DEAD,
-    MAX_SUSPECTS,
-    OUTCOME_WITHIN,
-    PROBE_WINDOW_LEAST,
-    REPORT_AGAIN,
     REPORT_EARLY,
-    REPORT_TTL,
-    REPORTS_PER_MINUTE,
     WORST_HEALTH,
     Action,
     AskOthers,
@@ -31,6 +22,20 @@ from p2pd.core.membership import (
     Redial,
     Report,
     Revive,
+)
+from p2pd.core.reporters import (
+    CREDIT_WINDOW,
+    FALSE_REPORTS,
+    REPORT_AGAIN,
+    REPORT_TTL,
+    REPORTS_PER_MINUTE,
+)
+from p2pd.core.suspects import (
+    DIALS_PER_SECOND,
+    MAX_DEAD,
+    MAX_SUSPECTS,
+    OUTCOME_WITHIN,
+    PROBE_WINDOW_LEAST,
 )
 from p2pd.core.suspicion import MAX_REPORTS, QUORUM, REFUTE_WAIT, SUSPICION_MOST
 from p2pd.ids import NodeId
@@ -412,7 +417,7 @@ def test_a_reporter_of_false_reports_is_not_believed_for_a_while() -> None:
 def test_refuted_reports_far_apart_are_honest_mistakes() -> None:
     machine = membership()
     for index in range(6):
-        now = 100.0 + index * CREDIT_WINDOW / 2
+        now = 100.0 + index * CREDIT_WINDOW * 0.6
         assert accuse(machine, node(200 + index), LIAR, now)
         machine.heard(node(200 + index), now + 1)
 
@@ -645,13 +650,21 @@ def test_endless_reports_of_ever_new_reporters_cost_the_accused_one_dial_a_windo
     for reporter in range(1000, 5000):
         now += 0.01
         accuse(machine, ACCUSED, node(reporter), now)
-        for action in machine.take_actions(now):
-            if isinstance(action, Redial):
-                dials += 1
-                machine.heard(ACCUSED, now)
-                machine.left(ACCUSED, now)
-                machine.heard(ACCUSED, now)
-    assert 1 <= dials <= 40.0 / window + 2
+        dials += sum(isinstance(each, Redial) for each in run(machine, now))
+        if reporter % 50 == 0:
+            machine.vouched(ACCUSED, wall(now) + 1, now, wall(now) + 1)
+    assert 40.0 / window / 3 <= dials <= 40.0 / window + 2
+
+
+def test_the_dead_is_probed_soon_after_endless_false_reports_of_it() -> None:
+    machine = membership(known=100)
+    for reporter in range(1000, 2000):
+        now = 100.0 + reporter - 1000
+        accuse(machine, ACCUSED, node(reporter), now)
+        machine.vouched(ACCUSED, wall(now) + 1, now + 0.1, wall(now + 0.1))
+        run(machine, now + 0.1)
+    accuse(machine, ACCUSED, LIAR, 1200.0)
+    assert run(machine, 1200.0 + 2 * 100 / DIALS_PER_SECOND) == [Redial(ACCUSED)]
 
 
 # --- worlds

@@ -1,0 +1,86 @@
+"""Whose reports are heard: who accuses the living, or too many, loses his say for a while."""
+
+from collections import Counter, deque
+
+import attrs
+
+from p2pd.ids import NodeId
+
+# Seconds after which a report is too old.
+REPORT_TTL = 300.0
+# A reporter's next report of the same node counts after so many seconds.
+REPORT_AGAIN = 60.0
+# A node's own reports in any minute; more are left to the others who noticed, too.
+REPORTS_PER_MINUTE = 60
+# What one reporter may say in REPORT_AGAIN seconds: all reports that are not too old yet
+# may have waited for a way to us, and come at once.
+MAX_RECENT_OF_ONE = int(REPORTS_PER_MINUTE * REPORT_TTL / 60)
+# At the bound the oldest is forgotten, so that its repetition counts again.
+MAX_RECENT = 16384
+# So many refuted reports within the window, in seconds, and a reporter is discredited for
+# as long as the window.
+FALSE_REPORTS = 3
+CREDIT_WINDOW = 600.0
+# Reporters kept who were wrong. At the bound the oldest is forgiven, one who is not
+# discredited first.
+MAX_REPORTERS = 4096
+
+
+@attrs.define(eq=False)
+class _Standing:
+    refuted: deque[float] = attrs.field(factory=lambda: deque(maxlen=FALSE_REPORTS))
+    discredited_until: float = 0.0
+
+
+class Reporters:
+    """Keeps who reported whom of late, and who was wrong; times are monotonic seconds."""
+
+    def __init__(self) -> None:
+        self._standings: dict[NodeId, _Standing] = {}
+        # When each accused was reported by each reporter, the oldest first.
+        self._recent: dict[tuple[NodeId, NodeId], float] = {}
+        self._recent_of: Counter[NodeId] = Counter()
+
+    def is_discredited(self, reporter: NodeId, now: float) -> bool:
+        """Whether the reports of this one count for nothing."""
+        standing = self._standings.get(reporter)
+        return standing is not None and now < standing.discredited_until
+
+    def admit(self, accused: NodeId, reporter: NodeId, now: float) -> bool:
+        """Note a report; False if it is repeated, or one of too many."""
+        recent = self._recent
+        while recent:
+            oldest = next(iter(recent))
+            if now - recent[oldest] < REPORT_AGAIN and len(recent) < MAX_RECENT:
+                break
+            del recent[oldest]
+            self._recent_of[oldest[1]] -= 1
+            if not self._recent_of[oldest[1]]:
+                del self._recent_of[oldest[1]]
+        if (accused, reporter) in recent or self._recent_of[reporter] >= MAX_RECENT_OF_ONE:
+            return False
+        recent[accused, reporter] = now
+        self._recent_of[reporter] += 1
+        return True
+
+    def refuted(self, reporter: NodeId, now: float) -> None:
+        """Note that somebody whom it reported dead is alive."""
+        standing = self._standings.get(reporter)
+        if standing is None:
+            self._make_room(now)
+            standing = self._standings[reporter] = _Standing()
+        standing.refuted.append(now)
+        oldest = standing.refuted[0]
+        if len(standing.refuted) == FALSE_REPORTS and now - oldest <= CREDIT_WINDOW:
+            standing.discredited_until = now + CREDIT_WINDOW
+
+    def confirmed(self, reporter: NodeId) -> None:
+        """Note that a report proved true: it takes the latest false one back."""
+        standing = self._standings.get(reporter)
+        if standing is not None and standing.refuted:
+            standing.refuted.pop()
+
+    def _make_room(self, now: float) -> None:
+        if len(self._standings) >= MAX_REPORTERS:
+            believed = (each for each in self._standings if not self.is_discredited(each, now))
+            del self._standings[next(believed, next(iter(self._standings)))]

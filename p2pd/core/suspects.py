@@ -1,0 +1,259 @@
+"""The suspects and the dead: what is due for whom, and how a suspicion ends.
+
+A report costs its accused few dials: all nodes spread their probes over windows, so that
+together they stay at `DIALS_PER_SECOND`.
+"""
+
+import heapq
+import math
+import random
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+import attrs
+
+from p2pd.core.budget import Budget
+from p2pd.core.isolation import Isolation
+from p2pd.core.reporters import REPORTS_PER_MINUTE, Reporters
+from p2pd.core.suspicion import QUORUM, Case, Statement
+from p2pd.core.verdicts import Action, AskOthers, Declare, Evidence, Redial, Report, Revive
+from p2pd.ids import NodeId
+
+# What all nodes together dial an accused, and what we dial because of reports. A probe
+# falls into a window of known nodes / DIALS_PER_SECOND seconds, and into no shorter one.
+DIALS_PER_SECOND = 20
+PROBE_WINDOW_LEAST = 0.3
+# An action whose outcome was not told within so many seconds is asked for again.
+OUTCOME_WITHIN = 60.0
+# At the bound a reported node is not suspected; a lost one takes the place of the oldest
+# reported one, and if there is none, of the oldest.
+MAX_SUSPECTS = 4096
+# At these bounds the oldest is forgotten: a dead node is then unknown, an accused one may
+# be dialled once more within a window.
+MAX_DEAD = 4096
+MAX_WINDOWS = 16384
+
+
+@attrs.frozen
+class Dead:
+    """A verdict: by a failed probe of our own at `failed_at`, or (None) by reports alone."""
+
+    failed_at: float | None
+    reports: dict[NodeId, Statement]
+
+
+@attrs.frozen
+class _Window:
+    """When an accused node is probed, and when its next window may begin; monotonic."""
+
+    probe_at: float
+    end: float
+
+
+class Suspects:
+    """Keeps the suspicions under way and the verdicts; times are monotonic seconds.
+
+    `patience` multiplies the waits before a verdict; `population` is how many nodes there
+    are that may probe.
+    """
+
+    def __init__(self, rng: random.Random, reporters: Reporters, isolation: Isolation) -> None:
+        self.patience = 1.0
+        self.population = 0
+        self._rng = rng
+        self._reporters = reporters
+        self._isolation = isolation
+        self._cases: dict[NodeId, Case] = {}
+        self._dead: dict[NodeId, Dead] = {}
+        self._windows: dict[NodeId, _Window] = {}
+        self._probes = Budget(DIALS_PER_SECOND, DIALS_PER_SECOND)
+        self._own_reports: deque[float] = deque(maxlen=REPORTS_PER_MINUTE)
+        self._news: list[Action] = []
+        # (due, count, node): a case may have several entries, outdated ones do nothing.
+        self._agenda: list[tuple[float, int, NodeId]] = []
+        self._entries = 0
+
+    def __iter__(self) -> Iterator[NodeId]:
+        return iter(self._cases)
+
+    def case(self, node: NodeId) -> Case | None:
+        """Return the suspicion of a node that is under way."""
+        return self._cases.get(node)
+
+    def dead(self, node: NodeId) -> Dead | None:
+        """Return the verdict on a node."""
+        return self._dead.get(node)
+
+    def open_lost(self, node: NodeId, now: float) -> Case:
+        """Suspect a node that we lost; what was reported of it stands."""
+        case = self._cases.get(node)
+        if case is None:
+            if len(self._cases) >= MAX_SUSPECTS:
+                reported = (each for each, other in self._cases.items() if not other.lost)
+                del self._cases[next(reported, next(iter(self._cases)))]
+            case = self._cases[node] = Case(now)
+        case.lost = True
+        self.start_over(node, now, uncounted=True)
+        return case
+
+    def open_reported(self, node: NodeId, now: float) -> Case | None:
+        """Suspect a node because of a report; None at the bound."""
+        if len(self._cases) >= MAX_SUSPECTS:
+            return None
+        case = self._cases[node] = Case(now)
+        self.start_over(node, now)
+        return case
+
+    def start_over(self, node: NodeId, now: float, *, uncounted: bool = False) -> None:
+        """Judge a suspect anew: dial it at once if we lost it, else in a window.
+
+        `uncounted`: its silence counts once more for our isolation.
+        """
+        case = self._cases[node]
+        case.start_over(now)
+        case.silent = case.silent and not uncounted
+        case.dial_due = now if case.lost else self._probe_at(node, now)
+        self.schedule(node)
+
+    def recount(self, case: Case, now: float) -> None:
+        """Count the independent reporters who are still believed."""
+        case.recount(
+            independent(
+                each
+                for reporter, each in case.reports.items()
+                if not self._reporters.is_discredited(reporter, now)
+            ),
+            now,
+        )
+
+    def schedule(self, node: NodeId) -> None:
+        """Note that something about a suspect's case changed."""
+        if len(self._agenda) > 4 * len(self._cases) + 64:
+            # What was put off or settled goes, or false reports would fill the agenda.
+            self._agenda.clear()
+            for each in self._cases:
+                self._push(each)
+        else:
+            self._push(node)
+
+    def drop(self, node: NodeId) -> None:
+        """Forget a suspicion or verdict."""
+        self._cases.pop(node, None)
+        self._dead.pop(node, None)
+
+    def acquit(self, node: NodeId, now: float) -> None:
+        """End a suspicion or verdict: the node is alive, and its reporters lose credit.
+
+        What we saw ourselves is no lie of those who saw it, too.
+        """
+        case, dead = self._cases.pop(node, None), self._dead.pop(node, None)
+        if case is None and dead is None:
+            return
+        if case is not None and not case.lost:
+            self.refute(case.reports, now)
+        if dead is not None and dead.failed_at is None:
+            self.refute(dead.reports, now)
+        self._news.append(Revive(node))
+
+    def refute(self, reports: Iterable[NodeId], now: float) -> None:
+        """Note that all these reporters were wrong."""
+        for reporter in reports:
+            self._reporters.refuted(reporter, now)
+
+    def convict(
+        self, node: NodeId, evidence: Evidence, failed_at: float | None, now: float
+    ) -> None:
+        """Declare a suspect dead, and report it if our own probe says so (`failed_at`).
+
+        Not reported: what a quorum said already, and more than `REPORTS_PER_MINUTE`.
+        """
+        case = self._cases.pop(node)
+        if len(self._dead) >= MAX_DEAD:
+            del self._dead[next(iter(self._dead))]
+        self._dead[node] = Dead(failed_at, case.reports)
+        self._news.append(Declare(node, evidence, tuple(case.reports)))
+        if failed_at is None:
+            return
+        for reporter in case.reports:
+            self._reporters.confirmed(reporter)
+        times = self._own_reports
+        may_report = len(times) < REPORTS_PER_MINUTE or now - times[0] >= 60
+        if case.independent < QUORUM and may_report:
+            times.append(now)
+            self._news.append(Report(node, evidence))
+
+    def next_due(self) -> float:
+        """Return when there are actions to take: infinity if never."""
+        if self._news:
+            return -math.inf
+        while self._agenda:
+            due, _, node = self._agenda[0]
+            case = self._cases.get(node)
+            if case is not None and case.due(self.patience) <= due:
+                return due
+            heapq.heappop(self._agenda)
+            if case is not None:
+                self._push(node)
+        return math.inf
+
+    def take(self, now: float) -> list[Action]:
+        """Return what is to be done now, in order; each is returned once."""
+        while self._agenda and self._agenda[0][0] <= now:
+            node = heapq.heappop(self._agenda)[2]
+            case = self._cases.get(node)
+            if case is not None:
+                self._look_at(node, case, now)
+        news, self._news = self._news, []
+        return news
+
+    def _look_at(self, node: NodeId, case: Case, now: float) -> None:
+        if case.dial_due <= now:
+            if case.lost or self._probes.spend(1, now):
+                case.dial_due = now + OUTCOME_WITHIN
+                self._news.append(Redial(node))
+            else:
+                spread = max(1.0, len(self._cases) / DIALS_PER_SECOND)
+                case.dial_due = now + self._rng.uniform(0.05, spread)
+        if case.ask_due <= now:
+            case.ask_due = now + OUTCOME_WITHIN
+            self._news.append(AskOthers(node))
+        if case.verdict_due(self.patience) <= now:
+            if not self._isolation.isolated:
+                self.convict(node, Evidence.SILENT, case.failed_at, now)
+                return
+            case.held = True
+        if case.quorum_due(self.patience) <= now:
+            # Somebody may have been discredited meanwhile.
+            self.recount(case, now)
+            if case.quorum_at is not None:
+                self.convict(node, Evidence.SILENT, None, now)
+                return
+        self._push(node)
+
+    def _probe_at(self, node: NodeId, now: float) -> float:
+        """Return the moment of the next probe: one a window, however many reports there are.
+
+        A moment that was chosen stands, or endless reports and refutations would put it
+        off for ever.
+        """
+        window = self._windows.pop(node, None)
+        if window is None or window.probe_at < now:
+            begin = now if window is None else max(now, window.end)
+            length = max(PROBE_WINDOW_LEAST, self.population / DIALS_PER_SECOND)
+            window = _Window(begin + self._rng.uniform(0, length), begin + length)
+        if len(self._windows) >= MAX_WINDOWS:
+            del self._windows[next(iter(self._windows))]
+        self._windows[node] = window
+        return window.probe_at
+
+    def _push(self, node: NodeId) -> None:
+        due = self._cases[node].due(self.patience)
+        if due < math.inf:
+            self._entries += 1
+            heapq.heappush(self._agenda, (due, self._entries, node))
+
+
+def independent(statements: Iterable[Statement]) -> int:
+    """Count reports, of each public network one."""
+    networks = [each.network for each in statements]
+    return networks.count(None) + len(set(networks) - {None})
