@@ -13,8 +13,7 @@ import math
 import random
 from collections.abc import Callable
 
-import attrs
-
+from p2pd.core.acquaintances import Acquaintances, Known
 from p2pd.core.isolation import Isolation
 from p2pd.core.reporters import REPORT_TTL, Reporters
 from p2pd.core.suspects import Suspects, independent
@@ -49,28 +48,6 @@ REPORT_EARLY = 60.0
 HEARD_LATELY = 15.0
 # Lifeguard's S: the worst local health; waits are multiplied by 1 + the score.
 WORST_HEALTH = 8
-# At the bound the oldest without a connection is forgotten: it is then unknown.
-MAX_KNOWN = 16384
-
-
-@attrs.define(eq=False)
-class _Known:
-    """What is known of a node. Times are monotonic; `issued_ms` is in its own Unix time.
-
-    `alive` counts while it is neither suspect nor dead. `linked_at` is the begin of the
-    connection, None without one. `gone_at` is when it left or we lost it: nothing older
-    revives it. `claims` are reports that came while it was connected and well: what comes
-    next, its word or its loss, decides about them.
-    """
-
-    alive: bool = False
-    left: bool = False
-    lost: bool = False
-    linked_at: float | None = None
-    heard_at: float = -math.inf
-    gone_at: float = -math.inf
-    issued_ms: int = -1
-    claims: dict[NodeId, Statement] = attrs.field(factory=dict)
 
 
 class Membership:
@@ -92,7 +69,7 @@ class Membership:
         self._now = 0.0
         self._wall_offset: float | None = None
         self._health = 0
-        self._known: dict[NodeId, _Known] = {}
+        self._known = Acquaintances()
         self._reporters = Reporters()
         self._isolation = Isolation()
         self._suspects = Suspects(rng, self._reporters, self._isolation)
@@ -137,7 +114,7 @@ class Membership:
             return
         if node == self._own_id:
             return
-        known = known or self._know(node)
+        known = known or self._known.of(node)
         if known.linked_at is None:
             known.linked_at = now
         known.heard_at = now
@@ -165,7 +142,7 @@ class Membership:
             self._wall_offset = wall_ms / 1000 - now
         if node == self._own_id:
             return
-        known = self._know(node)
+        known = self._known.of(node)
         if issued_ms <= known.issued_ms:
             return
         known.issued_ms = issued_ms
@@ -179,7 +156,7 @@ class Membership:
         if case is not None and any(
             each.observed_ms >= issued_ms for each in case.reports.values()
         ):
-            self._refute_older(node, case, issued_ms, now)
+            self._suspects.refute_older(node, issued_ms, now)
             return
         if dead is not None and dead.failed_at is None:
             standing = [each for each in dead.reports.values() if each.observed_ms >= issued_ms]
@@ -190,7 +167,7 @@ class Membership:
     def left(self, node: NodeId, now: float) -> None:
         """Note that a node said goodbye: it is unknown, and nobody probes it."""
         self._now = now
-        known = self._know(node)
+        known = self._known.of(node)
         known.alive = known.lost = False
         known.left = True
         known.linked_at = None
@@ -207,7 +184,7 @@ class Membership:
         self._now = now
         if node == self._own_id:
             return
-        known = self._know(node)
+        known = self._known.of(node)
         known.alive = False
         known.lost = True
         known.linked_at = None
@@ -251,7 +228,7 @@ class Membership:
         if case is not None:
             # That is one peer's word: it takes no reporter's credit.
             case.reports.clear()
-            self._acquit(node, self._know(node), now)
+            self._acquit(node, self._known.of(node), now)
 
     def others_failed(self, node: NodeId, now: float) -> None:
         """Note that nobody whom we asked reached a node."""
@@ -292,7 +269,7 @@ class Membership:
             or self._reporters.is_discredited(reporter, now)
         ):
             return False
-        known = self._know(accused)
+        known = self._known.of(accused)
         if (
             known.left
             or known.issued_ms > observed_ms
@@ -310,7 +287,10 @@ class Membership:
             elif not heard_since and len(known.claims) < MAX_REPORTS:
                 known.claims[reporter] = statement
             return False
-        return not heard_since and self._accuse(accused, reporter, statement, now)
+        if heard_since or not self._suspects.accuse(accused, reporter, statement, now):
+            return False
+        known.alive = False
+        return True
 
     def slept(self, now: float) -> None:
         """Note that we were paused or very late: silence meanwhile says nothing of others.
@@ -344,46 +324,10 @@ class Membership:
         self._now = now
         return self._suspects.take(now)
 
-    def _know(self, node: NodeId) -> _Known:
-        known = self._known.get(node)
-        if known is None:
-            if len(self._known) >= MAX_KNOWN:
-                unlinked = (each for each, has in self._known.items() if has.linked_at is None)
-                del self._known[next(unlinked, next(iter(self._known)))]
-            known = self._known[node] = _Known()
-        return known
-
-    def _acquit(self, node: NodeId, known: _Known, now: float) -> None:
+    def _acquit(self, node: NodeId, known: Known, now: float) -> None:
         known.alive = True
         known.left = False
         self._suspects.acquit(node, now)
-
-    def _accuse(self, accused: NodeId, reporter: NodeId, statement: Statement, now: float) -> bool:
-        case, dead = self._suspects.case(accused), self._suspects.dead(accused)
-        reports = case.reports if case is not None else dead.reports if dead is not None else {}
-        if reporter not in reports and len(reports) >= MAX_REPORTS:
-            return False
-        if dead is not None:
-            dead.reports[reporter] = statement
-            return True
-        case = case or self._suspects.open_reported(accused, now)
-        if case is None:
-            return False
-        self._know(accused).alive = False
-        case.reports[reporter] = statement
-        self._suspects.recount(case, now)
-        self._suspects.schedule(accused)
-        return True
-
-    def _refute_older(self, node: NodeId, case: Case, issued_ms: int, now: float) -> None:
-        """Leave of a suspicion what is newer than its node's own word: reports, no loss."""
-        older = [who for who, each in case.reports.items() if each.observed_ms < issued_ms]
-        self._suspects.refute(older, now)
-        for reporter in older:
-            del case.reports[reporter]
-        case.lost = False
-        self._suspects.recount(case, now)
-        self._suspects.start_over(node, now)
 
     def _fell_silent(self, node: NodeId, case: Case, now: float) -> None:
         if not case.silent:

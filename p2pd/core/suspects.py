@@ -15,7 +15,7 @@ import attrs
 from p2pd.core.budget import Budget
 from p2pd.core.isolation import Isolation
 from p2pd.core.reporters import REPORTS_PER_MINUTE, Reporters
-from p2pd.core.suspicion import QUORUM, Case, Statement
+from p2pd.core.suspicion import MAX_REPORTS, QUORUM, Case, Statement
 from p2pd.core.verdicts import Action, AskOthers, Declare, Evidence, Redial, Report, Revive
 from p2pd.ids import NodeId
 
@@ -96,13 +96,39 @@ class Suspects:
         self.start_over(node, now, uncounted=True)
         return case
 
-    def open_reported(self, node: NodeId, now: float) -> Case | None:
-        """Suspect a node because of a report; None at the bound."""
-        if len(self._cases) >= MAX_SUSPECTS:
-            return None
-        case = self._cases[node] = Case(now)
+    def accuse(self, accused: NodeId, reporter: NodeId, statement: Statement, now: float) -> bool:
+        """Note a report; False where there is no room for it, or enough of them.
+
+        A node that nobody suspects yet becomes suspect; of a dead one it is kept, since the
+        quorum that stands is what keeps it dead.
+        """
+        case, dead = self._cases.get(accused), self._dead.get(accused)
+        reports = case.reports if case is not None else dead.reports if dead is not None else {}
+        if reporter not in reports and len(reports) >= MAX_REPORTS:
+            return False
+        if dead is not None:
+            dead.reports[reporter] = statement
+            return True
+        if case is None:
+            if len(self._cases) >= MAX_SUSPECTS:
+                return False
+            case = self._cases[accused] = Case(now)
+            self.start_over(accused, now)
+        case.reports[reporter] = statement
+        self.recount(case, now)
+        self.schedule(accused)
+        return True
+
+    def refute_older(self, node: NodeId, issued_ms: int, now: float) -> None:
+        """Leave of a suspicion what is newer than its node's own word: reports, no loss."""
+        case = self._cases[node]
+        older = [who for who, each in case.reports.items() if each.observed_ms < issued_ms]
+        self.refute(older, now)
+        for reporter in older:
+            del case.reports[reporter]
+        case.lost = False
+        self.recount(case, now)
         self.start_over(node, now)
-        return case
 
     def start_over(self, node: NodeId, now: float, *, uncounted: bool = False) -> None:
         """Judge a suspect anew: dial it at once if we lost it, else in a window.

@@ -1,0 +1,293 @@
+"""What others report: evidence, not a verdict."""
+
+import pytest
+
+from p2pd.core.membership import (
+    HEARD_LATELY,
+    REPORT_EARLY,
+    Declare,
+    Evidence,
+    Liveness,
+    Membership,
+    Redial,
+    Report,
+    Revive,
+)
+from p2pd.core.reporters import (
+    CREDIT_WINDOW,
+    FALSE_REPORTS,
+    REPORT_AGAIN,
+    REPORT_TTL,
+)
+from p2pd.core.suspects import (
+    DIALS_PER_SECOND,
+    PROBE_WINDOW_LEAST,
+)
+from p2pd.core.suspicion import QUORUM, REFUTE_WAIT, SUSPICION_MOST
+from p2pd.ids import NodeId
+from tests.core.evidence import ACCUSED, LIAR, OWN, accuse, membership, node, run, wall
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"age": REPORT_TTL + 1},
+        {"age": -REPORT_EARLY - 1},
+        {"sequence": 4, "known_sequence": 5},
+        {"accused": OWN},
+        {"reporter": OWN},
+        {"reporter": ACCUSED},
+    ],
+)
+def test_a_report_that_proves_nothing_is_ignored(changes: dict[str, float | NodeId]) -> None:
+    arguments = {"accused": ACCUSED, "reporter": LIAR, "now": 1000.0} | changes
+    machine = membership()
+    assert not accuse(machine, **arguments)  # type: ignore[arg-type]
+    assert run(machine, 2000.0) == []
+
+
+def test_a_report_is_passed_on_and_probed_within_the_window() -> None:
+    moments = set()
+    for seed in range(20):
+        machine = membership(known=10, seed=seed)
+        assert accuse(machine, ACCUSED, LIAR, 100.0)
+        assert machine.liveness(ACCUSED) is Liveness.SUSPECT
+        assert 100.0 <= machine.next_due() <= 100.0 + max(PROBE_WINDOW_LEAST, 10 / DIALS_PER_SECOND)
+        moments.add(machine.next_due())
+        assert run(machine, 101.0) == [Redial(ACCUSED)]
+    assert len(moments) == 20
+
+
+def test_a_refused_probe_confirms_a_report_at_once_and_is_reported() -> None:
+    machine = membership()
+    accuse(machine, ACCUSED, LIAR, 100.0)
+    run(machine, 101.0)
+    machine.dial_failed(ACCUSED, True, 101.0)
+    assert machine.take_actions(101.0) == [
+        Declare(ACCUSED, Evidence.REFUSED, (LIAR,)),
+        Report(ACCUSED, Evidence.REFUSED),
+    ]
+
+
+def test_an_unanswered_probe_confirms_a_report_after_a_moment() -> None:
+    machine = membership()
+    accuse(machine, ACCUSED, LIAR, 100.0)
+    run(machine, 101.0)
+    machine.dial_failed(ACCUSED, False, 101.0)
+    assert machine.take_actions(101.0) == []
+    assert run(machine, 100.0 + SUSPICION_MOST) == [
+        Declare(ACCUSED, Evidence.SILENT, (LIAR,)),
+        Report(ACCUSED, Evidence.SILENT),
+    ]
+
+
+def test_no_report_is_added_to_a_quorum() -> None:
+    machine = membership(known=1000)
+    for number in range(10, 10 + QUORUM):
+        accuse(machine, ACCUSED, node(number), 100.0)
+    machine.dial_failed(ACCUSED, True, 101.0)
+    reporters = tuple(node(number) for number in range(10, 10 + QUORUM))
+    assert machine.take_actions(101.0) == [Declare(ACCUSED, Evidence.REFUSED, reporters)]
+
+
+def test_a_quorum_is_enough_without_a_probe_if_nobody_refutes_it() -> None:
+    machine = membership(known=10_000)
+    for number in range(10, 9 + QUORUM):
+        assert accuse(machine, ACCUSED, node(number), 100.0)
+    assert not any(isinstance(each, Declare) for each in run(machine, 120.0))
+    assert accuse(machine, ACCUSED, node(20), 120.0)
+    assert run(machine, 120.0 + REFUTE_WAIT - 0.01) == []
+    [declared] = run(machine, 120.0 + REFUTE_WAIT)
+    assert isinstance(declared, Declare)
+    assert len(declared.reporters) == QUORUM
+
+
+def test_a_refutation_in_time_saves_from_a_quorum() -> None:
+    machine = membership(known=10_000)
+    for number in range(10, 10 + QUORUM):
+        accuse(machine, ACCUSED, node(number), 100.0)
+    machine.vouched(ACCUSED, wall(101.5), 101.6, wall(101.6))
+    assert run(machine, 700.0) == [Revive(ACCUSED)]
+
+
+def test_the_reporters_of_one_public_network_count_as_one() -> None:
+    machine = membership(lambda each: "8.8.8.0/24" if each[-1] < 50 else None, known=100_000)
+    for number in (10, 11, 12, 13, 60):
+        accuse(machine, ACCUSED, node(number), 100.0)
+    assert run(machine, 110.0) == []
+    accuse(machine, ACCUSED, node(61), 110.0)
+    assert any(isinstance(each, Declare) for each in run(machine, 113.0))
+
+
+def test_the_same_reporter_counts_again_only_later() -> None:
+    machine = membership(known=100_000)
+    assert accuse(machine, ACCUSED, LIAR, 100.0)
+    assert not accuse(machine, ACCUSED, LIAR, 100.0 + REPORT_AGAIN - 1)
+    assert accuse(machine, ACCUSED, LIAR, 100.0 + REPORT_AGAIN)
+    assert run(machine, 200.0) == []
+
+
+def test_a_report_older_than_the_word_of_the_accused_is_ignored() -> None:
+    machine = membership()
+    machine.vouched(ACCUSED, wall(50.0), 51.0, wall(51.0))
+    assert not accuse(machine, ACCUSED, LIAR, 52.0, age=3.0)
+    machine.heard(node(2), 60.0)
+    assert not accuse(machine, node(2), LIAR, 62.0, age=3.0)
+    assert run(machine, 600.0) == []
+
+
+def test_a_report_later_than_the_word_of_the_accused_stands() -> None:
+    machine = membership(known=100_000)
+    accuse(machine, ACCUSED, node(10), 100.0, age=5.0)
+    accuse(machine, ACCUSED, node(11), 100.0)
+    machine.vouched(ACCUSED, wall(97.0), 101.0, wall(101.0))
+    assert machine.liveness(ACCUSED) is Liveness.SUSPECT
+    machine.vouched(ACCUSED, wall(101.0), 101.2, wall(101.2))
+    assert machine.liveness(ACCUSED) is Liveness.ALIVE
+
+
+def test_a_report_from_the_future_can_be_refuted_in_the_present() -> None:
+    machine = membership(known=100_000)
+    for number in range(10, 10 + QUORUM):
+        assert accuse(machine, ACCUSED, node(number), 100.0, age=1 - REPORT_EARLY)
+    machine.vouched(ACCUSED, wall(100.5), 100.6, wall(100.6))
+    assert machine.liveness(ACCUSED) is Liveness.ALIVE
+
+
+def test_only_a_quorum_that_stands_keeps_the_dead_dead() -> None:
+    machine = membership(known=100_000)
+    for number in range(10, 10 + QUORUM):
+        accuse(machine, ACCUSED, node(number), 100.0)
+    run(machine, 103.0)
+    machine.vouched(ACCUSED, wall(99.0), 103.1, wall(103.1))
+    assert machine.liveness(ACCUSED) is Liveness.DEAD
+    assert accuse(machine, ACCUSED, node(20), 104.0)
+    machine.vouched(ACCUSED, wall(103.5), 104.1, wall(104.1))
+    assert machine.liveness(ACCUSED) is Liveness.ALIVE
+
+
+def test_a_report_of_a_peer_in_good_connection_counts_against_its_reporter() -> None:
+    machine = membership()
+    for number in range(1, 1 + FALSE_REPORTS):
+        machine.heard(node(number), 90.0)
+        machine.heard(node(number), 99.0)
+        assert not accuse(machine, node(number), LIAR, 100.0, connected=True)
+        machine.heard(node(number), 101.0)
+    assert run(machine, 102.0) == []
+    assert not accuse(machine, node(50), LIAR, 103.0)
+    assert accuse(machine, node(50), node(98), 103.0)
+
+
+def test_a_report_of_a_past_in_which_we_heard_its_accused_is_a_lie() -> None:
+    machine = membership()
+    for number in range(1, 1 + FALSE_REPORTS):
+        machine.heard(node(number), 50.0)
+        machine.heard(node(number), 99.0)
+        assert not accuse(machine, node(number), LIAR, 100.0, age=5.0, connected=True)
+    assert not accuse(machine, node(50), LIAR, 103.0)
+
+
+def test_a_report_of_a_time_before_the_connection_is_no_lie() -> None:
+    machine = membership()
+    for number in range(1, 1 + FALSE_REPORTS):
+        machine.heard(node(number), 99.0)
+        assert not accuse(machine, node(number), LIAR, 100.0, age=5.0, connected=True)
+        machine.heard(node(number), 101.0)
+    assert accuse(machine, node(50), LIAR, 103.0)
+
+
+def test_a_report_that_comes_a_moment_before_the_loss_counts() -> None:
+    machine = membership()
+    machine.heard(ACCUSED, 90.0)
+    assert not accuse(machine, ACCUSED, LIAR, 91.0, connected=True)
+    machine.lost(ACCUSED, True, 91.1)
+    machine.dial_failed(ACCUSED, True, 91.2)
+    assert Declare(ACCUSED, Evidence.REFUSED, (LIAR,)) in machine.take_actions(91.2)
+
+
+def test_a_quiet_connection_is_no_defence() -> None:
+    machine = membership()
+    machine.heard(ACCUSED, 0.0)
+    assert accuse(machine, ACCUSED, LIAR, HEARD_LATELY + 1, connected=True)
+
+
+def discredit(machine: Membership, now: float) -> None:
+    for number in range(200, 200 + FALSE_REPORTS):
+        assert accuse(machine, node(number), LIAR, now)
+        machine.heard(node(number), now + 1)
+
+
+def test_a_reporter_of_false_reports_is_not_believed_for_a_while() -> None:
+    machine = membership()
+    discredit(machine, 100.0)
+    assert not accuse(machine, ACCUSED, LIAR, 102.0)
+    assert accuse(machine, ACCUSED, LIAR, 101.0 + CREDIT_WINDOW)
+
+
+def test_refuted_reports_far_apart_are_honest_mistakes() -> None:
+    machine = membership()
+    for index in range(6):
+        now = 100.0 + index * CREDIT_WINDOW * 0.6
+        assert accuse(machine, node(200 + index), LIAR, now)
+        machine.heard(node(200 + index), now + 1)
+
+
+def test_a_confirmed_report_takes_back_a_refuted_one() -> None:
+    machine = membership()
+    for number in range(200, 199 + FALSE_REPORTS):
+        accuse(machine, node(number), LIAR, 100.0)
+        machine.heard(node(number), 101.0)
+    accuse(machine, ACCUSED, LIAR, 102.0)
+    machine.dial_failed(ACCUSED, True, 103.0)
+    accuse(machine, node(201), LIAR, 104.0 + REPORT_AGAIN)
+    machine.heard(node(201), 105.0 + REPORT_AGAIN)
+    assert accuse(machine, node(2), LIAR, 106.0 + REPORT_AGAIN)
+
+
+def test_the_standing_reports_of_a_discredited_reporter_do_not_count() -> None:
+    machine = membership(known=100_000)
+    for number in (LIAR, *map(node, range(10, 9 + QUORUM))):
+        accuse(machine, ACCUSED, number, 100.0)
+    discredit(machine, 100.0)
+    assert not any(isinstance(each, Declare) for each in run(machine, 110.0))
+
+
+def test_who_saw_what_we_saw_loses_no_credit_by_the_return_of_the_dead() -> None:
+    machine = membership()
+    for number in range(1, 2 + FALSE_REPORTS):
+        machine.lost(node(number), True, 100.0)
+        assert accuse(machine, node(number), LIAR, 100.1)
+        machine.heard(node(number), 101.0)
+    assert accuse(machine, node(50), LIAR, 102.0)
+
+
+def test_a_quorum_that_was_wrong_loses_its_credit() -> None:
+    machine = membership(known=100_000)
+    liars = [node(number) for number in range(10, 10 + QUORUM)]
+    for number in range(200, 200 + FALSE_REPORTS):
+        for liar in liars:
+            accuse(machine, node(number), liar, 100.0)
+    assert len(run(machine, 103.0)) == FALSE_REPORTS
+    for number in range(200, 200 + FALSE_REPORTS):
+        machine.vouched(node(number), wall(104.0), 104.0, wall(104.0))
+    assert not any(accuse(machine, ACCUSED, liar, 105.0) for liar in liars)
+
+
+def test_the_word_of_one_asked_peer_takes_no_credit() -> None:
+    machine = membership(known=100_000)
+    for number in range(200, 200 + FALSE_REPORTS):
+        accuse(machine, node(number), LIAR, 100.0)
+        machine.others_reached(node(number), 101.0)
+    assert accuse(machine, ACCUSED, LIAR, 102.0)
+
+
+def test_a_report_later_than_our_loss_and_a_word_between_them_leave_a_reported_suspect() -> None:
+    machine = membership(known=100_000)
+    machine.lost(ACCUSED, True, 100.0)
+    run(machine, 100.0)
+    accuse(machine, ACCUSED, LIAR, 102.0)
+    machine.vouched(ACCUSED, wall(101.0), 102.1, wall(102.1))
+    assert machine.liveness(ACCUSED) is Liveness.SUSPECT
+    assert run(machine, 110.0) == []
+    machine.dial_failed(ACCUSED, False, 110.0)
+    assert Declare(ACCUSED, Evidence.SILENT, (LIAR,)) in run(machine, 120.0)

@@ -1,0 +1,106 @@
+"""Reports are bounded, and what they cost: in memory, in dials, in further reports."""
+
+import pytest
+
+from p2pd.core.membership import (
+    Declare,
+    Liveness,
+    Redial,
+    Report,
+)
+from p2pd.core.reporters import (
+    REPORT_TTL,
+    REPORTS_PER_MINUTE,
+)
+from p2pd.core.suspects import (
+    DIALS_PER_SECOND,
+    MAX_DEAD,
+    MAX_SUSPECTS,
+    PROBE_WINDOW_LEAST,
+)
+from p2pd.core.suspicion import MAX_REPORTS
+from tests.core.evidence import ACCUSED, LIAR, accuse, membership, node, run, wall
+
+
+def test_our_own_reports_are_bounded() -> None:
+    machine = membership(connected=1000, known=1000)
+    reports = declared = 0
+    for number in range(300):
+        machine.lost(node(number), True, 10.0 + number / 5)
+        machine.dial_failed(node(number), True, 10.0 + number / 5)
+        actions = machine.take_actions(10.0 + number / 5)
+        reports += sum(isinstance(each, Report) for each in actions)
+        declared += sum(isinstance(each, Declare) for each in actions)
+    assert declared == 300
+    assert reports == REPORTS_PER_MINUTE
+    machine.lost(node(300), True, 71.0)
+    machine.dial_failed(node(300), True, 71.0)
+    assert any(isinstance(each, Report) for each in machine.take_actions(71.0))
+
+
+def test_of_one_accused_only_so_many_reports_are_passed_on() -> None:
+    machine = membership(known=100_000)
+    passed = [accuse(machine, ACCUSED, node(100 + number), 100.0) for number in range(50)]
+    assert passed == [True] * MAX_REPORTS + [False] * (50 - MAX_REPORTS)
+    assert any(isinstance(each, Declare) for each in run(machine, 103.0))
+    assert not accuse(machine, ACCUSED, node(500), 104.0)
+
+
+def test_a_flood_of_reports_neither_crowds_out_our_own_losses_nor_makes_us_dial_more() -> None:
+    machine = membership(known=100)
+    machine.lost(node(2), True, 99.0)
+    for number in range(MAX_SUSPECTS + 100):
+        accuse(machine, node(1000 + number), node(number // 100), 100.0)
+    suspects = sum(
+        machine.liveness(node(1000 + number)) is Liveness.SUSPECT
+        for number in range(MAX_SUSPECTS + 100)
+    )
+    assert suspects == MAX_SUSPECTS - 1
+    machine.lost(node(1), True, 100.0)
+    assert machine.liveness(node(1)) is Liveness.SUSPECT
+    assert machine.liveness(node(2)) is Liveness.SUSPECT
+    assert Redial(node(1)) in machine.take_actions(100.0)
+    dials = sum(isinstance(each, Redial) for each in run(machine, 110.0))
+    assert DIALS_PER_SECOND * 5 <= dials <= DIALS_PER_SECOND * 11 + 1
+
+
+def test_one_reporter_cannot_accuse_without_end() -> None:
+    machine = membership(known=100)
+    passed = sum(accuse(machine, node(1000 + number), LIAR, 100.0) for number in range(2000))
+    assert passed == REPORTS_PER_MINUTE * REPORT_TTL / 60
+
+
+def test_the_dead_are_forgotten_oldest_first() -> None:
+    machine = membership()
+    for number in range(MAX_DEAD + 1):
+        machine.lost(node(number), True, 1.0)
+        machine.dial_failed(node(number), True, 1.0)
+    assert machine.liveness(node(0)) is Liveness.UNKNOWN
+    assert machine.liveness(node(1)) is Liveness.DEAD
+
+
+@pytest.mark.parametrize("known", [6, 100])
+def test_endless_reports_of_ever_new_reporters_cost_the_accused_one_dial_a_window(
+    known: int,
+) -> None:
+    machine = membership(known=known)
+    window = max(PROBE_WINDOW_LEAST, known / DIALS_PER_SECOND)
+    now, dials = 100.0, 0
+    for reporter in range(1000, 5000):
+        now += 0.01
+        accuse(machine, ACCUSED, node(reporter), now)
+        dials += sum(isinstance(each, Redial) for each in run(machine, now))
+        if reporter % 50 == 0:
+            machine.vouched(ACCUSED, wall(now) + 1, now, wall(now) + 1)
+    assert 40.0 / window / 3 <= dials <= 40.0 / window + 2
+
+
+def test_the_dead_is_probed_soon_after_endless_false_reports_of_it() -> None:
+    machine = membership(known=100)
+    for reporter in range(1000, 2000):
+        now = 100.0 + reporter - 1000
+        accuse(machine, ACCUSED, node(reporter), now)
+        machine.vouched(ACCUSED, wall(now) + 1, now + 0.1, wall(now + 0.1))
+        run(machine, now + 0.1)
+    accuse(machine, ACCUSED, LIAR, 1200.0)
+    assert run(machine, 1200.0 + 2 * 100 / DIALS_PER_SECOND) == [Redial(ACCUSED)]
