@@ -228,9 +228,18 @@ def test_isolation_ends_with_the_first_to_come_back_and_the_rest_is_judged_anew(
     machine.heard(node(2), 63.0)
     assert Declare(node(1), Evidence.SILENT, ()) in run(machine, 70.0)
     assert machine.liveness(node(2)) is Liveness.ALIVE
-    machine.set_population(2, 10)
-    machine.lost(node(3), False, 72.0)
+
+
+def test_the_losses_of_an_isolation_do_not_begin_the_next_one() -> None:
+    machine = membership(connected=4)
+    for number in (1, 2, 3):
+        machine.lost(node(number), False, 10.0)
+    machine.heard(node(1), 11.0)
     assert not machine.isolated
+    machine.lost(node(4), False, 12.0)
+    assert not machine.isolated
+    machine.lost(node(1), False, 12.0)
+    assert machine.isolated
 
 
 def test_half_killed_at_once_is_declared_where_dials_are_refused() -> None:
