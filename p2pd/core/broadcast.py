@@ -14,8 +14,10 @@ from typing import TypeVar
 
 import attrs
 
+from p2pd.core.announcements import Announcements
 from p2pd.core.history import History, Item
 from p2pd.core.missing import Missing
+from p2pd.core.offers import Offers
 from p2pd.core.shortcuts import Shortcuts
 from p2pd.ids import NodeId
 from p2pd.wire.messages import (
@@ -24,21 +26,14 @@ from p2pd.wire.messages import (
     Gossip,
     Graft,
     Have,
-    Heard,
     Held,
     Message,
     Prune,
     Want,
 )
 
-# Seconds for which announcements are gathered: one frame, then, for a burst.
-ANNOUNCE_AFTER = 0.05
-MAX_ANNOUNCED = 1024
 # Seconds in which what was pushed before and what was asked for may cross on a new tree link.
 GRAFT_GRACE = 0.5
-# Seconds until another peer is asked for what one has promised.
-RETRY = 5.0
-MAX_WANTED = 4096
 MAX_CHUNKS = 8
 # Bytes for one peer between two calls of `take_sends`, as `room` can't see them yet.
 MAX_BATCH_BYTES = 1 << 18
@@ -72,12 +67,11 @@ class Counts:
 class _Link:
     """One connection.
 
-    `waiting` are the announcements to make, and since when we push over it by our own wish
-    is `grafted_at`. `told` says where the next round of `Held` begins.
+    `grafted_at` is when we asked for it to be of the tree; `told` says where the next round
+    of `Held` begins.
     """
 
     eager: bool
-    waiting: dict[bytes, int] = attrs.field(factory=dict)
     grafted_at: float = -math.inf
     told: int = 0
 
@@ -120,11 +114,8 @@ class Broadcast:
         self._shortcuts = Shortcuts()
         self._sends: list[Send] = []
         self._batched: dict[NodeId, int] = {}
-        # When the announcements of a link go out; in order, as all wait equally long.
-        self._announce_at: dict[NodeId, float] = {}
-        # Told by `Held` since the last `take_sends`, and what was asked for: whom, and when.
-        self._offered: dict[bytes, NodeId] = {}
-        self._wanted: dict[bytes, tuple[NodeId, float]] = {}
+        self._announcements = Announcements()
+        self._offers = Offers()
 
     @property
     def eager(self) -> list[NodeId]:
@@ -144,10 +135,9 @@ class Broadcast:
         link = self._links.pop(peer, None)
         if link is None:
             return
-        self._announce_at.pop(peer, None)
+        self._announcements.link_down(peer)
+        self._offers.link_down(peer)
         self._missing.link_down(peer, self._now, eager=link.eager)
-        self._wanted = {key: value for key, value in self._wanted.items() if value[0] != peer}
-        self._offered = {key: value for key, value in self._offered.items() if value != peer}
         if link.eager:
             self._shortcuts.clear()
             self._stay_in_tree(without=peer)
@@ -167,12 +157,13 @@ class Broadcast:
         self._now = now
         self.counts.received += 1
         link = self._links.get(peer)
-        wanted = self._wanted.get(item.message_id, (None, 0.0))[0] == peer
+        wanted = self._offers.is_wanted(item.message_id, peer)
         if not self._history.add(item, now):
             self.counts.duplicates += 1
             if link is not None and not wanted and now >= link.grafted_at + GRAFT_GRACE:
                 self._prune(peer, link)
             return False
+        self._offers.arrived(item.message_id)
         absent = self._missing.arrived(item.message_id)
         announcers = absent.announcers if absent is not None else {}
         asked = absent.asked if absent is not None else []
@@ -215,7 +206,7 @@ class Broadcast:
                 self._send_item(peer, item)
                 self.counts.pulled += 1
             else:
-                self._announce(peer, link, item, self._now)
+                self._announce(peer, item, self._now)
 
     def take_prune(self, peer: NodeId) -> None:
         """Push to a peer no more, only announce."""
@@ -260,39 +251,35 @@ class Broadcast:
     def take_held(self, peer: NodeId, held: Held) -> None:
         """Ask a peer for what it holds and was not seen here, unless another was just asked.
 
-        What exceeds `MAX_WANTED` is left to a later round.
+        What exceeds the bound of `Offers` is left to a later round.
         """
         if peer not in self._links:
             return
         for message_id in held.ids:
             if self._history.has_seen(message_id) or message_id in self._missing:
                 continue
-            if len(self._offered) >= MAX_WANTED:
+            if not self._offers.offer(message_id, peer):
                 self.counts.wanted_dropped += 1
-            else:
-                self._offered.setdefault(message_id, peer)
 
     def take_sends(self, now: float) -> list[Send]:
         """Return everything to send now, in order."""
         self._now = now
         if self._missing.next_due() <= now:
             self._graft_missing(now)
-        if self._offered:
+        if self._offers:
             self._want_offered(now)
-        while self._announce_at:
-            peer, due = next(iter(self._announce_at.items()))
-            if due > now:
-                break
-            self._send_announcements(peer)
+        for peer, heard in self._announcements.to_tell(now):
+            self.counts.announced += len(heard)
+            self._sends.extend((peer, Have(chunk)) for chunk in _chunks(heard))
         sends, self._sends = self._sends, []
         self._batched.clear()
         return sends
 
     def next_due(self) -> float:
         """Return when `take_sends` has something by itself; `math.inf` for never."""
-        if self._sends or self._offered:
+        if self._sends or self._offers:
             return self._now
-        return min(self._missing.next_due(), next(iter(self._announce_at.values()), math.inf))
+        return min(self._missing.next_due(), self._announcements.next_due())
 
     def _spread(
         self, item: Item, knowing: Collection[NodeId], now: float, *, push: bool = True
@@ -311,7 +298,7 @@ class Broadcast:
                 self._send_item(peer, item)
                 self.counts.pushed += 1
             else:
-                self._announce(peer, link, item, now)
+                self._announce(peer, item, now)
 
     def _has_room(self, peer: NodeId) -> bool:
         return self._batched.get(peer, 0) < MAX_BATCH_BYTES and self._room(peer)
@@ -320,23 +307,9 @@ class Broadcast:
         self._batched[peer] = self._batched.get(peer, 0) + len(item.signed.body)
         self._sends.append((peer, Gossip(item.signed, min(item.hops + 1, _MAX_HOPS))))
 
-    def _announce(self, peer: NodeId, link: _Link, item: Item, now: float) -> None:
-        link.waiting[item.message_id] = item.hops
-        if len(link.waiting) > MAX_ANNOUNCED:
-            del link.waiting[next(iter(link.waiting))]
+    def _announce(self, peer: NodeId, item: Item, now: float) -> None:
+        if not self._announcements.add(peer, item.message_id, item.hops, now):
             self.counts.announcements_dropped += 1
-        if len(link.waiting) >= MAX_IDS:
-            self._announce_at = {peer: now, **self._announce_at}
-        else:
-            self._announce_at.setdefault(peer, now + ANNOUNCE_AFTER)
-
-    def _send_announcements(self, peer: NodeId) -> None:
-        del self._announce_at[peer]
-        link = self._links[peer]
-        heard = [Heard(message_id, hops) for message_id, hops in link.waiting.items()]
-        link.waiting.clear()
-        self.counts.announced += len(heard)
-        self._sends.extend((peer, Have(chunk)) for chunk in _chunks(heard))
 
     def _graft_missing(self, now: float) -> None:
         asks: dict[NodeId, list[bytes]] = {}
@@ -347,18 +320,8 @@ class Broadcast:
                 self._graft(peer, chunk)
 
     def _want_offered(self, now: float) -> None:
-        while self._wanted and next(iter(self._wanted.values()))[1] + RETRY <= now:
-            del self._wanted[next(iter(self._wanted))]
-        asks: dict[NodeId, list[bytes]] = {}
-        for message_id, peer in self._offered.items():
-            if message_id in self._wanted or self._history.has_seen(message_id):
-                continue
-            if len(self._wanted) >= MAX_WANTED:
-                self.counts.wanted_dropped += 1
-                continue
-            self._wanted[message_id] = (peer, now)
-            asks.setdefault(peer, []).append(message_id)
-        self._offered.clear()
+        asks, declined = self._offers.to_ask(now)
+        self.counts.wanted_dropped += declined
         for peer, ids in asks.items():
             self._sends.extend((peer, Want(chunk)) for chunk in _chunks(ids))
 

@@ -93,6 +93,12 @@ class Membership:
         known = self._known.get(node)
         return Liveness.ALIVE if known is not None and known.alive else Liveness.UNKNOWN
 
+    def accusers(self, node: NodeId) -> dict[NodeId, int]:
+        """Return who reports a node dead, and as of what Unix milliseconds; for people."""
+        case, dead = self._suspects.case(node), self._suspects.dead(node)
+        standing = case.reports if case is not None else dead.reports if dead is not None else {}
+        return {reporter: each.observed_ms for reporter, each in standing.items()}
+
     def set_population(self, connected: int, known: int) -> None:
         """Note how many lasting connections there are, and how many nodes are known in all.
 

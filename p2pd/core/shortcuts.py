@@ -1,11 +1,11 @@
-"""Which link of the tree to exchange for a lazy one, so that publications take fewer hops.
+"""Which link of the tree to exchange for a lazy one, so that the last node is reached sooner.
 
 Plumtree (section 3.8) exchanges links as soon as one announcement beats the tree by a
 threshold. With many origins that never settles: what is a shortcut for one is a detour for
-the next. Here the mean decides, over the publications that came in over one link.
-Exchanging it for a lazy link leaves all distances within the two halves of the tree as they
-are, and changes those across by that mean: so each exchange makes the mean distance between
-two nodes of the tree smaller, and it comes to rest.
+the next. Here the sum over the publications that came in over one link decides. Exchanging
+it for a lazy link leaves all distances within the two halves of the tree as they are, and
+of those across this is a sample. Hops are taken to a high power: what counts are the longest
+ways, as they make the time to the last node.
 """
 
 import attrs
@@ -14,20 +14,22 @@ from p2pd.ids import NodeId
 
 MAX_RECENT = 256
 MAX_PAIRS = 1024
-# Hops that an announcement must have been ahead, summed over at least so many publications
-# and in the mean. Small enough to settle within some twenty publications, great enough that
-# chance moves few links.
-MIN_SAMPLES = 3
-MIN_SUM = 4
-MIN_MEAN = 0.5
+# Publications to compare over, and what the sum must come down to. Chosen on random graphs
+# of degree 7, with 100 and 1,000 nodes: a power of 1 exchanges several times as many links for
+# trees no lower; fewer samples or a sum nearer to 1 begin to follow chance.
+MIN_SAMPLES = 8
+POWER = 6
+BETTER = 0.8
+# Samples after which all so far count half, as the tree changes elsewhere.
 _WINDOW = 32
 
 
 @attrs.define
-class _Gain:
-    """By how many hops a lazy link would have been ahead of a tree link, so far."""
+class _Pair:
+    """Powers of hops over a tree link, and as they would have been over a lazy one."""
 
-    total: float = 0.0
+    tree: float = 0.0
+    lazy: float = 0.0
     samples: float = 0.0
 
 
@@ -36,7 +38,7 @@ class Shortcuts:
 
     def __init__(self) -> None:
         self._recent: dict[bytes, tuple[NodeId, int]] = {}
-        self._gains: dict[tuple[NodeId, NodeId], _Gain] = {}
+        self._pairs: dict[tuple[NodeId, NodeId], _Pair] = {}
 
     def came(self, message_id: bytes, over: NodeId, hops: int) -> None:
         """Note over which tree link a publication came first, and after how many hops."""
@@ -52,25 +54,21 @@ class Shortcuts:
         over, own_hops = self._recent.get(message_id, (peer, 0))
         if over == peer:
             return None
-        gain = self._gains.get((over, peer))
-        if gain is None:
-            gain = self._gains[over, peer] = _Gain()
-            if len(self._gains) > MAX_PAIRS:
-                del self._gains[next(iter(self._gains))]
-        gain.total += own_hops - (hops + 1)
-        gain.samples += 1
-        if (
-            gain.samples >= MIN_SAMPLES
-            and gain.total >= MIN_SUM
-            and gain.total >= MIN_MEAN * gain.samples
-        ):
+        pair = self._pairs.get((over, peer))
+        if pair is None:
+            pair = self._pairs[over, peer] = _Pair()
+            if len(self._pairs) > MAX_PAIRS:
+                del self._pairs[next(iter(self._pairs))]
+        pair.tree += own_hops**POWER
+        pair.lazy += (hops + 1) ** POWER
+        pair.samples += 1
+        if pair.samples >= MIN_SAMPLES and pair.lazy <= BETTER * pair.tree:
             return over
-        if gain.samples >= _WINDOW:
-            # The tree changes elsewhere: what was long ago counts less.
-            gain.total, gain.samples = gain.total / 2, gain.samples / 2
+        if pair.samples >= _WINDOW:
+            pair.tree, pair.lazy, pair.samples = pair.tree / 2, pair.lazy / 2, pair.samples / 2
         return None
 
     def clear(self) -> None:
         """Begin anew: an own tree link changed, so what was measured is of another tree."""
         self._recent.clear()
-        self._gains.clear()
+        self._pairs.clear()

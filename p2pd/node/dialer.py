@@ -162,6 +162,8 @@ class Dialer:
             if node_id is not None and self._dials.get(node_id) is dial:
                 del self._dials[node_id]
             dial.done.set()
+            # When to try again is known only now.
+            self.wake()
 
     async def dial(self, address: Address, source: Source) -> Connection:
         """Dial an address; returns the connection to whoever listens there.

@@ -132,9 +132,12 @@ class GossipService:
         self._published += 1
         return message_id
 
-    def publish_system(self, topic: str, data: bytes) -> bytes:
-        """Publish without looking at the topic; raises `Busy`."""
-        now_ms = self._env.wall_ms()
+    def publish_system(self, topic: str, data: bytes, issued: int | None = None) -> bytes:
+        """Publish without looking at the topic; raises `Busy`.
+
+        `issued` in Unix milliseconds, where it is not to be what our clock says.
+        """
+        now_ms = self._env.wall_ms() if issued is None else issued
         if not self._within_bounds(self._own_id, now_ms):
             raise Busy(
                 f"{MOST_OF_ORIGIN} messages were published within {ORIGIN_SECONDS} s; "

@@ -36,6 +36,7 @@ from p2pd.node.gossip import GossipService
 from p2pd.node.own_record import OwnRecord
 from p2pd.node.peer_book import PeerBook
 from p2pd.node.roster import Roster, describe
+from p2pd.node.snapshot import WhyStep
 from p2pd.wire import codec
 from p2pd.wire.messages import (
     DeadReport,
@@ -52,6 +53,8 @@ DEAD_TOPIC = "$dead"
 ALIVE_TOPIC = "$alive"
 # Who is accused by many, or again and again, says only so often that it is alive.
 REFUTE_INTERVAL = 1.0
+# How far a reporter's clock may be ahead of ours: beyond it, nobody believes the report.
+CLOCKS_DIFFER_MS = 60_000
 # A timer that comes so many seconds after its time says that this process did not run.
 LATE = 1.0
 # Redials for a verdict under way at once; the others wait their turn.
@@ -105,6 +108,7 @@ class LivenessService:
         self._reach_budget = Budget(REACHES_AT_ONCE, REACHES_PER_SECOND)
         self._refute_at = 0.0
         self._refuting = False
+        self._refuted = 0
         self._sleep = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
         roster.on_connected.append(self._connected)
@@ -120,6 +124,13 @@ class LivenessService:
             return Liveness.SUSPECT if connection.unanswered_probes > 1 else Liveness.ALIVE
         return self._machine.liveness(peer)
 
+    def account(self, peer: NodeId) -> list[WhyStep]:
+        """Return who says that a peer is dead, for `p2pctl why`."""
+        return [
+            WhyStep(observed / 1000, "report.against", f"{self._name(reporter)} reports it dead")
+            for reporter, observed in self._machine.accusers(peer).items()
+        ]
+
     def came(self, late: float) -> None:
         """Take note by how many seconds a timer of this process came late.
 
@@ -134,9 +145,14 @@ class LivenessService:
         # Whoever reported us meanwhile shall hear at once that we are back.
         self.say_alive()
 
-    def say_alive(self) -> None:
-        """Tell everybody that this node is alive, with its current peer record."""
+    def say_alive(self, *, after: int = 0) -> None:
+        """Tell everybody that this node is alive, with its current peer record.
+
+        `after` is of when somebody saw it dead, in that one's Unix milliseconds: a word of
+        an earlier time, by a slower clock, would refute nothing.
+        """
         self._refuting = True
+        self._refuted = max(self._refuted, after + 1)
         self._wake()
 
     async def run(self) -> None:
@@ -144,13 +160,15 @@ class LivenessService:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self._feel_around)
-            self.say_alive()
+            # Who is new is held dead by nobody.
+            if len(self._registry) > 0:
+                self.say_alive()
             while True:
                 due = min(self._machine.next_due(), self._refute_due())
                 with trio.CancelScope(deadline=due) as self._sleep:
                     await trio.sleep_forever()
                 self._refute()
-                self._machine.set_population(len(self._roster.connections), len(self._registry))
+                self._count()
                 for action in self._machine.take_actions(trio.current_time()):
                     self._do(action, nursery)
 
@@ -258,6 +276,7 @@ class LivenessService:
             self._reaches -= 1
 
     def _connected(self, connection: Connection) -> None:
+        self._count()
         self._machine.heard(connection.node_id, trio.current_time())
         self._wake()
 
@@ -269,6 +288,9 @@ class LivenessService:
             broken = connection.ending is Ending.BROKEN
             self._machine.lost(node, evidence_is_reset=broken, now=now)
         self._wake()
+
+    def _count(self) -> None:
+        self._machine.set_population(len(self._roster.lasting()), len(self._registry))
 
     def _report(self, node: NodeId, evidence: Evidence) -> None:
         entry = self._registry.get(node)
@@ -292,7 +314,8 @@ class LivenessService:
             return
         accused = NodeId(report.accused)
         if accused == self._own_id:
-            self.say_alive()
+            latest = self._env.wall_ms() + CLOCKS_DIFFER_MS
+            self.say_alive(after=min(report.observed, latest))
             return
         entry = self._registry.get(accused)
         if entry is None:
@@ -318,7 +341,10 @@ class LivenessService:
             signed = codec.decode(Signed, publication.data)
         except BadMessage:
             return
-        owner = self._book.learn(signed, told_over="", told_by=None)
+        if self._registry.get(origin) is None:
+            return
+        here = self._own.addresses[0].host if self._own.addresses else "0.0.0.0"
+        owner = self._book.learn(signed, told_over=here, told_by=None)
         if owner == origin:
             now, wall_ms = trio.current_time(), self._env.wall_ms()
             self._machine.vouched(origin, publication.issued, now, wall_ms)
@@ -334,7 +360,8 @@ class LivenessService:
         self._refuting = False
         self._refute_at = now + REFUTE_INTERVAL
         try:
-            self._gossip.publish_system(ALIVE_TOPIC, codec.encode(self._own.signed))
+            issued = max(self._env.wall_ms(), self._refuted)
+            self._gossip.publish_system(ALIVE_TOPIC, codec.encode(self._own.signed), issued)
         except Busy:
             self._refuting = True
 

@@ -30,6 +30,7 @@ def explain(peer: NodeId, services: Services, chronicle: Chronicle, wall: float)
     connection = services.roster.connections.get(peer)
     liveness = services.liveness.of(peer)
     steps = [_heard_of(entry), *chronicle.steps(peer)]
+    steps += services.liveness.account(peer)
     if connection is not None:
         steps.append(_probes(connection, wall))
     else:

@@ -1,0 +1,55 @@
+"""Announcements that wait for each other: of a burst, many travel in one message.
+
+Plumtree, section 3.8, leaves open how long to gather them; each waits `ANNOUNCE_AFTER` at
+most, which delays only those whom the tree does not reach.
+"""
+
+import math
+
+from p2pd.ids import NodeId
+from p2pd.wire.messages import MAX_IDS, Heard
+
+# Seconds.
+ANNOUNCE_AFTER = 0.05
+MAX_ANNOUNCED = 1024
+
+
+class Announcements:
+    """What each peer is to be told of, up to `MAX_ANNOUNCED` each."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[NodeId, dict[bytes, int]] = {}
+        # In order, as all wait equally long; those that have filled a message come first.
+        self._due: dict[NodeId, float] = {}
+
+    def add(self, peer: NodeId, message_id: bytes, hops: int, now: float) -> bool:
+        """Have a peer told that it is here after `hops`; False if that pushed out the oldest."""
+        waiting = self._waiting.setdefault(peer, {})
+        waiting[message_id] = hops
+        if len(waiting) < MAX_IDS:
+            self._due.setdefault(peer, now + ANNOUNCE_AFTER)
+        elif self._due[peer] > now:
+            del self._due[peer]
+            self._due = {peer: now, **self._due}
+        if len(waiting) <= MAX_ANNOUNCED:
+            return True
+        del waiting[next(iter(waiting))]
+        return False
+
+    def link_down(self, peer: NodeId) -> None:
+        """Tell a peer nothing any more."""
+        self._waiting.pop(peer, None)
+        self._due.pop(peer, None)
+
+    def to_tell(self, now: float) -> list[tuple[NodeId, list[Heard]]]:
+        """Return whom to tell of what now, and forget it."""
+        told = []
+        while self.next_due() <= now:
+            peer = next(iter(self._due))
+            del self._due[peer]
+            told.append((peer, [Heard(*each) for each in self._waiting.pop(peer).items()]))
+        return told
+
+    def next_due(self) -> float:
+        """Return when to call `to_tell`, monotonic; never is `math.inf`."""
+        return next(iter(self._due.values()), math.inf)
