@@ -1,7 +1,6 @@
 """Announcements that wait for each other: of a burst, many travel in one message.
 
-Plumtree, section 3.8, leaves open how long to gather them; each waits `ANNOUNCE_AFTER` at
-most, which delays only those whom the tree does not reach.
+Each waits `ANNOUNCE_AFTER` at most, which delays only those whom the tree does not reach.
 """
 
 import math

@@ -264,10 +264,14 @@ class Broadcast:
     def take_sends(self, now: float) -> list[Send]:
         """Return everything to send now, in order."""
         self._now = now
-        if self._missing.next_due() <= now:
-            self._graft_missing(now)
+        for peer, ids in self._missing.to_ask(now).items():
+            for chunk in _chunks(ids):
+                self._graft(peer, chunk)
         if self._offers:
-            self._want_offered(now)
+            asks, declined = self._offers.to_ask(now)
+            self.counts.wanted_dropped += declined
+            for peer, ids in asks.items():
+                self._sends.extend((peer, Want(chunk)) for chunk in _chunks(ids))
         for peer, heard in self._announcements.to_tell(now):
             self.counts.announced += len(heard)
             self._sends.extend((peer, Have(chunk)) for chunk in _chunks(heard))
@@ -310,20 +314,6 @@ class Broadcast:
     def _announce(self, peer: NodeId, item: Item, now: float) -> None:
         if not self._announcements.add(peer, item.message_id, item.hops, now):
             self.counts.announcements_dropped += 1
-
-    def _graft_missing(self, now: float) -> None:
-        asks: dict[NodeId, list[bytes]] = {}
-        for peer, message_id in self._missing.to_ask(now):
-            asks.setdefault(peer, []).append(message_id)
-        for peer, ids in asks.items():
-            for chunk in _chunks(ids):
-                self._graft(peer, chunk)
-
-    def _want_offered(self, now: float) -> None:
-        asks, declined = self._offers.to_ask(now)
-        self.counts.wanted_dropped += declined
-        for peer, ids in asks.items():
-            self._sends.extend((peer, Want(chunk)) for chunk in _chunks(ids))
 
     def _compare(self, message_id: bytes, announcer: NodeId, hops: int, now: float) -> None:
         """Exchange a tree link for the announcer's, if that makes the tree better."""

@@ -1,6 +1,6 @@
 """Publications that were announced but have not come: whom to ask for them, and when.
 
-Plumtree, section 3.6: the announcers are asked one after the other, the first one only
+Plumtree, tree repair: the announcers are asked one after the other, the first one only
 after the time in which the copy over the tree should have come.
 """
 
@@ -71,12 +71,12 @@ class Missing:
                 absent.due = min(absent.due, now)
                 heapq.heappush(self._timers, (absent.due, message_id))
 
-    def to_ask(self, now: float) -> list[tuple[NodeId, bytes]]:
+    def to_ask(self, now: float) -> dict[NodeId, list[bytes]]:
         """Return whom to ask now for what, and wait for the answers.
 
         What nobody is left to be asked for is forgotten.
         """
-        asks: list[tuple[NodeId, bytes]] = []
+        asks: dict[NodeId, list[bytes]] = {}
         while self.next_due() <= now:
             _, message_id = heapq.heappop(self._timers)
             absent = self._absent[message_id]
@@ -88,7 +88,7 @@ class Missing:
             absent.asked.append(peer)
             absent.due = now + GRAFT_AGAIN
             heapq.heappush(self._timers, (absent.due, message_id))
-            asks.append((peer, message_id))
+            asks.setdefault(peer, []).append(message_id)
         return asks
 
     def next_due(self) -> float:

@@ -1,6 +1,6 @@
 """Which link of the tree to exchange for a lazy one, so that the last node is reached sooner.
 
-Plumtree (section 3.8) exchanges links as soon as one announcement beats the tree by a
+Plumtree (tree optimization) exchanges links as soon as one announcement beats the tree by a
 threshold. With many origins that never settles: what is a shortcut for one is a detour for
 the next. Here the sum over the publications that came in over one link decides. Exchanging
 it for a lazy link leaves all distances within the two halves of the tree as they are, and

@@ -4,19 +4,27 @@ import hashlib
 import heapq
 import math
 import random
+import statistics
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable
 
+import attrs
 import pytest
 
-from p2pd.core.broadcast import Broadcast, Send
+from p2pd.core.announcements import MAX_ANNOUNCED
+from p2pd.core.broadcast import MAX_CHUNKS, Broadcast, Send
 from p2pd.core.history import History, Item
+from p2pd.core.missing import GRAFT_AFTER, MAX_MISSING
+from p2pd.core.offers import RETRY
+from p2pd.core.shortcuts import MIN_SAMPLES
 from p2pd.ids import NodeId
 from p2pd.wire.messages import (
+    MAX_IDS,
     Digest,
     Gossip,
     Graft,
     Have,
+    Heard,
     Held,
     Message,
     Prune,
@@ -54,7 +62,7 @@ class Network:
     ) -> None:
         self.now = 100.0
         self.rng = random.Random(seed)
-        self.events: list[tuple[float, int, int, int, Message | None]] = []
+        self.events: list[tuple[float, int, int, int, Message | None, int]] = []
         self.sequence = 0
         self.links: defaultdict[int, dict[int, int]] = defaultdict(dict)
         self.generation = 0
@@ -206,5 +214,387 @@ def diameter(count: int, edges: Iterable[Edge]) -> int:
                 if there not in depth:
                     depth[there] = depth[here] + 1
                     queue.append(there)
-        longest = max(longest, max(depth.values()))
+        longest = max(longest, *depth.values())
     return longest
+
+
+def ring(count: int) -> list[Edge]:
+    return [(number, (number + 1) % count) for number in range(count)]
+
+
+def mesh(count: int) -> list[Edge]:
+    return [(one, other) for other in range(count) for one in range(other)]
+
+
+SHAPES = {
+    "two": (2, [(0, 1)]),
+    "line": (3, [(0, 1), (1, 2)]),
+    "ring": (10, ring(10)),
+    "star": (12, [(0, other) for other in range(1, 12)]),
+    "mesh": (20, mesh(20)),
+    "random": (100, random_graph(100, 7, 1)),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_everybody_gets_each_message_once_whoever_publishes(shape: str) -> None:
+    net = Network(*SHAPES[shape])
+    for origin in range(len(net.machines)):
+        net.spread(origin)
+    net.assert_exactly_once()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_publishing_all_at_once_breaks_no_tree_for_long(shape: str) -> None:
+    net = Network(*SHAPES[shape])
+    for _ in range(3):
+        for origin in range(len(net.machines)):
+            net.publish(origin)
+        net.run()
+    net.assert_exactly_once()
+
+
+@pytest.mark.parametrize("count", [10, 100])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_settled_tree_is_cheap_and_fast(count: int, seed: int) -> None:
+    edges = random_graph(count, 7, seed)
+    net = Network(count, edges, seed=seed)
+    for _ in range(20):
+        net.spread(net.rng.randrange(count))
+    net.forget()
+    for _ in range(60):
+        net.spread(net.rng.randrange(count))
+    net.assert_exactly_once()
+    copies = net.copies()
+    times = [net.spread(net.rng.randrange(count)) for _ in range(30)]
+    longest = diameter(count, edges)
+    print(f"{count=} {seed=} {longest=} {copies=:.3f} {max(times)=:.1f}")
+    assert copies <= 1.15
+    assert statistics.mean(times) <= 1.5 * longest + 1
+    # Exchanges of single links come near to the lowest tree, but not always to it: from the
+    # worst of many origins it takes a link more on about a fifth of such graphs.
+    assert max(times) <= 1.5 * longest + 2.01
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_tree_that_lost_links_heals_without_a_digest(seed: int) -> None:
+    edges = random_graph(60, 7, seed)
+    net = Network(60, edges, seed=seed)
+    for _ in range(10):
+        net.spread(net.rng.randrange(60))
+    lost = connected_without(60, edges, net.rng, 60)
+    for one, other in lost:
+        net.disconnect(one, other)
+    for _ in range(3):
+        took = net.spread(net.rng.randrange(60)) * LATENCY
+        print(f"{seed=} {took=:.2f} s")
+        assert took < 2.0
+    net.forget()
+    for _ in range(20):
+        net.spread(net.rng.randrange(60))
+    net.assert_exactly_once()
+    assert net.copies() <= 1.15
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_nothing_is_lost_or_doubled_while_links_come_and_go(seed: int) -> None:
+    count = 40
+    edges = random_graph(count, 6, seed)
+    net = Network(count, edges, seed=seed)
+    up = list(edges)
+    for _ in range(60):
+        net.publish(net.rng.randrange(count))
+        net.run(net.rng.random() * 0.05)
+        for one, other in connected_without(count, up, net.rng, 3):
+            net.disconnect(one, other)
+            up.remove((one, other))
+        for one, other in edges:
+            if (one, other) not in up and net.rng.random() < 0.1:
+                net.connect(one, other)
+                up.append((one, other))
+        net.run(net.rng.random() * 0.3)
+    net.run()
+    for _ in range(6):
+        for one, other in up:
+            net.compare(one, other)
+        net.run(RETRY + 1)
+    net.assert_exactly_once()
+
+
+def test_two_halves_that_were_apart_tell_each_other_by_digest() -> None:
+    halves = [*ring(10), *((one + 10, other + 10) for one, other in ring(10))]
+    net = Network(20, halves)
+    # More than one round tells, so that the next one must go on where it ended.
+    for number in range(MAX_CHUNKS * MAX_IDS + 40):
+        net.publish(number % 20)
+    net.run()
+    assert all(sum(each.values()) == 10 for each in net.delivered.values())
+    net.connect(0, 15)
+    for _ in range(3):
+        net.compare(0, 15)
+        net.run(RETRY + 1)
+    net.assert_exactly_once()
+
+
+def test_what_was_pulled_prunes_nobody() -> None:
+    net = Network(12, ring(11))
+    for origin in range(8):
+        net.spread(origin)
+    net.forget()
+    net.connect(3, 11)
+    before = [machine.eager for machine in net.machines[:3]]
+    net.compare(11, 3)
+    net.run()
+    assert sum(each[11] for each in net.delivered.values()) == 8
+    assert net.sent[Prune] == 0
+    assert [machine.eager for machine in net.machines[:3]] == before
+
+
+def test_peers_without_room_get_announcements_and_fetch_it_later() -> None:
+    net = Network(3, [(0, 1), (0, 2)])
+    net.full = {1}
+    item = net.publish(0)
+    net.run(0.2)
+    assert net.delivered[item.message_id] == Counter([0, 2])
+    net.full = set()
+    net.run()
+    net.assert_exactly_once()
+
+
+def test_beyond_the_ttl_it_is_only_announced() -> None:
+    net = Network(6, [(number, number + 1) for number in range(5)], ttl=2)
+    item = net.publish(0)
+    net.run(LATENCY * 5)
+    assert net.delivered[item.message_id] == Counter([0, 1, 2])
+    net.run()
+    net.assert_exactly_once()
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.5])
+def test_who_is_left_out_by_chance_gets_it_in_the_end(probability: float) -> None:
+    net = Network(30, random_graph(30, 6, 5), probability=probability)
+    for origin in range(30):
+        net.spread(origin)
+    net.assert_exactly_once()
+
+
+def test_the_same_seed_gives_the_same_run() -> None:
+    def run() -> list[float]:
+        net = Network(40, random_graph(40, 6, 2), seed=9, probability=0.8)
+        return [net.spread(net.rng.randrange(40)) for _ in range(20)] + [*net.sent.values()]
+
+    assert run() == run()
+
+
+# One machine alone, with the messages that it takes and gives.
+
+A, B, C, D = map(node_id, range(1, 5))
+
+
+def machine(*peers: NodeId, fanout: int = 2, room: bool = True) -> Broadcast:
+    made = Broadcast(
+        node_id(0),
+        History(retention=600.0, seen_ttl=600.0),
+        fanout=fanout,
+        ttl=16,
+        probability=1.0,
+        rng=random.Random(0),
+        room=lambda _: room,
+    )
+    for peer in peers:
+        made.link_up(peer)
+    return made
+
+
+def come(number: int, hops: int = 1, size: int = 10) -> Item:
+    return attrs.evolve(publication(number, 9, size), hops=hops)
+
+
+def have(*items: Item) -> Have:
+    return Have(tuple(Heard(item.message_id, item.hops) for item in items))
+
+
+def test_the_first_links_are_eager_up_to_the_fanout() -> None:
+    assert machine(A, B, C, D).eager == [A, B]
+
+
+def test_hops_count_the_links_that_the_receiver_has_it_over() -> None:
+    node = machine(A, B, C)
+    own = publication(1, 0)
+    node.publish(own, 0.0)
+    assert node.take_sends(0.0) == [(A, Gossip(own.signed, 1)), (B, Gossip(own.signed, 1))]
+    assert node.take_sends(node.next_due()) == [(C, Have((Heard(own.message_id, 0),)))]
+    other = come(2, hops=3)
+    assert node.receive(A, other, 1.0)
+    assert node.take_sends(1.0) == [(B, Gossip(other.signed, 4))]
+    assert node.take_sends(node.next_due()) == [(C, Have((Heard(other.message_id, 3),)))]
+    assert node.next_due() == math.inf
+
+
+def test_a_duplicate_makes_its_link_lazy_but_never_the_last_eager_one() -> None:
+    node = machine(A, B)
+    assert node.receive(A, come(1), 0.0)
+    node.take_sends(0.0)
+    assert not node.receive(B, come(1), 0.0)
+    assert node.take_sends(0.0) == [(B, Prune())]
+    assert node.eager == [A]
+    assert not node.receive(A, come(1), 0.0)
+    assert node.take_sends(0.0) == []
+    assert node.eager == [A]
+    assert node.counts.duplicates == 2
+
+
+def test_what_is_announced_and_does_not_come_is_asked_of_one_after_the_other() -> None:
+    node = machine(A, B, C, fanout=1)
+    for peer in (B, C):
+        node.take_have(peer, have(come(1)), 0.0)
+    assert node.take_sends(0.0) == []
+    assert node.next_due() == GRAFT_AFTER
+    wanted = Graft((come(1).message_id,))
+    assert node.take_sends(GRAFT_AFTER) == [(B, wanted)]
+    assert node.take_sends(node.next_due()) == [(C, wanted)]
+    assert node.take_sends(node.next_due()) == []
+    assert node.next_due() == math.inf
+    assert node.eager == [A, B, C]
+
+
+def test_it_is_not_asked_for_when_it_comes_in_time() -> None:
+    node = machine(A, B, fanout=1)
+    node.take_have(B, have(come(1)), 0.0)
+    assert node.receive(A, come(1), 0.1)
+    assert not any(isinstance(message, Graft) for _, message in node.take_sends(9.0))
+    assert node.next_due() == math.inf
+
+
+def test_when_the_link_that_should_bring_it_goes_another_is_asked_at_once() -> None:
+    node = machine(A, B, C, fanout=1)
+    node.take_have(B, have(come(1)), 5.0)
+    node.take_have(C, have(come(1)), 5.0)
+    node.link_down(A)
+    sends = node.take_sends(5.0)
+    assert (B, Graft((come(1).message_id,))) in sends
+    node.link_down(B)
+    assert (C, Graft((come(1).message_id,))) in node.take_sends(5.0)
+
+
+def test_a_link_just_grafted_is_not_pruned_for_what_crosses_on_it() -> None:
+    node = machine(A, B, fanout=1)
+    node.take_have(B, have(come(1)), 0.0)
+    node.take_sends(GRAFT_AFTER)
+    now = GRAFT_AFTER + 0.01
+    assert node.receive(A, come(1), now)
+    assert not node.receive(B, come(1), now)
+    assert node.eager == [A, B]
+    assert node.receive(A, come(2), now + 1)
+    assert not node.receive(B, come(2), now + 1)
+    assert node.eager == [A]
+
+
+def test_without_an_eager_link_a_lazy_one_is_taken() -> None:
+    node = machine(A, B, fanout=1)
+    node.link_down(A)
+    assert node.eager == [B]
+    assert node.take_sends(0.0) == [(B, Graft(()))]
+    node.link_up(A)
+    node.take_prune(B)
+    assert node.eager == [A]
+
+
+def test_a_graft_gets_what_is_retained_and_pushes_from_then_on() -> None:
+    node = machine(A, B, fanout=1)
+    node.receive(A, come(1, hops=2), 0.0)
+    node.take_sends(9.0)
+    node.take_graft(B, Graft((come(1).message_id, bytes(16))))
+    assert node.take_sends(9.0) == [(B, Gossip(come(1).signed, 3))]
+    assert node.eager == [A, B]
+
+
+def test_each_id_is_wanted_of_one_peer_at_a_time() -> None:
+    node = machine(A, B)
+    held = Held((come(1).message_id,))
+    want = Want(held.ids)
+    node.take_held(A, held)
+    assert node.take_sends(0.0) == [(A, want)]
+    node.take_held(B, held)
+    assert node.take_sends(RETRY - 0.1) == []
+    node.take_held(B, held)
+    assert node.take_sends(RETRY) == [(B, want)]
+    node.link_down(B)
+    node.take_held(A, held)
+    assert (A, want) in node.take_sends(RETRY)
+
+
+def test_a_batch_for_one_peer_is_bounded_even_where_its_queue_is_empty() -> None:
+    node = machine(A, B)
+    items = [come(number, size=1 << 14) for number in range(40)]
+    for item in items:
+        node.receive(A, item, 0.0)
+        node.take_sends(0.0)
+    node.take_want(B, Want(tuple(item.message_id for item in items)))
+    assert len(node.take_sends(9.0)) == 16
+
+
+def test_announcements_and_missing_ids_are_bounded() -> None:
+    node = machine(A, B, fanout=1)
+    for number in range(MAX_MISSING + 10):
+        node.take_have(B, have(come(number)), 0.0)
+    assert node.counts.missing_dropped == 10
+    node = machine(A, B, fanout=1)
+    for number in range(MAX_ANNOUNCED + 10):
+        node.receive(A, come(number), 0.0)
+    sends = node.take_sends(0.0)
+    told = [heard.message_id for _, message in sends for heard in getattr(message, "heard", ())]
+    assert node.counts.announcements_dropped == 10
+    assert told == [come(number).message_id for number in range(10, MAX_ANNOUNCED + 10)]
+
+
+def test_a_link_that_would_be_sooner_replaces_that_of_the_tree() -> None:
+    node = machine(A, B, fanout=1)
+    for number in range(MIN_SAMPLES):
+        assert node.counts.exchanged == 0
+        node.receive(A, come(number, hops=6), number)
+        node.take_have(B, have(come(number, hops=2)), number)
+    assert node.eager == [B]
+    sends = node.take_sends(99.0)
+    assert (B, Graft(())) in sends
+    assert (A, Prune()) in sends
+
+
+def test_strangers_change_nothing_but_their_publications_count() -> None:
+    node = machine(A)
+    item = come(1)
+    node.take_have(D, have(item), 0.0)
+    node.take_graft(D, Graft(()))
+    node.take_prune(D)
+    node.take_held(D, Held((item.message_id,)))
+    node.take_digest(D, Digest((), reply=True))
+    node.digest_to(D)
+    node.link_down(D)
+    assert node.next_due() == math.inf
+    assert node.receive(D, item, 0.0)
+    assert node.take_sends(0.0) == [(A, Gossip(item.signed, 2))]
+
+
+def connected_without(count: int, edges: list[Edge], rng: random.Random, most: int) -> list[Edge]:
+    """Choose up to `most` links whose loss leaves everybody connected."""
+    left, chosen = dict.fromkeys(edges), []
+    for edge in rng.sample(edges, min(most, len(edges))):
+        del left[edge]
+        if is_connected(count, left):
+            chosen.append(edge)
+        else:
+            left[edge] = None
+    return chosen
+
+
+def is_connected(count: int, edges: Iterable[Edge]) -> bool:
+    above = list(range(count))
+
+    def top(node: int) -> int:
+        while above[node] != node:
+            node = above[node]
+        return node
+
+    for one, other in edges:
+        above[top(one)] = top(other)
+    return len({top(node) for node in range(count)}) == 1

@@ -1,0 +1,166 @@
+"""What is retained and what was seen: the bounds, the window, and how two nodes compare."""
+
+import hashlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2pd.core import history
+from p2pd.core.history import MAX_SKEW, SLOTS, History, Item
+from p2pd.ids import NodeId
+from p2pd.wire.messages import MAX_IDS, Signed, Slot
+
+RETENTION = 600.0
+WALL_MS = 1_700_000_000_000
+MINUTE_MS = 60_000
+
+
+def item(number: int, issued: int = WALL_MS, size: int = 1) -> Item:
+    message_id = hashlib.sha256(number.to_bytes(8)).digest()[:16]
+    return Item(message_id, Signed(bytes(size), bytes(64)), NodeId(bytes(32)), issued, 1)
+
+
+def made(*items: Item, seen_ttl: float = 600.0) -> History:
+    made = History(retention=RETENTION, seen_ttl=seen_ttl)
+    for each in items:
+        made.add(each, 0.0)
+    return made
+
+
+# Within an hour, of few enough numbers that two sets overlap.
+items = st.builds(
+    item, st.integers(0, 30), st.integers(WALL_MS - 60 * MINUTE_MS, WALL_MS), st.integers(1, 50)
+)
+item_lists = st.lists(items, max_size=40, unique_by=lambda each: each.message_id)
+
+
+@pytest.mark.parametrize(
+    ("issued", "stale"),
+    [
+        (WALL_MS, False),
+        (WALL_MS - round(RETENTION * 1000), False),
+        (WALL_MS - round(RETENTION * 1000) - 1, True),
+        (WALL_MS + round(MAX_SKEW * 1000), False),
+        (WALL_MS + round(MAX_SKEW * 1000) + 1, True),
+    ],
+)
+def test_only_what_was_issued_within_the_window_is_taken(issued: int, stale: bool) -> None:
+    assert made().is_stale(issued, WALL_MS) is stale
+
+
+def test_what_was_added_is_known_once() -> None:
+    kept = made()
+    assert kept.add(item(1), 0.0)
+    assert not kept.add(item(1), 0.0)
+    assert kept.has_seen(item(1).message_id)
+    assert kept.get(item(1).message_id) == item(1)
+    assert kept.get(item(2).message_id) is None
+
+
+def test_what_is_past_the_retention_goes_but_stays_seen_for_its_time() -> None:
+    kept = made(item(1, WALL_MS), item(2, WALL_MS + 5 * MINUTE_MS), seen_ttl=900.0)
+    kept.expire(800.0, WALL_MS + 11 * MINUTE_MS)
+    assert kept.get(item(1).message_id) is None
+    assert kept.has_seen(item(1).message_id)
+    assert kept.get(item(2).message_id) is not None
+    kept.expire(900.0, WALL_MS + 11 * MINUTE_MS)
+    assert not kept.has_seen(item(1).message_id)
+
+
+def test_what_is_retained_stays_seen_however_short_the_memory() -> None:
+    kept = made(item(1), seen_ttl=1.0)
+    kept.expire(500.0, WALL_MS + MINUTE_MS)
+    assert kept.has_seen(item(1).message_id)
+    assert not kept.add(item(1), 500.0)
+
+
+def test_nodes_that_expire_at_different_moments_still_agree() -> None:
+    step = round(RETENTION * 1000 / SLOTS)
+    each = [item(number, WALL_MS + number * step // 3) for number in range(9)]
+    for late in range(0, 3 * step, step // 5):
+        early, other = made(*each), made(*each)
+        early.expire(0.0, WALL_MS + round(RETENTION * 1000) + late)
+        assert set(early.slots()) <= set(other.slots())
+
+
+@given(item_lists, st.integers(1, 12), st.integers(1, 300))
+def test_the_newest_are_kept_within_the_bounds(
+    added: list[Item], most_items: int, most_bytes: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(history, "MAX_ITEMS", most_items)
+        patch.setattr(history, "MAX_BYTES", most_bytes)
+        kept = made(*added)
+    left = [each for each in added if kept.get(each.message_id) is not None]
+    gone = [each for each in added if kept.get(each.message_id) is None]
+    assert len(left) == len(kept) <= most_items
+    assert sum(len(each.signed.body) for each in left) == kept.size <= most_bytes
+    assert all(kept.has_seen(each.message_id) for each in added)
+    if gone and len(left) < most_items:
+        # Only a lack of bytes may have pushed out anything.
+        assert sum(len(each.signed.body) for each in added) > most_bytes
+    if all(len(each.signed.body) == 1 for each in added) and most_bytes >= most_items:
+        newest = sorted(added, key=lambda each: (each.issued, each.message_id))[-most_items:]
+        assert {each.message_id for each in left} == {each.message_id for each in newest}
+
+
+@given(st.integers(1, 5), st.integers(1, 20))
+def test_the_ids_seen_are_bounded(most: int, count: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(history, "MAX_SEEN", most)
+        patch.setattr(history, "MAX_ITEMS", 1)
+        # Each is older than the one before, so that the first one is the one retained.
+        kept = made(*(item(number, WALL_MS - number) for number in range(count)))
+    seen = [number for number in range(count) if kept.has_seen(item(number).message_id)]
+    assert seen == sorted({0, *range(max(0, count - most), count)})
+
+
+@given(item_lists, st.integers(0, 80))
+def test_what_expired_is_gone_and_what_is_fresh_is_there(added: list[Item], minutes: int) -> None:
+    kept = made(*added)
+    wall_ms = WALL_MS - 60 * MINUTE_MS + minutes * MINUTE_MS
+    kept.expire(0.0, wall_ms)
+    slack = round(RETENTION * 1000 / SLOTS)
+    for each in added:
+        age = wall_ms - each.issued
+        if age <= RETENTION * 1000:
+            assert kept.get(each.message_id) == each
+        elif age > RETENTION * 1000 + slack:
+            assert kept.get(each.message_id) is None
+
+
+@given(item_lists, item_lists)
+def test_slots_agree_if_and_only_if_the_ids_do(one: list[Item], other: list[Item]) -> None:
+    # Of one ID there is one publication, so one time.
+    dates = {each.message_id: each.issued for each in one + other}
+    first = made(*(each for each in one if dates[each.message_id] == each.issued))
+    second = made(*(each for each in other if dates[each.message_id] == each.issued))
+    ids = [
+        {each.message_id for each in one + other if kept.get(each.message_id)}
+        for kept in (first, second)
+    ]
+    wide = len(first.slots()) >= MAX_IDS or len(second.slots()) >= MAX_IDS
+    if not wide:
+        assert (first.slots() == second.slots()) == (ids[0] == ids[1])
+        assert ids[0] - ids[1] <= set(first.differing(second.slots())) <= ids[0]
+    assert first.differing(first.slots()) == []
+
+
+@given(item_lists)
+def test_slots_do_not_depend_on_the_order_of_arrival(added: list[Item]) -> None:
+    assert made(*added).slots() == made(*reversed(added)).slots()
+    numbers = [slot.number for slot in made(*added).slots()]
+    assert numbers == sorted(set(numbers))
+
+
+def test_a_digest_without_room_for_old_slots_says_nothing_of_them() -> None:
+    step = round(RETENTION * 1000 / SLOTS)
+    every = made(*(item(number, WALL_MS + number * step) for number in range(MAX_IDS + 6)))
+    slots = every.slots()
+    assert len(slots) == MAX_IDS
+    assert slots[-1].number - slots[0].number == MAX_IDS - 1
+    assert every.differing(slots) == []
+    assert len(every.differing(slots[1:])) == 7
+    changed = (*slots[:-1], Slot(slots[-1].number, bytes(16)))
+    assert every.differing(changed) == [item(MAX_IDS + 5).message_id]
