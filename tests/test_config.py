@@ -341,3 +341,4 @@ class TestParseAddress:
 def test_bounds_are_those_of_the_protocol() -> None:
     assert config.MAX_K == messages.MAX_RECORDS
     assert config.MAX_VALUE_BYTES == messages.MAX_VALUE_BYTES
+    assert config.MAX_PUBLICATION_BYTES == messages.MAX_PUBLICATION_BYTES
