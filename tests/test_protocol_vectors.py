@@ -11,21 +11,48 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 import attrs
 import pytest
 
-from p2pd.core import records, registry
+from p2pd.core import (
+    announcements,
+    broadcast,
+    history,
+    isolation,
+    membership,
+    missing,
+    offers,
+    records,
+    registry,
+    reporters,
+    suspects,
+    suspicion,
+)
 from p2pd.ids import Key
 from p2pd.node import (
     connection,
     dialer,
     discovery,
     exchange,
+    gossip,
     inbound,
     keepalive,
+    liveness,
     roster,
     surplus,
 )
 from p2pd.wire import beacon, codec, framing, handshake, messages, session
-from p2pd.wire.identity import Identity, open_peer_record, open_record, work
-from p2pd.wire.messages import TAGS, Echo, PeerRecord, Range, Record, Signed
+from p2pd.wire.identity import Identity, open_peer_record, open_publication, open_record, work
+from p2pd.wire.messages import (
+    TAGS,
+    DeadReport,
+    Echo,
+    Gossip,
+    Heard,
+    PeerRecord,
+    Publication,
+    Range,
+    Record,
+    Signed,
+    Slot,
+)
 
 PAGE = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text()
 BLOCKS = re.findall(r"^```toml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
@@ -77,7 +104,9 @@ def test_every_message_stands_in_the_page(tag: int, cls: type[Any]) -> None:
     assert [row[:2] for row in table_under(f"{tag} {cls.__name__}")] == fields_of(cls)
 
 
-@pytest.mark.parametrize("cls", [Signed, PeerRecord, Record], ids=str)
+@pytest.mark.parametrize(
+    "cls", [Signed, PeerRecord, Record, Publication, DeadReport, Heard, Slot], ids=str
+)
 def test_every_part_of_a_message_stands_in_the_page(cls: type[Any]) -> None:
     assert [row[:2] for row in table_under(cls.__name__)] == fields_of(cls)
 
@@ -103,6 +132,9 @@ def test_limits() -> None:
         "max_redirects": messages.MAX_REDIRECTS,
         "max_beacon": beacon.MAX_BEACON,
         "max_clock_ahead_ms": records.MAX_CLOCK_AHEAD_MS,
+        "max_publication_bytes": messages.MAX_PUBLICATION_BYTES,
+        "max_ids": messages.MAX_IDS,
+        "slots": history.SLOTS,
     }
 
 
@@ -125,7 +157,62 @@ def test_habits() -> None:
         "enough_peers": exchange.ENOUGH_PEERS,
         "exchange_interval_s": exchange.EXCHANGE_INTERVAL,
         "max_addresses": registry.MAX_ADDRESSES,
+        "release_pause_s": [surplus.LEAST_PAUSE, surplus.MOST_PAUSE],
     }
+
+
+def test_habits_of_gossip() -> None:
+    assert VECTORS["gossip_habits"] == {
+        "anti_entropy_interval_s": gossip.ANTI_ENTROPY_INTERVAL,
+        "announce_after_s": announcements.ANNOUNCE_AFTER,
+        "graft_after_s": missing.GRAFT_AFTER,
+        "graft_again_s": missing.GRAFT_AGAIN,
+        "graft_grace_s": broadcast.GRAFT_GRACE,
+        "retry_s": offers.RETRY,
+        "max_chunks": broadcast.MAX_CHUNKS,
+        "max_skew_s": history.MAX_SKEW,
+        "most_at_once": gossip.MOST_AT_ONCE,
+        "most_per_second": gossip.MOST_PER_SECOND,
+        "most_of_origin": gossip.MOST_OF_ORIGIN,
+        "origin_s": gossip.ORIGIN_SECONDS,
+        "max_items": history.MAX_ITEMS,
+        "max_bytes": history.MAX_BYTES,
+        "max_seen": history.MAX_SEEN,
+    }
+
+
+def test_habits_of_liveness() -> None:
+    assert VECTORS["liveness_habits"] == {
+        "grace_s": suspicion.GRACE,
+        "suspicion_least_s": suspicion.SUSPICION_LEAST,
+        "suspicion_most_s": suspicion.SUSPICION_MOST,
+        "worst_health": membership.WORST_HEALTH,
+        "isolation_window_s": isolation.WINDOW,
+        "fewest_losses": isolation.FEWEST_LOSSES,
+        "quorum": suspicion.QUORUM,
+        "refute_wait_s": suspicion.REFUTE_WAIT,
+        "refute_interval_s": liveness.REFUTE_INTERVAL,
+        "report_ttl_s": reporters.REPORT_TTL,
+        "report_early_s": membership.REPORT_EARLY,
+        "report_again_s": reporters.REPORT_AGAIN,
+        "reports_per_minute": reporters.REPORTS_PER_MINUTE,
+        "max_recent_of_one": reporters.MAX_RECENT_OF_ONE,
+        "max_reports": suspicion.MAX_REPORTS,
+        "false_reports": reporters.FALSE_REPORTS,
+        "credit_window_s": reporters.CREDIT_WINDOW,
+        "dials_per_second": suspects.DIALS_PER_SECOND,
+        "probe_window_least_s": suspects.PROBE_WINDOW_LEAST,
+        "reaches_at_once": liveness.REACHES_AT_ONCE,
+        "reaches_per_second": liveness.REACHES_PER_SECOND,
+        "feelers_per_death": liveness.FEELERS_PER_DEATH,
+        "feeler_interval_s": liveness.FEELER_INTERVAL,
+        "max_feelers_at_once": liveness.MAX_FEELERS_AT_ONCE,
+    }
+
+
+def test_the_networks_own_topics() -> None:
+    shown = re.findall(r"`(\$\w+)`", PAGE)
+    assert sorted(set(shown)) == sorted([liveness.ALIVE_TOPIC, liveness.DEAD_TOPIC])
 
 
 def identity(name: str) -> Identity:
@@ -179,6 +266,66 @@ def test_record() -> None:
     assert (signed.body.hex(), signed.signature.hex()) == (given["body"], given["signature"])
     assert client.sign(b"p2pd record 1\0" + signed.body) == signed.signature
     assert records.version_of(signed, open_record(signed)).name.hex() == given["version"]
+
+
+def publication(name: str, data: bytes) -> Signed:
+    """Make the publication of a vector, and check its bytes and its message ID."""
+    given, client = VECTORS[name], identity("client")
+    fact = Publication(client.public_key, given["sequence"], given["issued"], given["topic"], data)
+    signed = client.vouch(fact)
+    assert (signed.body.hex(), signed.signature.hex()) == (given["body"], given["signature"])
+    assert client.sign(b"p2pd publication 1\0" + signed.body) == signed.signature
+    assert open_publication(signed) == fact
+    assert gossip.message_id_of(signed).hex() == given["message_id"]
+    assert hashlib.sha256(signed.body).hexdigest().startswith(given["message_id"])
+    return signed
+
+
+def dead_report() -> bytes:
+    given = VECTORS["dead_report"]
+    return codec.encode(
+        DeadReport(
+            accused=identity("server").node_id,
+            address=given["address"],
+            sequence=given["record_sequence"],
+            observed=given["observed"],
+            evidence=given["evidence"],
+        )
+    )
+
+
+def test_publication() -> None:
+    given = VECTORS["publication"]
+    signed = publication("publication", given["data"].encode())
+    tag, payload = codec.encode_message(Gossip(signed, given["hops"]))
+    frame = framing.Frame(1, tag, 0, 0, 0, given["timestamp"], payload)
+    assert framing.write_frame(frame).hex() == given["frame"]
+
+
+def test_dead_report() -> None:
+    given = VECTORS["dead_report"]
+    assert given["topic"] == liveness.DEAD_TOPIC
+    data = dead_report()
+    assert data.hex() == given["data"]
+    publication("dead_report", data)
+
+
+def test_digest() -> None:
+    given = VECTORS["digest"]
+    held = {
+        "publication": VECTORS["publication"]["data"].encode(),
+        "dead_report": dead_report(),
+    }
+    kept = history.History(retention=given["retention_s"], seen_ttl=1.0)
+    fingerprint = 0
+    for name, data in held.items():
+        signed, issued = publication(name, data), VECTORS[name]["issued"]
+        message_id = gossip.message_id_of(signed)
+        kept.add(history.Item(message_id, signed, identity("client").node_id, issued, 0), 0.0)
+        fingerprint ^= int.from_bytes(message_id)
+        assert issued // (given["retention_s"] * 1000 // history.SLOTS) == given["number"]
+    assert kept.slots() == (Slot(given["number"], bytes.fromhex(given["fingerprint"])),)
+    assert fingerprint.to_bytes(16).hex() == given["fingerprint"]
 
 
 def test_frame() -> None:
