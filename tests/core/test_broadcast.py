@@ -524,6 +524,39 @@ def test_each_id_is_wanted_of_one_peer_at_a_time() -> None:
     assert (A, want) in node.take_sends(RETRY)
 
 
+def test_what_was_wanted_leaves_the_tree_as_it_is() -> None:
+    node = machine(A, B, C)
+    for number in (1, 2):
+        node.take_held(B, Held((come(number).message_id,)))
+    node.take_sends(0.0)
+    assert node.receive(B, come(1), 0.0)
+    told = Have((Heard(come(1).message_id, 1),))
+    assert node.take_sends(0.0) == []
+    assert node.take_sends(node.next_due()) == [(A, told), (C, told)]
+    # The tree was quicker: the copy asked for is no sign of a link too many.
+    assert node.receive(A, come(2), 1.0)
+    assert not node.receive(B, come(2), 1.0)
+    assert node.eager == [A, B]
+
+
+def test_round_after_round_tells_of_everything() -> None:
+    node = machine(A)
+    everything = {come(number).message_id for number in range(3 * MAX_CHUNKS * MAX_IDS)}
+    for number in range(len(everything)):
+        node.receive(A, come(number), 0.0)
+    node.take_sends(9.0)
+    told: list[bytes] = []
+    for _ in range(3):
+        node.take_digest(A, Digest((), reply=True))
+        *held, (_, digest) = node.take_sends(9.0)
+        assert isinstance(digest, Digest)
+        assert not digest.reply
+        assert len(held) == MAX_CHUNKS
+        told += [each for _, message in held for each in getattr(message, "ids", ())]
+    assert len(told) == len(everything)
+    assert set(told) == everything
+
+
 def test_a_batch_for_one_peer_is_bounded_even_where_its_queue_is_empty() -> None:
     node = machine(A, B)
     items = [come(number, size=1 << 14) for number in range(40)]

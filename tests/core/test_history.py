@@ -28,10 +28,9 @@ def made(*items: Item, seen_ttl: float = 600.0) -> History:
     return made
 
 
-# Within an hour, of few enough numbers that two sets overlap.
-items = st.builds(
-    item, st.integers(0, 30), st.integers(WALL_MS - 60 * MINUTE_MS, WALL_MS), st.integers(1, 50)
-)
+# Within an hour, of few enough numbers and dates that sets overlap and slots hold several.
+dates = st.integers(0, 12).map(lambda steps: WALL_MS - steps * 5 * MINUTE_MS)
+items = st.builds(item, st.integers(0, 30), dates, st.integers(1, 50))
 item_lists = st.lists(items, max_size=40, unique_by=lambda each: each.message_id)
 
 
@@ -75,6 +74,17 @@ def test_what_is_retained_stays_seen_however_short_the_memory() -> None:
     assert not kept.add(item(1), 500.0)
 
 
+def test_what_lack_of_room_pushed_out_stays_seen_from_then_on() -> None:
+    kept = made(item(1, WALL_MS - 1), seen_ttl=100.0)
+    kept.expire(150.0, WALL_MS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(history, "MAX_ITEMS", 1)
+        kept.add(item(2), 150.0)
+    kept.expire(240.0, WALL_MS)
+    assert kept.get(item(1).message_id) is None
+    assert kept.has_seen(item(1).message_id)
+
+
 def test_nodes_that_expire_at_different_moments_still_agree() -> None:
     step = round(RETENTION * 1000 / SLOTS)
     each = [item(number, WALL_MS + number * step // 3) for number in range(9)]
@@ -97,6 +107,7 @@ def test_the_newest_are_kept_within_the_bounds(
     assert len(left) == len(kept) <= most_items
     assert sum(len(each.signed.body) for each in left) == kept.size <= most_bytes
     assert all(kept.has_seen(each.message_id) for each in added)
+    assert kept.slots() == made(*left).slots()
     if gone and len(left) < most_items:
         # Only a lack of bytes may have pushed out anything.
         assert sum(len(each.signed.body) for each in added) > most_bytes
@@ -133,9 +144,9 @@ def test_what_expired_is_gone_and_what_is_fresh_is_there(added: list[Item], minu
 @given(item_lists, item_lists)
 def test_slots_agree_if_and_only_if_the_ids_do(one: list[Item], other: list[Item]) -> None:
     # Of one ID there is one publication, so one time.
-    dates = {each.message_id: each.issued for each in one + other}
-    first = made(*(each for each in one if dates[each.message_id] == each.issued))
-    second = made(*(each for each in other if dates[each.message_id] == each.issued))
+    issued = {each.message_id: each.issued for each in one + other}
+    first = made(*(each for each in one if issued[each.message_id] == each.issued))
+    second = made(*(each for each in other if issued[each.message_id] == each.issued))
     ids = [
         {each.message_id for each in one + other if kept.get(each.message_id)}
         for kept in (first, second)
