@@ -42,6 +42,8 @@ MAX_WAITING = 1 << 20
 # New messages of one peer: beyond it they are dropped, and come again by anti-entropy.
 MOST_AT_ONCE = 1000
 MOST_PER_SECOND = 200.0
+# Peers whose messages are counted; beyond it the one that is quiet for longest starts anew.
+MAX_BUDGETS = 1024
 # Messages of one origin that were issued within one of these slices of time, at most.
 ORIGIN_SECONDS = 60
 MOST_OF_ORIGIN = 1200
@@ -77,6 +79,7 @@ class GossipService:
         self._delivered = 0
         self._sinks: list[tuple[frozenset[str], Sink]] = []
         self._system: dict[str, SystemHandler] = {}
+        self._linked: dict[NodeId, None] = {}
         self._budgets: dict[NodeId, Budget] = {}
         self._issued: dict[tuple[NodeId, int], int] = {}
         self._sleep = trio.CancelScope()
@@ -119,7 +122,8 @@ class GossipService:
         Without a connection the message waits for one, within `gossip.retention`. Raises
         `InvalidRequest` for a topic or a size that can't be, `Busy` for too many.
         """
-        if not 0 < len(topic.encode()) <= 64 or not topic.isprintable():
+        # Lone surrogates are not printable, and can't be encoded.
+        if not topic.isprintable() or not 0 < len(topic.encode()) <= 64:
             raise InvalidRequest("a topic is 1 to 64 bytes of printable text")
         if topic.startswith(SYSTEM):
             raise InvalidRequest(f"topics that begin with {SYSTEM} are the network's own")
@@ -172,12 +176,17 @@ class GossipService:
     def _compare(self) -> None:
         """Send our digest to a peer chosen at random."""
         lasting = self._roster.lasting()
+        for each in lasting:
+            # It was made for a question, and stays; or it replaced such a one.
+            if each.node_id not in self._linked:
+                self._link_up(each)
         if lasting:
             self._machine.digest_to(self._env.rng.choice(lasting).node_id)
 
     def _link_up(self, connection: Connection) -> None:
         if connection.passing:
             return
+        self._linked[connection.node_id] = None
         self._machine.link_up(connection.node_id)
         # Whatever either side missed while there was no connection.
         if connection.direction is Direction.OUTBOUND:
@@ -185,7 +194,7 @@ class GossipService:
         self._wake()
 
     def _link_down(self, connection: Connection) -> None:
-        self._budgets.pop(connection.node_id, None)
+        self._linked.pop(connection.node_id, None)
         self._machine.link_down(connection.node_id)
         self._wake()
 
@@ -215,9 +224,11 @@ class GossipService:
             return "oversized"
         if self._history.is_stale(item.issued, now_ms):
             return "stale"
-        budget = self._budgets.get(peer)
-        if budget is None:
-            budget = self._budgets[peer] = Budget(MOST_AT_ONCE, MOST_PER_SECOND)
+        # Whoever connects again has no other budget.
+        budget = self._budgets.pop(peer, None) or Budget(MOST_AT_ONCE, MOST_PER_SECOND)
+        self._budgets[peer] = budget
+        if len(self._budgets) > MAX_BUDGETS:
+            del self._budgets[next(iter(self._budgets))]
         if not budget.spend(1, now):
             return "peer_flood"
         if not self._within_bounds(item.origin, item.issued):

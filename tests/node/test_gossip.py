@@ -1,0 +1,382 @@
+"""What is published reaches all who subscribed, once, and nobody can make more of it than that."""
+
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from p2pd.errors import Busy, InvalidRequest
+from p2pd.net.faults import Cut
+from p2pd.node import gossip
+from p2pd.node.snapshot import Delivery
+from p2pd.simulation.world import SimNode, World, open_world
+from p2pd.wire.identity import Identity
+from p2pd.wire.messages import Gossip, Publication, Signed
+from tests.node.scripted import (
+    ScriptedPeer,
+    assert_unharmed,
+    connected,
+    now_ms,
+    stranger,
+)
+
+
+class Inbox:
+    """What one node delivered on the topics that are asked for."""
+
+    def __init__(self, stack: ExitStack, node: SimNode, *topics: str) -> None:
+        self.got: list[Delivery] = []
+        stack.enter_context(node.node.deliveries(frozenset(topics), self.got.append))
+
+    def data(self) -> Counter[bytes]:
+        return Counter(each.data for each in self.got)
+
+
+def publication(origin: Identity, data: bytes, *, issued: int | None = None) -> Signed:
+    issued = now_ms() if issued is None else issued
+    return origin.vouch(Publication(origin.public_key, issued, issued, "t", data))
+
+
+async def in_line(world: World, count: int) -> list[SimNode]:
+    """Start nodes of which each is connected to the next one, and to nobody else."""
+    nodes = [await world.start(f"n{n}", lan=None, connections__target=0) for n in range(count)]
+    for one, other in itertools.pairwise(nodes):
+        await one.node.connect(str(other.address))
+    return nodes
+
+
+async def all_connected(world: World, nodes: Sequence[SimNode]) -> None:
+    def joined() -> bool:
+        reached = {nodes[0].node_id}
+        for _ in nodes:
+            for each in nodes:
+                if each.node_id in reached:
+                    reached |= each.services.roster.connections.keys()
+        return len(reached) == len(nodes)
+
+    await world.until(joined, within=30)
+
+
+@pytest.mark.parametrize("count", [2, 3, 10])
+async def test_each_subscriber_gets_each_message_once(
+    autojump_clock: MockClock, count: int
+) -> None:
+    async with open_world(count) as world:
+        nodes = [await world.start(f"n{n}") for n in range(count)]
+        await all_connected(world, nodes)
+        with ExitStack() as stack:
+            inboxes = [Inbox(stack, each) for each in nodes]
+            expected: Counter[bytes] = Counter()
+            for number in range(20):
+                data = b"%d" % number
+                await world.rng.choice(nodes).node.publish("t", data)
+                expected[data] += 1
+                await trio.sleep(world.rng.uniform(0, 0.5))
+            await world.until(lambda: all(each.data() == expected for each in inboxes), within=5)
+            await trio.sleep(30)
+            assert all(each.data() == expected for each in inboxes)
+        assert [each.node.snapshot().gossip.delivered for each in nodes] == [20] * count
+        assert sum(each.node.snapshot().gossip.published for each in nodes) == 20
+        assert_unharmed(*nodes)
+
+
+async def test_who_does_not_subscribe_passes_on(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a, _, c = await in_line(world, 3)
+        with ExitStack() as stack:
+            own, inbox = Inbox(stack, a), Inbox(stack, c, "news", "more")
+            message_id = await a.node.publish("news", b"1")
+            await a.node.publish("other", b"2")
+            await a.node.publish("more", b"3")
+            await world.until(lambda: len(inbox.got) == 2, within=1)
+            assert [each.topic for each in inbox.got] == ["news", "more"]
+            first = inbox.got[0]
+            assert first.message_id == message_id
+            assert (first.origin, first.data, first.hops) == (a.node_id, b"1", 2)
+            assert first.sequence < inbox.got[1].sequence
+            assert [each.hops for each in own.got] == [0, 0, 0]
+        await a.node.publish("news", b"4")
+        await trio.sleep(1)
+        assert len(inbox.got) == 2
+
+
+async def test_what_is_published_alone_goes_out_with_the_first_connection(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        for number in range(100):
+            await a.node.publish("t", b"%d" % number)
+        await trio.sleep(600)
+        b = await world.start("b", lan=None)
+        with ExitStack() as stack:
+            inbox = Inbox(stack, b)
+            await b.node.connect(str(a.address))
+            await world.until(lambda: len(inbox.got) == 100, within=0.1)
+            await trio.sleep(30)
+            assert set(inbox.data().values()) == {1}
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_nothing_comes_twice_though_connections_break(
+    autojump_clock: MockClock, seed: int
+) -> None:
+    async with open_world(seed) as world:
+        nodes = [await world.start(f"n{n}") for n in range(5)]
+        await all_connected(world, nodes)
+        with ExitStack() as stack:
+            inboxes = [Inbox(stack, each) for each in nodes]
+            world.meanwhile(lambda: world.break_connections(per_second=2, seconds=20))
+            for number in range(20):
+                await world.rng.choice(nodes).node.publish("t", b"%d" % number)
+                await trio.sleep(1)
+            await world.until(lambda: all(len(each.got) >= 20 for each in inboxes), within=30)
+            await trio.sleep(60)
+            assert all(set(each.data().values()) == {1} for each in inboxes), seed
+            assert all(len(each.got) == 20 for each in inboxes), seed
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_both_sides_have_all_after_a_partition(autojump_clock: MockClock, seed: int) -> None:
+    async with open_world(seed) as world:
+        nodes = [await world.start(f"n{n}") for n in range(6)]
+        await all_connected(world, nodes)
+        with ExitStack() as stack:
+            inboxes = [Inbox(stack, each) for each in nodes]
+            world.meanwhile(lambda: world.partition(0.5, seconds=60))
+            for number in range(60):
+                await nodes[number % 6].node.publish("t", b"%d" % number)
+                await trio.sleep(0.9)
+            assert max(len(each.got) for each in inboxes) < 60
+            await world.until(lambda: all(len(each.got) >= 60 for each in inboxes), within=60)
+            await trio.sleep(60)
+            assert all(set(each.data().values()) == {1} for each in inboxes), seed
+        assert_unharmed(*nodes)
+
+
+async def test_who_passes_on_a_forged_message_loses_his_connection(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        honest, liar = ScriptedPeer(world, host="10.8.0.1"), ScriptedPeer(world)
+        good, bad = await honest.connect(a), await liar.connect(a)
+        with ExitStack() as stack:
+            inbox = Inbox(stack, a)
+            true = publication(stranger(world.rng), b"true")
+            await good.send(Gossip(true, 1))
+            await bad.send(Gossip(Signed(true.body[:-1] + b"!", true.signature), 1))
+            with trio.fail_after(1):
+                await bad.hung_up()
+            assert set(inbox.data()) == {b"true"}
+            [gone] = [each for each in a.node.peers() if each.status == "disconnected"]
+            assert gone.node_id == liar.identity.node_id.hex()
+            assert "forged" in (gone.last_error or "")
+            assert connected(a) == {honest.identity.node_id.hex()}
+        assert_unharmed(a)
+
+
+async def test_stale_and_oversized_messages_are_dropped_and_counted(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, gossip__retention=600, gossip__max_message_bytes=100)
+        peer = ScriptedPeer(world)
+        line = await peer.connect(a)
+        await trio.sleep(1)
+        with ExitStack() as stack:
+            inbox = Inbox(stack, a)
+            for data, ahead in (
+                (b"too old", -601),
+                (b"old", -599),
+                (b"of the future", 61),
+                (b"of a clock ahead", 59),
+                (b"x" * 101, 0),
+                (b"x" * 100, 0),
+            ):
+                issued = now_ms() + ahead * 1000
+                await line.send(Gossip(publication(peer.identity, data, issued=issued), 1))
+            await trio.sleep(1)
+            assert list(inbox.data()) == [b"old", b"of a clock ahead", b"x" * 100]
+        assert a.services.gossip.dropped == {"stale": 2, "oversized": 1}
+        assert len(connected(a)) == 1
+
+
+async def test_a_flood_is_cut_to_what_one_peer_may_bring(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gossip, "MOST_AT_ONCE", 50)
+    monkeypatch.setattr(gossip, "MOST_PER_SECOND", 10.0)
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        honest = ScriptedPeer(world, host="10.8.0.1")
+        good, flood = await honest.connect(a), await ScriptedPeer(world).connect(a)
+        # Each by another origin: it is who brings them that counts.
+        origins = [stranger(world.rng) for _ in range(200)]
+        messages = [publication(each, b"%d" % n) for n, each in enumerate(origins)]
+        with ExitStack() as stack:
+            inbox = Inbox(stack, a)
+            await flood.send(*[Gossip(each, 1) for each in messages])
+            await trio.sleep(0.1)
+            assert 50 <= len(inbox.got) <= 53
+            # Some come again from one who brings no more than he may.
+            await good.send(*[Gossip(each, 1) for each in messages[-40:]])
+            await trio.sleep(0.1)
+            assert len(inbox.got) <= 53 + 41
+            assert inbox.got[-1].data == b"199"
+            await trio.sleep(10)
+            await flood.send(*[Gossip(each, 1) for each in messages])
+            await trio.sleep(0.1)
+            assert 50 + 40 + 50 <= len(inbox.got) <= 53 + 40 + 53
+            assert max(inbox.data().values()) == 1
+        dropped = a.services.gossip.dropped
+        assert set(dropped) == {"peer_flood"}
+        assert dropped["peer_flood"] >= 150
+        assert len(connected(a)) == 2
+
+
+async def test_a_flooding_origin_is_cut_by_when_it_issued(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a partition all comes at once, and none of it is too much."""
+    monkeypatch.setattr(gossip, "MOST_OF_ORIGIN", 10)
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        lines = [await ScriptedPeer(world, host=f"10.9.{n}.1").connect(a) for n in range(3)]
+        flooder, other = stranger(world.rng), stranger(world.rng)
+        begin = now_ms() // 60_000 * 60_000
+        with ExitStack() as stack:
+            inbox = Inbox(stack, a)
+            for number in range(30):
+                flood = publication(flooder, b"f%d" % number, issued=begin + number)
+                await lines[number % 3].send(Gossip(flood, 1))
+            await lines[0].send(Gossip(publication(other, b"o"), 1))
+            for minute in range(1, 4):
+                for number in range(10):
+                    issued = begin - minute * 60_000 + number
+                    earlier = publication(flooder, b"e%d.%d" % (minute, number), issued=issued)
+                    await lines[0].send(Gossip(earlier, 1))
+            await trio.sleep(1)
+            kinds = Counter(data[:1] for data in inbox.data())
+        assert kinds == {b"f": 10, b"o": 1, b"e": 30}
+        assert a.services.gossip.dropped == {"origin_flood": 20}
+        assert len(connected(a)) == 3
+
+
+async def test_too_many_of_ones_own_are_refused_and_others_take_the_rest(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gossip, "MOST_OF_ORIGIN", 10)
+    async with open_world(1) as world:
+        a, b = await in_line(world, 2)
+        with ExitStack() as stack:
+            inbox = Inbox(stack, b)
+            for number in range(10):
+                await a.node.publish("t", b"%d" % number)
+            with pytest.raises(Busy):
+                await a.node.publish("t", b"10")
+            await trio.sleep(61)
+            await a.node.publish("t", b"later")
+            await trio.sleep(1)
+            assert len(inbox.got) == 11
+        assert not b.services.gossip.dropped
+
+
+async def test_topics_and_sizes_that_can_not_be(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a, b = await in_line(world, 2)
+        bad = ["", "x" * 65, "é" * 33, "a\nb", "\x1b[31m", "\ud800", "$", "$dead", "$alive", "$x"]
+        with ExitStack() as stack:
+            inbox = Inbox(stack, b)
+            for topic in bad:
+                with pytest.raises(InvalidRequest):
+                    await a.node.publish(topic, b"")
+            with pytest.raises(InvalidRequest, match="65537 bytes"):
+                await a.node.publish("t", bytes((1 << 16) + 1))
+            await a.node.publish("é" * 32, b"")
+            await a.node.publish("a $ b", bytes(1 << 16))
+            await trio.sleep(1)
+            assert [(each.topic, len(each.data)) for each in inbox.got] == [
+                ("é" * 32, 0),
+                ("a $ b", 1 << 16),
+            ]
+        assert a.node.snapshot().gossip.published == 2
+
+
+async def test_a_peer_that_reads_slowly_costs_only_so_much(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a, b = await in_line(world, 2)
+        deaf = ScriptedPeer(world)
+        await deaf.connect(a)
+        most = 0
+        with ExitStack() as stack:
+            inbox = Inbox(stack, b)
+            for _ in range(120):
+                await a.node.publish("t", world.rng.randbytes(1 << 16))
+                held = a.services.roster.connections.get(deaf.identity.node_id)
+                most = max(most, held.bytes_waiting if held else 0)
+                await trio.sleep(0.05)
+            assert 0 < most < 2 * gossip.MAX_WAITING
+            await world.until(lambda: len(inbox.got) == 120, within=10)
+            await world.until(lambda: connected(a) == {b.node_id.hex()}, within=20)
+
+
+async def test_a_connection_that_comes_to_stay_has_its_part(autojump_clock: MockClock) -> None:
+    """It was made for a question, and is not closed: as that to a seed."""
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        peer = ScriptedPeer(world)
+        line = await peer.connect(a, passing=True)
+        await trio.sleep(1)
+        message_id = await a.node.publish("t", b"1")
+        a.services.roster.connections[peer.identity.node_id].passing = False
+        await trio.sleep(8)
+        await a.node.publish("t", b"2")
+        with trio.fail_after(1):
+            pushed = await line.expect(Gossip)
+        assert gossip.message_id_of(pushed.publication).hex() != message_id
+        assert b"2" in pushed.publication.body
+
+
+@pytest.mark.parametrize("cut_off", [0, 1])
+async def test_a_message_survives_the_loss_of_the_way_it_was_on(
+    autojump_clock: MockClock, cut_off: int
+) -> None:
+    """A link falls silent without a word, and there is another way: one is of the tree."""
+    async with open_world(1) as world:
+        a, b, c = nodes = await in_line(world, 3)
+        await c.node.connect(str(a.address))
+        with ExitStack() as stack:
+            inboxes = [Inbox(stack, each) for each in (b, c)]
+            for number in range(5):
+                await a.node.publish("t", b"%d" % number)
+                await trio.sleep(0.5)
+            side, other = frozenset({c.network.host}), frozenset({nodes[cut_off].network.host})
+            world.network.medium.cut(Cut(side, other))
+            await a.node.publish("t", b"cut")
+            await world.until(lambda: all(len(each.got) == 6 for each in inboxes), within=0.5)
+
+
+async def test_who_reconnects_may_not_bring_more(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gossip, "MOST_AT_ONCE", 50)
+    monkeypatch.setattr(gossip, "MOST_PER_SECOND", 1.0)
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        peer = ScriptedPeer(world)
+        with ExitStack() as stack:
+            inbox = Inbox(stack, a)
+            for attempt in range(3):
+                line = await peer.connect(a)
+                for number in range(60):
+                    message = publication(peer.identity, b"%d.%d" % (attempt, number))
+                    await line.send(Gossip(message, 1))
+                await trio.sleep(0.1)
+                await line.stream.aclose()
+                await trio.sleep(0.1)
+            assert 50 <= len(inbox.got) <= 53
