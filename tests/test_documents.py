@@ -14,20 +14,25 @@ OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 
 
 def emitted() -> set[str]:
-    """The codes of all events, from the calls of `emit` in the source."""
+    """The codes of all events, from the calls of `emit` (and of `_tell`) in the source."""
     calls = (
         node
         for path in (ROOT / "p2pd").rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
-        and node.func.attr == "emit"
+        and node.func.attr in {"emit", "_tell"}
     )
-    found = set()
-    for call in calls:
-        if call.args and isinstance(call.args[0], ast.Constant):
-            found.add(str(call.args[0].value))
-    return found
+    # The code may be one of two (`a if x else b`), and may come behind the peer.
+    return {
+        each.value
+        for call in calls
+        for argument in call.args[:2]
+        for each in ast.walk(argument)
+        if isinstance(each, ast.Constant)
+        and isinstance(each.value, str)
+        and re.fullmatch(r"bug|[a-z_]+\.[a-z_]+", each.value)
+    }
 
 
 def anchors(page: Path) -> set[str]:
