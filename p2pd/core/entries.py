@@ -23,6 +23,7 @@ class Source(enum.StrEnum):
 
     MULTICAST = "multicast"
     BOOTSTRAP = "bootstrap"
+    SEED = "seed"
     EXCHANGE = "exchange"
     INBOUND = "inbound"
     MANUAL = "manual"
@@ -36,7 +37,8 @@ class Entry:
     yet. `told_by` is the peer whose word the entry is, where it came by exchange; `answered`
     are the addresses at which it proved to be, the others are only claimed; `network` is
     the public network that it counts for, None on a LAN. `parted`: a user asked for the end
-    of the last connection.
+    of the last connection. `dead`: the node is held dead now. `anchor`: it was connected
+    when the process before this one ended, and is dialled first.
     """
 
     node_id: NodeId | None
@@ -58,6 +60,8 @@ class Entry:
     retry_at: float = 0.0
     parted: bool = False
     dialing: bool = False
+    dead: bool = False
+    anchor: bool = False
 
     @property
     def proven(self) -> bool:

@@ -18,7 +18,12 @@ from p2pd.wire.messages import PeerRecord, Signed
 MAX_ENTRIES = 4096
 MAX_UNPROVEN = 2048
 MAX_ADDRESSES = 8
-MAX_UNIDENTIFIED = Counter({Source.BOOTSTRAP: 256, Source.MANUAL: 16, Source.MULTICAST: 4})
+MAX_UNIDENTIFIED = Counter(
+    {Source.BOOTSTRAP: 256, Source.SEED: 256, Source.MANUAL: 16, Source.MULTICAST: 4}
+)
+# Peers of the time before a restart that are dialled first: who would isolate a node by
+# filling its tables has to do it while these are connected (Bitcoin Core, anchors.dat).
+ANCHORS = 2
 # A peer that failed this often in a row is only dialled when nobody better is left.
 _HOPELESS_AFTER = 8
 
@@ -174,7 +179,7 @@ class Registry:
         entry.success_count += 1
         entry.failures_in_row = 0
         entry.retry_at = 0.0
-        entry.parted = False
+        entry.parted = entry.dead = False
         entry.last_seen = wall
         entry.last_error = None
         self._changed.add(node_id)
@@ -218,6 +223,19 @@ class Registry:
         if entry is not None and entry.status is not Status.CONNECTED:
             entry.last_error = reason
 
+    def died(self, node_id: NodeId) -> None:
+        """Note that a node is held dead: it is passed on to nobody, and dialled last."""
+        entry = self._entries.get(node_id)
+        if entry is not None:
+            entry.dead = True
+
+    def revived(self, node_id: NodeId) -> None:
+        """Note that a node that was held dead is alive: its backoff is cut short."""
+        entry = self._entries.get(node_id)
+        if entry is not None and entry.dead:
+            entry.dead = False
+            self.retry_now(entry)
+
     def retry_now(self, entry: Entry | None = None, *, at: float = 0.0) -> None:
         """Cut one entry's backoff short, or all of them (an interface up, a wake-up).
 
@@ -237,8 +255,10 @@ class Registry:
         """Whom to dial now, best first: neither connected, nor being dialled, nor backing off.
 
         Configured addresses first, then peers that were good, then those heard of on the
-        LAN, then hearsay; the hopeless last; at random among equals.
+        LAN, then hearsay; the hopeless and the dead last. Among equals, first those of
+        public networks in which no peer is connected, and at random.
         """
+        held = {each.network for each in self if each.status is Status.CONNECTED} - {None}
         ready = [
             entry
             for entry in self
@@ -247,7 +267,7 @@ class Registry:
             and entry.addresses
             and entry.retry_at <= now
         ]
-        ready.sort(key=lambda entry: (self._rank(entry), self._rng.random()))
+        ready.sort(key=lambda entry: (self._rank(entry), entry.network in held, self._rng.random()))
         return ready
 
     def next_retry(self, now: float) -> float | None:
@@ -262,14 +282,33 @@ class Registry:
         )
 
     def sample(self, count: int, exclude: NodeId | None) -> list[Signed]:
-        """Pick signed records to pass on: of connected peers first, then of proven ones."""
-        connected: list[Signed] = []
-        others: list[Signed] = []
+        """Pick signed records to pass on: of connected peers first, then of proven ones.
+
+        None of the dead, and of public networks as many different ones as there are.
+        """
+        connected: list[Entry] = []
+        others: list[Entry] = []
         for entry in self._entries.values():
-            if entry.signed is not None and entry.proven and entry.node_id != exclude:
-                (connected if entry.status is Status.CONNECTED else others).append(entry.signed)
-        picked = self._rng.sample(connected, min(count, len(connected)))
-        return picked + self._rng.sample(others, min(count - len(picked), len(others)))
+            if entry.proven and not entry.dead and entry.node_id != exclude:
+                (connected if entry.status is Status.CONNECTED else others).append(entry)
+        # Enough to choose among, without shuffling a large table for each question.
+        pool = self._rng.sample(connected, min(2 * count, len(connected)))
+        pool += self._rng.sample(others, min(2 * count, len(others)))
+        seen: set[str] = set()
+        diverse: list[Signed] = []
+        rest: list[Signed] = []
+        for entry in pool:
+            if entry.signed is not None:
+                (rest if entry.network in seen else diverse).append(entry.signed)
+                if entry.network is not None:
+                    seen.add(entry.network)
+        return (diverse + rest)[:count]
+
+    def choose_anchors(self) -> None:
+        """Let the peers that were connected last be dialled first; to be called after a load."""
+        known = sorted(self._entries.values(), key=lambda each: each.last_seen or 0, reverse=True)
+        for entry in known[:ANCHORS]:
+            entry.anchor = True
 
     def restore(self, entry: Entry) -> None:
         """Take an entry from disk."""
@@ -292,9 +331,9 @@ class Registry:
         self._changed.update(node_ids)
 
     def _rank(self, entry: Entry) -> int:
-        if entry.failures_in_row >= _HOPELESS_AFTER:
+        if entry.failures_in_row >= _HOPELESS_AFTER or entry.dead:
             return 4
-        if entry.node_id is None or entry.source is Source.MANUAL:
+        if entry.node_id is None or entry.source is Source.MANUAL or entry.anchor:
             return 0
         if entry.proven:
             return 1

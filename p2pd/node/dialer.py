@@ -136,8 +136,10 @@ class Dialer:
                 raise under_way.error
         return connection
 
-    async def dial_entry(self, entry: Entry) -> Connection:
+    async def dial_entry(self, entry: Entry, *, stay: bool = False) -> Connection:
         """Dial the addresses of a registry entry in turn, and note there what came of it.
+
+        `stay`: the connection is meant to last, even where there are enough.
 
         Raises what `dial` raises for the first address.
         """
@@ -147,7 +149,7 @@ class Dialer:
             self._dials[node_id] = dial
         entry.dialing = True
         try:
-            return await self._try_addresses(entry)
+            return await self._try_addresses(entry, stay)
         except Busy as error:
             # Our own bound is no fault of the peer's.
             dial.error = error
@@ -165,7 +167,7 @@ class Dialer:
             # When to try again is known only now.
             self.wake()
 
-    async def dial(self, address: Address, source: Source) -> Connection:
+    async def dial(self, address: Address, source: Source, *, stay: bool = False) -> Connection:
         """Dial an address; returns the connection to whoever listens there.
 
         That is the one already in the table where the new one is a duplicate. Raises
@@ -174,18 +176,18 @@ class Dialer:
         self._roster.make_room(Direction.OUTBOUND, coming=self._under_way)
         self._under_way += 1
         try:
-            return await self._dial(address, source)
+            return await self._dial(address, source, stay)
         finally:
             self._under_way -= 1
 
-    async def _dial(self, address: Address, source: Source) -> Connection:
+    async def _dial(self, address: Address, source: Source, stay: bool) -> Connection:  # noqa: FBT001 - of `dial`
         self._dial_count += 1
         number = self._dial_count
         timeout = self._roster.config.dial_timeout
         with trio.move_on_after(timeout):
             stream = await self._env.network.dial(address)
             enough = len(self._roster.lasting()) >= self._roster.config.target
-            passing = enough and source is not Source.MANUAL
+            passing = enough and not stay and source not in {Source.MANUAL, Source.SEED}
             try:
                 connection = await self._introducer.as_client(stream, number, passing=passing)
             except BaseException as error:
@@ -202,12 +204,12 @@ class Dialer:
             return self._roster.connections[connection.node_id]
         raise DialFailed(f"{address} did not answer within {timeout:g} s")
 
-    async def _try_addresses(self, entry: Entry) -> Connection:
+    async def _try_addresses(self, entry: Entry, stay: bool) -> Connection:  # noqa: FBT001 - of `dial_entry`
         # What the best address says counts: that is where the peer was last.
         first: P2PError | None = None
         for address in tuple(entry.addresses):
             try:
-                connection = await self.dial(address, entry.source)
+                connection = await self.dial(address, entry.source, stay=stay)
             except (DialFailed, HandshakeRefused, ConnectionLost) as error:
                 first = first or error
                 continue

@@ -183,6 +183,7 @@ class LivenessService:
             case Declare(node, evidence, reporters):
                 self._declare(node, evidence, len(reporters))
             case Revive(node):
+                self._registry.revived(node)
                 self._tell(node, "peer.alive", f"{self._name(node)} is alive", logging.INFO)
 
     async def _redial(self, node: NodeId) -> None:

@@ -86,6 +86,7 @@ class Node:
         services.keepalive.config = services.liveness.config = config.liveness
         services.discovery.config = config.discovery.multicast
         services.bootstrap.set_addresses(config.discovery.bootstrap)
+        services.seeds.set_addresses(config.discovery.seeds)
         services.registry.retry_now()
         services.dialer.wake()
         self._config = config
@@ -107,7 +108,7 @@ class Node:
             uptime_seconds=round(trio.current_time() - self._started, 3),
             listen=[str(address) for address in own.listening],
             addresses=[str(address) for address in own.addresses],
-            roles=[],
+            roles=list(own.roles),
             peers=PeerCounts(
                 connected=counts[Status.CONNECTED],
                 attempted=counts[Status.ATTEMPTED],
@@ -318,6 +319,7 @@ async def _running(
             services.surplus.run,
             services.dialer.run,
             services.bootstrap.run,
+            services.seeds.run,
             services.discovery.run,
             services.routes.run,
         ):

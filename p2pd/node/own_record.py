@@ -8,8 +8,11 @@ from p2pd.wire.messages import PeerRecord, Signed
 class OwnRecord:
     """The peer record of this node; `signed` is the current one."""
 
-    def __init__(self, env: Env, name: str, listening: list[Address]) -> None:
+    def __init__(
+        self, env: Env, name: str, listening: list[Address], roles: tuple[str, ...] = ()
+    ) -> None:
         self.name = name
+        self.roles = roles
         self.listening = listening
         self.addresses: list[Address] = []
         self._env = env
@@ -35,7 +38,7 @@ class OwnRecord:
                 sequence=self._sequence,
                 name=self.name,
                 addresses=tuple(map(str, self.addresses)),
-                roles=(),
+                roles=self.roles,
                 issued=now,
             )
         )

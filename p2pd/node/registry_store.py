@@ -47,6 +47,7 @@ async def load_registry(env: Env, registry: Registry, events: Events) -> None:
             registry.restore(_restored(NodeId(key), codec.decode(SavedPeer, value)))
         except (BadMessage, ValueError):
             unreadable += 1
+    registry.choose_anchors()
     if unreadable:
         events.emit(
             "registry.unreadable",

@@ -24,6 +24,7 @@ from p2pd.node.peer_book import PeerBook
 from p2pd.node.replica import Replica
 from p2pd.node.roster import Roster
 from p2pd.node.routes import Routes
+from p2pd.node.seeds import Seeds
 from p2pd.node.surplus import Surplus
 from p2pd.wire.beacon import network_tag
 from p2pd.wire.handshake import Terms
@@ -42,6 +43,7 @@ class Services:
     inbound: Inbound
     dialer: Dialer
     bootstrap: Bootstrap
+    seeds: Seeds
     keepalive: Keepalive
     exchange: Exchange
     surplus: Surplus
@@ -66,7 +68,7 @@ def wire_services(config: Config, env: Env, events: Events, listening: list[Addr
     dispatch = Dispatch(events)
     dispatch.add(Ping, _pong)
     dispatch.add(Echo, _echo)
-    own = OwnRecord(env, config.node.name, listening)
+    own = OwnRecord(env, config.node.name, listening, config.node.roles)
     backoff = Backoff(config.connections.backoff_min, config.connections.backoff_max)
     registry = Registry(env.identity.node_id, backoff, env.rng)
     roster = Roster(env, config.connections, registry, events)
@@ -100,7 +102,7 @@ def wire_services(config: Config, env: Env, events: Events, listening: list[Addr
     limit = config.store.max_value_bytes
     replica = Replica(env, dispatch, events, max_value_bytes=limit)
     routes = Routes(env, config.dht, roster, dialer, book, dispatch)
-    liveness.on_dead.append(routes.died)
+    liveness.on_dead += [routes.died, registry.died]
     return Services(
         events=events,
         dispatch=dispatch,
@@ -110,9 +112,10 @@ def wire_services(config: Config, env: Env, events: Events, listening: list[Addr
         inbound=Inbound(env, introducer, roster, events),
         dialer=dialer,
         bootstrap=Bootstrap(env, config.discovery.bootstrap, registry, roster, dialer, events),
+        seeds=Seeds(env, config.discovery.seeds, roster, dialer, events),
         keepalive=Keepalive(env, config.liveness, roster, events, woke, liveness.came),
         exchange=exchange,
-        surplus=Surplus(env, roster, dispatch),
+        surplus=Surplus(env, roster, dialer, dispatch),
         discovery=discovery,
         gossip=gossip,
         liveness=liveness,

@@ -3,13 +3,20 @@
 Who joins dials `connections.target` others, and is dialled by those who join later: without
 this, every node would keep, and probe, twice as many as it needs. Nothing is closed unless
 both ends agree, so that no release makes anybody dial.
+
+Now and then a node dials one more, taken at random; one too many then goes, at either end,
+rather a young one than an old one. So the network stays well mixed, as by the shuffles of HyParView
+(Leitao, Pereira, Rodrigues 2007, section 4.4), and some connections last.
 """
+
+from contextlib import suppress
 
 import trio
 
 from p2pd.core.entries import Source
 from p2pd.errors import P2PError
 from p2pd.node.connection import Connection
+from p2pd.node.dialer import Dialer
 from p2pd.node.dispatch import Call, Dispatch
 from p2pd.node.env import Env
 from p2pd.node.roster import Roster
@@ -19,30 +26,54 @@ from p2pd.wire.messages import Release, Released
 SLACK = 1
 LEAST_PAUSE = 2.0
 MOST_PAUSE = 60.0
+MIX_INTERVAL = 600.0
 _REQUEST_TIMEOUT = 5.0
 
 
 class Surplus:
     """Asks peers, one at a time, whether a connection may go; answers who asks."""
 
-    def __init__(self, env: Env, roster: Roster, dispatch: Dispatch) -> None:
+    def __init__(self, env: Env, roster: Roster, dialer: Dialer, dispatch: Dispatch) -> None:
         self._env = env
+        self._dialer = dialer
         self._roster = roster
         self._asking = False
         dispatch.add(Release, self._answer)
 
     async def run(self) -> None:
         """Give up what is too many, until cancelled; who is refused asks less often."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._mix)
+            await self._release()
+
+    async def _release(self) -> None:
         pause = LEAST_PAUSE
         while True:
             await trio.sleep(pause * self._env.rng.uniform(0.5, 1.5))
             pause = LEAST_PAUSE if await self._release_one() else min(2 * pause, MOST_PAUSE)
 
+    async def _mix(self) -> None:
+        while True:
+            await trio.sleep(MIX_INTERVAL * self._env.rng.uniform(0.5, 1.5))
+            if len(self._roster.lasting()) > self._roster.config.target + SLACK:
+                continue
+            now = trio.current_time()
+            others = [
+                entry
+                for entry in self._roster.registry.candidates(now)
+                if entry.proven and not entry.dead
+            ]
+            if others:
+                with suppress(P2PError):
+                    await self._dialer.dial_entry(self._env.rng.choice(others), stay=True)
+
     async def _release_one(self) -> bool:
         lasting = self._lasting()
         if not self._too_many(lasting):
             return False
-        connection = self._env.rng.choice(lasting)
+        # They stand in the order of their making: the young go first, mostly.
+        youth = max(self._env.rng.randrange(len(lasting)) for _ in range(2))
+        connection = lasting[youth]
         self._asking = True
         try:
             reply = await connection.request(Release(), _REQUEST_TIMEOUT)
@@ -65,13 +96,13 @@ class Surplus:
         return Released(agreed)
 
     def _lasting(self) -> list[Connection]:
-        """Return the connections that may be given up: those a user asked for stay."""
+        """Return the connections that may be given up: seeds, and whom a user asked for, stay."""
         registry = self._roster.registry
         return [
             connection
             for connection in self._roster.lasting()
             if (entry := registry.get(connection.node_id)) is not None
-            and entry.source is not Source.MANUAL
+            and entry.source not in {Source.MANUAL, Source.SEED}
         ]
 
     def _too_many(self, lasting: list[Connection]) -> bool:
