@@ -36,6 +36,7 @@ from p2pd.node import (
     keepalive,
     liveness,
     roster,
+    seeds,
     surplus,
 )
 from p2pd.wire import beacon, codec, framing, handshake, messages, session
@@ -158,12 +159,16 @@ def test_habits() -> None:
         "exchange_interval_s": exchange.EXCHANGE_INTERVAL,
         "max_addresses": registry.MAX_ADDRESSES,
         "release_pause_s": [surplus.LEAST_PAUSE, surplus.MOST_PAUSE],
+        "mix_interval_s": surplus.MIX_INTERVAL,
+        "seed_try_interval_s": seeds.TRY_INTERVAL,
     }
 
 
 def test_habits_of_gossip() -> None:
     assert VECTORS["gossip_habits"] == {
         "anti_entropy_interval_s": gossip.ANTI_ENTROPY_INTERVAL,
+        "rounds_after_news": gossip.ROUNDS_AFTER_NEWS,
+        "quiet_interval_s": gossip.QUIET_INTERVAL,
         "announce_after_s": announcements.ANNOUNCE_AFTER,
         "graft_after_s": missing.GRAFT_AFTER,
         "graft_again_s": missing.GRAFT_AGAIN,
