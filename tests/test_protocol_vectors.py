@@ -193,6 +193,7 @@ def test_habits_of_liveness() -> None:
         "suspicion_most_s": suspicion.SUSPICION_MOST,
         "worst_health": membership.WORST_HEALTH,
         "isolation_window_s": isolation.WINDOW,
+        "isolation_longest_s": isolation.LONGEST,
         "fewest_losses": isolation.FEWEST_LOSSES,
         "quorum": suspicion.QUORUM,
         "refute_wait_s": suspicion.REFUTE_WAIT,
@@ -217,7 +218,8 @@ def test_habits_of_liveness() -> None:
 
 def test_the_networks_own_topics() -> None:
     shown = re.findall(r"`(\$\w+)`", PAGE)
-    assert sorted(set(shown)) == sorted([liveness.ALIVE_TOPIC, liveness.DEAD_TOPIC])
+    topics = [value for name, value in vars(liveness).items() if name.endswith("_TOPIC")]
+    assert sorted(set(shown)) == sorted(topics)
 
 
 def identity(name: str) -> Identity:
