@@ -154,6 +154,7 @@ class GossipService:
         )
         signed = self._env.identity.vouch(publication)
         item = Item(message_id_of(signed), signed, self._own_id, now_ms, hops=0)
+        self._link_all()
         self._machine.publish(item, trio.current_time())
         self._flush()
         self._deliver(item, publication)
@@ -175,13 +176,16 @@ class GossipService:
 
     def _compare(self) -> None:
         """Send our digest to a peer chosen at random."""
+        self._link_all()
         lasting = self._roster.lasting()
-        for each in lasting:
-            # It was made for a question, and stays; or it replaced such a one.
-            if each.node_id not in self._linked:
-                self._link_up(each)
         if lasting:
             self._machine.digest_to(self._env.rng.choice(lasting).node_id)
+
+    def _link_all(self) -> None:
+        """Take connections that were made for a question, and stay, or that replaced such."""
+        for each in self._roster.connections.values():
+            if each.node_id not in self._linked:
+                self._link_up(each)
 
     def _link_up(self, connection: Connection) -> None:
         if connection.passing:
@@ -213,6 +217,7 @@ class GossipService:
             if problem is not None:
                 self.dropped[problem] += 1
                 return
+            self._link_all()
         if self._machine.receive(peer, item, now):
             self._deliver(item, publication)
         self._flush()
