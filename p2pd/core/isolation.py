@@ -14,6 +14,9 @@ from p2pd.ids import NodeId
 WINDOW = 15.0
 # A single silent peer says nothing about us, even where it was the only one.
 FEWEST_LOSSES = 2
+# Who still hears somebody after so many seconds is not cut off: the lost ones are gone for
+# good, and none of them will come back to say so.
+LONGEST = 20.0
 
 
 @attrs.define(eq=False)
@@ -24,6 +27,7 @@ class Isolation:
     """
 
     isolated: bool = False
+    _since: float = 0.0
     _lost: dict[NodeId, float] = attrs.field(factory=dict)
     # When the count of connections changed to what. Counts fall from first to last: a
     # smaller one before a greater one can never be the greatest of a window.
@@ -50,12 +54,17 @@ class Isolation:
         while len(self._counts) > 1 and self._counts[1][0] <= begin:
             self._counts.popleft()
         connected = self._counts[0][1] if self._counts else 0
-        if len(self._lost) >= max(FEWEST_LOSSES, connected / 2):
+        if not self.isolated and len(self._lost) >= max(FEWEST_LOSSES, connected / 2):
             self.isolated = True
+            self._since = now
 
     def back(self, node: NodeId) -> None:
         """Note that a lost peer is there again, or that it left on purpose."""
         self._lost.pop(node, None)
+
+    def outlasted(self, heard_at: float, now: float) -> bool:
+        """Whether an isolation lasts too long to be one: somebody was heard at `heard_at`."""
+        return self.isolated and now - self._since >= LONGEST and now - heard_at < LONGEST
 
     def over(self) -> None:
         """End the isolation; what was lost in it does not begin the next one."""

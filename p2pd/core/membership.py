@@ -132,8 +132,14 @@ class Membership:
             self._isolation.back(node)
             if self.isolated:
                 self._isolation.over()
-                for each in self._suspects:
-                    self._suspects.start_over(each, now)
+                self._suspects.start_all_over(now)
+
+    def in_touch(self, heard_at: float, now: float) -> None:
+        """Note when we last heard anybody at all: an isolation that lasts is over by that."""
+        self._now = now
+        if self._isolation.outlasted(heard_at, now):
+            self._isolation.over()
+            self._suspects.start_all_over(now)
 
     def vouched(self, node: NodeId, issued_ms: int, now: float, wall_ms: int | None = None) -> None:
         """Note a publication signed by a node, of its Unix milliseconds `issued_ms`.
@@ -305,8 +311,7 @@ class Membership:
         """
         self._now = now
         self._isolation.forget()
-        for node in self._suspects:
-            self._suspects.start_over(node, now, uncounted=True)
+        self._suspects.start_all_over(now, uncounted=True)
 
     def late(self, seconds: float, now: float) -> None:
         """Note that a timer of ours came late: verdicts wait longer (Lifeguard's LHM).

@@ -8,7 +8,7 @@ import heapq
 import math
 import random
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import attrs
 
@@ -72,9 +72,6 @@ class Suspects:
         # (due, count, node): a case may have several entries, outdated ones do nothing.
         self._agenda: list[tuple[float, int, NodeId]] = []
         self._entries = 0
-
-    def __iter__(self) -> Iterator[NodeId]:
-        return iter(self._cases)
 
     def case(self, node: NodeId) -> Case | None:
         """Return the suspicion of a node that is under way."""
@@ -140,6 +137,11 @@ class Suspects:
         case.silent = case.silent and not uncounted
         case.dial_due = now if case.lost else self._probe_at(node, now)
         self.schedule(node)
+
+    def start_all_over(self, now: float, *, uncounted: bool = False) -> None:
+        """Judge all suspects anew; see `start_over`."""
+        for node in self._cases:
+            self.start_over(node, now, uncounted=uncounted)
 
     def recount(self, case: Case, now: float) -> None:
         """Count the independent reporters who are still believed."""

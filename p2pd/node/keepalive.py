@@ -109,9 +109,15 @@ class Keepalive:
         return now + config.ping_timeout
 
     def _interval(self, connection: Connection) -> float:
-        """Return how long it may be quiet: the dialler's probe comes first, and serves both."""
+        """Return how long it may be quiet: the dialler's probe comes first, and serves both.
+
+        Nobody is evicted without a probe, however soon that is.
+        """
+        config = self.config
         dialed = connection.direction is Direction.OUTBOUND
-        return self.config.ping_interval + (0 if dialed else 2 * self.config.ping_timeout)
+        interval = config.ping_interval + (0 if dialed else config.ping_timeout)
+        longest = max(config.evict_after - 2 * config.ping_timeout, config.evict_after / 2)
+        return min(interval, longest)
 
     def _clock_offset(self) -> float:
         return self._env.wall_clock() - trio.current_time()

@@ -1,12 +1,14 @@
 """Who is alive: `core.membership` judges, this gathers evidence and does what it asks for.
 
 Evidence are the ends of connections, our own redials, what others reached for us, and what
-is signed and told by gossip: dead reports on `$dead`, signs of life on `$alive`.
+is signed and told by gossip: dead reports on `$dead`, signs of life on `$alive`, and the
+last word of who leaves on `$left`.
 """
 
 import logging
 import math
 from collections.abc import Callable
+from contextlib import suppress
 
 import trio
 
@@ -41,8 +43,8 @@ from p2pd.wire import codec
 from p2pd.wire.messages import (
     DeadReport,
     Failed,
+    PeerRecord,
     Ping,
-    Pong,
     Publication,
     Reach,
     Reached,
@@ -51,6 +53,7 @@ from p2pd.wire.messages import (
 
 DEAD_TOPIC = "$dead"
 ALIVE_TOPIC = "$alive"
+LEFT_TOPIC = "$left"
 # Who is accused by many, or again and again, says only so often that it is alive.
 REFUTE_INTERVAL = 1.0
 # How far a reporter's clock may be ahead of ours: beyond it, nobody believes the report.
@@ -104,6 +107,7 @@ class LivenessService:
         self._machine = Membership(self._own_id, rng=env.rng, network_of=self._network_of)
         self._redials = trio.CapacityLimiter(MAX_REDIALS)
         self._redialled: dict[NodeId, float] = {}
+        self._probing: dict[NodeId, None] = {}
         self._reaches = 0
         self._reach_budget = Budget(REACHES_AT_ONCE, REACHES_PER_SECOND)
         self._refute_at = 0.0
@@ -115,6 +119,7 @@ class LivenessService:
         roster.on_disconnected.append(self._disconnected)
         gossip.on_system(DEAD_TOPIC, self._take_report)
         gossip.on_system(ALIVE_TOPIC, self._take_sign_of_life)
+        gossip.on_system(LEFT_TOPIC, self._take_leave)
         dispatch.add(Reach, self._take_reach)
 
     def of(self, peer: NodeId) -> Liveness:
@@ -139,6 +144,10 @@ class LivenessService:
         now = trio.current_time()
         if late < LATE:
             self._machine.on_time(now)
+            if self._machine.isolated:
+                heard = (each.last_heard for each in self._roster.connections.values())
+                self._machine.in_touch(max(heard, default=-math.inf), now)
+                self._wake()
             return
         self._machine.late(late, now)
         self._machine.slept(now)
@@ -154,6 +163,11 @@ class LivenessService:
         self._refuting = True
         self._refuted = max(self._refuted, after + 1)
         self._wake()
+
+    def say_goodbye(self) -> None:
+        """Tell everybody that this node leaves: those without a connection to it, too."""
+        with suppress(Busy):
+            self._gossip.publish_system(LEFT_TOPIC, codec.encode(self._own.signed))
 
     async def run(self) -> None:
         """Judge, redial, ask and report, until cancelled."""
@@ -187,6 +201,16 @@ class LivenessService:
                 self._tell(node, "peer.alive", f"{self._name(node)} is alive", logging.INFO)
 
     async def _redial(self, node: NodeId) -> None:
+        """Probe a node, unless that is under way; its outcome serves all who wait for one."""
+        if node in self._probing:
+            return
+        self._probing[node] = None
+        try:
+            await self._probe(node)
+        finally:
+            del self._probing[node]
+
+    async def _probe(self, node: NodeId) -> None:
         redialled = self._redialled.pop(node, -math.inf)
         wait = REDIAL_AGAIN * self._env.rng.uniform(0.2, 0.4)
         if trio.current_time() - redialled < REDIAL_AGAIN:
@@ -196,12 +220,8 @@ class LivenessService:
             del self._redialled[next(iter(self._redialled))]
         async with self._redials:
             now = trio.current_time
-            connection = self._roster.connections.get(node)
             try:
-                if connection is None:
-                    await self._dialer.connect_to(node)
-                else:
-                    await connection.request(Ping(), self.config.ping_timeout)
+                answered = await self._try(node)
             except HandshakeRefused as refusal:
                 if refusal.proven and refusal.claimed == node:
                     self._machine.heard(node, now())
@@ -209,14 +229,35 @@ class LivenessService:
                     self._machine.dial_failed(node, refused=False, now=now())
             except DialFailed as error:
                 self._machine.dial_failed(node, refused=error.refused, now=now())
-            except (Busy, NotFound):
-                # No probe at all: others have to judge.
-                self._machine.others_reached(node, now())
+            except Busy:
+                # No probe at all: others have to judge, and the machine asks again.
+                await self._ask_others(node)
             except P2PError:
                 self._machine.dial_failed(node, refused=False, now=now())
             else:
-                self._machine.heard(node, now())
+                if answered:
+                    self._machine.heard(node, now())
+                else:
+                    self._machine.dial_failed(node, refused=False, now=now())
         self._wake()
+
+    async def _try(self, node: NodeId) -> bool:
+        """Ask a node on its connection, or dial it; returns whether it answered in time.
+
+        Raises what `Dialer.request` raises.
+        """
+        with trio.move_on_after(self._probe_seconds()):
+            if node in self._roster.connections:
+                # Should it end meanwhile, it is dialled.
+                await self._dialer.request(node, Ping(), self.config.ping_timeout)
+            else:
+                await self._dialer.connect_to(node)
+            return True
+        return False
+
+    def _probe_seconds(self) -> float:
+        """Return how long a probe may take: it is not about being connected at any price."""
+        return max(self.config.ping_timeout, self._roster.config.dial_timeout / 2)
 
     async def _ask_others(self, node: NodeId) -> None:
         entry = self._registry.get(node)
@@ -225,7 +266,7 @@ class LivenessService:
         answers: list[bool] = []
 
         async def ask(connection: Connection, record: Signed) -> None:
-            within = self._roster.config.dial_timeout + self.config.ping_timeout
+            within = self._probe_seconds() + self.config.ping_timeout
             try:
                 reply = await connection.request(Reach(record), within)
             except P2PError:
@@ -265,8 +306,7 @@ class LivenessService:
 
     async def _reach(self, call: Call, node: NodeId) -> None:
         try:
-            reply = await self._dialer.request(node, Ping(), self.config.ping_timeout)
-            call.answer(Reached(isinstance(reply, Pong)))
+            call.answer(Reached(await self._try(node)))
         except Busy as error:
             call.answer(Failed(error.code, "no room for a dial"))
         except HandshakeRefused as refusal:
@@ -295,6 +335,8 @@ class LivenessService:
 
     def _report(self, node: NodeId, evidence: Evidence) -> None:
         entry = self._registry.get(node)
+        if entry is not None and entry.status is Status.CONNECTED:
+            return
         report = DeadReport(
             accused=node,
             address=str(entry.addresses[0]) if entry and entry.addresses else "",
@@ -338,18 +380,32 @@ class LivenessService:
         self._wake()
 
     def _take_sign_of_life(self, origin: NodeId, publication: Publication) -> None:
-        try:
-            signed = codec.decode(Signed, publication.data)
-        except BadMessage:
-            return
-        if self._registry.get(origin) is None:
-            return
-        here = self._own.addresses[0].host if self._own.addresses else "0.0.0.0"
-        owner = self._book.learn(signed, told_over=here, told_by=None)
-        if owner == origin:
+        if self._learn_own(origin, publication) is not None:
             now, wall_ms = trio.current_time(), self._env.wall_ms()
             self._machine.vouched(origin, publication.issued, now, wall_ms)
             self._wake()
+
+    def _take_leave(self, origin: NodeId, publication: Publication) -> None:
+        record, entry = self._learn_own(origin, publication), self._registry.get(origin)
+        if record is None or entry is None or origin in self._roster.connections:
+            return
+        # With a later record, it was started again since.
+        if record.sequence >= entry.sequence:
+            self._machine.left(origin, trio.current_time())
+            self._wake()
+
+    def _learn_own(self, origin: NodeId, publication: Publication) -> PeerRecord | None:
+        """Take the peer record that a known node published of itself."""
+        try:
+            signed = codec.decode(Signed, publication.data)
+        except BadMessage:
+            return None
+        if self._registry.get(origin) is None:
+            return None
+        here = self._own.addresses[0].host if self._own.addresses else "0.0.0.0"
+        if self._book.learn(signed, told_over=here, told_by=None) != origin:
+            return None
+        return self._env.records.open(signed).record
 
     def _refute_due(self) -> float:
         return self._refute_at if self._refuting else math.inf

@@ -329,6 +329,7 @@ async def _running(
         yield node
         services.inbound.stop()
         services.dialer.stop()
+        services.liveness.say_goodbye()
         await services.discovery.say_goodbye()
         await services.roster.say_goodbye()
         nursery.cancel_scope.cancel()

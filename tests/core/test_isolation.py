@@ -1,0 +1,70 @@
+"""Whoever is cut off says so of nobody else; whoever only seems to be does so for a while."""
+
+import pytest
+
+from p2pd.core.isolation import LONGEST
+from p2pd.core.membership import Declare, Evidence, Liveness, Redial, Report
+from tests.core.evidence import fail_silently, heard_of, membership, node, run
+
+
+def test_an_isolation_is_over_where_others_are_still_heard() -> None:
+    machine = membership(connected=4)
+    heard_of(machine, 1, 2, 3, 4)
+    for number in (1, 2):
+        fail_silently(machine, node(number), 10.0)
+    assert machine.isolated
+    run(machine, 10.0 + LONGEST)
+    machine.in_touch(10.0 + LONGEST - 1, 10.0 + LONGEST - 0.1)
+    assert machine.isolated
+    machine.in_touch(10.0 + LONGEST - 1, 10.0 + LONGEST)
+    assert not machine.isolated
+    # What was held back is not believed either: all is tried once more.
+    assert run(machine, 10.0 + LONGEST) == [Redial(node(1)), Redial(node(2))]
+    for number in (1, 2):
+        machine.dial_failed(node(number), False, 32.0)
+        machine.others_failed(node(number), 32.0)
+    assert not machine.isolated
+    assert {each.node for each in run(machine, 60.0) if isinstance(each, Declare)} == {
+        node(1),
+        node(2),
+    }
+
+
+@pytest.mark.parametrize("heard_at", [float("-inf"), 9.0])
+def test_who_hears_nobody_stays_isolated(heard_at: float) -> None:
+    machine = membership(connected=4)
+    for number in (1, 2, 3):
+        fail_silently(machine, node(number), 10.0)
+    for now in range(11, 600):
+        machine.in_touch(heard_at, float(now))
+        assert not [each for each in run(machine, float(now)) if isinstance(each, Declare | Report)]
+    assert machine.isolated
+
+
+def test_the_next_isolation_lasts_as_long_again() -> None:
+    machine = membership(connected=4)
+    for begin in (10.0, 100.0):
+        for number in (1, 2):
+            machine.heard(node(number), begin - 1)
+            fail_silently(machine, node(number), begin)
+        machine.in_touch(begin + LONGEST - 1, begin + LONGEST - 0.1)
+        assert machine.isolated
+        machine.in_touch(begin + LONGEST, begin + LONGEST)
+        assert not machine.isolated
+
+
+def test_more_losses_do_not_make_an_isolation_longer() -> None:
+    machine = membership(connected=6)
+    for number in range(1, 6):
+        machine.lost(node(number), False, 10.0 + 3 * number)
+    begin = 10.0 + 3 * 3
+    machine.in_touch(begin + LONGEST, begin + LONGEST)
+    assert not machine.isolated
+
+
+def test_being_in_touch_means_nothing_without_an_isolation() -> None:
+    machine = membership(connected=4)
+    fail_silently(machine, node(1), 10.0)
+    machine.in_touch(10.1, 10.1)
+    assert machine.liveness(node(1)) is Liveness.SUSPECT
+    assert Declare(node(1), Evidence.SILENT, ()) in run(machine, 30.0)

@@ -1,0 +1,447 @@
+"""Who died is dead to all soon; nobody else is, whatever a liar says."""
+
+from collections.abc import Iterable
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from p2pd.core.isolation import LONGEST
+from p2pd.node import liveness
+from p2pd.simulation.world import SimNode, World, open_world
+from p2pd.wire import codec
+from p2pd.wire.messages import (
+    DeadReport,
+    Failed,
+    Gossip,
+    Message,
+    Publication,
+    Reach,
+    Reached,
+    Signed,
+)
+from tests.node.scripted import (
+    Line,
+    ScriptedPeer,
+    assert_unharmed,
+    connected,
+    now_ms,
+)
+
+
+def seen(by: SimNode, *others: SimNode) -> list[str]:
+    """Return what a node says of the liveness of others, `nobody` where it does not list them."""
+    said = {each.node_id: each.liveness for each in by.node.peers()}
+    return [said.get(each.node_id.hex(), "nobody") for each in others]
+
+
+def all_say(word: str, by: Iterable[SimNode], *of: SimNode) -> bool:
+    return all(seen(each, *of) == [word] * len(of) for each in by)
+
+
+async def settled(world: World, count: int) -> list[SimNode]:
+    """Start nodes and wait until each knows all others, as alive."""
+    nodes = [await world.start(f"n{n}", connections__target=4) for n in range(count)]
+
+    def known() -> bool:
+        return all(
+            "nobody" not in seen(each, *(other for other in nodes if other is not each))
+            for each in nodes
+        )
+
+    await world.until(known, within=200)
+    # Whoever was never connected to somebody may not know that he is alive.
+    for each in nodes:
+        for other in nodes:
+            if seen(each, other) == ["unknown"] and other is not each:
+                await each.node.ping(other.node_id)
+    await trio.sleep(30)
+    assert all(all_say("alive", nodes[:n] + nodes[n + 1 :], nodes[n]) for n in range(count))
+    return nodes
+
+
+def report(reporter: ScriptedPeer, accused: SimNode, **changes: int) -> Gossip:
+    fields = {"sequence": now_ms(), "observed": now_ms()} | changes
+    body = DeadReport(
+        accused=accused.node_id,
+        address=str(accused.address),
+        evidence="refused",
+        **fields,
+    )
+    return publish(reporter, liveness.DEAD_TOPIC, codec.encode(body))
+
+
+def publish(origin: ScriptedPeer, topic: str, data: bytes) -> Gossip:
+    issued = now_ms()
+    identity = origin.identity
+    return Gossip(identity.vouch(Publication(identity.public_key, issued, issued, topic, data)), 1)
+
+
+def deaths(*nodes: SimNode) -> int:
+    return sum(each.codes().count("peer.dead") for each in nodes)
+
+
+class Dials:
+    """Counts the connections that arrive at some nodes."""
+
+    def __init__(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.at: dict[str, list[float]] = {}
+        for address, listener in world.network.listeners.items():
+
+            def connect(
+                pending: object, host: str = address.host, inner: object = listener.connect
+            ) -> None:
+                self.at.setdefault(host, []).append(trio.current_time())
+                inner(pending)  # type: ignore[operator]
+
+            monkeypatch.setattr(listener, "connect", connect)
+
+    def most_within(self, seconds: float) -> int:
+        return max(
+            (
+                sum(begin <= each < begin + seconds for each in times)
+                for times in self.at.values()
+                for begin in times
+            ),
+            default=0,
+        )
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_who_is_killed_is_dead_to_all_within_three_seconds(
+    autojump_clock: MockClock, seed: int
+) -> None:
+    async with open_world(seed) as world:
+        nodes = await settled(world, 10)
+        victim = world.rng.choice(nodes)
+        survivors = [each for each in nodes if each is not victim]
+        await world.crash(victim)
+        await world.until(lambda: all_say("dead", survivors, victim), within=3)
+        await trio.sleep(60)
+        assert all_say("dead", survivors, victim)
+        for each in survivors:
+            assert all_say("alive", [other for other in survivors if other is not each], each)
+        assert deaths(*survivors) == len(survivors)
+
+        await world.start(victim.name)
+        await world.until(lambda: all_say("alive", survivors, victim), within=5)
+        assert_unharmed(*nodes)
+
+
+async def test_half_killed_at_once_are_dead_to_all(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        nodes = await settled(world, 10)
+        victims = await world.kill(0.5)
+        survivors = [each for each in nodes if each not in victims]
+        await world.until(lambda: all_say("dead", survivors, *victims), within=10)
+        await trio.sleep(30)
+        assert all(
+            all_say("alive", [each for each in survivors if each is not other], other)
+            for other in survivors
+        )
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_who_falls_silent_for_good_is_dead_to_all_within_twenty_seconds(
+    autojump_clock: MockClock, seed: int
+) -> None:
+    async with open_world(seed) as world:
+        nodes = await settled(world, 10)
+        victim = world.rng.choice(nodes)
+        survivors = [each for each in nodes if each is not victim]
+        world.meanwhile(lambda: world.pause(victim, seconds=300))
+        await world.until(lambda: all_say("dead", survivors, victim), within=20)
+        assert deaths(*survivors) == len(survivors)
+        await trio.sleep(300)
+        # It was cut off itself, and held nobody dead for that.
+        assert deaths(victim) == 0
+        everybody = [*survivors, victim]
+        await world.until(
+            lambda: all(
+                all_say("alive", [each for each in everybody if each is not other], other)
+                for other in everybody
+            ),
+            within=120,
+        )
+
+
+async def test_half_silent_for_good_is_no_isolation_for_ever(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        nodes = await settled(world, 8)
+        gone, survivors = nodes[:4], nodes[4:]
+        for each in gone:
+            world.meanwhile(lambda each=each: world.pause(each, seconds=1000))
+        machines = [each.services.liveness._machine for each in survivors]
+        await world.until(lambda: any(each.isolated for each in machines), within=20)
+        await world.until(lambda: all_say("dead", survivors, *gone), within=LONGEST + 15)
+        assert all(
+            all_say("alive", [each for each in survivors if each is not other], other)
+            for other in survivors
+        )
+
+
+async def test_who_is_cut_off_alone_holds_nobody_dead(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        nodes = await settled(world, 6)
+        await world.pause(nodes[0], seconds=120)
+        assert deaths(nodes[0]) == 0
+        assert "dead" not in seen(nodes[0], *nodes[1:])
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_who_leaves_is_unknown_to_all_and_not_dead(
+    autojump_clock: MockClock, seed: int
+) -> None:
+    async with open_world(seed) as world:
+        nodes = await settled(world, 10)
+        leaver = world.rng.choice(nodes)
+        others = [each for each in nodes if each is not leaver]
+        await world.stop(leaver)
+        await world.until(lambda: all_say("unknown", others, leaver), within=1)
+        # Feelers go out meanwhile.
+        await trio.sleep(600)
+        assert all_say("unknown", others, leaver)
+        assert deaths(*others) == 0
+        await world.start(leaver.name)
+        await world.until(lambda: all_say("alive", others, leaver), within=5)
+        # What it said when it left comes again from nobody.
+        await trio.sleep(60)
+        assert all_say("alive", others, leaver)
+
+
+async def test_a_liar_kills_nobody_and_makes_nobody_dialled_without_end(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_world(1) as world:
+        nodes = await settled(world, 8)
+        liars = [ScriptedPeer(world, host=f"10.9.{n}.1") for n in range(2)]
+        lines = [await liar.connect(node) for liar, node in zip(liars, nodes, strict=False)]
+        for line in lines:
+            world.meanwhile(lambda line=line: line.serve(lambda _: None))
+        dials = Dials(world, monkeypatch)
+        began = trio.current_time()
+        while trio.current_time() < began + 60:
+            for liar, line in zip(liars, lines, strict=True):
+                ahead = world.rng.choice([0, -5_000, 50_000])
+                for accused in nodes:
+                    lie = report(liar, accused, observed=now_ms() + ahead)
+                    try:
+                        await line.send(lie)
+                    except (trio.BrokenResourceError, trio.ClosedResourceError):
+                        break
+            for each in nodes:
+                assert "dead" not in seen(each, *nodes), each.name
+            await trio.sleep(1)
+        assert deaths(*nodes) == 0
+        # 120 reports of each, taken by 7 others.
+        assert dials.most_within(1) <= 10
+        assert sum(map(len, dials.at.values())) <= 100
+        await trio.sleep(10)
+        for each in nodes:
+            assert all_say("alive", [other for other in nodes if other is not each], each)
+        assert_unharmed(*nodes)
+
+
+async def test_reports_of_a_connected_peer_start_one_probe_at_a_time(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a, b = [await world.start(name, lan=None, connections__target=0) for name in "ab"]
+        await a.node.connect(str(b.address))
+        liar = ScriptedPeer(world)
+        line = await liar.connect(a)
+        connection = a.services.roster.connections[b.node_id]
+        most = 0
+        for _ in range(300):
+            await line.send(report(liar, b))
+            await trio.sleep(0.001)
+            most = max(most, connection.requests_under_way)
+        # Nor wait any of them behind the one that runs.
+        assert most <= 1
+        assert a.services.liveness._redials.statistics().tasks_waiting == 0
+        await world.crash(b)
+        await world.until(lambda: seen(a, b) == ["dead"], within=3)
+
+
+async def proven(world: World, node: SimNode) -> ScriptedPeer:
+    """Return a listening peer that the node was connected to, and no more is."""
+    peer = ScriptedPeer(world, host="10.9.7.1", listens=True)
+    await world._nursery.start(peer.listen, lambda line: line.serve(lambda _: None))
+    await node.node.connect(str(peer.address))
+    await node.node.disconnect(peer.identity.node_id)
+    return peer
+
+
+async def test_reach_is_answered_for_proven_peers_only(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__target=0)
+        known = await proven(world, a)
+        unknown = ScriptedPeer(world, host="10.9.8.1", listens=True)
+        dialled = False
+
+        async def talk(_: Line) -> None:
+            nonlocal dialled
+            dialled = True
+
+        await world._nursery.start(unknown.listen, talk)
+        asker = await ScriptedPeer(world).connect(a)
+        assert await asker.ask(Reach(known.record())) == Reached(alive=True)
+        answer = await asker.ask(Reach(unknown.record()))
+        assert isinstance(answer, Failed)
+        assert answer.code == "not_found"
+        forged = Signed(known.record().body, bytes(64))
+        answer = await asker.ask(Reach(forged))
+        assert isinstance(answer, Failed)
+        await trio.sleep(10)
+        assert not dialled
+        # One that is gone.
+        b = await world.start("b", lan=None, connections__target=0)
+        await a.node.connect(str(b.address))
+        record = b.services.own.signed
+        await a.node.disconnect(b.node_id)
+        await world.crash(b)
+        assert await asker.ask(Reach(record)) == Reached(alive=False)
+        assert_unharmed(a)
+
+
+async def test_reach_makes_a_node_dial_within_its_budget(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__target=0)
+        b = await world.start("b", lan=None, connections__target=0)
+        await a.node.connect(str(b.address))
+        record = b.services.own.signed
+        await a.node.disconnect(b.node_id)
+        await world.crash(b)
+        tried: list[float] = []
+        dial = a.network.dial
+
+        async def count(address: object) -> object:
+            tried.append(trio.current_time())
+            return await dial(address)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(a.network, "dial", count)
+        asker = await ScriptedPeer(world).connect(a)
+        answers: list[Message] = []
+        for _ in range(60):
+            answers.append(await asker.ask(Reach(record)))
+            await trio.sleep(0.1)
+        refused = [each for each in answers if isinstance(each, Failed)]
+        assert {each.code for each in refused} == {"busy"}
+        elapsed = trio.current_time() - tried[0]
+        most = liveness.REACHES_AT_ONCE + liveness.REACHES_PER_SECOND * elapsed + 1
+        assert liveness.REACHES_AT_ONCE <= len(tried) <= most
+
+
+async def test_no_room_for_a_dial_is_no_sign_of_life(autojump_clock: MockClock) -> None:
+    """The node can't dial itself: others tell it."""
+    async with open_world(1) as world:
+        names = [f"n{n}" for n in range(5)]
+        others = [await world.start(name, lan=None, connections__target=4) for name in names]
+        for each in others[1:]:
+            for other in others[: others.index(each)]:
+                if not each.is_connected_to(other):
+                    await each.node.connect(str(other.address))
+        a = await world.start("a", lan=None, connections__target=0, connections__max_outbound=1)
+        victim = others[0]
+        await victim.node.connect(str(a.address))
+        await a.node.connect(str(others[1].address))
+        await trio.sleep(5)
+        await world.crash(victim)
+        await world.until(lambda: seen(a, victim) == ["dead"], within=20)
+
+
+async def test_whoever_did_not_run_for_a_while_accuses_nobody(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        nodes = await settled(world, 4)
+        # All timers of this process come late at once.
+        autojump_clock.jump(60)
+        await trio.sleep(30)
+        assert deaths(*nodes) == 0
+        for each in nodes:
+            assert all_say("alive", [other for other in nodes if other is not each], each)
+
+
+async def test_a_leave_that_comes_late_or_from_another_says_nothing(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__target=0)
+        earlier = now_ms()
+        await trio.sleep(10)
+        peer = await proven(world, a)
+        world.conditions.unreachable.add(peer.host)
+        other = ScriptedPeer(world)
+        line = await other.connect(a)
+
+        def of_peer() -> str:
+            said = {each.node_id: each.liveness for each in a.node.peers()}
+            return said[peer.identity.node_id.hex()]
+
+        stale = codec.encode(peer.record(sequence=earlier))
+        latest = codec.encode(peer.record())
+        for lie in (
+            publish(peer, liveness.LEFT_TOPIC, stale),
+            publish(other, liveness.LEFT_TOPIC, latest),
+            publish(peer, liveness.LEFT_TOPIC, b"nonsense"),
+        ):
+            await line.send(lie)
+            await trio.sleep(1)
+            assert of_peer() == "alive"
+        await line.send(publish(peer, liveness.LEFT_TOPIC, latest))
+        await trio.sleep(1)
+        assert of_peer() == "unknown"
+        assert connected(a) == {other.identity.node_id.hex()}
+        assert_unharmed(a)
+
+
+async def test_the_word_of_the_accused_counts_though_its_clock_is_slow(
+    autojump_clock: MockClock,
+) -> None:
+    """Nobody can dial it, so its word is all that speaks for it."""
+    async with open_world(1) as world:
+        a, b, c = [await world.start(name, lan=None, connections__target=0) for name in "abc"]
+        b.clock_error = -30.0
+        await b.node.connect(str(a.address))
+        await b.node.connect(str(c.address))
+        await a.node.connect(str(c.address))
+        await b.node.disconnect(a.node_id)
+        world.conditions.unreachable.add(b.network.host)
+        assert seen(a, b) == ["alive"]
+        for number in range(4):
+            liar = ScriptedPeer(world, host=f"10.9.{number}.1")
+            line = await liar.connect(a)
+            world.meanwhile(lambda line=line: line.serve(lambda _: None))
+            await line.send(report(liar, b))
+        await trio.sleep(0.1)
+        for _ in range(200):
+            assert "dead" not in seen(a, b)
+            await trio.sleep(0.1)
+        assert seen(a, b) == ["alive"]
+
+
+async def test_whoever_accuses_the_connected_is_not_believed_any_more(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__target=0)
+        others = [await world.start(f"n{n}", lan=None, connections__target=0) for n in range(3)]
+        gone = await world.start("gone", lan=None, connections__target=0)
+        for each in (*others, gone):
+            await a.node.connect(str(each.address))
+        await a.node.disconnect(gone.node_id)
+        world.meanwhile(lambda: world.pause(gone, seconds=600))
+        liar, honest = ScriptedPeer(world), ScriptedPeer(world, host="10.8.0.1")
+        lies, truth = await liar.connect(a), await honest.connect(a)
+        world.meanwhile(lambda: lies.serve(lambda _: None))
+        world.meanwhile(lambda: truth.serve(lambda _: None))
+        await trio.sleep(1)
+        for each in others:
+            await lies.send(report(liar, each))
+        await trio.sleep(3)
+        await lies.send(report(liar, gone))
+        await trio.sleep(1)
+        assert seen(a, *others, gone) == ["alive"] * 4
+        await truth.send(report(honest, gone))
+        await world.until(lambda: seen(a, gone) == ["dead"], within=10)
