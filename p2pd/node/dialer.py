@@ -39,6 +39,7 @@ _NO_ROOM_PAUSE = 1.0
 class _Dial:
     """A dial under way, and what the others who wait for it will see."""
 
+    node_id: NodeId | None
     done: trio.Event = attrs.field(factory=trio.Event)
     error: P2PError | None = None
 
@@ -87,9 +88,9 @@ class Dialer:
                 if not self._may_dial(entry, now):
                     next_retry = min(next_retry or math.inf, self._strangers.refilled_at())
                     break
-                entry.dialing = True
-                limit.acquire_on_behalf_of_nowait(entry)
-                nursery.start_soon(self._dial_in_background, entry, limit)
+                dial = self._begin(entry)
+                limit.acquire_on_behalf_of_nowait(dial)
+                nursery.start_soon(self._dial_in_background, dial, entry, limit)
             with trio.move_on_at(next_retry or math.inf):
                 await self._wake.wait()
 
@@ -143,11 +144,17 @@ class Dialer:
 
         Raises what `dial` raises for the first address.
         """
-        dial = _Dial()
-        node_id = entry.node_id
-        if node_id is not None:
-            self._dials[node_id] = dial
+        return await self._carry_out(self._begin(entry), entry, stay=stay)
+
+    def _begin(self, entry: Entry) -> _Dial:
+        """Let all who want to dial this entry from now on wait for this one dial."""
+        dial = _Dial(entry.node_id)
+        if dial.node_id is not None:
+            self._dials[dial.node_id] = dial
         entry.dialing = True
+        return dial
+
+    async def _carry_out(self, dial: _Dial, entry: Entry, *, stay: bool = False) -> Connection:
         try:
             return await self._try_addresses(entry, stay)
         except Busy as error:
@@ -161,8 +168,8 @@ class Dialer:
             raise
         finally:
             entry.dialing = False
-            if node_id is not None and self._dials.get(node_id) is dial:
-                del self._dials[node_id]
+            if dial.node_id is not None and self._dials.get(dial.node_id) is dial:
+                del self._dials[dial.node_id]
             dial.done.set()
             # When to try again is known only now.
             self.wake()
@@ -226,14 +233,16 @@ class Dialer:
             )
         raise first or DialFailed(f"no address of {describe(entry)} is left to try")
 
-    async def _dial_in_background(self, entry: Entry, limit: trio.CapacityLimiter) -> None:
+    async def _dial_in_background(
+        self, dial: _Dial, entry: Entry, limit: trio.CapacityLimiter
+    ) -> None:
         try:
-            await self.dial_entry(entry)
+            await self._carry_out(dial, entry)
         except P2PError:
             # It is in the registry and in the log.
             return
         finally:
-            limit.release_on_behalf_of(entry)
+            limit.release_on_behalf_of(dial)
             self.wake()
 
     def _note_failure(self, entry: Entry, error: P2PError) -> None:
