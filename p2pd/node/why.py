@@ -30,7 +30,8 @@ def explain(peer: NodeId, services: Services, chronicle: Chronicle, wall: float)
     connection = services.roster.connections.get(peer)
     liveness = services.liveness.of(peer)
     steps = [_heard_of(entry), *chronicle.steps(peer)]
-    steps += services.liveness.account(peer)
+    reports = services.liveness.account(peer)
+    steps += reports
     if connection is not None:
         steps.append(_probes(connection, wall))
     else:
@@ -40,7 +41,7 @@ def explain(peer: NodeId, services: Services, chronicle: Chronicle, wall: float)
         name=entry.name,
         status=entry.status.value,
         liveness=liveness.value,
-        summary=_summary(entry, liveness, connection),
+        summary=_summary(entry, liveness, connection, len(reports)),
         steps=steps,
     )
 
@@ -71,17 +72,28 @@ def _outlook(entry: Entry, wall: float) -> list[WhyStep]:
     if entry.parted:
         steps.append(WhyStep(None, "dial.parted", "a user ended the last connection"))
     if wait > 0:
-        text = f"{entry.failures_in_row} failures in a row: not dialled for another {wait:.0f} s"
+        text = f"not dialled for another {wait:.0f} s"
+        if entry.failures_in_row:
+            text = f"{_count(entry.failures_in_row, 'failure')} in a row: {text}"
         steps.append(WhyStep(wall + wait, "dial.backoff", text))
     return steps
 
 
-def _summary(entry: Entry, liveness: Liveness, connection: Connection | None) -> str:
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _summary(entry: Entry, liveness: Liveness, connection: Connection | None, accusers: int) -> str:
     who = describe(entry)
     if connection is not None:
-        return f"{who} is connected, {connection.direction}, at {connection.remote}"
+        silent = ", but silent" if liveness is Liveness.SUSPECT else ""
+        return f"{who} is connected, {connection.direction}, at {connection.remote}{silent}"
     if liveness in {Liveness.DEAD, Liveness.SUSPECT}:
-        return f"{who} is {liveness}: {entry.last_error or 'others report it'}"
+        # Where no dial failed since the last connection, its end says nothing of now.
+        own = entry.last_error if entry.failures_in_row or not accusers else None
+        reported = f"reported by {_count(accusers, 'peer')}" if accusers else None
+        said = ", and ".join(each for each in (own, reported) if each)
+        return f"{who} is {liveness}: {said or 'it does not answer'}"
     if entry.status is Status.ATTEMPTED and entry.last_error:
         return f"{who} was never connected: {entry.last_error}"
     if entry.last_error:
