@@ -1,10 +1,13 @@
 """Whom a node dials by itself, and whom it leaves alone."""
 
+from contextlib import suppress
+
 import pytest
 import trio
 from trio.testing import MockClock
 
-from p2pd.errors import Busy
+from p2pd.errors import Busy, P2PError
+from p2pd.net.faults import Cut
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.wire.messages import MAX_VALUE_BYTES, Echo, Echoed, Goodbye
 from tests.node.scripted import Line, ScriptedPeer, assert_unharmed, connected, reasons
@@ -79,3 +82,46 @@ async def test_a_leaving_node_makes_no_more_connections(autojump_clock: MockCloc
         [spare] = [each for each in others if "peer.connected" not in each.codes()]
         await world.stop(a)
         assert "peer.connected" not in spare.codes()
+
+
+async def test_a_dial_that_somebody_else_made_is_tried_again(autojump_clock: MockClock) -> None:
+    """It was under way when the backoff ended: the dialer hears of its end."""
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__target=1, connections__backoff_max=4)
+        [b] = await passive(world, "b")
+        await a.node.connect(str(b.address))
+        await trio.sleep(5)
+        cut = Cut(frozenset({a.network.host}), frozenset({b.network.host}))
+        world.network.medium.cut(cut)
+        for stream in list(world.network.streams):
+            stream.break_now()
+        # Liveness dials at once, and its dial is still under way when the backoff ends.
+        await trio.sleep(30)
+        world.network.medium.heal(cut)
+        await world.until(lambda: a.is_connected_to(b), within=10)
+        assert_unharmed(a, b)
+
+
+async def test_who_asks_while_a_dial_begins_waits_for_that_one(autojump_clock: MockClock) -> None:
+    """And who gives up waiting does not make the dialer begin another one."""
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__target=3)
+        [b] = await passive(world, "b")
+        await a.node.connect(str(b.address))
+        await trio.sleep(5)
+        host = b.network.host
+        world.conditions.unreachable.add(host)
+        await world.crash(b)
+        await trio.sleep(20)
+        for _ in range(30):
+            a.services.registry.retry_now()
+            a.services.dialer.wake()
+            # Whoever is first, the dialer or the user, is up to Trio.
+            await trio.lowlevel.checkpoint()
+            with trio.move_on_after(0.5):
+                with suppress(P2PError):
+                    await a.node.ping(b.node_id)
+            a.services.registry.retry_now()
+            a.services.dialer.wake()
+            await trio.sleep(10)
+        assert_unharmed(a)

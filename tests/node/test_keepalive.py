@@ -181,3 +181,83 @@ async def test_a_ping_survives_the_change_to_another_connection(autojump_clock: 
             await trio.sleep(2)
             nursery.cancel_scope.cancel()
         assert len(results) == 1
+
+
+@pytest.mark.parametrize("dialler", ["a", "b"])
+@pytest.mark.parametrize("evict_after", [10, 5, 3])
+async def test_a_silent_peer_is_off_the_list_when_its_time_is_up(
+    autojump_clock: MockClock, evict_after: int, dialler: str
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, liveness__evict_after=evict_after)
+        b = await world.start("b", lan=None)
+        one, other = (a, b) if dialler == "a" else (b, a)
+        await one.node.connect(str(other.address))
+        await trio.sleep(60)
+        world.meanwhile(lambda: world.pause(b, seconds=60))
+        last_heard = a.services.roster.connections[b.node_id].last_heard
+        while connected(a):
+            # What was under way still comes.
+            last_heard = a.services.roster.connections[b.node_id].last_heard
+            assert trio.current_time() - last_heard <= evict_after + 0.1
+            await trio.sleep(0.1)
+        assert trio.current_time() - last_heard >= evict_after
+        assert "silent" in (a.node.peers()[0].last_error or "")
+
+
+async def test_every_second_the_list_is_right(autojump_clock: MockClock) -> None:
+    """As somebody sees it who looks once a second."""
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, liveness__evict_after=10)
+        line = await ScriptedPeer(world).connect(a)
+        # The last that is heard of it, before nothing comes any more.
+        await line.send(Pong())
+        listed = []
+        for _ in range(12):
+            await trio.sleep(1)
+            listed.append(len(connected(a)))
+        assert listed == [1] * 10 + [0] * 2
+
+
+@pytest.mark.parametrize("interval", [5, 60])
+async def test_who_answers_is_not_evicted_however_soon_that_is(
+    autojump_clock: MockClock, interval: int
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start(
+            "a", lan=None, liveness__ping_interval=interval, liveness__evict_after=2
+        )
+        b = await world.start("b", lan=None, liveness__ping_interval=60)
+        await b.node.connect(str(a.address))
+        await trio.sleep(600)
+        assert a.codes() == ["peer.connected"]
+
+
+@pytest.mark.parametrize("misses", [1, 2, 3])
+async def test_so_many_misses_in_a_row_end_a_connection_and_not_one_less(
+    autojump_clock: MockClock, misses: int
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, liveness__misses=misses, liveness__evict_after=100)
+        line = await ScriptedPeer(world).connect(a)
+        missed = 0
+
+        async def miss(count: int) -> None:
+            """Answer one probe, then so many are left unanswered."""
+            nonlocal missed
+            while True:
+                event = await line.next()
+                if isinstance(event.message, Ping):
+                    missed += 1
+                    if missed > count:
+                        missed = 0
+                        data = line.session.reply(event.request_id or 0, Pong())
+                        await line.stream.send_all(data)
+
+        with trio.move_on_after(300):
+            await miss(misses - 1)
+        assert len(connected(a)) == 1
+        with trio.fail_after(30), pytest.raises(HungUp):
+            await miss(misses)
+        assert f"{misses} probe" in (a.node.peers()[0].last_error or "")
+        assert_unharmed(a)

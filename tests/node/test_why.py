@@ -1,6 +1,7 @@
 """The account of a peer says what happened, and what is next."""
 
 import re
+from typing import Any
 
 import pytest
 import trio
@@ -25,7 +26,7 @@ def text_of(why: WhyResult, code: str) -> str:
     return next(each.text for each in why.steps if each.code == code)
 
 
-async def pair(world: World, **settings: float) -> tuple[SimNode, SimNode]:
+async def pair(world: World, **settings: Any) -> tuple[SimNode, SimNode]:
     """Start two nodes of which one dialled the other."""
     a = await world.start("a", lan=None, **settings)
     b = await world.start("b", lan=None, connections__target=0)
@@ -167,10 +168,10 @@ async def test_who_is_dead_by_what_others_say(autojump_clock: MockClock) -> None
         assert "reported by 3 peers" in why.summary
         accusations = [each for each in why.steps if each.code == "report.against"]
         assert len(accusations) == 3
-        for each in accusations:
-            assert each.text.startswith("scripted (")
-            assert each.text.endswith(") reports it dead")
-            assert each.time == pytest.approx(EPOCH + 6, abs=0.5)
+        for step in accusations:
+            assert step.text.startswith("scripted (")
+            assert step.text.endswith(") reports it dead")
+            assert step.time == pytest.approx(EPOCH + 6, abs=0.5)
 
 
 async def test_whom_a_user_parted(autojump_clock: MockClock) -> None:
