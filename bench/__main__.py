@@ -17,6 +17,7 @@ import trio
 from tabulate import tabulate
 
 from bench.connections import new_connection, request_reply, under_way
+from bench.everybody import everybody
 from bench.figures import Effort, Figure
 from bench.idle import idle
 from bench.keys import keys
@@ -30,6 +31,7 @@ BENCHMARKS: dict[str, Callable[[Effort], Awaitable[list[Figure]]]] = {
     "start": start,
     "keys": keys,
     "idle": idle,
+    "everybody": everybody,
 }
 _PACKAGES = ("trio", "cryptography", "attrs", "cattrs", "msgpack")
 FULL = Effort(rounds=15, idle_seconds=60.0, settle_seconds=45.0)

@@ -49,11 +49,15 @@ class Daemon:
         """Its state directory."""
         return self.directory / "state"
 
+    def call(self, method: str) -> Any:
+        """Call a method of its control socket."""
+        with Client([self.socket]) as client:
+            return client.call(method)
+
     def status(self) -> dict[str, Any]:
         """Ask for its status."""
-        with Client([self.socket]) as client:
-            status: dict[str, Any] = client.call("status")
-            return status
+        status: dict[str, Any] = self.call("status")
+        return status
 
     def wait_for_peers(self, count: int) -> None:
         """Return once at least so many peers are connected."""
@@ -68,7 +72,7 @@ class Daemon:
 
 
 @contextmanager
-def daemon(parent: Path, name: str) -> Iterator[Daemon]:
+def daemon(parent: Path, name: str, *, target: int = CONNECTIONS) -> Iterator[Daemon]:
     """Run a daemon within the `with`, which begins once it answers on its control socket.
 
     It finds others by multicast, and keeps what is in its state directory from before.
@@ -79,7 +83,7 @@ def daemon(parent: Path, name: str) -> Iterator[Daemon]:
         *("--instance", name, "--port", "0"),
         *("--state-dir", str(directory / "state"), "--control", str(directory / "control.sock")),
         *("--set", "identity.difficulty=8", "--log-format", "json"),
-        *("--set", f"connections.target={CONNECTIONS}"),
+        *("--set", f"connections.target={target}"),
     ]
     with (directory / "log").open("w") as log:
         spawned_at = time.time()
@@ -97,10 +101,14 @@ def daemon(parent: Path, name: str) -> Iterator[Daemon]:
 
 
 @contextmanager
-def daemons(parent: Path, count: int, peers: int) -> Iterator[list[Daemon]]:
+def daemons(
+    parent: Path, count: int, peers: int, *, target: int = CONNECTIONS
+) -> Iterator[list[Daemon]]:
     """Run several daemons within the `with`, which begins once each has so many peers."""
     with ExitStack() as stack:
-        running = [stack.enter_context(daemon(parent, f"n{i}")) for i in range(count)]
+        running = [
+            stack.enter_context(daemon(parent, f"n{i}", target=target)) for i in range(count)
+        ]
         for each in running:
             each.wait_for_peers(peers)
         yield running

@@ -37,6 +37,10 @@ from p2pd.wire.messages import (
 )
 
 ANTI_ENTROPY_INTERVAL = 5.0
+# After so many rounds without news each next one comes twice as late, up to the most: who
+# has news begins the rounds.
+ROUNDS_AFTER_NEWS = 6
+QUIET_INTERVAL = 60.0
 # A peer for which so many bytes wait is only told what there is.
 MAX_WAITING = 1 << 20
 # New messages of one peer: beyond it they are dropped, and come again by anti-entropy.
@@ -76,12 +80,15 @@ class GossipService:
         )
         self._sequence = 0
         self._published = 0
+        self._payloads = 0
         self._delivered = 0
         self._sinks: list[tuple[frozenset[str], Sink]] = []
         self._system: dict[str, SystemHandler] = {}
         self._linked: dict[NodeId, None] = {}
         self._budgets: dict[NodeId, Budget] = {}
         self._issued: dict[tuple[NodeId, int], int] = {}
+        self._quiet_rounds = 0
+        self._round_at = math.inf
         self._sleep = trio.CancelScope()
         self.dropped: Counter[str] = Counter()
         roster.on_connected.append(self._link_up)
@@ -98,6 +105,15 @@ class GossipService:
     def use(self) -> GossipUse:
         """How much was published here, delivered, and came again."""
         return GossipUse(self._published, self._delivered, self._machine.counts.duplicates)
+
+    @property
+    def payloads(self) -> int:
+        """How many of the users' publications came, also those that were known already."""
+        return self._payloads
+
+    def carries(self, peer: NodeId) -> bool:
+        """Whether the tree of messages goes over the connection to a peer."""
+        return peer in self._machine.eager
 
     def on_system(self, topic: str, handler: SystemHandler) -> None:
         """Let `handler` take what others publish on one of the network's own topics."""
@@ -162,17 +178,28 @@ class GossipService:
 
     async def run(self) -> None:
         """Send what is due by itself, and compare with a peer now and then."""
-        rng = self._env.rng
-        next_round = trio.current_time() + ANTI_ENTROPY_INTERVAL * rng.random()
+        self._note_news()
         while True:
-            with trio.CancelScope(deadline=next_round) as self._sleep:
+            with trio.CancelScope(deadline=self._round_at) as self._sleep:
                 self._flush()
                 await trio.sleep_forever()
             now = trio.current_time()
-            if now >= next_round:
-                next_round = now + ANTI_ENTROPY_INTERVAL * rng.uniform(0.75, 1.25)
+            if now >= self._round_at:
+                self._round_at = now + self._next_pause()
                 self._history.expire(now, self._env.wall_ms())
                 self._compare()
+
+    def _note_news(self) -> None:
+        """Let the next rounds of anti-entropy follow each other quickly."""
+        self._quiet_rounds = 0
+        self._round_at = min(self._round_at, trio.current_time() + self._next_pause())
+        self._sleep.deadline = min(self._sleep.deadline, self._round_at)
+
+    def _next_pause(self) -> float:
+        self._quiet_rounds += 1
+        rare = 2.0 ** max(0, min(self._quiet_rounds - ROUNDS_AFTER_NEWS, 16))
+        pause = min(ANTI_ENTROPY_INTERVAL * rare, QUIET_INTERVAL)
+        return pause * self._env.rng.uniform(0.75, 1.25)
 
     def _compare(self) -> None:
         """Send our digest to a peer chosen at random."""
@@ -218,6 +245,7 @@ class GossipService:
                 self.dropped[problem] += 1
                 return
             self._link_all()
+        self._payloads += not publication.topic.startswith(SYSTEM)
         if self._machine.receive(peer, item, now):
             self._deliver(item, publication)
         self._flush()
@@ -250,6 +278,7 @@ class GossipService:
         return count <= MOST_OF_ORIGIN
 
     def _deliver(self, item: Item, publication: Publication) -> None:
+        self._note_news()
         if publication.topic.startswith(SYSTEM):
             handler = self._system.get(publication.topic)
             if handler is not None and item.origin != self._own_id:

@@ -27,7 +27,7 @@ from p2pd.core.membership import (
     Revive,
 )
 from p2pd.core.registry import Registry
-from p2pd.errors import BadMessage, Busy, DialFailed, HandshakeRefused, NotFound, P2PError
+from p2pd.errors import BadMessage, Busy, ConnectionLost, DialFailed, HandshakeRefused, NotFound, P2PError
 from p2pd.ids import NodeId
 from p2pd.node.connection import Connection, Ending
 from p2pd.node.dialer import Dialer
@@ -65,6 +65,8 @@ MAX_REDIALS = 16
 # Who comes back and breaks again within so many seconds is not redialled at once any more.
 REDIAL_AGAIN = 5.0
 MAX_REDIALLED = 1024
+# Seconds between the tries of a node that hangs up at once.
+HANGS_UP = (0.05, 0.2, 0.5)
 # Whoever dies together with all its neighbours is missed by nobody. So all nodes together
 # probe so many others, taken at random, for each death; and each node one in a while, as a
 # feeler (Bitcoin Core, net.cpp, FEELER_INTERVAL).
@@ -221,7 +223,7 @@ class LivenessService:
         async with self._redials:
             now = trio.current_time
             try:
-                answered = await self._try(node)
+                answered = await self._try_until_settled(node)
             except HandshakeRefused as refusal:
                 if refusal.proven and refusal.claimed == node:
                     self._machine.heard(node, now())
@@ -240,6 +242,23 @@ class LivenessService:
                 else:
                     self._machine.dial_failed(node, refused=False, now=now())
         self._wake()
+
+    async def _try_until_settled(self, node: NodeId) -> bool:
+        """Try a node as `_try`; a few times where it hangs up at once.
+
+        The sockets of a process that is killed close one after another: the one that it
+        listened on may take a connection that nobody will ever serve.
+        """
+        for pause in HANGS_UP:
+            began = trio.current_time()
+            try:
+                return await self._try(node)
+            except (DialFailed, ConnectionLost) as error:
+                settled = isinstance(error, DialFailed) and error.refused
+                if settled or trio.current_time() - began > max(HANGS_UP):
+                    raise
+            await trio.sleep(pause)
+        return await self._try(node)
 
     async def _try(self, node: NodeId) -> bool:
         """Ask a node on its connection, or dial it; returns whether it answered in time.
@@ -361,7 +380,8 @@ class LivenessService:
             self.say_alive(after=min(report.observed, latest))
             return
         entry = self._registry.get(accused)
-        if entry is None:
+        # An identity of which nothing is known may have cost nothing.
+        if entry is None or self._registry.get(reporter) is None:
             return
         connected = accused in self._roster.connections
         self._machine.reported(

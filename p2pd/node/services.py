@@ -115,7 +115,7 @@ def wire_services(config: Config, env: Env, events: Events, listening: list[Addr
         seeds=Seeds(env, config.discovery.seeds, roster, dialer, events),
         keepalive=Keepalive(env, config.liveness, roster, events, woke, liveness.came),
         exchange=exchange,
-        surplus=Surplus(env, roster, dialer, dispatch),
+        surplus=Surplus(env, roster, dialer, dispatch, gossip.carries),
         discovery=discovery,
         gossip=gossip,
         liveness=liveness,

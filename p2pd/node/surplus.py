@@ -9,12 +9,14 @@ rather a young one than an old one. So the network stays well mixed, as by the s
 (Leitao, Pereira, Rodrigues 2007, section 4.4), and some connections last.
 """
 
+from collections.abc import Callable
 from contextlib import suppress
 
 import trio
 
 from p2pd.core.entries import Source
 from p2pd.errors import P2PError
+from p2pd.ids import NodeId
 from p2pd.node.connection import Connection
 from p2pd.node.dialer import Dialer
 from p2pd.node.dispatch import Call, Dispatch
@@ -31,10 +33,21 @@ _REQUEST_TIMEOUT = 5.0
 
 
 class Surplus:
-    """Asks peers, one at a time, whether a connection may go; answers who asks."""
+    """Asks peers, one at a time, whether a connection may go; answers who asks.
 
-    def __init__(self, env: Env, roster: Roster, dialer: Dialer, dispatch: Dispatch) -> None:
+    `carries` says whether the tree of gossip goes over the connection to a peer.
+    """
+
+    def __init__(
+        self,
+        env: Env,
+        roster: Roster,
+        dialer: Dialer,
+        dispatch: Dispatch,
+        carries: Callable[[NodeId], bool],
+    ) -> None:
         self._env = env
+        self._carries = carries
         self._dialer = dialer
         self._roster = roster
         self._asking = False
@@ -71,9 +84,11 @@ class Surplus:
         lasting = self._lasting()
         if not self._too_many(lasting):
             return False
+        # Where the tree of gossip has settled, it is thin: what would tear it stays.
+        spare = [each for each in lasting if not self._carries(each.node_id)] or lasting
         # They stand in the order of their making: the young go first, mostly.
-        youth = max(self._env.rng.randrange(len(lasting)) for _ in range(2))
-        connection = lasting[youth]
+        youth = max(self._env.rng.randrange(len(spare)) for _ in range(2))
+        connection = spare[youth]
         self._asking = True
         try:
             reply = await connection.request(Release(), _REQUEST_TIMEOUT)

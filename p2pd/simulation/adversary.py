@@ -1,13 +1,26 @@
 """Nodes that lie: full members of the network, but for what they answer."""
 
+from contextlib import suppress
+
+import trio
+
 from p2pd.address import Address
+from p2pd.errors import Busy
 from p2pd.node.dispatch import Call
-from p2pd.simulation.world import SimNode, World
+from p2pd.node.liveness import DEAD_TOPIC
+from p2pd.simulation.world import EPOCH, SimNode, World
+from p2pd.wire import codec
 from p2pd.wire.identity import Identity
 from p2pd.wire.messages import (
+    DeadReport,
+    Digest,
     FindNode,
     FindValue,
     GetPeers,
+    Gossip,
+    Graft,
+    Have,
+    Held,
     Nodes,
     PeerRecord,
     Peers,
@@ -15,6 +28,7 @@ from p2pd.wire.messages import (
     Store,
     Stored,
     Value,
+    Want,
 )
 
 INVENTED = 20
@@ -62,3 +76,29 @@ def _invent(world: World, number: int) -> Signed:
             issued=1,
         )
     )
+
+
+def make_mute(node: SimNode) -> None:
+    """Let a running node pass on no message from now on, until it restarts."""
+
+    def swallow(_: Call, __: object) -> None:
+        """Take it, and say nothing."""
+
+    for kind in (Gossip, Have, Graft, Want, Digest, Held):
+        node.services.dispatch.add(kind, swallow)
+
+
+async def accuse_everybody(world: World, liar: SimNode, *, every: float) -> None:
+    """Let a running node report all others dead, again and again, until the world ends."""
+    while liar.running is not None:
+        for node in list(world.nodes.values()):
+            report = DeadReport(
+                accused=node.node_id,
+                address=str(node.address),
+                sequence=(1 << 62),
+                observed=int((EPOCH + trio.current_time()) * 1000),
+                evidence="refused",
+            )
+            with suppress(Busy):
+                liar.services.gossip.publish_system(DEAD_TOPIC, codec.encode(report))
+        await trio.sleep(every)

@@ -1,13 +1,17 @@
 """What users would see of a world: do puts, gets and lookups succeed, how long do they take?"""
 
 import statistics
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 
 import attrs
 import trio
 
 from p2pd.errors import P2PError
-from p2pd.ids import Key
+from p2pd.ids import Key, NodeId
+from p2pd.node.snapshot import Delivery
 from p2pd.simulation.checks import closest
 from p2pd.simulation.world import SimNode, World
 from p2pd.wire.messages import FindNode
@@ -15,6 +19,8 @@ from p2pd.wire.messages import FindNode
 # Asks one node for one name; returns the hops that took, -1 for a wrong answer.
 Question = Callable[[SimNode, str, World], Awaitable[int]]
 
+# What the messages to everybody are published on.
+TOPIC = "simulation"
 # So many questions are under way at once.
 AT_ONCE = 250
 
@@ -66,6 +72,104 @@ async def look_up(world: World, names: Sequence[str]) -> Tally:
     Its hops are how many answers led to that node.
     """
     return await _ask(world, names, _look_up)
+
+
+@attrs.define
+class Spread:
+    """How messages to everybody went; `seconds` are those until the last living node had one.
+
+    `copies` is how many payloads came for each delivery, `diameter` that of the overlay, in
+    links.
+    """
+
+    published: int = 0
+    expected: int = 0
+    delivered: int = 0
+    twice: int = 0
+    copies: float = 0.0
+    diameter: int = 0
+    seconds: list[float] = attrs.field(factory=list)
+
+    def summary(self) -> dict[str, float]:
+        """Show the share delivered, copies, the median and the longest time to the last node."""
+        return {
+            "asked": self.published,
+            "share": round(self.delivered / self.expected, 6) if self.expected else 1.0,
+            "twice": self.twice,
+            "copies": round(self.copies, 4),
+            "median_ms": round(statistics.median(self.seconds) * 1000, 2) if self.seconds else 0.0,
+            "most_ms": round(max(self.seconds) * 1000, 2) if self.seconds else 0.0,
+            "diameter": self.diameter,
+        }
+
+
+async def publish(world: World, count: int, *, warm_up: int = 0, wait: float = 3.0) -> Spread:
+    """Publish `count` messages from random nodes, one at a time, `wait` seconds apart.
+
+    So many more go before, unmeasured, as a `warm_up` of the tree.
+    """
+    spread = Spread()
+    came: Counter[tuple[str, str]] = Counter()
+    last: dict[str, float] = {}
+    living = world.living()
+
+    def hear(node: SimNode, message_id: str) -> None:
+        came[node.name, message_id] += 1
+        last[message_id] = trio.current_time()
+
+    with ExitStack() as heard:
+        for node in living:
+            sink = partial(_heard, hear, node)
+            heard.enter_context(node.node.deliveries(frozenset({TOPIC}), sink))
+        for number in range(warm_up):
+            await world.rng.choice(living).node.publish(TOPIC, b"warm up %d" % number)
+            await trio.sleep(wait)
+        payloads = _payloads(living)
+        at: dict[str, float] = {}
+        for number in range(count):
+            now = trio.current_time()
+            message_id = await world.rng.choice(living).node.publish(TOPIC, b"%d" % number)
+            at[message_id] = now
+            await trio.sleep(wait)
+    alive = [node for node in living if node.running is not None]
+    spread.published = count
+    spread.expected = count * len(alive)
+    spread.delivered = sum((node.name, each) in came for node in alive for each in at)
+    spread.twice = sum(times > 1 for times in came.values())
+    # The origin needs no copy.
+    deliveries = max(1, spread.delivered - count)
+    spread.copies = (_payloads(alive) - payloads) / deliveries
+    spread.diameter = diameter(world)
+    spread.seconds = [last[each] - now for each, now in at.items()]
+    return spread
+
+
+def diameter(world: World) -> int:
+    """Return the longest of the shortest ways between two living nodes, in connections."""
+    living = {node.node_id: node for node in world.living()}
+    links = {
+        node_id: [each.node_id for each in node.services.roster.lasting() if each.node_id in living]
+        for node_id, node in living.items()
+    }
+    return max((_depth(links, each) for each in links), default=0)
+
+
+def _depth(links: Mapping[NodeId, Sequence[NodeId]], start: NodeId) -> int:
+    seen, edge, depth = {start}, [start], 0
+    while edge:
+        edge = [far for near in edge for far in links[near]]
+        edge = [each for each in dict.fromkeys(edge) if each not in seen]
+        seen.update(edge)
+        depth += bool(edge)
+    return depth
+
+
+def _heard(hear: Callable[[SimNode, str], None], node: SimNode, delivery: Delivery) -> None:
+    hear(node, delivery.message_id)
+
+
+def _payloads(nodes: Sequence[SimNode]) -> int:
+    return sum(node.services.gossip.payloads for node in nodes if node.running is not None)
 
 
 async def _put(node: SimNode, name: str, _: World) -> int:

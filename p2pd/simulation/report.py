@@ -11,10 +11,11 @@ from tabulate import tabulate
 from p2pd.errors import ConfigError
 from p2pd.simulation.scenarios import Outcome, Row
 
-_KINDS = ("put", "get", "lookup")
+_KINDS = ("put", "get", "lookup", "gossip")
 _HEADERS = (
     "seed", "nodes", "step", "virtual s", "real s", "MiB", "living", "connections",
     "put", "get", "lookup", "lookup ms", "hops",
+    "gossip", "copies", "last ms", "most ms", "diameter",
 )  # fmt: skip
 
 
@@ -35,6 +36,11 @@ def table(outcomes: Sequence[Outcome]) -> str:
             _percent(row.lookup),
             row.lookup.get("median_ms", "-"),
             row.lookup.get("mean_hops", "-"),
+            _percent(row.gossip),
+            row.gossip.get("copies", "-"),
+            row.gossip.get("median_ms", "-"),
+            row.gossip.get("most_ms", "-"),
+            row.gossip.get("diameter", "-"),
         )
         for outcome in outcomes
         for row in outcome.rows
@@ -84,6 +90,7 @@ def plot(outcomes: Sequence[Outcome], file: Path) -> None:
             (1 - row.living / outcome.nodes, getattr(row, kind)["share"])
             for outcome in outcomes
             for row in outcome.rows
+            if getattr(row, kind)
         ]
         shares.scatter(*zip(*points, strict=True), label=kind, alpha=0.6)
     shares.set(xlabel="share of nodes gone", ylabel="share that succeeds", title="Survival")
@@ -92,7 +99,7 @@ def plot(outcomes: Sequence[Outcome], file: Path) -> None:
 
 
 def _mean_and_least(rows: Sequence[Row], kind: str) -> str:
-    shares = [getattr(row, kind)["share"] for row in rows if getattr(row, kind)["asked"]]
+    shares = [getattr(row, kind)["share"] for row in rows if getattr(row, kind).get("asked")]
     return f"{statistics.fmean(shares):.2%} ({min(shares):.0%})" if shares else "-"
 
 

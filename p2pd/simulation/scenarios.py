@@ -37,6 +37,7 @@ from p2pd.simulation.world import World, open_world
 KINDS = (
     "wait",
     "measure",
+    "publish",
     "kill",
     "partition",
     "breaks",
@@ -53,6 +54,9 @@ WAN = ((0.01, 0.045, 0.09), (0.045, 0.01, 0.08), (0.09, 0.08, 0.01))
 
 Progress = Callable[[str], None]
 _TELL_EVERY = 10.0
+# Messages to everybody before the tree is held to have settled, and those measured.
+WARM_UP = 20
+PUBLISHED = 30
 
 
 def _one_of(*allowed: str) -> Any:
@@ -104,9 +108,10 @@ class Row:
     mebibytes: int
     living: int
     connections: float
-    put: dict[str, float]
-    get: dict[str, float]
-    lookup: dict[str, float]
+    put: dict[str, float] = attrs.field(factory=dict)
+    get: dict[str, float] = attrs.field(factory=dict)
+    lookup: dict[str, float] = attrs.field(factory=dict)
+    gossip: dict[str, float] = attrs.field(factory=dict)
 
 
 @attrs.frozen
@@ -172,6 +177,19 @@ NAMED: dict[str, Scenario] = {
         step=_steps(_MEASURE),
     ),
     **{f"kill-{percent}": _killed(percent / 100) for percent in (10, 30, 50, 70)},
+    "gossip": Scenario(
+        nodes=100,
+        join_per_second=50,
+        keys=0,
+        latency="50ms",
+        tick=0.01,
+        step=_steps(
+            {"kind": "wait", "seconds": 90},
+            {"kind": "publish"},
+            {"kind": "kill", "share": 0.5},
+            {"kind": "publish"},
+        ),
+    ),
     "third-away": Scenario(
         nodes=100,
         step=_steps(
@@ -225,8 +243,8 @@ async def run_scenario(
         for step in scenario.step:
             progress(step.kind)
             check_always(world)
-            if step.kind == "measure":
-                rows.append(await _measure(world, scenario, len(rows), started))
+            if step.kind in _MEASURES:
+                rows.append(await _MEASURES[step.kind](world, scenario, len(rows), started))
             else:
                 await _DEEDS[step.kind](world, step)
             if step.quiet:
@@ -256,16 +274,25 @@ async def _measure(world: World, scenario: Scenario, number: int, started: float
     put = await measure.put_keys(world, names) if number == 0 else measure.Tally()
     get = await measure.get_keys(world, names)
     lookup = await measure.look_up(world, [f"point {number} {each}" for each in names])
+    row = _row(world, f"measure {number + 1}", connections, started)
+    return attrs.evolve(row, put=put.summary(), get=get.summary(), lookup=lookup.summary())
+
+
+async def _publish(world: World, _: Scenario, number: int, started: float) -> Row:
+    connections = [len(each.services.roster.connections) for each in world.living()]
+    spread = await measure.publish(world, PUBLISHED, warm_up=0 if number else WARM_UP)
+    row = _row(world, f"publish {number + 1}", connections, started)
+    return attrs.evolve(row, gossip=spread.summary())
+
+
+def _row(world: World, step: str, connections: list[int], started: float) -> Row:
     return Row(
-        step=f"measure {number + 1}",
+        step=step,
         virtual_seconds=round(trio.current_time(), 1),
         real_seconds=round(time.monotonic() - started, 1),
         mebibytes=_mebibytes(),
-        living=len(living),
+        living=len(world.living()),
         connections=round(statistics.fmean(connections), 1),
-        put=put.summary(),
-        get=get.summary(),
-        lookup=lookup.summary(),
     )
 
 
@@ -334,6 +361,7 @@ async def _liars(world: World, step: Step) -> None:
     await trio.sleep(step.seconds)
 
 
+_MEASURES = {"measure": _measure, "publish": _publish}
 _DEEDS: dict[str, Callable[[World, Step], Awaitable[None]]] = {
     "wait": _wait,
     "kill": _kill,

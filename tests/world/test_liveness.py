@@ -1,0 +1,122 @@
+"""Who is held dead in small worlds: all who are, and nobody else, whatever liars say."""
+
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import pytest
+import trio
+
+from p2pd.net.faults import constant_latency
+from p2pd.node.events import Event
+from p2pd.simulation.adversary import accuse_everybody
+from p2pd.simulation.determinism import run_in_virtual_time
+from p2pd.simulation.world import SimNode, World, open_world
+
+
+def run(main: Callable[[World], Awaitable[None]], seed: int) -> None:
+    print(f"seed {seed}")
+
+    async def in_world() -> None:
+        async with open_world(seed, constant_latency(0.01), tick=0.01) as world:
+            await main(world)
+
+    run_in_virtual_time(in_world, seed=seed)
+
+
+async def join(world: World, size: int) -> list[SimNode]:
+    first = await world.start("n0", lan=None)
+    await world.start_many(size - 1, per_second=20, bootstrap=[first], lan=None)
+    await trio.sleep(60)
+    return world.living()
+
+
+def held_dead(nodes: list[SimNode], whom: list[SimNode]) -> Counter[str]:
+    """Count, by name, how many of `nodes` hold each of `whom` dead."""
+    return Counter(
+        other.name
+        for node in nodes
+        for other in whom
+        if node is not other and node.services.liveness.of(other.node_id) == "dead"
+    )
+
+
+def none_dead(by: list[SimNode], whom: SimNode) -> bool:
+    return not held_dead(by, [whom])
+
+
+class Verdicts:
+    """Who was ever declared dead, by whom."""
+
+    def __init__(self, world: World, nodes: list[SimNode]) -> None:
+        self.names = {node.node_id: node.name for node in nodes}
+        self.declared: list[tuple[str, str]] = []
+        for node in nodes:
+            world.meanwhile(self._watch, node)
+
+    async def _watch(self, node: SimNode) -> None:
+        def take(event: Event) -> None:
+            if event.code == "peer.dead" and event.peer is not None:
+                self.declared.append((node.name, self.names.get(event.peer, "?")))
+
+        with node.node.events.sent_to(take):
+            await trio.sleep_forever()
+
+
+@pytest.mark.parametrize(("size", "share", "seed"), [(20, 0.05, 0), (20, 0.5, 1), (20, 0.5, 2)])
+def test_the_killed_are_dead_for_all_within_three_seconds(
+    size: int, share: float, seed: int
+) -> None:
+    async def main(world: World) -> None:
+        await join(world, size)
+        victims = await world.kill(share)
+        living = world.living()
+        everywhere = Counter({each.name: len(living) for each in victims})
+        took = await world.until(lambda: held_dead(living, victims) == everywhere, within=3)
+        print(f"all know after {took:.2f} s")
+        await trio.sleep(30)
+        assert not held_dead(living, living)
+
+    run(main, seed)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_liars_evict_nobody(seed: int) -> None:
+    """One node in five reports everybody dead, again and again."""
+
+    async def main(world: World) -> None:
+        nodes = await join(world, 20)
+        liars = world.rng.sample(nodes, 4)
+        honest = [each for each in nodes if each not in liars]
+        verdicts = Verdicts(world, honest)
+        for liar in liars:
+            world.meanwhile(accuse_liar, world, liar)
+        await trio.sleep(180)
+        names = {each.name for each in honest}
+        assert not [each for each in verdicts.declared if each[1] in names]
+        for node in honest:
+            known = [each.node_id for each in node.services.registry]
+            assert sum(other.node_id in known for other in honest) >= len(honest) - 2
+
+    run(main, seed)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_who_is_paused_is_alive_again_soon_and_nobody_else_was_ever_dead(seed: int) -> None:
+    async def main(world: World) -> None:
+        nodes = await join(world, 20)
+        verdicts = Verdicts(world, nodes)
+        for _ in range(6):
+            paused = world.rng.choice(nodes)
+            await world.pause(paused, seconds=8)
+            back = [node for node in nodes if node is not paused]
+            await world.until(partial(none_dead, back, paused), within=5)
+            assert {name for _, name in verdicts.declared} <= {paused.name}
+            verdicts.declared.clear()
+            await trio.sleep(20)
+
+    run(main, seed)
+
+
+async def accuse_liar(world: World, liar: SimNode) -> None:
+    await accuse_everybody(world, liar, every=10)
