@@ -56,7 +56,7 @@ class Keepalive:
         while True:
             now = trio.current_time()
             shortest = min(_SHORTEST_WAIT, self.config.ping_timeout / 2)
-            next_due = now + self.config.ping_interval
+            next_due = now + min(self.config.ping_interval, self._longest())
             evict_at = math.inf
             for connection in tuple(self._roster.connections.values()):
                 quiet_at = connection.last_heard + self._interval(connection)
@@ -116,8 +116,11 @@ class Keepalive:
         config = self.config
         dialed = connection.direction is Direction.OUTBOUND
         interval = config.ping_interval + (0 if dialed else config.ping_timeout)
-        longest = max(config.evict_after - 2 * config.ping_timeout, config.evict_after / 2)
-        return min(interval, longest)
+        return min(interval, self._longest())
+
+    def _longest(self) -> float:
+        evict_after = self.config.evict_after
+        return max(evict_after - 2 * self.config.ping_timeout, evict_after / 2)
 
     def _clock_offset(self) -> float:
         return self._env.wall_clock() - trio.current_time()
