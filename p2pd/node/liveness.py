@@ -12,8 +12,6 @@ from contextlib import suppress
 
 import trio
 
-from p2pd.config import LivenessConfig
-from p2pd.core.budget import Budget
 from p2pd.core.entries import Status
 from p2pd.core.membership import (
     Action,
@@ -27,29 +25,19 @@ from p2pd.core.membership import (
     Revive,
 )
 from p2pd.core.registry import Registry
-from p2pd.errors import BadMessage, Busy, ConnectionLost, DialFailed, HandshakeRefused, NotFound, P2PError
+from p2pd.errors import BadMessage, Busy
 from p2pd.ids import NodeId
 from p2pd.node.connection import Connection, Ending
-from p2pd.node.dialer import Dialer
-from p2pd.node.dispatch import Call, Dispatch
 from p2pd.node.env import Env
 from p2pd.node.events import Events
 from p2pd.node.gossip import GossipService
 from p2pd.node.own_record import OwnRecord
 from p2pd.node.peer_book import PeerBook
+from p2pd.node.probing import Outcome, Probing
 from p2pd.node.roster import Roster, describe
 from p2pd.node.snapshot import WhyStep
 from p2pd.wire import codec
-from p2pd.wire.messages import (
-    DeadReport,
-    Failed,
-    PeerRecord,
-    Ping,
-    Publication,
-    Reach,
-    Reached,
-    Signed,
-)
+from p2pd.wire.messages import DeadReport, PeerRecord, Publication, Signed
 
 DEAD_TOPIC = "$dead"
 ALIVE_TOPIC = "$alive"
@@ -60,24 +48,12 @@ REFUTE_INTERVAL = 1.0
 CLOCKS_DIFFER_MS = 60_000
 # A timer that comes so many seconds after its time says that this process did not run.
 LATE = 1.0
-# Redials for a verdict under way at once; the others wait their turn.
-MAX_REDIALS = 16
-# Who comes back and breaks again within so many seconds is not redialled at once any more.
-REDIAL_AGAIN = 5.0
-MAX_REDIALLED = 1024
-# Seconds between the tries of a node that hangs up at once.
-HANGS_UP = (0.05, 0.2, 0.5)
 # Whoever dies together with all its neighbours is missed by nobody. So all nodes together
 # probe so many others, taken at random, for each death; and each node one in a while, as a
 # feeler (Bitcoin Core, net.cpp, FEELER_INTERVAL).
 FEELERS_PER_DEATH = 20
 FEELER_INTERVAL = 120.0
 MAX_FEELERS_AT_ONCE = 3
-# What others may let us dial: so often in a row, and so many a second from then on.
-REACHES_AT_ONCE = 16
-REACHES_PER_SECOND = 1.0
-# Questions of others under way at once; beyond it, they are told `busy`.
-MAX_REACHES = 16
 
 
 class LivenessService:
@@ -86,32 +62,25 @@ class LivenessService:
     def __init__(
         self,
         env: Env,
-        config: LivenessConfig,
         roster: Roster,
-        dialer: Dialer,
+        probing: Probing,
         book: PeerBook,
         own: OwnRecord,
         gossip: GossipService,
         events: Events,
-        dispatch: Dispatch,
     ) -> None:
-        self.config = config
         self.on_dead: list[Callable[[NodeId], None]] = []
         self._env = env
         self._own_id = env.identity.node_id
         self._roster = roster
         self._registry: Registry = roster.registry
-        self._dialer = dialer
+        self._probing = probing
         self._book = book
         self._own = own
         self._gossip = gossip
         self._events = events
         self._machine = Membership(self._own_id, rng=env.rng, network_of=self._network_of)
-        self._redials = trio.CapacityLimiter(MAX_REDIALS)
-        self._redialled: dict[NodeId, float] = {}
-        self._probing: dict[NodeId, None] = {}
-        self._reaches = 0
-        self._reach_budget = Budget(REACHES_AT_ONCE, REACHES_PER_SECOND)
+        self._under_way: dict[NodeId, None] = {}
         self._refute_at = 0.0
         self._refuting = False
         self._refuted = 0
@@ -122,7 +91,6 @@ class LivenessService:
         gossip.on_system(DEAD_TOPIC, self._take_report)
         gossip.on_system(ALIVE_TOPIC, self._take_sign_of_life)
         gossip.on_system(LEFT_TOPIC, self._take_leave)
-        dispatch.add(Reach, self._take_reach)
 
     def of(self, peer: NodeId) -> Liveness:
         """Say what is known of a peer: alive, suspect, dead or unknown."""
@@ -204,136 +172,29 @@ class LivenessService:
 
     async def _redial(self, node: NodeId) -> None:
         """Probe a node, unless that is under way; its outcome serves all who wait for one."""
-        if node in self._probing:
+        if node in self._under_way:
             return
-        self._probing[node] = None
+        self._under_way[node] = None
         try:
-            await self._probe(node)
+            outcome = await self._probing.probe(node)
         finally:
-            del self._probing[node]
-
-    async def _probe(self, node: NodeId) -> None:
-        redialled = self._redialled.pop(node, -math.inf)
-        wait = REDIAL_AGAIN * self._env.rng.uniform(0.2, 0.4)
-        if trio.current_time() - redialled < REDIAL_AGAIN:
-            await trio.sleep(wait)
-        self._redialled[node] = trio.current_time()
-        if len(self._redialled) > MAX_REDIALLED:
-            del self._redialled[next(iter(self._redialled))]
-        async with self._redials:
-            now = trio.current_time
-            try:
-                answered = await self._try_until_settled(node)
-            except HandshakeRefused as refusal:
-                if refusal.proven and refusal.claimed == node:
-                    self._machine.heard(node, now())
-                else:
-                    self._machine.dial_failed(node, refused=False, now=now())
-            except DialFailed as error:
-                self._machine.dial_failed(node, refused=error.refused, now=now())
-            except Busy:
-                # No probe at all: others have to judge, and the machine asks again.
-                await self._ask_others(node)
-            except P2PError:
-                self._machine.dial_failed(node, refused=False, now=now())
-            else:
-                if answered:
-                    self._machine.heard(node, now())
-                else:
-                    self._machine.dial_failed(node, refused=False, now=now())
+            del self._under_way[node]
+        now = trio.current_time()
+        if outcome is Outcome.ANSWERED:
+            self._machine.heard(node, now)
+        elif outcome is Outcome.NOT_TRIED:
+            # Others have to judge, and the machine asks again.
+            await self._ask_others(node)
+        else:
+            self._machine.dial_failed(node, refused=outcome is Outcome.REFUSED, now=now)
         self._wake()
 
-    async def _try_until_settled(self, node: NodeId) -> bool:
-        """Try a node as `_try`; a few times where it hangs up at once.
-
-        The sockets of a process that is killed close one after another: the one that it
-        listened on may take a connection that nobody will ever serve.
-        """
-        for pause in HANGS_UP:
-            began = trio.current_time()
-            try:
-                return await self._try(node)
-            except (DialFailed, ConnectionLost) as error:
-                settled = isinstance(error, DialFailed) and error.refused
-                if settled or trio.current_time() - began > max(HANGS_UP):
-                    raise
-            await trio.sleep(pause)
-        return await self._try(node)
-
-    async def _try(self, node: NodeId) -> bool:
-        """Ask a node on its connection, or dial it; returns whether it answered in time.
-
-        Raises what `Dialer.request` raises.
-        """
-        with trio.move_on_after(self._probe_seconds()):
-            if node in self._roster.connections:
-                # Should it end meanwhile, it is dialled.
-                await self._dialer.request(node, Ping(), self.config.ping_timeout)
-            else:
-                await self._dialer.connect_to(node)
-            return True
-        return False
-
-    def _probe_seconds(self) -> float:
-        """Return how long a probe may take: it is not about being connected at any price."""
-        return max(self.config.ping_timeout, self._roster.config.dial_timeout / 2)
-
     async def _ask_others(self, node: NodeId) -> None:
-        entry = self._registry.get(node)
-        others = [each for each in self._roster.lasting() if each.node_id != node]
-        asked = self._env.rng.sample(others, min(self.config.indirect_probes, len(others)))
-        answers: list[bool] = []
-
-        async def ask(connection: Connection, record: Signed) -> None:
-            within = self._probe_seconds() + self.config.ping_timeout
-            try:
-                reply = await connection.request(Reach(record), within)
-            except P2PError:
-                return
-            if isinstance(reply, Reached):
-                answers.append(reply.alive)
-
-        if entry is not None and entry.signed is not None:
-            async with trio.open_nursery() as nursery:
-                for each in asked:
-                    nursery.start_soon(ask, each, entry.signed)
-        if any(answers):
+        if await self._probing.ask_others(node):
             self._machine.others_reached(node, trio.current_time())
         else:
             self._machine.others_failed(node, trio.current_time())
         self._wake()
-
-    def _take_reach(self, call: Call, question: Reach) -> Reached | None:
-        node = self._book.learn(
-            question.record,
-            told_over=call.connection.remote.host,
-            told_by=call.connection.node_id,
-        )
-        entry = None if node is None else self._registry.get(node)
-        if node is None or entry is None or not entry.proven:
-            # Else anybody could let us dial anywhere.
-            raise NotFound("this node never was connected to that one")
-        connection = self._roster.connections.get(node)
-        if connection is not None and trio.current_time() - connection.last_heard < 1.0:
-            return Reached(alive=True)
-        spent = self._reach_budget.spend(1, trio.current_time())
-        if not spent or self._reaches >= MAX_REACHES or self._nursery is None:
-            raise Busy("too many nodes are asked for; try again")
-        self._reaches += 1
-        self._nursery.start_soon(self._reach, call, node)
-        return None
-
-    async def _reach(self, call: Call, node: NodeId) -> None:
-        try:
-            call.answer(Reached(await self._try(node)))
-        except Busy as error:
-            call.answer(Failed(error.code, "no room for a dial"))
-        except HandshakeRefused as refusal:
-            call.answer(Reached(refusal.proven and refusal.claimed == node))
-        except P2PError:
-            call.answer(Reached(alive=False))
-        finally:
-            self._reaches -= 1
 
     def _connected(self, connection: Connection) -> None:
         self._count()
@@ -455,7 +316,6 @@ class LivenessService:
             Evidence.SILENT: "it does not answer",
         }[evidence]
         self._tell(node, "peer.dead", f"{self._name(node)} is dead: {what}{said}", logging.WARNING)
-
         share = FEELERS_PER_DEATH / max(1, len(self._registry))
         whole = int(share)
         self._feel(whole + (self._env.rng.random() < share - whole))
@@ -480,18 +340,13 @@ class LivenessService:
                 self._nursery.start_soon(self._touch, node)
 
     async def _touch(self, node: NodeId) -> None:
-        try:
-            async with self._redials:
-                await self._dialer.connect_to(node)
-        except DialFailed as error:
-            now = trio.current_time()
-            self._machine.lost(node, evidence_is_reset=error.refused, now=now)
-            if error.refused:
+        outcome, now = await self._probing.probe(node), trio.current_time()
+        if outcome in {Outcome.REFUSED, Outcome.SILENT}:
+            refused = outcome is Outcome.REFUSED
+            self._machine.lost(node, evidence_is_reset=refused, now=now)
+            if refused:
                 self._machine.dial_failed(node, refused=True, now=now)
             self._wake()
-        except P2PError:
-            # It answered, if not as one would wish; or there is no room here to try.
-            return
 
     def _tell(self, node: NodeId, code: str, text: str, level: int) -> None:
         self._events.emit(code, text, level=level, peer=node)

@@ -83,7 +83,7 @@ class Node:
         services, connections = self.services, config.connections
         services.roster.config = connections
         services.registry.backoff = Backoff(connections.backoff_min, connections.backoff_max)
-        services.keepalive.config = services.liveness.config = config.liveness
+        services.keepalive.config = services.probing.config = config.liveness
         services.discovery.config = config.discovery.multicast
         services.bootstrap.set_addresses(config.discovery.bootstrap)
         services.seeds.set_addresses(config.discovery.seeds)
@@ -315,6 +315,7 @@ async def _running(
             services.keepalive.run,
             services.exchange.run,
             services.gossip.run,
+            services.probing.run,
             services.liveness.run,
             services.surplus.run,
             services.dialer.run,

@@ -21,6 +21,7 @@ from p2pd.node.keepalive import Keepalive
 from p2pd.node.liveness import LivenessService
 from p2pd.node.own_record import OwnRecord
 from p2pd.node.peer_book import PeerBook
+from p2pd.node.probing import Probing
 from p2pd.node.replica import Replica
 from p2pd.node.roster import Roster
 from p2pd.node.routes import Routes
@@ -49,6 +50,7 @@ class Services:
     surplus: Surplus
     discovery: Discovery
     gossip: GossipService
+    probing: Probing
     liveness: LivenessService
     replica: Replica
     routes: Routes
@@ -96,9 +98,8 @@ def wire_services(config: Config, env: Env, events: Events, listening: list[Addr
             connection.probe()
 
     gossip = GossipService(env, config.gossip, roster, dispatch)
-    liveness = LivenessService(
-        env, config.liveness, roster, dialer, book, own, gossip, events, dispatch
-    )
+    probing = Probing(env, config.liveness, roster, dialer, book, dispatch)
+    liveness = LivenessService(env, roster, probing, book, own, gossip, events)
     limit = config.store.max_value_bytes
     replica = Replica(env, dispatch, events, max_value_bytes=limit)
     routes = Routes(env, config.dht, roster, dialer, book, dispatch)
@@ -118,6 +119,7 @@ def wire_services(config: Config, env: Env, events: Events, listening: list[Addr
         surplus=Surplus(env, roster, dialer, dispatch, gossip.carries),
         discovery=discovery,
         gossip=gossip,
+        probing=probing,
         liveness=liveness,
         replica=replica,
         routes=routes,

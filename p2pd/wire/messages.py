@@ -109,7 +109,7 @@ class Publication:
     """What its origin tells everybody. The greater `sequence` is the later one.
 
     Topics that begin with `$` are the network's own: `$dead` (`data`: an encoded
-    `DeadReport`) and `$alive` (the origin's encoded and signed `PeerRecord`).
+    `DeadReport`), `$alive` and `$left` (the origin's encoded and signed `PeerRecord`).
     """
 
     origin: PublicKey

@@ -14,7 +14,9 @@ TARGET = 3
 
 
 @pytest.mark.parametrize("seed", range(2))
-async def test_what_is_too_many_goes_and_the_rest_is_mixed(autojump_clock: MockClock, seed: int) -> None:
+async def test_what_is_too_many_goes_and_the_rest_is_mixed(
+    autojump_clock: MockClock, seed: int
+) -> None:
     async with open_world(seed) as world:
         first = await world.start("n0", lan=None, connections__target=TARGET)
         await world.start_many(
