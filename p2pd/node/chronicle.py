@@ -1,7 +1,6 @@
 """What happened with each peer lately, so that `p2pctl why` needs no log."""
 
 from collections import deque
-from itertools import islice
 
 from p2pd.ids import NodeId
 from p2pd.node.events import Event
@@ -27,8 +26,8 @@ class Chronicle:
             steps.pop()
         steps.append(WhyStep(event.time, event.code, event.message))
         self._steps[event.peer] = steps
-        for oldest in list(islice(self._steps, max(0, len(self._steps) - MAX_PEERS))):
-            del self._steps[oldest]
+        if len(self._steps) > MAX_PEERS:
+            del self._steps[next(iter(self._steps))]
 
     def steps(self, peer: NodeId) -> list[WhyStep]:
         """Return what happened with a peer, in order."""

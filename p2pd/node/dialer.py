@@ -9,6 +9,7 @@ import trio
 from p2pd.address import Address
 from p2pd.core.budget import Budget
 from p2pd.core.entries import Entry, Source
+from p2pd.core.registry import MAX_ADDRESSES
 from p2pd.errors import (
     Busy,
     ConnectionLost,
@@ -85,7 +86,7 @@ class Dialer:
             candidates = self._registry.candidates(now)[:room] if room > 0 else []
             next_retry = self._registry.next_retry(now) if wanted > 0 else None
             for entry in candidates:
-                if not self._may_dial(entry, now):
+                if not self.may_dial(entry):
                     next_retry = min(next_retry or math.inf, self._strangers.refilled_at())
                     break
                 dial = self._begin(entry)
@@ -94,16 +95,23 @@ class Dialer:
             with trio.move_on_at(next_retry or math.inf):
                 await self._wake.wait()
 
-    def _may_dial(self, entry: Entry, now: float) -> bool:
+    def may_dial(self, entry: Entry, *, most: int = MAX_ADDRESSES) -> bool:
+        """Whether so many addresses of an entry may be dialled now; if so, that is counted.
+
+        Those of strangers are dialled seldom: anybody can name any address.
+        """
         trusted = entry.proven or entry.node_id is None or entry.source is Source.MANUAL
-        return trusted or self._strangers.spend(len(entry.addresses), now)
+        cost = min(most, len(entry.addresses))
+        return trusted or self._strangers.spend(cost, trio.current_time())
 
     def _wanted(self) -> int:
         """How many connections are to be made, not counting dials under way."""
         lasting, config = self._roster.lasting(), self._roster.config
         made = sum(each.direction is Direction.OUTBOUND for each in lasting)
+        # Whoever fills a node with connections of his own must not keep it from choosing some.
+        wanted = max(config.target - len(lasting), config.target // 2 - made)
         # One at the bound would only take the place of another.
-        return min(config.target - len(lasting), config.max_outbound - made)
+        return min(wanted, config.max_outbound - made)
 
     async def request(self, peer: NodeId, message: Message, within: float) -> Message:
         """Send a request to a peer, dialling it if need be; returns its reply.
@@ -120,10 +128,11 @@ class Dialer:
             again = await self.connect_to(peer)
         return await again.request(message, within)
 
-    async def connect_to(self, peer: NodeId) -> Connection:
+    async def connect_to(self, peer: NodeId, *, most: int = MAX_ADDRESSES) -> Connection:
         """Return the connection to a peer; dial its known addresses where there is none.
 
-        Several callers wait for one dial. Raises what `dial_entry` raises, or `NotFound`.
+        At most so many of them, the best first. Several callers wait for one dial. Raises
+        what `dial_entry` raises, or `NotFound`.
         """
         while (connection := self._roster.connections.get(peer)) is None:
             under_way = self._dials.get(peer)
@@ -131,20 +140,21 @@ class Dialer:
                 entry = self._registry.get(peer)
                 if entry is None or not entry.addresses:
                     raise NotFound(f"no address is known for peer {peer.hex()[:12]}")
-                return await self.dial_entry(entry)
+                return await self.dial_entry(entry, most=most)
             await under_way.done.wait()
             if under_way.error is not None:
                 raise under_way.error
         return connection
 
-    async def dial_entry(self, entry: Entry, *, stay: bool = False) -> Connection:
+    async def dial_entry(
+        self, entry: Entry, *, stay: bool = False, most: int = MAX_ADDRESSES
+    ) -> Connection:
         """Dial the addresses of a registry entry in turn, and note there what came of it.
 
-        `stay`: the connection is meant to last, even where there are enough.
-
-        Raises what `dial` raises for the first address.
+        At most so many addresses. `stay`: the connection is meant to last, even where there
+        are enough. Raises what `dial` raises for the first address.
         """
-        return await self._carry_out(self._begin(entry), entry, stay=stay)
+        return await self._carry_out(self._begin(entry), entry, stay=stay, most=most)
 
     def _begin(self, entry: Entry) -> _Dial:
         """Let all who want to dial this entry from now on wait for this one dial."""
@@ -154,9 +164,11 @@ class Dialer:
         entry.dialing = True
         return dial
 
-    async def _carry_out(self, dial: _Dial, entry: Entry, *, stay: bool = False) -> Connection:
+    async def _carry_out(
+        self, dial: _Dial, entry: Entry, *, stay: bool = False, most: int = MAX_ADDRESSES
+    ) -> Connection:
         try:
-            return await self._try_addresses(entry, stay)
+            return await self._try_addresses(entry, stay, most)
         except Busy as error:
             # Our own bound is no fault of the peer's.
             dial.error = error
@@ -211,10 +223,10 @@ class Dialer:
             return self._roster.connections[connection.node_id]
         raise DialFailed(f"{address} did not answer within {timeout:g} s")
 
-    async def _try_addresses(self, entry: Entry, stay: bool) -> Connection:  # noqa: FBT001 - of `dial_entry`
+    async def _try_addresses(self, entry: Entry, stay: bool, most: int) -> Connection:  # noqa: FBT001 - of `dial_entry`
         # What the best address says counts: that is where the peer was last.
         first: P2PError | None = None
-        for address in tuple(entry.addresses):
+        for address in tuple(entry.addresses[:most]):
             try:
                 connection = await self.dial(address, entry.source, stay=stay)
             except (DialFailed, HandshakeRefused, ConnectionLost) as error:

@@ -1,6 +1,7 @@
 """Peer exchange: connected nodes tell each other of peers, by records these signed."""
 
 import random
+from contextlib import suppress
 
 import trio
 
@@ -76,9 +77,10 @@ class Exchange:
         rng: random.Random = self._env.rng
         while True:
             await trio.sleep(EXCHANGE_INTERVAL * rng.uniform(0.75, 1.25))
-            connected = list(self._roster.connections.values())
-            if connected:
-                self._ask_soon(rng.choice(connected))
+            lasting = self._roster.lasting()
+            if lasting:
+                with suppress(trio.WouldBlock):
+                    self._ask.send_nowait(rng.choice(lasting))
 
     async def _ask_for_peers(self, connection: Connection) -> None:
         try:

@@ -46,6 +46,9 @@ MAX_WAITING = 1 << 20
 # New messages of one peer: beyond it they are dropped, and come again by anti-entropy.
 MOST_AT_ONCE = 1000
 MOST_PER_SECOND = 200.0
+# What one proven node says of who is alive, dead or leaves is taken before that.
+WORDS_AT_ONCE = 30
+WORDS_PER_SECOND = 1.0
 # Peers whose messages are counted; beyond it the one that is quiet for longest starts anew.
 MAX_BUDGETS = 1024
 # Messages of one origin that were issued within one of these slices of time, at most.
@@ -85,7 +88,7 @@ class GossipService:
         self._sinks: list[tuple[frozenset[str], Sink]] = []
         self._system: dict[str, SystemHandler] = {}
         self._linked: dict[NodeId, None] = {}
-        self._budgets: dict[NodeId, Budget] = {}
+        self._budgets: dict[tuple[NodeId, float], Budget] = {}
         self._issued: dict[tuple[NodeId, int], int] = {}
         self._quiet_rounds = 0
         self._round_at = math.inf
@@ -257,16 +260,27 @@ class GossipService:
             return "oversized"
         if self._history.is_stale(item.issued, now_ms):
             return "stale"
-        # Whoever connects again has no other budget.
-        budget = self._budgets.pop(peer, None) or Budget(MOST_AT_ONCE, MOST_PER_SECOND)
-        self._budgets[peer] = budget
-        if len(self._budgets) > MAX_BUDGETS:
-            del self._budgets[next(iter(self._budgets))]
-        if not budget.spend(1, now):
+        # A flood that others let a peer pass on must not drown who says that he is alive.
+        is_word = publication.topic.startswith(SYSTEM) and self._is_proven(item.origin)
+        spoken = is_word and self._spend(item.origin, now, WORDS_AT_ONCE, WORDS_PER_SECOND)
+        if not spoken and not self._spend(peer, now, MOST_AT_ONCE, MOST_PER_SECOND):
             return "peer_flood"
         if not self._within_bounds(item.origin, item.issued):
             return "origin_flood"
         return None
+
+    def _is_proven(self, origin: NodeId) -> bool:
+        entry = self._roster.registry.get(origin)
+        return entry is not None and entry.proven
+
+    def _spend(self, who: NodeId, now: float, most: float, per_second: float) -> bool:
+        """Spend from a budget that outlives the connection: whoever comes again has no other."""
+        key = who, most
+        budget = self._budgets.pop(key, None) or Budget(most, per_second)
+        self._budgets[key] = budget
+        if len(self._budgets) > MAX_BUDGETS:
+            del self._budgets[next(iter(self._budgets))]
+        return budget.spend(1, now)
 
     def _within_bounds(self, origin: NodeId, issued: int) -> bool:
         """Count a message by when it was issued: after a partition, all come at once."""

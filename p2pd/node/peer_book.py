@@ -75,5 +75,12 @@ class PeerBook:
                 callback()
         return opened.node_id
 
+    def owner(self, signed: Signed) -> NodeId | None:
+        """Say whose record it is, without keeping it; None if it is no good."""
+        try:
+            return self._owner(signed)
+        except BadMessage:
+            return None
+
     def _owner(self, signed: Signed) -> NodeId:
         return self._env.records.open(signed).node_id

@@ -27,6 +27,8 @@ MAX_PROBES = 16
 # Who comes back and breaks again within so many seconds is not redialled at once any more.
 REDIAL_AGAIN = 5.0
 MAX_REDIALLED = 1024
+# Of a node's addresses: what it claims may be somebody else's.
+PROBED_ADDRESSES = 2
 # Seconds between the tries of a node that hangs up at once.
 HANGS_UP = (0.05, 0.2, 0.5)
 # What others may let us dial: so often in a row, and so many a second from then on.
@@ -37,7 +39,7 @@ MAX_REACHES = 16
 
 
 class Outcome(enum.Enum):
-    """What came of a probe; `NOT_TRIED`: there was no room for a dial."""
+    """What came of a probe; `NOT_TRIED`: there was no room, or a stranger had to wait."""
 
     ANSWERED = enum.auto()
     REFUSED = enum.auto()
@@ -78,6 +80,9 @@ class Probing:
     async def probe(self, node: NodeId) -> Outcome:
         """Ask a node on its connection, or dial it."""
         await self._pace(node)
+        entry = self._roster.registry.get(node)
+        if entry is None or not self._dialer.may_dial(entry, most=PROBED_ADDRESSES):
+            return Outcome.NOT_TRIED
         async with self._limit:
             try:
                 answered = await self._try_until_settled(node)
@@ -150,7 +155,7 @@ class Probing:
                 # Should it end meanwhile, it is dialled.
                 await self._dialer.request(node, Ping(), self.config.ping_timeout)
             else:
-                await self._dialer.connect_to(node)
+                await self._dialer.connect_to(node, most=PROBED_ADDRESSES)
             return True
         return False
 
@@ -159,18 +164,17 @@ class Probing:
         return max(self.config.ping_timeout, self._roster.config.dial_timeout / 2)
 
     def _take_reach(self, call: Call, question: Reach) -> Reached | None:
-        node = self._book.learn(
-            question.record,
-            told_over=call.connection.remote.host,
-            told_by=call.connection.node_id,
-        )
+        node = self._book.owner(question.record)
         entry = None if node is None else self._roster.registry.get(node)
         if node is None or entry is None or not entry.proven:
             raise NotFound("this node never was connected to that one")
+        host, asker = call.connection.remote.host, call.connection.node_id
+        self._book.learn(question.record, told_over=host, told_by=asker)
         connection = self._roster.connections.get(node)
         if connection is not None and trio.current_time() - connection.last_heard < 1.0:
             return Reached(alive=True)
-        spent = self._budget.spend(1, trio.current_time())
+        dials = min(len(entry.addresses), PROBED_ADDRESSES)
+        spent = self._budget.spend(dials, trio.current_time())
         if not spent or self._reaches >= MAX_REACHES or self._nursery is None:
             raise Busy("too many nodes are asked for; try again")
         self._reaches += 1

@@ -17,7 +17,7 @@ import trio
 from p2pd.core.entries import Source
 from p2pd.errors import P2PError
 from p2pd.ids import NodeId
-from p2pd.node.connection import Connection
+from p2pd.node.connection import Connection, Direction
 from p2pd.node.dialer import Dialer
 from p2pd.node.dispatch import Call, Dispatch
 from p2pd.node.env import Env
@@ -68,7 +68,7 @@ class Surplus:
     async def _mix(self) -> None:
         while True:
             await trio.sleep(MIX_INTERVAL * self._env.rng.uniform(0.5, 1.5))
-            if len(self._roster.lasting()) > self._roster.config.target + SLACK:
+            if len(self._roster.lasting()) > self._roster.config.target + SLACK + 1:
                 continue
             now = trio.current_time()
             others = [
@@ -81,11 +81,11 @@ class Surplus:
                     await self._dialer.dial_entry(self._env.rng.choice(others), stay=True)
 
     async def _release_one(self) -> bool:
-        lasting = self._lasting()
-        if not self._too_many(lasting):
+        releasable = self._releasable()
+        if not releasable:
             return False
         # Where the tree of gossip has settled, it is thin: what would tear it stays.
-        spare = [each for each in lasting if not self._carries(each.node_id)] or lasting
+        spare = [each for each in releasable if not self._carries(each.node_id)] or releasable
         # They stand in the order of their making: the young go first, mostly.
         youth = max(self._env.rng.randrange(len(spare)) for _ in range(2))
         connection = spare[youth]
@@ -102,24 +102,31 @@ class Surplus:
         return True
 
     def _answer(self, call: Call, _: Release) -> Released:
-        lasting = self._lasting()
-        asker = next((each for each in lasting if each is call.connection), None)
-        agreed = asker is not None and self._too_many(lasting)
-        if asker is not None and agreed:
+        releasable = self._releasable()
+        asker = next((each for each in releasable if each is call.connection), None)
+        agreed = asker is not None
+        if asker is not None:
             # Should the asker not close it, it goes as soon as it is quiet.
             asker.passing = True
         return Released(agreed)
 
-    def _lasting(self) -> list[Connection]:
-        """Return the connections that may be given up: seeds, and whom a user asked for, stay."""
+    def _releasable(self) -> list[Connection]:
+        """Return the connections that may be given up: none while there are not too many.
+
+        Seeds, and whom a user asked for, stay; and so do the last few that this node chose
+        itself: who fills it with connections of his own must not have it to himself.
+        """
+        config, lasting = self._roster.config, self._roster.lasting()
+        # Another node may be agreeing just now to what we asked.
+        if len(lasting) - self._asking <= config.target + SLACK:
+            return []
+        made = [each for each in lasting if each.direction is Direction.OUTBOUND]
+        few = len(made) - self._asking <= config.target // 2
         registry = self._roster.registry
         return [
             connection
-            for connection in self._roster.lasting()
+            for connection in lasting
             if (entry := registry.get(connection.node_id)) is not None
             and entry.source not in {Source.MANUAL, Source.SEED}
+            and not (few and connection.direction is Direction.OUTBOUND)
         ]
-
-    def _too_many(self, lasting: list[Connection]) -> bool:
-        # Another node may be agreeing just now to what we asked.
-        return len(lasting) - self._asking > self._roster.config.target + SLACK

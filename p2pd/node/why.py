@@ -31,7 +31,7 @@ def explain(peer: NodeId, services: Services, chronicle: Chronicle, wall: float)
     liveness = services.liveness.of(peer)
     steps = [_heard_of(entry), *chronicle.steps(peer)]
     reports = services.liveness.account(peer)
-    steps += reports
+    steps = sorted([*steps, *reports], key=lambda step: step.time or 0)
     if connection is not None:
         steps.append(_probes(connection, wall))
     else:
@@ -67,7 +67,7 @@ def _outlook(entry: Entry, wall: float) -> list[WhyStep]:
     known = ", ".join(map(str, entry.addresses)) or "none"
     steps = [WhyStep(None, "address.known", f"addresses, best first: {known}")]
     if entry.last_error:
-        steps.append(WhyStep(entry.last_seen, "dial.last_error", entry.last_error))
+        steps.append(WhyStep(None, "peer.last_error", entry.last_error))
     wait = entry.retry_at - trio.current_time()
     if entry.parted:
         steps.append(WhyStep(None, "dial.parted", "a user ended the last connection"))

@@ -89,9 +89,9 @@ def make_mute(node: SimNode) -> None:
 
 
 async def accuse_everybody(world: World, liar: SimNode, *, every: float) -> None:
-    """Let a running node report all others dead, again and again, until the world ends."""
+    """Let a running node report all others dead, again and again, until it stops."""
     while liar.running is not None:
-        for node in list(world.nodes.values()):
+        for node in [each for each in world.nodes.values() if each is not liar]:
             report = DeadReport(
                 accused=node.node_id,
                 address=str(node.address),

@@ -1,5 +1,6 @@
 """What users would see of a world: do puts, gets and lookups succeed, how long do they take?"""
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -51,9 +52,8 @@ class Tally:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Return the value below which this share of the values lies (nearest rank)."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+    """Return the least value that this share of all is at most (nearest rank)."""
+    return sorted(values)[max(math.ceil(share * len(values)), 1) - 1]
 
 
 async def put_keys(world: World, names: Sequence[str]) -> Tally:
@@ -76,9 +76,10 @@ async def look_up(world: World, names: Sequence[str]) -> Tally:
 
 @attrs.define
 class Spread:
-    """How messages to everybody went; `seconds` are those until the last living node had one.
+    """How messages to everybody went.
 
-    `copies` is how many payloads came for each delivery, `diameter` that of the overlay, in
+    `seconds` are those until the last of those that had a message first had it; `twice`
+    counts the deliveries that were repeated at a node. `copies` is how many payloads came for each delivery, `diameter` that of the overlay, in
     links.
     """
 
@@ -114,8 +115,9 @@ async def publish(world: World, count: int, *, warm_up: int = 0, wait: float = 3
     living = world.living()
 
     def hear(node: SimNode, message_id: str) -> None:
+        if (node.name, message_id) not in came:
+            last[message_id] = trio.current_time()
         came[node.name, message_id] += 1
-        last[message_id] = trio.current_time()
 
     with ExitStack() as heard:
         for node in living:
@@ -124,7 +126,7 @@ async def publish(world: World, count: int, *, warm_up: int = 0, wait: float = 3
         for number in range(warm_up):
             await world.rng.choice(living).node.publish(TOPIC, b"warm up %d" % number)
             await trio.sleep(wait)
-        payloads = _payloads(living)
+        before = {node.name: node.services.gossip.payloads for node in living}
         at: dict[str, float] = {}
         for number in range(count):
             now = trio.current_time()
@@ -135,10 +137,11 @@ async def publish(world: World, count: int, *, warm_up: int = 0, wait: float = 3
     spread.published = count
     spread.expected = count * len(alive)
     spread.delivered = sum((node.name, each) in came for node in alive for each in at)
-    spread.twice = sum(times > 1 for times in came.values())
+    spread.twice = sum(times > 1 for (_, each), times in came.items() if each in at)
     # The origin needs no copy.
     deliveries = max(1, spread.delivered - count)
-    spread.copies = (_payloads(alive) - payloads) / deliveries
+    payloads = sum(node.services.gossip.payloads - before[node.name] for node in alive)
+    spread.copies = payloads / deliveries
     spread.diameter = diameter(world)
     spread.seconds = [last[each] - now for each, now in at.items()]
     return spread
@@ -166,10 +169,6 @@ def _depth(links: Mapping[NodeId, Sequence[NodeId]], start: NodeId) -> int:
 
 def _heard(hear: Callable[[SimNode, str], None], node: SimNode, delivery: Delivery) -> None:
     hear(node, delivery.message_id)
-
-
-def _payloads(nodes: Sequence[SimNode]) -> int:
-    return sum(node.services.gossip.payloads for node in nodes if node.running is not None)
 
 
 async def _put(node: SimNode, name: str, _: World) -> int:

@@ -7,10 +7,10 @@
     settle = 30                # seconds after the last node's start
     keys = 50
     [[step]]
-    kind = "kill"              # or partition, breaks, stalls, churn, skew, weather, wait
-    share = 0.3
+    kind = "kill"              # or partition, breaks, stalls, churn, skew, weather,
+    share = 0.3                # firewalls, liars, wait
     [[step]]
-    kind = "measure"
+    kind = "measure"           # or publish
 """
 
 import resource
@@ -34,20 +34,6 @@ from p2pd.simulation.adversary import make_liar
 from p2pd.simulation.checks import check_always, check_quiet
 from p2pd.simulation.world import World, open_world
 
-KINDS = (
-    "wait",
-    "measure",
-    "publish",
-    "kill",
-    "partition",
-    "breaks",
-    "stalls",
-    "churn",
-    "skew",
-    "weather",
-    "firewalls",
-    "liars",
-)
 LATENCIES = ("lan", "wan", "50ms")
 # One-way seconds between Europe, America and Asia, as between large clouds.
 WAN = ((0.01, 0.045, 0.09), (0.045, 0.01, 0.08), (0.09, 0.08, 0.01))
@@ -63,6 +49,12 @@ def _one_of(*allowed: str) -> Any:
     return attrs.validators.in_(allowed)
 
 
+def _known(_: object, __: object, kind: str) -> None:
+    known = [*_MEASURES, *_DEEDS]
+    if kind not in known:
+        raise ValueError(f"no kind of step {kind!r}; there are: {', '.join(known)}")
+
+
 @attrs.frozen
 class Step:
     """One thing that happens; `seconds` is how long it takes, then the next begins.
@@ -72,7 +64,7 @@ class Step:
     `absence` mean seconds (churn), `most` seconds (skew).
     """
 
-    kind: str = attrs.field(validator=_one_of(*KINDS))
+    kind: str = attrs.field(validator=_known)
     seconds: float = 0.0
     share: float = 0.0
     per_second: float = 1.0
@@ -125,97 +117,6 @@ class Outcome:
     rows: list[Row]
 
 
-def _steps(*kinds: Mapping[str, Any]) -> tuple[Step, ...]:
-    return tuple(Step(**each) for each in kinds)
-
-
-def _killed(share: float) -> Scenario:
-    """Kill a share of a thousand nodes; measure before, at once, and five minutes later."""
-    wait = {"kind": "wait", "seconds": 300}
-    return Scenario(
-        nodes=1000,
-        join_per_second=50,
-        keys=50,
-        latency="wan",
-        tick=0.01,
-        step=_steps(_MEASURE, {"kind": "kill", "share": share}, _MEASURE, wait, _MEASURE),
-    )
-
-
-_MEASURE = {"kind": "measure"}
-_QUIET = {"kind": "wait", "seconds": 30, "quiet": True}
-
-NAMED: dict[str, Scenario] = {
-    "small": Scenario(step=_steps(_MEASURE, _QUIET)),
-    "faulty": Scenario(
-        multicast=True,
-        step=_steps(
-            {"kind": "weather", "share": 0.1},
-            {"kind": "breaks", "per_second": 2, "seconds": 30},
-            {"kind": "stalls", "per_second": 1, "each": 5, "seconds": 30},
-            {"kind": "partition", "share": 0.4, "seconds": 60},
-            {"kind": "churn", "session": 60, "absence": 10, "seconds": 60},
-            {"kind": "skew", "most": 600},
-            {"kind": "wait", "seconds": 120, "quiet": True},
-            _MEASURE,
-        ),
-    ),
-    "thousand": Scenario(
-        nodes=1000,
-        join_per_second=50,
-        keys=100,
-        latency="wan",
-        tick=0.01,
-        step=_steps({"kind": "wait", "seconds": 550}, _MEASURE),
-    ),
-    "ten-thousand": Scenario(
-        nodes=10_000,
-        join_per_second=100,
-        keys=1000,
-        latency="wan",
-        tick=0.01,
-        step=_steps(_MEASURE),
-    ),
-    **{f"kill-{percent}": _killed(percent / 100) for percent in (10, 30, 50, 70)},
-    "gossip": Scenario(
-        nodes=100,
-        join_per_second=50,
-        keys=0,
-        latency="50ms",
-        tick=0.01,
-        step=_steps(
-            {"kind": "wait", "seconds": 90},
-            {"kind": "publish"},
-            {"kind": "kill", "share": 0.5},
-            {"kind": "publish"},
-        ),
-    ),
-    "third-away": Scenario(
-        nodes=100,
-        step=_steps(
-            _MEASURE, {"kind": "kill", "share": 1 / 3}, _MEASURE, {"kind": "wait", "seconds": 300},
-            _MEASURE,
-        ),
-    ),
-}  # fmt: skip
-
-
-def load_scenario(name_or_file: str) -> Scenario:
-    """Return a named scenario or read one from a TOML file; raises `ConfigError`."""
-    if name_or_file in NAMED:
-        return NAMED[name_or_file]
-    if not name_or_file.endswith(".toml"):
-        raise ConfigError(f"no scenario {name_or_file!r}; there are: {', '.join(NAMED)}")
-    try:
-        table = tomllib.loads(Path(name_or_file).read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"can't read the scenario {name_or_file}: {error}") from None
-    try:
-        return Converter(forbid_extra_keys=True).structure(table, Scenario)
-    except BaseValidationError as error:
-        raise ConfigError(*transform_error(error, path=name_or_file)) from None
-
-
 async def run_scenario(
     scenario: Scenario,
     seed: int,
@@ -244,7 +145,8 @@ async def run_scenario(
             progress(step.kind)
             check_always(world)
             if step.kind in _MEASURES:
-                rows.append(await _MEASURES[step.kind](world, scenario, len(rows), started))
+                number = sum(row.step.startswith(step.kind) for row in rows)
+                rows.append(await _MEASURES[step.kind](world, scenario, number, started))
             else:
                 await _DEEDS[step.kind](world, step)
             if step.quiet:
@@ -374,3 +276,94 @@ _DEEDS: dict[str, Callable[[World, Step], Awaitable[None]]] = {
     "firewalls": _firewalls,
     "liars": _liars,
 }
+
+
+def _steps(*kinds: Mapping[str, Any]) -> tuple[Step, ...]:
+    return tuple(Step(**each) for each in kinds)
+
+
+def _killed(share: float) -> Scenario:
+    """Kill a share of a thousand nodes; measure before, at once, and five minutes later."""
+    wait = {"kind": "wait", "seconds": 300}
+    return Scenario(
+        nodes=1000,
+        join_per_second=50,
+        keys=50,
+        latency="wan",
+        tick=0.01,
+        step=_steps(_MEASURE, {"kind": "kill", "share": share}, _MEASURE, wait, _MEASURE),
+    )
+
+
+_MEASURE = {"kind": "measure"}
+_QUIET = {"kind": "wait", "seconds": 30, "quiet": True}
+
+NAMED: dict[str, Scenario] = {
+    "small": Scenario(step=_steps(_MEASURE, _QUIET)),
+    "faulty": Scenario(
+        multicast=True,
+        step=_steps(
+            {"kind": "weather", "share": 0.1},
+            {"kind": "breaks", "per_second": 2, "seconds": 30},
+            {"kind": "stalls", "per_second": 1, "each": 5, "seconds": 30},
+            {"kind": "partition", "share": 0.4, "seconds": 60},
+            {"kind": "churn", "session": 60, "absence": 10, "seconds": 60},
+            {"kind": "skew", "most": 600},
+            {"kind": "wait", "seconds": 120, "quiet": True},
+            _MEASURE,
+        ),
+    ),
+    "thousand": Scenario(
+        nodes=1000,
+        join_per_second=50,
+        keys=100,
+        latency="wan",
+        tick=0.01,
+        step=_steps({"kind": "wait", "seconds": 550}, _MEASURE),
+    ),
+    "ten-thousand": Scenario(
+        nodes=10_000,
+        join_per_second=100,
+        keys=1000,
+        latency="wan",
+        tick=0.01,
+        step=_steps(_MEASURE),
+    ),
+    **{f"kill-{percent}": _killed(percent / 100) for percent in (10, 30, 50, 70)},
+    "gossip": Scenario(
+        nodes=100,
+        join_per_second=50,
+        keys=0,
+        latency="50ms",
+        tick=0.01,
+        step=_steps(
+            {"kind": "wait", "seconds": 90},
+            {"kind": "publish"},
+            {"kind": "kill", "share": 0.5},
+            {"kind": "publish"},
+        ),
+    ),
+    "third-away": Scenario(
+        nodes=100,
+        step=_steps(
+            _MEASURE, {"kind": "kill", "share": 1 / 3}, _MEASURE, {"kind": "wait", "seconds": 300},
+            _MEASURE,
+        ),
+    ),
+}  # fmt: skip
+
+
+def load_scenario(name_or_file: str) -> Scenario:
+    """Return a named scenario or read one from a TOML file; raises `ConfigError`."""
+    if name_or_file in NAMED:
+        return NAMED[name_or_file]
+    if not name_or_file.endswith(".toml"):
+        raise ConfigError(f"no scenario {name_or_file!r}; there are: {', '.join(NAMED)}")
+    try:
+        table = tomllib.loads(Path(name_or_file).read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"can't read the scenario {name_or_file}: {error}") from None
+    try:
+        return Converter(forbid_extra_keys=True).structure(table, Scenario)
+    except BaseValidationError as error:
+        raise ConfigError(*transform_error(error, path=name_or_file)) from None

@@ -31,7 +31,7 @@ class Trace:
         self._gathered += header, data
         if len(self._gathered) >= _GATHERED:
             self._hash_gathered()
-        self._last.append((now, source, destination, data[:2] + bytes([min(len(data), 255)])))
+        self._last.append((now, source, destination, data[:2]))
 
     def digest(self) -> str:
         """Return the digest of all that was recorded: equal for equal runs."""
@@ -51,7 +51,8 @@ class Trace:
 
 
 def _kind(data: bytes) -> str:
-    if len(data) < 3:
+    if not data:
         return "end of stream"
-    kind = TAGS.get(data[1])
+    # Hostile ones may send a single byte.
+    kind = TAGS.get(data[-1])
     return "beacon" if data[:1] == b"{" else kind.__name__ if kind else f"tag {data[1]}"

@@ -7,7 +7,7 @@
         b = await world.start("b", bootstrap=[a])
         await world.until(lambda: a.is_connected_to(b))
         await world.partition(0.4, seconds=30)
-        world.check()
+        check_quiet(world)  # of `checks`
 
 Run it by `determinism.run_in_virtual_time`, or under Trio's autojump clock.
 """

@@ -58,7 +58,7 @@ async def test_who_was_never_reached(autojump_clock: MockClock) -> None:
             "peer.heard_of",
             "peer.dial_failed",
             "address.known",
-            "dial.last_error",
+            "peer.last_error",
             "dial.backoff",
         ]
         told_by = teller.identity.node_id.hex()[:12]

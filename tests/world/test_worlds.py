@@ -40,6 +40,32 @@ def test_a_small_world_with_faults(seed: int) -> None:
     assert row.put["share"] == row.get["share"] == row.lookup["share"] == 1
 
 
+@pytest.mark.parametrize("kinds", [("publish", "measure"), ("measure", "publish")])
+def test_the_first_of_each_kind_of_measure_is_a_first(
+    kinds: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was measured before: keys are put, and the tree is warmed up."""
+    scenario = Scenario(nodes=5, keys=5, step=tuple(map(Step, (*kinds, *kinds))))
+    monkeypatch.setattr(scenarios, "PUBLISHED", 2)
+    outcome = run_in_virtual_time(run_scenario, scenario, 1, print, seed=1)
+    assert [row.step for row in outcome.rows] == [
+        *(f"{kind} 1" for kind in kinds),
+        *(f"{kind} 2" for kind in kinds),
+    ]
+    by_step = {row.step: row for row in outcome.rows}
+    assert [by_step[f"measure {number}"].put["asked"] for number in (1, 2)] == [5, 0]
+    assert by_step["measure 2"].get["share"] == 1
+    times = [0.0, *(row.virtual_seconds for row in outcome.rows)]
+    took = {row.step: row.virtual_seconds - before for row, before in zip(outcome.rows, times)}
+    warm_up = took["publish 1"] - took["publish 2"]
+    assert [row.gossip["share"] for row in outcome.rows if row.gossip] == [1, 1]
+
+
+def test_a_kind_of_step_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="no kind of step 'meassure'; there are: measure"):
+        Step("meassure")
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_records_lie_on_the_nodes_closest_to_their_key(seed: int) -> None:
     async def main(seed: int) -> None:
