@@ -1,5 +1,7 @@
 """Connections beyond the target: given up in agreement, so that nobody has to dial."""
 
+from statistics import fmean
+
 import pytest
 import trio
 from trio.testing import MockClock
@@ -7,8 +9,8 @@ from trio.testing import MockClock
 from p2pd.ids import NodeId
 from p2pd.node.surplus import SLACK
 from p2pd.simulation.world import open_world
-from p2pd.wire.messages import Release, Released
-from tests.node.scripted import ScriptedPeer, connected
+from p2pd.wire.messages import Message, Release, Released
+from tests.node.scripted import Line, ScriptedPeer, connected
 
 TARGET = 3
 
@@ -29,19 +31,18 @@ async def test_what_is_too_many_goes_and_the_rest_is_mixed(
                 for node in world.living()
             }
 
-        def too_many() -> list[NodeId]:
-            now = held()
-            full = {node_id for node_id, peers in now.items() if len(peers) > TARGET + SLACK}
-            return [other for node_id in full for other in now[node_id] & full]
+        def enough_and_no_more() -> bool:
+            counts = [len(peers) for peers in held().values()]
+            return min(counts) >= TARGET and fmean(counts) < TARGET + SLACK + 1.5
 
-        await world.until(lambda: not too_many(), within=1800)
+        await world.until(enough_and_no_more, within=1800)
         before = held()
-        assert min(map(len, before.values())) >= TARGET
         # It is mixed for ever, and stays as it should be.
-        await trio.sleep(1500)
-        await world.until(lambda: not too_many(), within=600)
+        for _ in range(15):
+            await trio.sleep(100)
+            assert min(map(len, held().values())) >= TARGET
+        assert enough_and_no_more()
         after = held()
-        assert min(map(len, after.values())) >= TARGET
         stayed = sum(len(before[each] & after[each]) for each in after)
         assert 0 < stayed < sum(map(len, before.values()))
 
@@ -59,11 +60,31 @@ async def test_who_has_not_enough_keeps_what_it_has(autojump_clock: MockClock) -
         assert len(connected(node)) == 2 + SLACK + 1
 
 
+def agree(question: Message) -> Released | None:
+    return Released(agreed=True) if question == Release() else None
+
+
+async def agreeable(line: Line) -> None:
+    await line.serve(agree)
+
+
 async def test_whom_a_user_asked_for_stays(autojump_clock: MockClock) -> None:
     async with open_world(1) as world:
         a = await world.start("a", lan=None, connections__target=0)
-        others = [await world.start(name, lan=None, connections__target=0) for name in "bcdefghijk"]
-        for other in others:
-            await a.node.connect(str(other.address))
+        for number in range(SLACK + 3):
+            peer = ScriptedPeer(world, host=f"10.9.{number}.1", listens=True)
+            await world._nursery.start(peer.listen, agreeable)
+            await a.node.connect(str(peer.address))
         await trio.sleep(300)
-        assert len(connected(a)) == len(others)
+        assert len(connected(a)) == SLACK + 3
+
+
+async def test_who_came_by_itself_is_given_up(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__target=0)
+        for number in range(SLACK + 3):
+            peer = ScriptedPeer(world, host=f"10.9.{number}.1", listens=True)
+            world.meanwhile(agreeable, await peer.connect(a))
+        assert len(connected(a)) == SLACK + 3
+        await trio.sleep(300)
+        assert len(connected(a)) == SLACK
