@@ -56,7 +56,7 @@ def _publish(running: list[Daemon], count: int) -> list[float]:
                 sock.sendall(json.dumps(call).encode() + b"\n")
                 for stream in streams:
                     notice = json.loads(stream.readline())
-                    if notice["params"]["message"]["data"] != str(number):
+                    if notice["params"].get("message", {}).get("data") != str(number):
                         raise RuntimeError(f"not message {number}: {notice}")
                 found.append((time.perf_counter() - began) * 1000)
     return found[_WARM_UP:]
