@@ -79,8 +79,8 @@ class Spread:
     """How messages to everybody went.
 
     `seconds` are those until the last of those that had a message first had it; `twice`
-    counts the deliveries that were repeated at a node. `copies` is how many payloads came for each delivery, `diameter` that of the overlay, in
-    links.
+    counts the deliveries that were repeated at a node. `copies` is how many payloads came
+    for each delivery, `diameter` that of the overlay, in links.
     """
 
     published: int = 0

@@ -94,9 +94,12 @@ def test_liars_evict_nobody(seed: int) -> None:
         await trio.sleep(180)
         names = {each.name for each in honest}
         assert not [each for each in verdicts.declared if each[1] in names]
+        await world.until(lambda: not held_dead(honest, honest), within=5)
         for node in honest:
-            known = [each.node_id for each in node.services.registry]
-            assert sum(other.node_id in known for other in honest) >= len(honest) - 2
+            entries = {each.node_id: each for each in node.services.registry}
+            known = [entries[other.node_id] for other in honest if other.node_id in entries]
+            assert len(known) >= len(honest) - 2
+            assert not [each for each in known if each.dead]
 
     run(main, seed)
 
