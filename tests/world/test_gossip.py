@@ -1,6 +1,7 @@
 """Messages to everybody in small worlds: half of them killed, breaks, and some who are mute."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from functools import partial
 
 import pytest
@@ -8,6 +9,7 @@ import trio
 
 from p2pd.net.faults import constant_latency
 from p2pd.node.gossip import ANTI_ENTROPY_INTERVAL
+from p2pd.node.snapshot import Delivery
 from p2pd.simulation import measure
 from p2pd.simulation.adversary import make_mute
 from p2pd.simulation.determinism import run_in_virtual_time
@@ -40,16 +42,15 @@ class Ears:
 
     def __init__(self, world: World) -> None:
         self.heard: dict[tuple[str, str], int] = {}
+        # They listen at once, and until the world ends.
+        self._open = ExitStack()
         for node in world.living():
-            world.meanwhile(self._listen, node)
+            hear = partial(self._hear, node.name)
+            self._open.enter_context(node.node.deliveries(frozenset(), hear))
 
-    async def _listen(self, node: SimNode) -> None:
-        def hear(message_id: str) -> None:
-            key = node.name, message_id
-            self.heard[key] = self.heard.get(key, 0) + 1
-
-        with node.node.deliveries(frozenset(), lambda each: hear(each.message_id)):
-            await trio.sleep_forever()
+    def _hear(self, name: str, message: Delivery) -> None:
+        key = name, message.message_id
+        self.heard[key] = self.heard.get(key, 0) + 1
 
     def all_have(self, nodes: list[SimNode], *message_ids: str) -> bool:
         return all((node.name, each) in self.heard for node in nodes for each in message_ids)
@@ -94,11 +95,14 @@ def test_one_in_five_mute_and_connections_that_break(size: int, seed: int) -> No
             make_mute(each)
         honest = [each for each in nodes if each not in mute]
         ears = Ears(world)
+        broken_before = broken(honest)
         world.meanwhile(_break, world)
         for _ in range(10):
             message_id = await world.rng.choice(honest).node.publish("t", b"pass it on")
             await world.until(partial(ears.all_have, honest, message_id), within=THREE_ROUNDS)
+            await trio.sleep(5)
         assert ears.exactly_once()
+        assert broken(honest) > broken_before
 
     run(main, seed)
 
@@ -132,6 +136,15 @@ def test_after_a_partition_everybody_has_everything(seed: int) -> None:
         assert ears.exactly_once()
 
     run(main, seed)
+
+
+def broken(nodes: list[SimNode]) -> int:
+    """Count the connections that nodes saw break; a release, or a goodbye, is none."""
+    return sum(
+        event.code == "peer.disconnected" and "broke" in str(event.fields["reason"])
+        for node in nodes
+        for event in node.events
+    )
 
 
 async def _break(world: World) -> None:
