@@ -21,8 +21,8 @@ class Announcements:
         # In order, as all wait equally long; those that have filled a message come first.
         self._due: dict[NodeId, float] = {}
 
-    def add(self, peer: NodeId, message_id: bytes, hops: int, now: float) -> bool:
-        """Have a peer told that it is here after `hops`; False if that pushed out the oldest."""
+    def add(self, peer: NodeId, message_id: bytes, hops: int, now: float) -> None:
+        """Have a peer told that it is here after `hops`; at the bound the oldest is left out."""
         waiting = self._waiting.setdefault(peer, {})
         waiting[message_id] = hops
         if len(waiting) < MAX_IDS:
@@ -30,10 +30,8 @@ class Announcements:
         elif self._due[peer] > now:
             del self._due[peer]
             self._due = {peer: now, **self._due}
-        if len(waiting) <= MAX_ANNOUNCED:
-            return True
-        del waiting[next(iter(waiting))]
-        return False
+        if len(waiting) > MAX_ANNOUNCED:
+            del waiting[next(iter(waiting))]
 
     def link_down(self, peer: NodeId) -> None:
         """Tell a peer nothing any more."""

@@ -45,22 +45,9 @@ T = TypeVar("T")
 
 @attrs.define
 class Counts:
-    """What happened since the start."""
+    """What happened since the start: `duplicates` are payloads that came again."""
 
-    published: int = 0
-    # Payloads sent along the tree; those that were asked for.
-    pushed: int = 0
-    pulled: int = 0
-    # Payloads that came, duplicates among them.
-    received: int = 0
     duplicates: int = 0
-    grafts: int = 0
-    prunes: int = 0
-    exchanged: int = 0
-    announced: int = 0
-    announcements_dropped: int = 0
-    missing_dropped: int = 0
-    wanted_dropped: int = 0
 
 
 @attrs.define
@@ -146,7 +133,6 @@ class Broadcast:
         """Send out one's own publication."""
         self._now = now
         if self._history.add(item, now):
-            self.counts.published += 1
             self._spread(item, frozenset(), now)
 
     def receive(self, peer: NodeId, item: Item, now: float) -> bool:
@@ -155,7 +141,6 @@ class Broadcast:
         `item.hops` counts the link from `peer`, too. False: it was seen before.
         """
         self._now = now
-        self.counts.received += 1
         link = self._links.get(peer)
         wanted = self._offers.is_wanted(item.message_id, peer)
         if not self._history.add(item, now):
@@ -190,8 +175,8 @@ class Broadcast:
         for heard in have.heard:
             if self._history.has_seen(heard.message_id):
                 self._compare(heard.message_id, peer, heard.hops, now)
-            elif not self._missing.announced(heard.message_id, peer, heard.hops, now):
-                self.counts.missing_dropped += 1
+            else:
+                self._missing.announced(heard.message_id, peer, heard.hops, now)
 
     def take_graft(self, peer: NodeId, graft: Graft) -> None:
         """Push to a peer from now on, and send it what it asks for."""
@@ -199,12 +184,11 @@ class Broadcast:
         if link is None:
             return
         self._set_eager(link, eager=True)
-        for item in map(self._history.get, graft.ids):
+        for item in map(self._history.get, dict.fromkeys(graft.ids)):
             if item is None:
                 continue
             if self._has_room(peer):
                 self._send_item(peer, item)
-                self.counts.pulled += 1
             else:
                 self._announce(peer, item, self._now)
 
@@ -219,12 +203,11 @@ class Broadcast:
         """Send what a peer asks for, as far as there is room: it asks again for the rest."""
         if peer not in self._links:
             return
-        for item in map(self._history.get, want.ids):
+        for item in map(self._history.get, dict.fromkeys(want.ids)):
             if item is not None:
                 if not self._has_room(peer):
                     return
                 self._send_item(peer, item)
-                self.counts.pulled += 1
 
     def digest_to(self, peer: NodeId) -> None:
         """Begin a round of anti-entropy with a peer."""
@@ -251,15 +234,13 @@ class Broadcast:
     def take_held(self, peer: NodeId, held: Held) -> None:
         """Ask a peer for what it holds and was not seen here, unless another was just asked.
 
-        What exceeds the bound of `Offers` is left to a later round.
+        What exceeds the bounds of `Offers` is left to a later round.
         """
         if peer not in self._links:
             return
         for message_id in held.ids:
-            if self._history.has_seen(message_id) or message_id in self._missing:
-                continue
-            if not self._offers.offer(message_id, peer):
-                self.counts.wanted_dropped += 1
+            if not self._history.has_seen(message_id) and message_id not in self._missing:
+                self._offers.offer(message_id, peer)
 
     def take_sends(self, now: float) -> list[Send]:
         """Return everything to send now, in order."""
@@ -268,12 +249,9 @@ class Broadcast:
             for chunk in _chunks(ids):
                 self._graft(peer, chunk)
         if self._offers:
-            asks, declined = self._offers.to_ask(now)
-            self.counts.wanted_dropped += declined
-            for peer, ids in asks.items():
+            for peer, ids in self._offers.to_ask(now).items():
                 self._sends.extend((peer, Want(chunk)) for chunk in _chunks(ids))
         for peer, heard in self._announcements.to_tell(now):
-            self.counts.announced += len(heard)
             self._sends.extend((peer, Have(chunk)) for chunk in _chunks(heard))
         sends, self._sends = self._sends, []
         self._batched.clear()
@@ -300,7 +278,6 @@ class Broadcast:
                 and self._has_room(peer)
             ):
                 self._send_item(peer, item)
-                self.counts.pushed += 1
             else:
                 self._announce(peer, item, now)
 
@@ -312,8 +289,7 @@ class Broadcast:
         self._sends.append((peer, Gossip(item.signed, min(item.hops + 1, _MAX_HOPS))))
 
     def _announce(self, peer: NodeId, item: Item, now: float) -> None:
-        if not self._announcements.add(peer, item.message_id, item.hops, now):
-            self.counts.announcements_dropped += 1
+        self._announcements.add(peer, item.message_id, item.hops, now)
 
     def _compare(self, message_id: bytes, announcer: NodeId, hops: int, now: float) -> None:
         """Exchange a tree link for the announcer's, if that makes the tree better."""
@@ -325,7 +301,6 @@ class Broadcast:
         if over is None or old is None or not old.eager:
             return
         self._now = now
-        self.counts.exchanged += 1
         self._graft(announcer, ())
         self._prune(over, old)
 
@@ -334,14 +309,12 @@ class Broadcast:
         self._set_eager(link, eager=True)
         link.grafted_at = self._now
         self._sends.append((peer, Graft(ids)))
-        self.counts.grafts += 1
 
     def _prune(self, peer: NodeId, link: _Link) -> None:
         if self.eager == [peer]:
             return
         self._set_eager(link, eager=False)
         self._sends.append((peer, Prune()))
-        self.counts.prunes += 1
 
     def _set_eager(self, link: _Link, *, eager: bool) -> None:
         if link.eager is not eager:

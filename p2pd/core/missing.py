@@ -6,12 +6,15 @@ after the time in which the copy over the tree should have come.
 
 import heapq
 import math
+from collections import Counter
 
 import attrs
 
 from p2pd.ids import NodeId
 
 MAX_MISSING = 4096
+# First announced by one peer: nobody alone can fill the table with IDs that never come.
+MAX_MISSING_OF_ONE = MAX_MISSING // 8
 MAX_ANNOUNCERS = 8
 # Seconds. The copy over the tree travels a few links more than the announcement, which in
 # turn waits to be batched: five links of 50 ms.
@@ -23,18 +26,26 @@ GRAFT_AGAIN = 0.3
 
 @attrs.define
 class Absent:
-    """One that has not come: who still can be asked, and over how many hops it came to them."""
+    """One that has not come: who still can be asked, and over how many hops it came to them.
 
+    `first` is who announced it first.
+    """
+
+    first: NodeId
     due: float
-    announcers: dict[NodeId, int]
+    announcers: dict[NodeId, int] = attrs.field(factory=dict)
     asked: list[NodeId] = attrs.field(factory=list)
 
 
 class Missing:
-    """All that have not come, at most `MAX_MISSING`, each with up to `MAX_ANNOUNCERS`."""
+    """All that have not come, at most `MAX_MISSING`, each with up to `MAX_ANNOUNCERS`.
+
+    Of these `MAX_MISSING_OF_ONE` were first announced by the same peer, be its link gone.
+    """
 
     def __init__(self) -> None:
         self._absent: dict[bytes, Absent] = {}
+        self._first_of: Counter[NodeId] = Counter()
         # An entry whose time is no longer that of its `Absent` is void.
         self._timers: list[tuple[float, bytes]] = []
 
@@ -44,21 +55,31 @@ class Missing:
     def __contains__(self, message_id: bytes) -> bool:
         return message_id in self._absent
 
-    def announced(self, message_id: bytes, peer: NodeId, hops: int, now: float) -> bool:
-        """Note who has it; False at the bound, where an ID that is new is not noted."""
+    def announced(self, message_id: bytes, peer: NodeId, hops: int, now: float) -> None:
+        """Note who has it; each is asked for it once.
+
+        At the bounds an ID that is new is not noted, unless somebody else announces it.
+        """
         absent = self._absent.get(message_id)
         if absent is None:
-            if len(self._absent) >= MAX_MISSING:
-                return False
-            absent = self._absent[message_id] = Absent(now + GRAFT_AFTER, {})
+            if len(self._absent) >= MAX_MISSING or self._first_of[peer] >= MAX_MISSING_OF_ONE:
+                return
+            absent = self._absent[message_id] = Absent(peer, now + GRAFT_AFTER)
+            self._first_of[peer] += 1
             heapq.heappush(self._timers, (absent.due, message_id))
+        if peer in absent.announcers or peer in absent.asked:
+            return
         if len(absent.announcers) + len(absent.asked) < MAX_ANNOUNCERS:
-            absent.announcers.setdefault(peer, hops)
-        return True
+            absent.announcers[peer] = hops
 
     def arrived(self, message_id: bytes) -> Absent | None:
         """Forget it, as it has come; returns what was known of it."""
-        return self._absent.pop(message_id, None)
+        absent = self._absent.pop(message_id, None)
+        if absent is not None:
+            self._first_of[absent.first] -= 1
+            if not self._first_of[absent.first]:
+                del self._first_of[absent.first]
+        return absent
 
     def link_down(self, peer: NodeId, now: float, *, eager: bool) -> None:
         """Ask nobody over a link that is gone, and wait no more for what it was to bring.
@@ -81,7 +102,7 @@ class Missing:
             _, message_id = heapq.heappop(self._timers)
             absent = self._absent[message_id]
             if not absent.announcers:
-                del self._absent[message_id]
+                self.arrived(message_id)
                 continue
             peer = next(iter(absent.announcers))
             del absent.announcers[peer]

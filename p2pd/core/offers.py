@@ -4,33 +4,41 @@ After a partition several neighbours offer the same; anti-entropy would else bri
 publication several times.
 """
 
+from collections import Counter
+
 from p2pd.ids import NodeId
 
 # Seconds until another peer is asked for what one has promised.
 RETRY = 5.0
-MAX_WANTED = 4096
+MAX_WANTED = 8192
+# Of one peer: what it tells in two rounds of anti-entropy, as each side begins some.
+MAX_WANTED_OF_ONE = MAX_WANTED // 8
 
 
 class Offers:
     """Offers since the last `to_ask`, and what was asked for; at most `MAX_WANTED` of each.
 
-    At the bound an offer is declined: the next digest brings it again.
+    Of either `MAX_WANTED_OF_ONE` are of the same peer. At the bounds an offer is declined: the
+    next digest brings it again.
     """
 
     def __init__(self) -> None:
         self._offered: dict[bytes, NodeId] = {}
+        self._offered_of: Counter[NodeId] = Counter()
         # Oldest first.
         self._wanted: dict[bytes, tuple[NodeId, float]] = {}
+        self._wanted_of: Counter[NodeId] = Counter()
 
     def __len__(self) -> int:
         return len(self._offered)
 
-    def offer(self, message_id: bytes, peer: NodeId) -> bool:
-        """Note that a peer holds it; False at the bound."""
-        if len(self._offered) >= MAX_WANTED:
-            return False
-        self._offered.setdefault(message_id, peer)
-        return True
+    def offer(self, message_id: bytes, peer: NodeId) -> None:
+        """Note that a peer holds it, unless another has said so since the last `to_ask`."""
+        if message_id in self._offered or len(self._offered) >= MAX_WANTED:
+            return
+        if self._offered_of[peer] < MAX_WANTED_OF_ONE:
+            self._offered[message_id] = peer
+            self._offered_of[peer] += 1
 
     def arrived(self, message_id: bytes) -> None:
         """Decline an offer of what has come. It stays on record whom it was asked of."""
@@ -45,23 +53,30 @@ class Offers:
         """Forget what a peer offered and was asked for, so that others may bring it."""
         self._offered = {key: value for key, value in self._offered.items() if value != peer}
         self._wanted = {key: value for key, value in self._wanted.items() if value[0] != peer}
+        del self._offered_of[peer], self._wanted_of[peer]
 
-    def to_ask(self, now: float) -> tuple[dict[NodeId, list[bytes]], int]:
-        """Return whom to ask now for what, and how many offers were declined at the bound."""
+    def to_ask(self, now: float) -> dict[NodeId, list[bytes]]:
+        """Return whom to ask now for what."""
         while self._wanted:
             oldest = next(iter(self._wanted))
-            if self._wanted[oldest][1] + RETRY > now:
+            peer, asked_at = self._wanted[oldest]
+            if asked_at + RETRY > now:
                 break
             del self._wanted[oldest]
+            self._wanted_of[peer] -= 1
+            if not self._wanted_of[peer]:
+                del self._wanted_of[peer]
         asks: dict[NodeId, list[bytes]] = {}
-        declined = 0
         for message_id, peer in self._offered.items():
-            if message_id in self._wanted:
-                continue
-            if len(self._wanted) >= MAX_WANTED:
-                declined += 1
+            if (
+                message_id in self._wanted
+                or len(self._wanted) >= MAX_WANTED
+                or self._wanted_of[peer] >= MAX_WANTED_OF_ONE
+            ):
                 continue
             self._wanted[message_id] = (peer, now)
+            self._wanted_of[peer] += 1
             asks.setdefault(peer, []).append(message_id)
         self._offered.clear()
-        return asks, declined
+        self._offered_of.clear()
+        return asks

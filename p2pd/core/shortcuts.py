@@ -14,6 +14,8 @@ from p2pd.ids import NodeId
 
 MAX_RECENT = 256
 MAX_PAIRS = 1024
+# Peers whose announcements of one publication are compared; those of more don't count.
+MAX_COMPARED = 128
 # Publications to compare over, and what the sum must come down to. Chosen on random graphs
 # of degree 7, with 100 and 1,000 nodes: a power of 1 exchanges several times as many links for
 # trees no lower; fewer samples or a sum nearer to 1 begin to follow chance.
@@ -22,6 +24,15 @@ POWER = 6
 BETTER = 0.8
 # Samples after which all so far count half, as the tree changes elsewhere.
 _WINDOW = 32
+
+
+@attrs.define
+class _Came:
+    """Over which tree link a publication came, after how many hops; who was compared with it."""
+
+    over: NodeId
+    hops: int
+    compared: dict[NodeId, None] = attrs.field(factory=dict)
 
 
 @attrs.define
@@ -37,29 +48,35 @@ class Shortcuts:
     """Compares announcements with what the tree brought."""
 
     def __init__(self) -> None:
-        self._recent: dict[bytes, tuple[NodeId, int]] = {}
+        self._recent: dict[bytes, _Came] = {}
         self._pairs: dict[tuple[NodeId, NodeId], _Pair] = {}
 
     def came(self, message_id: bytes, over: NodeId, hops: int) -> None:
         """Note over which tree link a publication came first, and after how many hops."""
-        self._recent[message_id] = (over, hops)
+        self._recent[message_id] = _Came(over, hops)
         if len(self._recent) > MAX_RECENT:
             del self._recent[next(iter(self._recent))]
 
     def announced(self, message_id: bytes, peer: NodeId, hops: int) -> NodeId | None:
         """Note that it came to a lazy peer after `hops`; returns the tree link to exchange.
 
-        At the bound of pairs the one that was first seen starts anew.
+        Each publication counts once of each peer, or one that repeats a single announcement
+        would get a link of the tree. At the bound of pairs the one that was first seen starts
+        anew.
         """
-        over, own_hops = self._recent.get(message_id, (peer, 0))
-        if over == peer:
+        came = self._recent.get(message_id)
+        if came is None or peer == came.over or peer in came.compared:
             return None
+        if len(came.compared) >= MAX_COMPARED:
+            return None
+        came.compared[peer] = None
+        over = came.over
         pair = self._pairs.get((over, peer))
         if pair is None:
             pair = self._pairs[over, peer] = _Pair()
             if len(self._pairs) > MAX_PAIRS:
                 del self._pairs[next(iter(self._pairs))]
-        pair.tree += own_hops**POWER
+        pair.tree += came.hops**POWER
         pair.lazy += (hops + 1) ** POWER
         pair.samples += 1
         if pair.samples >= MIN_SAMPLES and pair.lazy <= BETTER * pair.tree:

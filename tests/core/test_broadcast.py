@@ -14,7 +14,7 @@ import pytest
 from p2pd.core.announcements import MAX_ANNOUNCED
 from p2pd.core.broadcast import MAX_CHUNKS, Broadcast, Send
 from p2pd.core.history import History, Item
-from p2pd.core.missing import GRAFT_AFTER, MAX_MISSING
+from p2pd.core.missing import GRAFT_AFTER
 from p2pd.core.offers import RETRY
 from p2pd.core.shortcuts import MIN_SAMPLES
 from p2pd.ids import NodeId
@@ -567,30 +567,46 @@ def test_a_batch_for_one_peer_is_bounded_even_where_its_queue_is_empty() -> None
     assert len(node.take_sends(9.0)) == 16
 
 
-def test_announcements_and_missing_ids_are_bounded() -> None:
-    node = machine(A, B, fanout=1)
-    for number in range(MAX_MISSING + 10):
-        node.take_have(B, have(come(number)), 0.0)
-    assert node.counts.missing_dropped == 10
+def test_an_id_that_is_asked_for_twice_in_one_message_is_sent_once() -> None:
+    node = machine(A, B)
+    node.receive(A, come(1), 0.0)
+    node.take_sends(0.0)
+    ids = (come(1).message_id,) * 3
+    node.take_want(B, Want(ids))
+    assert len(node.take_sends(9.0)) == 1
+    node.take_graft(B, Graft(ids))
+    assert len(node.take_sends(9.0)) == 1
+
+
+def test_announcements_are_bounded() -> None:
     node = machine(A, B, fanout=1)
     for number in range(MAX_ANNOUNCED + 10):
         node.receive(A, come(number), 0.0)
     sends = node.take_sends(0.0)
     told = [heard.message_id for _, message in sends for heard in getattr(message, "heard", ())]
-    assert node.counts.announcements_dropped == 10
     assert told == [come(number).message_id for number in range(10, MAX_ANNOUNCED + 10)]
 
 
 def test_a_link_that_would_be_sooner_replaces_that_of_the_tree() -> None:
     node = machine(A, B, fanout=1)
     for number in range(MIN_SAMPLES):
-        assert node.counts.exchanged == 0
+        assert node.eager == [A]
         node.receive(A, come(number, hops=6), number)
         node.take_have(B, have(come(number, hops=2)), number)
     assert node.eager == [B]
     sends = node.take_sends(99.0)
     assert (B, Graft(())) in sends
     assert (A, Prune()) in sends
+
+
+def test_an_announcement_repeated_is_no_reason_to_exchange_a_link() -> None:
+    node = machine(A, B, fanout=1)
+    node.receive(A, come(1, hops=6), 0.0)
+    node.take_sends(0.0)
+    for _ in range(4):
+        node.take_have(B, have(*[come(1, hops=0)] * MIN_SAMPLES), 1.0)
+    assert node.eager == [A]
+    assert not any(isinstance(each, Graft | Prune) for _, each in node.take_sends(9.0))
 
 
 def test_strangers_change_nothing_but_their_publications_count() -> None:

@@ -1,0 +1,78 @@
+"""Whom to ask for what is announced and does not come, and what one peer alone can fill."""
+
+import math
+
+from p2pd.core.missing import GRAFT_AGAIN, MAX_ANNOUNCERS, MAX_MISSING, MAX_MISSING_OF_ONE, Missing
+from p2pd.ids import NodeId
+
+
+def peer(number: int) -> NodeId:
+    return NodeId(number.to_bytes(32))
+
+
+def message_id(number: int) -> bytes:
+    return number.to_bytes(16)
+
+
+def all_asks(missing: Missing) -> list[NodeId]:
+    asked = []
+    while (due := missing.next_due()) < math.inf:
+        asked += list(missing.to_ask(due))
+    return asked
+
+
+def test_one_peer_fills_only_its_share() -> None:
+    missing = Missing()
+    for number in range(MAX_MISSING):
+        missing.announced(message_id(number), peer(1), 1, 0.0)
+    assert len(missing) == MAX_MISSING_OF_ONE
+    assert message_id(MAX_MISSING_OF_ONE) not in missing
+    missing.announced(message_id(MAX_MISSING_OF_ONE), peer(2), 1, 0.0)
+    assert message_id(MAX_MISSING_OF_ONE) in missing
+
+
+def test_all_together_fill_no_more_than_the_table() -> None:
+    missing = Missing()
+    for number in range(MAX_MISSING + 10):
+        missing.announced(message_id(number), peer(number % 100), 1, 0.0)
+    assert len(missing) == MAX_MISSING
+    assert message_id(MAX_MISSING) not in missing
+
+
+def test_a_share_is_free_again_when_ids_come_or_are_given_up_but_not_by_a_new_link() -> None:
+    missing = Missing()
+    for number in range(MAX_MISSING_OF_ONE):
+        missing.announced(message_id(number), peer(1), 1, 0.0)
+    missing.link_down(peer(1), 0.0, eager=False)
+    missing.announced(message_id(9000), peer(1), 1, 0.0)
+    assert message_id(9000) not in missing
+    assert missing.arrived(message_id(0)) is not None
+    missing.announced(message_id(9000), peer(1), 1, 0.0)
+    assert message_id(9000) in missing
+    all_asks(missing)
+    assert len(missing) == 0
+    for number in range(MAX_MISSING):
+        missing.announced(message_id(number), peer(1), 1, 9.0)
+    assert len(missing) == MAX_MISSING_OF_ONE
+
+
+def test_who_announces_again_and_again_is_asked_once_and_takes_one_place() -> None:
+    missing = Missing()
+    for _ in range(MAX_ANNOUNCERS):
+        missing.announced(message_id(1), peer(1), 1, 0.0)
+    now = missing.next_due()
+    assert missing.to_ask(now) == {peer(1): [message_id(1)]}
+    for _ in range(MAX_ANNOUNCERS):
+        missing.announced(message_id(1), peer(1), 1, now)
+    missing.announced(message_id(1), peer(2), 1, now)
+    assert missing.to_ask(now + GRAFT_AGAIN) == {peer(2): [message_id(1)]}
+    missing.announced(message_id(1), peer(1), 1, now)
+    assert all_asks(missing) == []
+    assert message_id(1) not in missing
+
+
+def test_so_many_announcers_are_asked() -> None:
+    missing = Missing()
+    for number in range(MAX_ANNOUNCERS + 3):
+        missing.announced(message_id(1), peer(number), 1, 0.0)
+    assert all_asks(missing) == [peer(number) for number in range(MAX_ANNOUNCERS)]
