@@ -42,8 +42,10 @@ __all__ = [
     "Revive",
 ]
 
-# How far in the future a report may be, in seconds, since clocks differ.
-REPORT_EARLY = 60.0
+# How far in the future a report may be, in seconds, since clocks differ. The accused dates its
+# refutation after the report: the reporter's clock ahead of its own, and its own ahead of
+# that of whoever gets it, must together stay within `history.MAX_SKEW`, or it is dropped.
+REPORT_EARLY = 30.0
 # A peer on a connection is heard at least so often, in seconds, where all is well.
 HEARD_LATELY = 15.0
 # Lifeguard's S: the worst local health; waits are multiplied by 1 + the score.
@@ -67,7 +69,6 @@ class Membership:
         self._own_id = own_id
         self._network_of = network_of
         self._now = 0.0
-        self._wall_offset: float | None = None
         self._health = 0
         self._known = Acquaintances()
         self._reporters = Reporters()
@@ -78,11 +79,6 @@ class Membership:
     def isolated(self) -> bool:
         """Whether we seem to be cut off ourselves: no soft evidence of ours kills meanwhile."""
         return self._isolation.isolated
-
-    @property
-    def health(self) -> int:
-        """Lifeguard's local health: 0 is well, `WORST_HEALTH` the worst."""
-        return self._health
 
     def liveness(self, node: NodeId) -> Liveness:
         """Return what we believe of a node."""
@@ -141,17 +137,14 @@ class Membership:
             self._isolation.over()
             self._suspects.start_all_over(now)
 
-    def vouched(self, node: NodeId, issued_ms: int, now: float, wall_ms: int | None = None) -> None:
+    def vouched(self, node: NodeId, issued_ms: int, now: float, wall_ms: int) -> None:
         """Note a publication signed by a node, of its Unix milliseconds `issued_ms`.
 
         It is alive, unless the publication is older than the latest one known, than what we
         saw ourselves, or than a report that stands (a quorum of them, if it is dead).
-        `wall_ms` is the present in Unix milliseconds; without it, the clock of the last call
-        that had it counts, and if there was none, the publication is taken as new.
+        `wall_ms` is the present in Unix milliseconds.
         """
         self._now = now
-        if wall_ms is not None:
-            self._wall_offset = wall_ms / 1000 - now
         if node == self._own_id:
             return
         known = self._known.of(node)
@@ -162,8 +155,7 @@ class Membership:
         gone_at = known.gone_at
         if dead is not None and dead.failed_at is not None:
             gone_at = max(gone_at, dead.failed_at)
-        offset = self._wall_offset
-        if offset is not None and issued_ms / 1000 - offset <= gone_at:
+        if now - (wall_ms - issued_ms) / 1000 <= gone_at:
             return
         if case is not None and any(
             each.observed_ms >= issued_ms for each in case.reports.values()
@@ -260,18 +252,17 @@ class Membership:
         sequence: int,
         wall_ms: int,
         known_sequence: int,
-        connected: bool,  # noqa: FBT001
+        heard_at: float | None,
         now: float,
     ) -> bool:
-        """Note somebody's signed dead report; returns whether it is worth passing on.
+        """Note somebody's signed dead report; returns whether it counts.
 
         `observed_ms` and `sequence` (of the accused's record) are the report's, `wall_ms` is
         the present in Unix milliseconds, `known_sequence` that of the latest record we know,
-        `connected` whether we are connected to the accused. A report of ourselves is for the
-        shell to refute.
+        `heard_at` when anything last came over our connection to the accused, None without
+        one. A report of ourselves is for the shell to refute.
         """
         self._now = now
-        self._wall_offset = wall_ms / 1000 - now
         age = (wall_ms - observed_ms) / 1000
         if (
             accused in (self._own_id, reporter)
@@ -282,6 +273,8 @@ class Membership:
         ):
             return False
         known = self._known.of(accused)
+        if heard_at is not None:
+            known.heard_at = max(known.heard_at, heard_at)
         if (
             known.left
             or known.issued_ms > observed_ms
@@ -292,11 +285,11 @@ class Membership:
         statement = Statement(self._network_of(reporter), min(observed_ms, wall_ms))
         observed_at = now - max(age, 0.0)
         heard_since = known.heard_at > observed_at
-        if connected and now - known.heard_at <= HEARD_LATELY:
-            # It might be dying just now: only what we hear after that refutes the report.
-            if heard_since and known.linked_at is not None and known.linked_at <= observed_at:
-                self._reporters.refuted(reporter, now)
-            elif not heard_since and len(known.claims) < MAX_REPORTS:
+        if heard_at is not None and now - known.heard_at <= HEARD_LATELY:
+            # It might be dying just now, and the reporter's clock be a little slow: only what
+            # we hear after that refutes the report.
+            linked_since = known.linked_at is None or known.linked_at > observed_at
+            if not (heard_since and linked_since) and len(known.claims) < MAX_REPORTS:
                 known.claims[reporter] = statement
             return False
         if heard_since or not self._suspects.accuse(accused, reporter, statement, now):

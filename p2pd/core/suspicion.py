@@ -20,7 +20,7 @@ GRACE = 1.0
 # Bounds of a suspicion by one's own soft evidence, in seconds from its begin.
 SUSPICION_LEAST = REFUTE_WAIT
 SUSPICION_MOST = 6.0
-# Reports kept of one accused; more neither count nor are passed on.
+# Reports kept of one accused; more do not count.
 MAX_REPORTS = 16
 
 

@@ -246,7 +246,7 @@ class LivenessService:
         entry = self._registry.get(accused)
         if entry is None:
             return
-        connected = accused in self._roster.connections
+        connection = self._roster.connections.get(accused)
         self._machine.reported(
             accused,
             reporter,
@@ -254,10 +254,10 @@ class LivenessService:
             report.sequence,
             self._env.wall_ms(),
             max(0, entry.sequence),
-            connected=connected,
+            heard_at=connection.last_heard if connection is not None else None,
             now=trio.current_time(),
         )
-        if connected and self._nursery is not None:
+        if connection is not None and self._nursery is not None:
             # Its word against the reporter's.
             self._nursery.start_soon(self._redial, accused)
         self._wake()

@@ -45,11 +45,11 @@ def accuse(
     age: float = 0.0,
     sequence: int = 1,
     known_sequence: int = 1,
-    connected: bool = False,
+    heard_at: float | None = None,
 ) -> bool:
     observed = wall(now - age)
     return machine.reported(
-        accused, reporter, observed, sequence, wall(now), known_sequence, connected, now
+        accused, reporter, observed, sequence, wall(now), known_sequence, heard_at, now
     )
 
 

@@ -158,9 +158,12 @@ class Judgement(RuleBasedStateMachine):
                 self.clear(about)
             self.machine.others_reached(about, self.now)
 
-    @rule(about=NODES, reporter=REPORTERS, age=st.floats(-70, 310), connected=st.booleans())
-    def reported(self, about: NodeId, reporter: NodeId, age: float, connected: bool) -> None:
-        accuse(self.machine, about, reporter, self.now, age=age, connected=connected)
+    @rule(
+        about=NODES, reporter=REPORTERS, age=st.floats(-70, 310), quiet=st.none() | st.floats(0, 30)
+    )
+    def reported(self, about: NodeId, reporter: NodeId, age: float, quiet: float | None) -> None:
+        heard_at = None if quiet is None else self.now - quiet
+        accuse(self.machine, about, reporter, self.now, age=age, heard_at=heard_at)
         self.reporters[about].add(reporter)
 
     @rule(about=NODES, age=st.floats(0, 30))

@@ -154,16 +154,6 @@ def test_a_publication_revives_only_if_it_is_newer_than_what_we_saw() -> None:
     assert machine.liveness(ACCUSED) is Liveness.SUSPECT
 
 
-def test_a_replayed_publication_does_not_revive_even_where_no_clock_is_known() -> None:
-    machine = membership()
-    machine.vouched(ACCUSED, wall(1.0), 1.0)
-    machine.lost(ACCUSED, True, 10.0)
-    machine.vouched(ACCUSED, wall(1.0), 11.0)
-    assert machine.liveness(ACCUSED) is Liveness.SUSPECT
-    machine.vouched(ACCUSED, wall(11.0), 12.0)
-    assert machine.liveness(ACCUSED) is Liveness.ALIVE
-
-
 def test_when_half_falls_silent_nobody_is_declared() -> None:
     machine = membership(connected=6)
     heard_of(machine, 1, 2, 3, 4, 5, 6)

@@ -38,10 +38,10 @@ def test_our_own_reports_are_bounded() -> None:
     assert any(isinstance(each, Report) for each in machine.take_actions(71.0))
 
 
-def test_of_one_accused_only_so_many_reports_are_passed_on() -> None:
+def test_of_one_accused_only_so_many_reports_count() -> None:
     machine = membership(known=100_000)
-    passed = [accuse(machine, ACCUSED, node(100 + number), 100.0) for number in range(50)]
-    assert passed == [True] * MAX_REPORTS + [False] * (50 - MAX_REPORTS)
+    counted = [accuse(machine, ACCUSED, node(100 + number), 100.0) for number in range(50)]
+    assert counted == [True] * MAX_REPORTS + [False] * (50 - MAX_REPORTS)
     assert any(isinstance(each, Declare) for each in run(machine, 103.0))
     assert not accuse(machine, ACCUSED, node(500), 104.0)
 
