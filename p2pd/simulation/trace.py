@@ -55,4 +55,4 @@ def _kind(data: bytes) -> str:
         return "end of stream"
     # Hostile ones may send a single byte.
     kind = TAGS.get(data[-1])
-    return "beacon" if data[:1] == b"{" else kind.__name__ if kind else f"tag {data[1]}"
+    return "beacon" if data[:1] == b"{" else kind.__name__ if kind else f"tag {data[-1]}"
