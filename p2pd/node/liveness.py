@@ -236,15 +236,13 @@ class LivenessService:
         except BadMessage:
             return
         accused = NodeId(report.accused)
-        if self._registry.get(reporter) is None:
-            # An identity of which nothing is known may have cost nothing.
-            return
         if accused == self._own_id:
             latest = self._env.wall_ms() + CLOCKS_DIFFER_MS
             self.say_alive(after=min(report.observed, latest))
             return
         entry = self._registry.get(accused)
-        if entry is None:
+        # An identity of which nothing is known may have cost nothing.
+        if entry is None or self._registry.get(reporter) is None:
             return
         connection = self._roster.connections.get(accused)
         self._machine.reported(

@@ -139,7 +139,9 @@ class Roster:
 
     def admit_inbound(self, connection: Connection) -> None:
         """Admit an inbound connection, or raise `HandshakeRefused`: full, or a duplicate."""
-        if connection.node_id not in self.connections:
+        old = self.connections.get(connection.node_id)
+        # One that replaces a connection of our own takes a place among the inbound ones.
+        if old is None or old.direction is Direction.OUTBOUND:
             self._check_limits(connection)
         if not self.admit(connection, Source.INBOUND):
             # Perhaps the old one is dead, and its end was not noticed here yet.

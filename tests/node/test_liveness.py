@@ -400,7 +400,7 @@ async def test_the_word_of_the_accused_counts_though_its_clock_is_slow(
     """Nobody can dial it, so its word is all that speaks for it."""
     async with open_world(1) as world:
         a, b, c = [await world.start(name, lan=None, connections__target=0) for name in "abc"]
-        b.clock_error = -30.0
+        b.clock_error = -20.0
         await b.node.connect(str(a.address))
         await b.node.connect(str(c.address))
         await a.node.connect(str(c.address))

@@ -316,6 +316,21 @@ async def test_newcomers_at_once_do_not_break_the_bound(autojump_clock: MockCloc
         assert_unharmed(a)
 
 
+async def test_one_that_would_replace_our_own_takes_an_inbound_place_too(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__max_inbound=1, connections__target=0)
+        peer = ScriptedPeer(world, host="10.9.1.1", listens=True)
+        await world._nursery.start(peer.listen, lambda line: line.serve(lambda _: None))
+        await a.node.connect(str(peer.address))
+        await ScriptedPeer(world).connect(a)
+        # It was started again, and dials before this node knows.
+        peer.instance = world.rng.randbytes(16)
+        assert refusal_in(await peer.connect(a)).reason == "full"
+        assert_unharmed(a)
+
+
 async def test_too_many_of_one_host(autojump_clock: MockClock) -> None:
     async with open_world(1) as world:
         a = await world.start("a", lan=None, connections__max_per_ip=2)

@@ -1,0 +1,304 @@
+"""Seeds: connections to more than half of them, replaced when lost, and left alone when asked."""
+
+import itertools
+from typing import NoReturn
+
+import attrs
+import pytest
+import trio
+from trio.testing import MockClock
+
+from p2pd.address import Address
+from p2pd.errors import DialFailed
+from p2pd.node.seeds import RESOLVE_INTERVAL, SEED, TRY_INTERVAL, quorum
+from p2pd.simulation.world import SimNode, World, open_world
+from p2pd.wire.records import RecordCache
+from tests.node.scripted import Line, ScriptedPeer, connected
+
+
+async def start_seeds(world: World, count: int) -> list[SimNode]:
+    """Start so many seeds, which dial nobody."""
+    return [
+        await world.start(f"s{number}", lan=None, node__roles=[SEED], connections__target=0)
+        for number in range(count)
+    ]
+
+
+async def start_user(
+    world: World, *seeds: str | SimNode, name: str = "a", target: int = 0
+) -> SimNode:
+    texts = [each if isinstance(each, str) else str(each.address) for each in seeds]
+    return await world.start(name, lan=None, discovery__seeds=texts, connections__target=target)
+
+
+def held(node: SimNode) -> int:
+    return len(node.services.seeds.connected())
+
+
+def stays_with(node: SimNode, other: SimNode) -> bool:
+    """Whether they are connected, and not just for a question."""
+    return other.node_id in {each.node_id for each in node.services.roster.lasting()}
+
+
+def let_nobody_ask(node: SimNode, patch: pytest.MonkeyPatch) -> None:
+    """Keep a node from dialling for questions, as those of the DHT: what is left are its seeds."""
+
+    async def refuse(*_: object, **__: object) -> NoReturn:
+        await trio.lowlevel.checkpoint()
+        raise DialFailed("not in this test")
+
+    patch.setattr(node.services.dialer, "dial_entry", refuse)
+
+
+def sources(node: SimNode) -> list[str]:
+    return [each.source for each in node.node.peers()]
+
+
+def without_seeds(node: SimNode) -> None:
+    """Take all seeds out of a node's configuration."""
+    discovery = attrs.evolve(node.config.discovery, seeds=())
+    node.config = attrs.evolve(node.config, discovery=discovery)
+
+
+def test_a_quorum_is_more_than_half() -> None:
+    assert [quorum(count) for count in range(8)] == [0, 1, 2, 2, 3, 3, 4, 4]
+
+
+@pytest.mark.parametrize("count", range(1, 8))
+@pytest.mark.parametrize("target", [0, 6])
+async def test_a_node_connects_to_a_quorum(
+    autojump_clock: MockClock, count: int, target: int
+) -> None:
+    async with open_world(count) as world:
+        seeds = await start_seeds(world, count)
+        a = await start_user(world, *seeds, target=target)
+        wanted = count // 2 + 1
+        await world.until(lambda: held(a) >= wanted, within=5)
+        await trio.sleep(2 * RESOLVE_INTERVAL)
+        among = connected(a) & {each.node_id.hex() for each in seeds}
+        assert len(among) >= wanted
+        if target == 0:
+            assert held(a) == len(a.services.roster.lasting()) == wanted
+
+
+async def test_a_lost_seed_is_replaced_by_another(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        seeds = await start_seeds(world, 3)
+        a = await start_user(world, *seeds)
+        await world.until(lambda: held(a) == 2, within=5)
+        lost = next(each for each in seeds if a.is_connected_to(each))
+        others = [each for each in seeds if each is not lost]
+        await world.crash(lost)
+        await world.until(lambda: a.is_connected_to(*others), within=1)
+        assert held(a) == 2
+
+
+async def test_each_address_of_a_name_is_a_candidate(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_world(1) as world:
+        seeds = await start_seeds(world, 5)
+        a = await start_user(world, "seeds.example:41000")
+        await world.crash(a)
+
+        async def resolve(host: str, port: int) -> list[Address]:
+            assert (host, port) == ("seeds.example", 41000)
+            await trio.lowlevel.checkpoint()
+            return [each.address for each in seeds]
+
+        monkeypatch.setattr(a.network, "resolve", resolve)
+        await world.start("a")
+        await world.until(lambda: held(a) == 3, within=5)
+        assert len(connected(a)) == 3
+
+
+async def test_a_seed_that_hangs_up_is_tried_once_per_interval(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_world(1) as world:
+        seed = ScriptedPeer(world, listens=True)
+        calls: list[float] = []
+        lookups: list[float] = []
+
+        async def hang_up(line: Line) -> None:
+            calls.append(trio.current_time())
+            await line.stream.aclose()
+
+        async def resolve(host: str, port: int) -> list[Address]:
+            lookups.append(trio.current_time())
+            await trio.lowlevel.checkpoint()
+            return [Address(host, port)]
+
+        async with trio.open_nursery() as nursery:
+            await nursery.start(seed.listen, hang_up)
+            a = await start_user(world, str(seed.address))
+            let_nobody_ask(a, monkeypatch)
+            monkeypatch.setattr(a.network, "resolve", resolve)
+            await trio.sleep(1)
+            calls.clear()
+            await trio.sleep(20 * TRY_INTERVAL)
+            nursery.cancel_scope.cancel()
+        # It is not given up either.
+        assert len(calls) >= 18
+        assert min(b - a for a, b in itertools.pairwise(calls)) >= TRY_INTERVAL
+        assert min(b - a for a, b in itertools.pairwise(lookups)) >= TRY_INTERVAL
+
+
+async def test_one_that_is_away_is_tried_until_it_is_back(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        (seed,) = await start_seeds(world, 1)
+        a = await start_user(world, seed)
+        await world.until(lambda: held(a) == 1, within=5)
+        await world.crash(seed)
+        await trio.sleep(600)
+        await world.start(seed.name)
+        await world.until(lambda: held(a) == 1, within=2 * TRY_INTERVAL)
+
+
+async def test_a_disconnect_on_request_is_respected(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        seeds = await start_seeds(world, 3)
+        a = await start_user(world, *seeds)
+        await world.until(lambda: held(a) == 2, within=5)
+        parted = next(each for each in seeds if a.is_connected_to(each))
+        others = [each for each in seeds if each is not parted]
+        await a.node.disconnect(parted.node_id)
+        await world.until(lambda: a.is_connected_to(*others), within=1)
+        await trio.sleep(60)
+        assert a.is_connected_to(*others)
+        assert not stays_with(a, parted)
+
+
+async def test_a_disconnect_holds_until_the_longest_backoff_ends(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_world(1) as world:
+        seed = ScriptedPeer(world, listens=True)
+        calls: list[float] = []
+
+        async def serve(line: Line) -> None:
+            calls.append(trio.current_time())
+            await line.serve(lambda _: None)
+
+        async with trio.open_nursery() as nursery:
+            await nursery.start(seed.listen, serve)
+            a = await start_user(world, str(seed.address))
+            let_nobody_ask(a, monkeypatch)
+            await world.until(lambda: held(a) == 1, within=5)
+            asked_at = trio.current_time()
+            await a.node.disconnect(seed.identity.node_id)
+            await world.until(lambda: len(calls) == 2, within=600)
+            nursery.cancel_scope.cancel()
+        pause = calls[1] - asked_at
+        longest = a.config.connections.backoff_max
+        assert longest <= pause <= longest + 2 * TRY_INTERVAL
+
+
+async def test_it_is_respected_for_one_that_took_the_place_of_another(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        (old,) = await start_seeds(world, 1)
+        a = await start_user(world, old)
+        await world.until(lambda: held(a) == 1, within=5)
+        await world.crash(old)
+        new = await world.start("new", lan=None, host=old.address.host, connections__target=0)
+        await world.until(lambda: a.is_connected_to(new), within=2 * TRY_INTERVAL)
+        await a.node.disconnect(new.node_id)
+        for _ in range(60):
+            assert not stays_with(a, new)
+            await trio.sleep(1)
+
+
+async def test_a_seed_that_dialled_first_is_known_as_one(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        address = Address("10.5.0.1", 41000)
+        a = await start_user(world, str(address))
+        await trio.sleep(1)
+        seed = await world.start("s", lan=None, host=address.host, bootstrap=[a])
+        await world.until(lambda: held(a) == 1, within=2 * TRY_INTERVAL)
+        assert [(each.node_id, each.source) for each in a.node.peers()] == [
+            (seed.node_id.hex(), "seed")
+        ]
+
+
+async def test_short_and_enough_are_told_once_per_change(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        seeds = await start_seeds(world, 2)
+        a = await start_user(world, *seeds)
+
+        def told() -> list[str]:
+            return [each for each in a.codes() if each in {"seed.short", "seed.enough"}]
+
+        await world.until(lambda: held(a) == 2, within=5)
+        assert told() == []
+        for number in range(1, 3):
+            await world.crash(seeds[0])
+            await trio.sleep(60)
+            assert told() == ["seed.short", "seed.enough"] * (number - 1) + ["seed.short"]
+            await world.start(seeds[0].name)
+            await trio.sleep(60)
+            assert told() == ["seed.short", "seed.enough"] * number
+
+
+async def test_the_role_shows_in_the_status_and_in_the_record(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        (seed,) = await start_seeds(world, 1)
+        a = await start_user(world, seed)
+        await world.until(lambda: held(a) == 1, within=5)
+        assert seed.node.snapshot().roles == [SEED]
+        assert a.node.snapshot().roles == []
+        for node, other, roles in ((a, seed, (SEED,)), (seed, a, ())):
+            entry = node.services.registry.get(other.node_id)
+            assert entry is not None
+            assert entry.signed is not None
+            assert RecordCache(most=1).open(entry.signed).record.roles == roles
+
+
+async def test_seeds_are_released_only_once_they_left_the_list(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        seeds = await start_seeds(world, 2)
+        users = [await start_user(world, *seeds, name=name) for name in "abcd"]
+        await world.until(lambda: all(held(each) == 2 for each in users), within=5)
+        # Both ends have more than they need, and would agree.
+        await trio.sleep(600)
+        assert all(each.is_connected_to(*seeds) for each in users)
+        lost = {
+            event.peer
+            for each in users
+            for event in each.events
+            if event.code == "peer.disconnected"
+        }
+        assert lost.isdisjoint(each.node_id for each in seeds)
+        a = users[0]
+        without_seeds(a)
+        a.node.reload(a.config)
+        await world.until(lambda: len(a.services.roster.lasting()) == 1, within=300)
+        assert "seed" not in sources(a)
+
+
+async def test_what_left_the_list_while_a_node_was_down_is_no_seed(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        seeds = await start_seeds(world, 2)
+        a = await start_user(world, *seeds)
+        await world.until(lambda: held(a) == 2, within=5)
+        await world.stop(a)
+        without_seeds(a)
+        await world.start("a")
+        await trio.sleep(1)
+        assert sources(a) == ["bootstrap"] * 2
+
+
+async def test_a_seed_that_never_answered_is_forgotten_with_the_list(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a = await start_user(world, "10.5.0.1:41000")
+        await trio.sleep(1)
+        assert sources(a) == ["seed"]
+        without_seeds(a)
+        a.node.reload(a.config)
+        await trio.sleep(1)
+        assert a.node.peers() == []
