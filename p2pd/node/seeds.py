@@ -5,11 +5,12 @@ hear of each other and of the dead.
 """
 
 import logging
+import math
 
 import trio
 
 from p2pd.address import Address
-from p2pd.core.entries import Source
+from p2pd.core.entries import Entry, Source
 from p2pd.core.registry import Registry
 from p2pd.errors import DialFailed, P2PError
 from p2pd.hosts import parse_address
@@ -22,7 +23,8 @@ from p2pd.node.roster import Roster
 
 # What a node that is a seed says of itself in its peer record.
 SEED = "seed"
-# While too few seeds are connected, all that are left are tried again so often, in seconds.
+# While too few seeds are connected, each that is left is tried again so often, in seconds. No
+# address is tried more often, whatever its node does, nor a name looked up.
 TRY_INTERVAL = 5.0
 # A name may come to stand for other addresses.
 RESOLVE_INTERVAL = 300.0
@@ -52,6 +54,8 @@ class Seeds:
         self._events = events
         self._found: dict[str, list[Address]] = {}
         self._holders: dict[Address, NodeId] = {}
+        self._tried: dict[Address, float] = {}
+        self._resolve_at = -math.inf
         self._short = False
         self._wake = trio.Event()
         roster.on_disconnected.append(self._lost)
@@ -59,20 +63,25 @@ class Seeds:
     def set_addresses(self, texts: tuple[str, ...]) -> None:
         """Take a new list; connections to seeds that left it are kept as any other."""
         self._texts = texts
+        self._resolve_at = -math.inf
         self._wake.set()
 
     def connected(self) -> dict[Address, NodeId]:
-        """Return the seeds that are connected, by the address of the configuration."""
-        connections = self._roster.connections
-        return {at: node for at, node in self._holders.items() if node in connections}
+        """Return the seeds that are connected to stay, by the address of the configuration."""
+        lasting = {each.node_id for each in self._roster.lasting()}
+        return {at: node for at, node in self._holders.items() if node in lasting}
 
     async def run(self) -> None:
         """Connect to a quorum, and replace who fails, until cancelled."""
         while True:
             self._wake = trio.Event()
-            await self._resolve()
+            now = trio.current_time()
+            if self._resolve_at <= now:
+                self._resolve_at = now + TRY_INTERVAL
+                await self._resolve()
             missing = await self._connect()
-            with trio.move_on_after(TRY_INTERVAL if missing else RESOLVE_INTERVAL):
+            pause_end = self._next_try() if missing else trio.current_time() + RESOLVE_INTERVAL
+            with trio.move_on_at(pause_end):
                 await self._wake.wait()
 
     async def _resolve(self) -> None:
@@ -87,10 +96,38 @@ class Seeds:
         self._found = found
         known = {each for addresses in found.values() for each in addresses}
         self._holders = {at: node for at, node in self._holders.items() if at in known}
+        self._tried = {at: when for at, when in self._tried.items() if at in known}
+        self._registry.forget_unidentified(Source.SEED, keep=known)
+        # Behind a name that could not be looked up yet may be any of those from before a restart.
+        if all(found.values()):
+            self._give_back(known)
+
+    def _give_back(self, known: set[Address]) -> None:
+        """Make those that are seeds no longer peers like any other, which may be released."""
+        seeds = set(self._holders.values())
+        # At an address that has a holder, nobody else is.
+        open_addresses = known - self._holders.keys()
+        for entry in self._registry:
+            if (
+                entry.source is Source.SEED
+                and entry.node_id is not None
+                and entry.node_id not in seeds
+                and open_addresses.isdisjoint(entry.addresses)
+            ):
+                entry.source = Source.BOOTSTRAP
+
+    def _addresses(self) -> list[Address]:
+        return list(dict.fromkeys(each for found in self._found.values() for each in found))
+
+    def _next_try(self) -> float:
+        """Return when (monotonic) the first of those that are left may be tried again."""
+        held = self.connected()
+        left = [each for each in self._addresses() if each not in held]
+        return min(self._tried.get(each, -math.inf) for each in left) + TRY_INTERVAL
 
     async def _connect(self) -> int:
         """Dial until there is a quorum or nobody is left; returns how many are missing."""
-        addresses = dict.fromkeys(each for found in self._found.values() for each in found)
+        addresses = self._addresses()
         wanted = quorum(len(addresses))
         held = self.connected()
         left = [each for each in addresses if each not in held]
@@ -98,7 +135,10 @@ class Seeds:
         for address in left:
             if len(self.connected()) >= wanted:
                 break
-            await self._dial(address)
+            if self._tried.get(address, -math.inf) + TRY_INTERVAL <= trio.current_time():
+                await self._dial(address)
+                # From its end on: one that times out is not tried again at once.
+                self._tried[address] = trio.current_time()
         missing = max(0, wanted - len(self.connected()))
         if (missing > 0) is not self._short:
             self._short = missing > 0
@@ -109,7 +149,7 @@ class Seeds:
 
     async def _dial(self, address: Address) -> None:
         entry = self._registry.configured(address, Source.SEED, self._env.wall_clock())
-        if entry is None:
+        if entry is None or self._is_parted(entry, address):
             return
         try:
             connection = await self._dialer.dial(address, Source.SEED)
@@ -119,10 +159,30 @@ class Seeds:
         self._holders[address] = connection.node_id
         # It may have been here before, for a question or by its own dial.
         connection.passing = False
+        if entry.node_id is None:
+            self._registry.identified(address, connection.node_id)
         known = self._registry.get(connection.node_id)
-        if known is not None:
+        if known is not None and known.source is not Source.MANUAL:
             known.source = Source.SEED
 
+    def _is_parted(self, entry: Entry, address: Address) -> bool:
+        """Whether a user ended the connection to a seed, and it is too early to dial again.
+
+        Another node may have taken the place of the one that `entry` is.
+        """
+        now, holder = trio.current_time(), self._holders.get(address)
+        return any(
+            each.parted
+            and each.retry_at > now
+            and (each is entry or each.node_id == holder or address in each.answered)
+            for each in self._registry
+        )
+
     def _lost(self, connection: Connection) -> None:
-        if connection.node_id in self._holders.values():
+        entry = self._registry.get(connection.node_id)
+        is_seed = entry is not None and entry.source is Source.SEED
+        if is_seed or connection.node_id in self._holders.values():
             self._wake.set()
+        if entry is not None and is_seed and entry.parted:
+            # As a seed's, the connection for the next question would stay against the user's will.
+            entry.source = Source.BOOTSTRAP

@@ -119,9 +119,12 @@ async def test_a_seed_that_hangs_up_is_tried_once_per_interval(
         seed = ScriptedPeer(world, listens=True)
         calls: list[float] = []
         lookups: list[float] = []
+        far_too_many = trio.Event()
 
         async def hang_up(line: Line) -> None:
             calls.append(trio.current_time())
+            if len(calls) > 100:
+                far_too_many.set()
             await line.stream.aclose()
 
         async def resolve(host: str, port: int) -> list[Address]:
@@ -136,7 +139,8 @@ async def test_a_seed_that_hangs_up_is_tried_once_per_interval(
             monkeypatch.setattr(a.network, "resolve", resolve)
             await trio.sleep(1)
             calls.clear()
-            await trio.sleep(20 * TRY_INTERVAL)
+            with trio.move_on_after(20 * TRY_INTERVAL):
+                await far_too_many.wait()
             nursery.cancel_scope.cancel()
         # It is not given up either.
         assert len(calls) >= 18
@@ -192,6 +196,20 @@ async def test_a_disconnect_holds_until_the_longest_backoff_ends(
         pause = calls[1] - asked_at
         longest = a.config.connections.backoff_max
         assert longest <= pause <= longest + 2 * TRY_INTERVAL
+
+
+async def test_a_question_after_a_disconnect_keeps_no_connection(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        (seed,) = await start_seeds(world, 1)
+        a = await start_user(world, seed)
+        await world.until(lambda: held(a) == 1, within=5)
+        await a.node.disconnect(seed.node_id)
+        await a.node.ping(seed.node_id)
+        assert a.is_connected_to(seed)
+        assert not stays_with(a, seed)
+        assert held(a) == 0
 
 
 async def test_it_is_respected_for_one_that_took_the_place_of_another(
