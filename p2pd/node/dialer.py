@@ -205,8 +205,7 @@ class Dialer:
         timeout = self._roster.config.dial_timeout
         with trio.move_on_after(timeout):
             stream = await self._env.network.dial(address)
-            enough = len(self._roster.lasting()) >= self._roster.config.target
-            passing = enough and not stay and source not in {Source.MANUAL, Source.SEED}
+            passing = self._wanted() <= 0 and not stay and source not in {Source.MANUAL, Source.SEED}
             try:
                 connection = await self._introducer.as_client(stream, number, passing=passing)
             except BaseException as error:
