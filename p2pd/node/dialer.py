@@ -205,9 +205,9 @@ class Dialer:
         timeout = self._roster.config.dial_timeout
         with trio.move_on_after(timeout):
             stream = await self._env.network.dial(address)
-            passing = self._wanted() <= 0 and not stay and source not in {Source.MANUAL, Source.SEED}
+            stays = stay or source in {Source.MANUAL, Source.SEED} or self._wanted() > 0
             try:
-                connection = await self._introducer.as_client(stream, number, passing=passing)
+                connection = await self._introducer.as_client(stream, number, passing=not stays)
             except BaseException as error:
                 with trio.CancelScope(shield=True):
                     await stream.aclose()

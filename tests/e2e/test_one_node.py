@@ -15,7 +15,7 @@ pytestmark = pytest.mark.e2e
 # As INTERFACE.md promises them to scripts, but for gossip, which there is none of yet.
 STATUS = (
     "node_id name instance version protocol network pid started_at uptime_seconds listen "
-    "addresses roles peers store"
+    "addresses roles peers store gossip"
 )
 PEER = (
     "node_id name address direction status liveness source success_count fail_count first_seen "
