@@ -199,7 +199,8 @@ class LivenessService:
     def _connected(self, connection: Connection) -> None:
         self._count()
         self._machine.heard(connection.node_id, trio.current_time())
-        self._wake()
+        # Mostly that is no news: who is being accepted should not wait for nothing.
+        self._sleep.deadline = min(self._sleep.deadline, self._machine.next_due())
 
     def _disconnected(self, connection: Connection) -> None:
         node, now = connection.node_id, trio.current_time()
