@@ -6,7 +6,7 @@ Nothing here knows the commands.
 import argparse
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Final, NamedTuple, NoReturn
 
 from p2pd.control.api import MAX_PINGS
@@ -44,26 +44,21 @@ def seconds(text: str) -> float:
 seconds.__name__ = "number of seconds"
 
 
-def pings(text: str) -> int:
-    """Read how many pings to send; raises `ValueError`."""
-    value = int(text)
-    if not 1 <= value <= MAX_PINGS:
-        raise ValueError
-    return value
+def _count_to(most: int) -> Callable[[str], int]:
+    """Make a reader of a count from 1 on; it raises `ValueError`."""
+
+    def count(text: str) -> int:
+        value = int(text)
+        if not 1 <= value <= most:
+            raise ValueError
+        return value
+
+    count.__name__ = f"count from 1 to {most}"
+    return count
 
 
-pings.__name__ = f"count from 1 to {MAX_PINGS}"
-
-
-def messages(text: str) -> int:
-    """Read how many messages to wait for; raises `ValueError`."""
-    value = int(text)
-    if not 1 <= value <= _MAX_MESSAGES:
-        raise ValueError
-    return value
-
-
-messages.__name__ = f"count from 1 to {_MAX_MESSAGES}"
+pings: Final = _count_to(MAX_PINGS)
+messages: Final = _count_to(_MAX_MESSAGES)
 
 
 class Parser(argparse.ArgumentParser):

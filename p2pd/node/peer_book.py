@@ -44,7 +44,7 @@ class PeerBook:
         Half of them are others who were turned away: else all who come at once would be
         sent to the same few, which are full, too.
         """
-        waiting = [each for each in self._turned_away if self._owner(each) != exclude]
+        waiting = [each for each in self._turned_away if self.owner(each) != exclude]
         picked = self._env.rng.sample(waiting, min(len(waiting), MAX_REDIRECTS // 2))
         picked += self._registry.sample(MAX_REDIRECTS - len(picked), exclude)
         return tuple(signed for signed in picked if len(signed.body) <= MAX_REDIRECT_BYTES)
@@ -78,9 +78,6 @@ class PeerBook:
     def owner(self, signed: Signed) -> NodeId | None:
         """Say whose record it is, without keeping it; None if it is no good."""
         try:
-            return self._owner(signed)
+            return self._env.records.open(signed).node_id
         except BadMessage:
             return None
-
-    def _owner(self, signed: Signed) -> NodeId:
-        return self._env.records.open(signed).node_id
