@@ -65,7 +65,7 @@ class Connection:
 
     `last_heard` and `last_used` are monotonic: when a whole message last came, and when one
     last came or went that is more than a probe. `rtt` is the smoothed round trip in seconds,
-    None before anything came back. `end_reason` is None while it lives; `ending` then says
+    None before anything came back. `remote` is the other end's address. `end_reason` is None while it lives; `ending` then says
     what that means. `passing` marks a connection that was made for a
     question, and is closed when it is of no more use.
     """
@@ -79,6 +79,7 @@ class Connection:
         dispatch: Dispatch,
     ) -> None:
         self.peer = peer
+        self.remote: Address = stream.remote
         self.direction = direction
         self.passing = peer.passing
         self.rtt: float | None = None
@@ -106,11 +107,6 @@ class Connection:
     def node_id(self) -> NodeId:
         """Who is at the other end."""
         return self.peer.node_id
-
-    @property
-    def remote(self) -> Address:
-        """The other end's address."""
-        return self._stream.remote
 
     @property
     def requests_under_way(self) -> int:

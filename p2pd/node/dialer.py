@@ -32,6 +32,9 @@ MAX_DIALS = 8
 # then on. Anybody can name them, and they need not be those of a node.
 STRANGERS_AT_ONCE = 64
 STRANGERS_PER_SECOND = 8.0
+# For so many seconds from its start a node leaves it to others to dial it, for half of its
+# target: were each to dial all it needs, every node would end up with twice as many.
+WELCOME = 30.0
 # Seconds until a peer is dialled for whom there was no room.
 _NO_ROOM_PAUSE = 1.0
 
@@ -60,6 +63,7 @@ class Dialer:
         self._wake = trio.Event()
         self._strangers = Budget(STRANGERS_AT_ONCE, STRANGERS_PER_SECOND)
         self._keeping_up = trio.CancelScope()
+        self._alone_from = math.inf
         roster.on_disconnected.append(lambda _: self.wake())
 
     def wake(self) -> None:
@@ -69,6 +73,7 @@ class Dialer:
     async def run(self) -> None:
         """Keep `connections.target` connections up, until `stop` is called."""
         limit = trio.CapacityLimiter(MAX_DIALS)
+        self._alone_from = trio.current_time() + WELCOME
         with self._keeping_up:
             async with trio.open_nursery() as nursery:
                 await self._keep_up(limit, nursery)
@@ -92,7 +97,10 @@ class Dialer:
                 dial = self._begin(entry)
                 limit.acquire_on_behalf_of_nowait(dial)
                 nursery.start_soon(self._dial_in_background, dial, entry, limit)
-            with trio.move_on_at(next_retry or math.inf):
+            next_look = next_retry or math.inf
+            if now < self._alone_from:
+                next_look = min(next_look, self._alone_from)
+            with trio.move_on_at(next_look):
                 await self._wake.wait()
 
     def may_dial(self, entry: Entry, *, most: int = MAX_ADDRESSES) -> bool:
@@ -109,7 +117,9 @@ class Dialer:
         lasting, config = self._roster.lasting(), self._roster.config
         made = sum(each.direction is Direction.OUTBOUND for each in lasting)
         # Whoever fills a node with connections of his own must not keep it from choosing some.
-        wanted = max(config.target - len(lasting), config.target // 2 - made)
+        wanted = config.target // 2 - made
+        if trio.current_time() >= self._alone_from:
+            wanted = max(wanted, config.target - len(lasting))
         # One at the bound would only take the place of another.
         return min(wanted, config.max_outbound - made)
 

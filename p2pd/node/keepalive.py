@@ -57,14 +57,18 @@ class Keepalive:
             now = trio.current_time()
             shortest = min(_SHORTEST_WAIT, self.config.ping_timeout / 2)
             next_due = now + min(self.config.ping_interval, self._longest())
-            evict_at = math.inf
+            longest_silent = math.inf
+            dialed, accepted = self._interval(Direction.OUTBOUND), self._interval(Direction.INBOUND)
             for connection in tuple(self._roster.connections.values()):
-                quiet_at = connection.last_heard + self._interval(connection)
+                outbound = connection.direction is Direction.OUTBOUND
+                quiet_at = connection.last_heard + (dialed if outbound else accepted)
                 if quiet_at <= now + shortest or connection.passing:
                     quiet_at = self._look_after(connection, now, shortest)
-                next_due = min(next_due, quiet_at)
-                if not connection.passing:
-                    evict_at = min(evict_at, connection.last_heard + self.config.evict_after)
+                if quiet_at < next_due:
+                    next_due = quiet_at
+                if not connection.passing and connection.last_heard < longest_silent:
+                    longest_silent = connection.last_heard
+            evict_at = longest_silent + self.config.evict_after
             wake_at = min(max(next_due, now + shortest), max(evict_at, now + _EVICTION_WAIT))
             await trio.sleep_until(wake_at)
             late = trio.current_time() - wake_at
@@ -89,7 +93,8 @@ class Keepalive:
         config = self.config
         # Others probe, too, for their own reasons: that must not put off the end.
         probes = min(connection.unanswered_probes, config.misses)
-        due = connection.last_heard + self._interval(connection) + probes * config.ping_timeout
+        interval = self._interval(connection.direction)
+        due = connection.last_heard + interval + probes * config.ping_timeout
         evicted_at = connection.last_heard + config.evict_after
         if connection.passing and not connection.requests_under_way:
             # Who dialled closes it: here, its next question might be on its way.
@@ -108,13 +113,13 @@ class Keepalive:
         connection.probe()
         return now + config.ping_timeout
 
-    def _interval(self, connection: Connection) -> float:
-        """Return how long it may be quiet: the dialler's probe comes first, and serves both.
+    def _interval(self, direction: Direction) -> float:
+        """Return how long a connection may be quiet: the dialler's probe comes first, and serves both.
 
         Nobody is evicted without a probe, however soon that is.
         """
         config = self.config
-        dialed = connection.direction is Direction.OUTBOUND
+        dialed = direction is Direction.OUTBOUND
         interval = config.ping_interval + (0 if dialed else config.ping_timeout)
         return min(interval, self._longest())
 

@@ -52,7 +52,7 @@ LATE = 1.0
 # probe so many others, taken at random, for each death; and each node one in a while, as a
 # feeler (Bitcoin Core, net.cpp, FEELER_INTERVAL).
 FEELERS_PER_DEATH = 20
-FEELER_INTERVAL = 120.0
+FEELER_INTERVAL = 300.0
 MAX_FEELERS_AT_ONCE = 3
 
 

@@ -21,6 +21,7 @@ from p2pd.wire.messages import MAX_RECORDS, FindNode, FindValue, Message, Nodes,
 # Kademlia, section 2.3: a range in which nothing was looked up for an hour.
 REFRESH_AFTER = 3600.0
 _REFRESH_CHECK = 300.0
+JOIN_WIDTH = 8
 
 
 @attrs.frozen
@@ -71,7 +72,7 @@ class Routes:
         Kademlia, section 2.3.
         """
         await self._joined.wait()
-        await self.look_up(self._own_id, FindNode(self._own_id))
+        await self.look_up(self._own_id, FindNode(self._own_id), k=JOIN_WIDTH)
         rng = self._env.rng
         while True:
             await trio.sleep(_REFRESH_CHECK * rng.uniform(0.5, 1.5))
@@ -94,8 +95,13 @@ class Routes:
         entry = self._roster.registry.get(contact.node_id)
         return entry.signed if entry is not None and entry.signed is not None else contact.signed
 
-    async def look_up(self, target: bytes, question: FindNode | FindValue) -> Route:
-        """Ask one's way to the k nodes closest to `target`; see `core.lookup`."""
+    async def look_up(
+        self, target: bytes, question: FindNode | FindValue, *, k: int | None = None
+    ) -> Route:
+        """Ask one's way to the k nodes closest to `target`; see `core.lookup`.
+
+        `k` is `dht.k` where none is given.
+        """
         route = Route()
         self.table.looked_up(target, trio.current_time())
         start = self.table.closest(target, self._config.k)
@@ -103,7 +109,7 @@ class Routes:
             target,
             [(contact.node_id, contact.signed) for contact in start],
             own_id=self._own_id,
-            k=self._config.k,
+            k=k or self._config.k,
             alpha=self._config.alpha,
         )
         async with trio.open_nursery() as nursery:

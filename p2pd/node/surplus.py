@@ -1,8 +1,9 @@
 """Connections beyond the target: where both ends have enough of them, one goes.
 
-Who joins dials `connections.target` others, and is dialled by those who join later: without
-this, every node would keep, and probe, twice as many as it needs. Nothing is closed unless
-both ends agree, so that no release makes anybody dial.
+Who joins dials others, and is dialled by those who join later: without this, every node
+would keep, and probe, more than it needs. Nothing is closed unless both ends agree, so that
+no release makes anybody dial. Only who has far too many asks those that need theirs, too:
+they find another one first.
 
 Now and then a node dials one more, taken at random; one too many then goes, at either end,
 rather a young one than an old one. So the network stays well mixed, as by the shuffles of HyParView
@@ -24,8 +25,8 @@ from p2pd.node.env import Env
 from p2pd.node.roster import Roster
 from p2pd.wire.messages import Release, Released
 
-# So many beyond the target are no surplus: one that is lost makes nobody dial.
-SLACK = 1
+# So many times the target are far too many.
+MANY = 2
 LEAST_PAUSE = 2.0
 MOST_PAUSE = 60.0
 MIX_INTERVAL = 600.0
@@ -51,34 +52,50 @@ class Surplus:
         self._dialer = dialer
         self._roster = roster
         self._asking = False
+        self._replacing = False
+        self._nursery: trio.Nursery | None = None
         dispatch.add(Release, self._answer)
 
     async def run(self) -> None:
         """Give up what is too many, until cancelled; who is refused asks less often."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._mix)
+        async with trio.open_nursery() as self._nursery:
+            self._nursery.start_soon(self._mix)
             await self._release()
 
     async def _release(self) -> None:
         pause = LEAST_PAUSE
         while True:
             await trio.sleep(pause * self._env.rng.uniform(0.5, 1.5))
-            pause = LEAST_PAUSE if await self._release_one() else min(2 * pause, MOST_PAUSE)
+            released = await self._release_one()
+            pause = LEAST_PAUSE if released or self._has_many() else min(2 * pause, MOST_PAUSE)
 
     async def _mix(self) -> None:
         while True:
             await trio.sleep(MIX_INTERVAL * self._env.rng.uniform(0.5, 1.5))
-            if len(self._roster.lasting()) > self._roster.config.target + SLACK + 1:
-                continue
-            now = trio.current_time()
-            others = [
-                entry
-                for entry in self._roster.registry.candidates(now)
-                if entry.proven and not entry.dead
-            ]
-            if others:
-                with suppress(P2PError):
-                    await self._dialer.dial_entry(self._env.rng.choice(others), stay=True)
+            if len(self._roster.lasting()) <= self._roster.config.target + 1:
+                await self._dial_one_more()
+
+    async def _dial_one_more(self) -> bool:
+        """Connect to one more peer, taken at random from those it was once connected to."""
+        others = [
+            entry
+            for entry in self._roster.registry.candidates(trio.current_time())
+            if entry.proven and not entry.dead
+        ]
+        if not others:
+            return False
+        with suppress(P2PError):
+            await self._dialer.dial_entry(self._env.rng.choice(others), stay=True)
+            return True
+        return False
+
+    async def _replace(self, connection: Connection) -> None:
+        """Find another one for a connection of which the peer has far too many."""
+        try:
+            if await self._dial_one_more():
+                connection.close("another one took its place")
+        finally:
+            self._replacing = False
 
     async def _release_one(self) -> bool:
         releasable = self._releasable()
@@ -91,7 +108,7 @@ class Surplus:
         connection = spare[youth]
         self._asking = True
         try:
-            reply = await connection.request(Release(), _REQUEST_TIMEOUT)
+            reply = await connection.request(Release(self._has_many()), _REQUEST_TIMEOUT)
         except P2PError:
             return False
         finally:
@@ -101,32 +118,38 @@ class Surplus:
         connection.close("both ends have enough connections")
         return True
 
-    def _answer(self, call: Call, _: Release) -> Released:
-        releasable = self._releasable()
-        asker = next((each for each in releasable if each is call.connection), None)
-        agreed = asker is not None
-        if asker is not None:
+    def _answer(self, call: Call, release: Release) -> Released:
+        connection, agreed = call.connection, call.connection in self._releasable()
+        if agreed:
             # Should the asker not close it, it goes as soon as it is quiet.
-            asker.passing = True
+            connection.passing = True
+        elif release.many and not self._replacing and self._is_free(connection):
+            self._replacing = True
+            if self._nursery is not None:
+                self._nursery.start_soon(self._replace, connection)
         return Released(agreed)
+
+    def _has_many(self) -> bool:
+        return len(self._roster.lasting()) > MANY * self._roster.config.target
 
     def _releasable(self) -> list[Connection]:
         """Return the connections that may be given up: none while there are not too many.
 
-        Seeds, and whom a user asked for, stay; and so do the last few that this node chose
-        itself: who fills it with connections of his own must not have it to himself.
+        The last few that this node chose itself stay: who fills it with connections of his own must not have it to himself.
         """
         config, lasting = self._roster.config, self._roster.lasting()
         # Another node may be agreeing just now to what we asked.
-        if len(lasting) - self._asking <= config.target + SLACK:
+        if len(lasting) - self._asking <= config.target:
             return []
         made = [each for each in lasting if each.direction is Direction.OUTBOUND]
         few = len(made) - self._asking <= config.target // 2
-        registry = self._roster.registry
         return [
-            connection
-            for connection in lasting
-            if (entry := registry.get(connection.node_id)) is not None
-            and entry.source not in {Source.MANUAL, Source.SEED}
-            and not (few and connection.direction is Direction.OUTBOUND)
+            each
+            for each in lasting
+            if self._is_free(each) and not (few and each.direction is Direction.OUTBOUND)
         ]
+
+    def _is_free(self, connection: Connection) -> bool:
+        """Whether it may go at all: seeds, and whom a user asked for, stay."""
+        entry = self._roster.registry.get(connection.node_id)
+        return entry is not None and entry.source not in {Source.MANUAL, Source.SEED}

@@ -55,7 +55,15 @@ def _run(scenario: Scenario, seed: int, options: argparse.Namespace) -> Outcome:
             _say(f"seed {seed}: {text}")
 
     try:
-        return run_in_virtual_time(run_scenario, scenario, seed, progress, worlds.append, seed=seed)
+        return run_in_virtual_time(
+            run_scenario,
+            scenario,
+            seed,
+            progress,
+            worlds.append,
+            seed=seed,
+            tick=scenario.tick,
+        )
     except BaseException as error:
         if worlds and not isinstance(error, KeyboardInterrupt):
             _keep_trace(worlds[0], scenario, options, seed)

@@ -33,10 +33,10 @@ from p2pd.node.env import Env
 from p2pd.node.events import Event, Events
 from p2pd.node.node import Node, open_node
 from p2pd.node.services import Services
+from p2pd.simulation.signatures import WorldIdentity, WorldRecords
 from p2pd.simulation.trace import Trace
 from p2pd.store.memory import MemoryStore
 from p2pd.wire.identity import Identity
-from p2pd.wire.records import RecordCache
 
 # Unix seconds at which every world begins: 2026-01-01.
 EPOCH = 1767225600.0
@@ -108,7 +108,7 @@ class World:
         self.trace = trace
         self.nodes: dict[str, SimNode] = {}
         self._nursery = nursery
-        self._records = RecordCache(most=1 << 20)
+        self._records = WorldRecords()
 
     @property
     def conditions(self) -> Conditions:
@@ -294,7 +294,7 @@ class World:
         overrides |= {key.replace("__", "."): value for key, value in settings.items()}
         return SimNode(
             name=name,
-            identity=Identity.mint(self.rng.randbytes(32), 0),
+            identity=WorldIdentity(self.rng.randbytes(32), self._records),
             store=MemoryStore(
                 sync_seconds=SYNC_SECONDS, survives=lambda: self.rng.random() < SURVIVES
             ),

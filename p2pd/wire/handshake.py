@@ -24,7 +24,7 @@ from p2pd.address import Address
 from p2pd.errors import BadMessage, HandshakeRefused
 from p2pd.ids import NodeId
 from p2pd.wire import codec
-from p2pd.wire.identity import Identity, is_signed_by
+from p2pd.wire.identity import Identity
 from p2pd.wire.messages import PROTOCOL_VERSION, Hello, PeerRecord, Proof, Signed
 from p2pd.wire.records import RecordCache
 
@@ -189,7 +189,7 @@ class Handshake:
                 "the two nodes do not hold the same network key (node.network_key_file)",
             )
         signed = _LABEL + self._peer_role + self._transcript
-        if not is_signed_by(peer.record.public_key, proof.signature, signed):
+        if not self._terms.records.is_signed_by(peer.record.public_key, proof.signature, signed):
             raise HandshakeRefused(
                 Reason.SIGNATURE, "the peer can't prove that it holds the key of its node ID"
             )

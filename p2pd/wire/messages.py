@@ -295,7 +295,12 @@ class Stored:
 
 @attrs.frozen
 class Release:
-    """I keep more connections than I need: may this one go?"""
+    """I keep more connections than I need: may this one go?
+
+    `many`: I keep far more, so find another one in its place.
+    """
+
+    many: bool
 
 
 @attrs.frozen

@@ -6,7 +6,7 @@ import attrs
 
 from p2pd.address import Address
 from p2pd.ids import NodeId
-from p2pd.wire.identity import open_peer_record, open_publication, work
+from p2pd.wire.identity import is_signed_by, open_peer_record, open_publication, work
 from p2pd.wire.messages import PeerRecord, Publication, Signed
 
 MAX_OPENED = 4096
@@ -53,6 +53,10 @@ class RecordCache:
         if len(self._opened) > self._most:
             del self._opened[next(iter(self._opened))]
         return opened
+
+    def is_signed_by(self, public_key: bytes, signature: bytes, data: bytes) -> bool:
+        """Whether `signature` over `data` is of the raw Ed25519 `public_key`; kept nowhere."""
+        return is_signed_by(public_key, signature, data)
 
     def open_publication(self, signed: Signed) -> tuple[Publication, NodeId]:
         """Return the publication in `signed` and its origin; raises `BadMessage`."""
