@@ -114,8 +114,10 @@ class SimStream:
 
     def drained(self, count: int) -> None:
         """Take note that the other end has read `count` bytes."""
+        full = self._under_way >= WINDOW
         self._under_way -= count
-        self._drained.set()
+        if full:
+            self._drained.set()
 
     def break_now(self, _: bytes = b"") -> None:
         """Break this end, as by a reset; tell the other end nothing."""

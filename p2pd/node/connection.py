@@ -6,6 +6,7 @@ write is under way leave together in the next one.
 
 import enum
 import math
+from collections.abc import Callable
 
 import attrs
 import trio
@@ -65,9 +66,9 @@ class Connection:
 
     `last_heard` and `last_used` are monotonic: when a whole message last came, and when one
     last came or went that is more than a probe. `rtt` is the smoothed round trip in seconds,
-    None before anything came back. `remote` is the other end's address. `end_reason` is None while it lives; `ending` then says
-    what that means. `passing` marks a connection that was made for a
-    question, and is closed when it is of no more use.
+    None before anything came back. `remote` is the other end's address. `end_reason` is None
+    while it lives; `ending` then says what that means. `passing` marks a connection that was
+    made for a question, and is closed when it is of no more use.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Connection:
         self._told_busy = False
         self._slots: dict[int, _Slot] = {}
         self._probe: tuple[int, float] | None = None
+        self._on_answer: Callable[[Connection], None] | None = None
         self._nursery: trio.Nursery | None = None
         self._goodbye: str | None = None
 
@@ -194,9 +196,13 @@ class Connection:
             raise ConnectionLost(f"the connection ended: {self.end_reason}")
         raise RequestTimedOut(f"no answer from {self.remote} in {within:g} s")
 
-    def probe(self) -> None:
-        """Send a ping; its answer shows in `last_heard` and `rtt`."""
+    def probe(self, on_answer: Callable[["Connection"], None] | None = None) -> None:
+        """Send a ping; its answer shows in `last_heard` and `rtt`.
+
+        `on_answer` is called once, when something is heard next.
+        """
         self.unanswered_probes += 1
+        self._on_answer = on_answer
         if self._probe is not None:
             self._session.forget(self._probe[0])
             self._probe = None
@@ -254,6 +260,9 @@ class Connection:
     def _note_life(self) -> None:
         self.last_heard = trio.current_time()
         self.unanswered_probes = 0
+        if self._on_answer is not None:
+            on_answer, self._on_answer = self._on_answer, None
+            on_answer(self)
 
     def _take_reply(self, event: Replied) -> None:
         if self._probe is not None and event.request_id == self._probe[0]:

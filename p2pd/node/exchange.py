@@ -1,7 +1,6 @@
 """Peer exchange: connected nodes tell each other of peers, by records these signed."""
 
 import random
-from contextlib import suppress
 
 import trio
 
@@ -18,7 +17,9 @@ from p2pd.wire.messages import Announce, GetPeers, Peers, Signed
 PEERS_PER_ANSWER = 16
 # With so many peers known, a new connection is not asked for more.
 ENOUGH_PEERS = 128
+# A random peer is asked so often at first, and ever more seldom while that brings nobody new.
 EXCHANGE_INTERVAL = 60.0
+MOST_EXCHANGE_INTERVAL = 600.0
 _REQUEST_TIMEOUT = 5.0
 
 
@@ -39,14 +40,14 @@ class Exchange:
         self._book = book
         self._own = own
         self._ask: trio.MemorySendChannel[Connection]
-        # A connection for which there is no room is asked in the periodic round.
+        # A connection for which there is no room is asked at random, later.
         self._ask, self._to_ask = trio.open_memory_channel(64)
         dispatch.add(GetPeers, self._answer)
         dispatch.add(Announce, self._take_announcement)
         roster.on_connected.append(self._ask_soon)
 
     async def run(self) -> None:
-        """Ask each new peer, and one at random every minute, until cancelled."""
+        """Ask each new peer, and one at random now and then, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._ask_at_random)
             async for connection in self._to_ask:
@@ -75,12 +76,14 @@ class Exchange:
 
     async def _ask_at_random(self) -> None:
         rng: random.Random = self._env.rng
+        interval, known = EXCHANGE_INTERVAL, 0
         while True:
-            await trio.sleep(EXCHANGE_INTERVAL * rng.uniform(0.75, 1.25))
-            lasting = self._roster.lasting()
-            if lasting:
-                with suppress(trio.WouldBlock):
-                    self._ask.send_nowait(rng.choice(lasting))
+            await trio.sleep(interval * rng.uniform(0.75, 1.25))
+            if lasting := self._roster.lasting():
+                await self._ask_for_peers(rng.choice(lasting))
+            news = len(self._registry) > known
+            interval = EXCHANGE_INTERVAL if news else min(2 * interval, MOST_EXCHANGE_INTERVAL)
+            known = len(self._registry)
 
     async def _ask_for_peers(self, connection: Connection) -> None:
         try:

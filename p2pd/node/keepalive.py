@@ -44,6 +44,9 @@ class Keepalive:
         self._events = events
         self._on_wake = on_wake
         self._on_round = on_round
+        self._sleep = trio.CancelScope()
+        self._next_round = math.inf
+        self._unanswered: dict[Connection, None] = {}
 
     async def run(self) -> None:
         """Probe until cancelled.
@@ -56,22 +59,12 @@ class Keepalive:
         while True:
             now = trio.current_time()
             shortest = min(_SHORTEST_WAIT, self.config.ping_timeout / 2)
-            next_due = now + min(self.config.ping_interval, self._longest())
-            longest_silent = math.inf
-            dialed, accepted = self._interval(Direction.OUTBOUND), self._interval(Direction.INBOUND)
-            for connection in tuple(self._roster.connections.values()):
-                outbound = connection.direction is Direction.OUTBOUND
-                quiet_at = connection.last_heard + (dialed if outbound else accepted)
-                if quiet_at <= now + shortest or connection.passing:
-                    quiet_at = self._look_after(connection, now, shortest)
-                if quiet_at < next_due:
-                    next_due = quiet_at
-                if not connection.passing and connection.last_heard < longest_silent:
-                    longest_silent = connection.last_heard
-            evict_at = longest_silent + self.config.evict_after
-            wake_at = min(max(next_due, now + shortest), max(evict_at, now + _EVICTION_WAIT))
-            await trio.sleep_until(wake_at)
-            late = trio.current_time() - wake_at
+            due, evict_at = self._look_round(now, shortest)
+            self._next_round = min(max(due, now + shortest), max(evict_at, now + _EVICTION_WAIT))
+            overdue = now + self.config.ping_timeout if self._unanswered else math.inf
+            with trio.CancelScope(deadline=min(self._next_round, overdue)) as self._sleep:
+                await trio.sleep_forever()
+            late = trio.current_time() - self._sleep.deadline
             if late > shortest:
                 for connection in self._roster.connections.values():
                     connection.excuse(late)
@@ -84,6 +77,21 @@ class Keepalive:
                     "probing and redialling all peers",
                 )
                 self._on_wake()
+
+    def _look_round(self, now: float, shortest: float) -> tuple[float, float]:
+        """Look after all connections; returns when the next is due, and when one is evicted."""
+        self._unanswered.clear()
+        dialed, accepted = self._interval(Direction.OUTBOUND), self._interval(Direction.INBOUND)
+        due, longest_silent = now + dialed, math.inf
+        for connection in tuple(self._roster.connections.values()):
+            outbound = connection.direction is Direction.OUTBOUND
+            quiet_at = connection.last_heard + (dialed if outbound else accepted)
+            if quiet_at <= now + shortest or connection.passing:
+                quiet_at = self._look_after(connection, now, shortest)
+            due = min(due, quiet_at)
+            if not connection.passing and connection.last_heard < longest_silent:
+                longest_silent = connection.last_heard
+        return due, longest_silent + self.config.evict_after
 
     def _look_after(self, connection: Connection, now: float, shortest: float) -> float:
         """Probe or close a connection if it is time; returns when to look again.
@@ -110,11 +118,18 @@ class Keepalive:
             text = f"silent for {silence:.0f} s, {connection.unanswered_probes} probes unanswered"
             connection.abort(text, Ending.SILENT)
             return now + config.ping_interval
-        connection.probe()
-        return now + config.ping_timeout
+        connection.probe(self._answered)
+        self._unanswered[connection] = None
+        return now + self._interval(Direction.OUTBOUND)
+
+    def _answered(self, connection: Connection) -> None:
+        """Look again only when the next is due, once all that were probed have answered."""
+        self._unanswered.pop(connection, None)
+        if not self._unanswered:
+            self._sleep.deadline = self._next_round
 
     def _interval(self, direction: Direction) -> float:
-        """Return how long a connection may be quiet: the dialler's probe comes first, and serves both.
+        """Return how long one may be quiet: the dialler's probe comes first, and serves both.
 
         Nobody is evicted without a probe, however soon that is.
         """

@@ -21,6 +21,8 @@ from p2pd.wire.messages import MAX_RECORDS, FindNode, FindValue, Message, Nodes,
 # Kademlia, section 2.3: a range in which nothing was looked up for an hour.
 REFRESH_AFTER = 3600.0
 _REFRESH_CHECK = 300.0
+# Who joins makes itself known to so many of its neighbours. They name it to all who look up
+# something near it; each one more would cost every newcomer a dial for little.
 JOIN_WIDTH = 8
 
 
@@ -69,7 +71,7 @@ class Routes:
     async def run(self) -> None:
         """Join once somebody is connected, by looking oneself up; then refresh at times.
 
-        Kademlia, section 2.3.
+        Kademlia, section 2.3, but that a newcomer asks fewer of its neighbours than k.
         """
         await self._joined.wait()
         await self.look_up(self._own_id, FindNode(self._own_id), k=JOIN_WIDTH)

@@ -72,7 +72,7 @@ class Surplus:
     async def _mix(self) -> None:
         while True:
             await trio.sleep(MIX_INTERVAL * self._env.rng.uniform(0.5, 1.5))
-            if len(self._roster.lasting()) <= self._roster.config.target + 1:
+            if len(self._roster.lasting()) <= self._enough() + 1:
                 await self._dial_one_more()
 
     async def _dial_one_more(self) -> bool:
@@ -119,7 +119,10 @@ class Surplus:
         return True
 
     def _answer(self, call: Call, release: Release) -> Released:
-        connection, agreed = call.connection, call.connection in self._releasable()
+        connection = self._roster.connections.get(call.connection.node_id)
+        if connection is None or connection is not call.connection:
+            return Released(agreed=False)
+        agreed = connection in self._releasable()
         if agreed:
             # Should the asker not close it, it goes as soon as it is quiet.
             connection.passing = True
@@ -129,17 +132,22 @@ class Surplus:
                 self._nursery.start_soon(self._replace, connection)
         return Released(agreed)
 
+    def _enough(self) -> int:
+        # Who is to dial nobody by itself keeps one that a user or a peer made.
+        return max(1, self._roster.config.target)
+
     def _has_many(self) -> bool:
-        return len(self._roster.lasting()) > MANY * self._roster.config.target
+        return len(self._roster.lasting()) > MANY * self._enough()
 
     def _releasable(self) -> list[Connection]:
         """Return the connections that may be given up: none while there are not too many.
 
-        The last few that this node chose itself stay: who fills it with connections of his own must not have it to himself.
+        The last few that this node chose itself stay: who fills it with connections of his
+        own must not have it to himself.
         """
         config, lasting = self._roster.config, self._roster.lasting()
         # Another node may be agreeing just now to what we asked.
-        if len(lasting) - self._asking <= config.target:
+        if len(lasting) - self._asking <= self._enough():
             return []
         made = [each for each in lasting if each.direction is Direction.OUTBOUND]
         few = len(made) - self._asking <= config.target // 2

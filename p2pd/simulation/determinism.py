@@ -52,7 +52,8 @@ def run_in_virtual_time(
 ) -> T:
     """Run `main(*args)` as `trio.run` does, on a clock that jumps from event to event.
 
-    `tick` is that of `JumpingClock`. Two runs with one seed schedule their tasks alike, whatever PYTHONHASHSEED is.
+    `tick` is that of `JumpingClock`. Two runs with one seed schedule their tasks alike,
+    whatever PYTHONHASHSEED is.
     """
     knobs = vars(_run)
     if not {"_ALLOW_DETERMINISTIC_SCHEDULING", "_r"} <= knobs.keys():

@@ -319,7 +319,7 @@ NAMED: dict[str, Scenario] = {
         keys=100,
         latency="wan",
         tick=0.01,
-        step=_steps({"kind": "wait", "seconds": 550}, _MEASURE),
+        step=_steps({"kind": "wait", "seconds": 535}, _MEASURE),
     ),
     "ten-thousand": Scenario(
         nodes=10_000,

@@ -6,6 +6,7 @@ Objects travel as msgpack arrays of their fields; maps and extension types never
 """
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Annotated, Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import attrs
@@ -134,6 +135,8 @@ def _structure_fields(cls: Any) -> StructureHook:
 def _unstructure_fields(cls: Any) -> UnstructureHook:
     hints = get_type_hints(cls)
     names = [field.name for field in attrs.fields(cls)]
+    if len(names) > 1 and all(hints[name] in _PLAIN for name in names):
+        return attrgetter(*names)
     steps = [(name, _converter.get_unstructure_hook(hints[name])) for name in names]
 
     def unstructure(value: Any) -> Any:
@@ -144,7 +147,7 @@ def _unstructure_fields(cls: Any) -> UnstructureHook:
 
 def _make_converter() -> Converter:
     converter = Converter()
-    for kind in (int, str, bytes, bool):
+    for kind in _PLAIN:
         converter.register_structure_hook(kind, _exactly(kind))
     factories: list[tuple[Callable[[Any], bool], Callable[[Any], StructureHook]]] = [
         (lambda t: get_origin(t) is Annotated, _annotated),
@@ -154,11 +157,11 @@ def _make_converter() -> Converter:
     for applies, factory in factories:
         converter.register_structure_hook_factory(applies, factory)
     converter.register_unstructure_hook_factory(attrs.has, _unstructure_fields)
-    # Record bodies and keys come as subclasses of bytes, which msgpack refuses when strict.
-    converter.register_unstructure_hook(bytes, bytes)
     return converter
 
 
+# Packed as they are, subclasses like keys and node IDs too.
+_PLAIN = {int, str, bytes, bool}
 _converter = _make_converter()
 _ENCODERS = {cls: (tag, _converter.get_unstructure_hook(cls)) for tag, cls in TAGS.items()}
 _NO_FIELDS = _pack([])

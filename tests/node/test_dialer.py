@@ -8,6 +8,7 @@ from trio.testing import MockClock
 
 from p2pd.errors import Busy, P2PError
 from p2pd.net.faults import Cut
+from p2pd.node.dialer import WELCOME
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.wire.messages import MAX_VALUE_BYTES, Echo, Echoed, Goodbye
 from tests.node.scripted import Line, ScriptedPeer, assert_unharmed, connected, reasons
@@ -72,7 +73,7 @@ async def test_a_leaving_node_makes_no_more_connections(autojump_clock: MockCloc
     async with open_world(1) as world:
         others = await passive(world, "b", "c", "d")
         a = await world.start("a", lan=None, bootstrap=others, connections__target=2)
-        await world.until(lambda: len(connected(a)) == 2, within=5)
+        await world.until(lambda: len(connected(a)) == 2, within=WELCOME + 5)
         # One that takes no goodbye: the others are gone while it is waited for.
         deaf = await ScriptedPeer(world).connect(a)
         for _ in range(8):
@@ -125,3 +126,13 @@ async def test_who_asks_while_a_dial_begins_waits_for_that_one(autojump_clock: M
             a.services.dialer.wake()
             await trio.sleep(10)
         assert_unharmed(a)
+
+
+async def test_a_newcomer_leaves_half_of_its_target_to_others(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        others = await passive(world, "b", "c", "d", "e")
+        a = await world.start("a", lan=None, bootstrap=others, connections__target=4)
+        await trio.sleep(WELCOME - 1)
+        assert len(connected(a)) == 2
+        await trio.sleep(5)
+        assert len(connected(a)) == 4

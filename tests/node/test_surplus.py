@@ -7,7 +7,8 @@ import trio
 from trio.testing import MockClock
 
 from p2pd.ids import NodeId
-from p2pd.node.surplus import SLACK
+from p2pd.node.dialer import WELCOME
+from p2pd.node.surplus import MANY
 from p2pd.simulation.world import open_world
 from p2pd.wire.messages import Message, Release, Released
 from tests.node.scripted import Line, ScriptedPeer, connected
@@ -33,7 +34,7 @@ async def test_what_is_too_many_goes_and_the_rest_is_mixed(
 
         def enough_and_no_more() -> bool:
             counts = [len(peers) for peers in held().values()]
-            return min(counts) >= TARGET and fmean(counts) < TARGET + SLACK + 1.5
+            return min(counts) >= TARGET and fmean(counts) < TARGET + 1.5
 
         await world.until(enough_and_no_more, within=1800)
         before = held()
@@ -52,16 +53,16 @@ async def test_who_has_not_enough_keeps_what_it_has(autojump_clock: MockClock) -
         node = await world.start("a", lan=None, connections__target=2)
         lines = [
             await ScriptedPeer(world, host=f"10.9.{number}.1").connect(node)
-            for number in range(2 + SLACK + 1)
+            for number in range(2 + 1)
         ]
-        assert await lines[0].ask(Release()) == Released(agreed=True)
+        assert await lines[0].ask(Release(many=False)) == Released(agreed=True)
         # One of them may go; the next one to ask may not.
-        assert await lines[1].ask(Release()) == Released(agreed=False)
-        assert len(connected(node)) == 2 + SLACK + 1
+        assert await lines[1].ask(Release(many=False)) == Released(agreed=False)
+        assert len(connected(node)) == 2 + 1
 
 
 def agree(question: Message) -> Released | None:
-    return Released(agreed=True) if question == Release() else None
+    return Released(agreed=True) if isinstance(question, Release) else None
 
 
 async def agreeable(line: Line) -> None:
@@ -71,20 +72,36 @@ async def agreeable(line: Line) -> None:
 async def test_whom_a_user_asked_for_stays(autojump_clock: MockClock) -> None:
     async with open_world(1) as world:
         a = await world.start("a", lan=None, connections__target=0)
-        for number in range(SLACK + 3):
+        for number in range(3):
             peer = ScriptedPeer(world, host=f"10.9.{number}.1", listens=True)
             await world._nursery.start(peer.listen, agreeable)
             await a.node.connect(str(peer.address))
         await trio.sleep(300)
-        assert len(connected(a)) == SLACK + 3
+        assert len(connected(a)) == 3
 
 
 async def test_who_came_by_itself_is_given_up(autojump_clock: MockClock) -> None:
     async with open_world(1) as world:
         a = await world.start("a", lan=None, connections__target=0)
-        for number in range(SLACK + 3):
+        for number in range(3):
             peer = ScriptedPeer(world, host=f"10.9.{number}.1", listens=True)
             world.meanwhile(agreeable, await peer.connect(a))
-        assert len(connected(a)) == SLACK + 3
+        assert len(connected(a)) == 3
         await trio.sleep(300)
-        assert len(connected(a)) == SLACK
+        assert len(connected(a)) == 1
+
+
+async def test_who_has_far_too_many_is_replaced_by_another(autojump_clock: MockClock) -> None:
+    """Each of its peers needs its connection; it asks them, and they find each other."""
+    target = 3
+    async with open_world(1) as world:
+        hub = await world.start("hub", lan=None, connections__target=target)
+        others = await world.start_many(
+            20, per_second=10, lan=None, bootstrap=[hub], connections__target=target
+        )
+        assert len(connected(hub)) > MANY * target
+        await trio.sleep(WELCOME + 5)
+        for _ in range(60):
+            await trio.sleep(1)
+            assert min(len(connected(each)) for each in others) >= target
+        assert len(connected(hub)) <= MANY * target

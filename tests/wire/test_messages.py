@@ -39,7 +39,7 @@ dial_number passing
 17 Store record
 18 Stored
 19 Failed code message
-20 Release
+20 Release many
 21 Released agreed
 22 Gossip publication hops
 23 Have heard
