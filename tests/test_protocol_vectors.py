@@ -152,6 +152,7 @@ def test_habits() -> None:
         "welcome_s": dialer.WELCOME,
         "many": surplus.MANY,
         "join_width": routes.JOIN_WIDTH,
+        "few": routes.FEW,
         "busy_pause_s": connection.BUSY_PAUSE,
         "strangers_at_once": dialer.STRANGERS_AT_ONCE,
         "strangers_per_second": dialer.STRANGERS_PER_SECOND,

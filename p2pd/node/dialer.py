@@ -117,8 +117,9 @@ class Dialer:
         lasting, config = self._roster.lasting(), self._roster.config
         made = sum(each.direction is Direction.OUTBOUND for each in lasting)
         # Whoever fills a node with connections of his own must not keep it from choosing some.
-        young = trio.current_time() < self._alone_from
-        enough = (config.target + 1) // 2 if young else config.target
+        # In a small network nobody else might come.
+        others = trio.current_time() < self._alone_from and len(self._registry) > config.target
+        enough = (config.target + 1) // 2 if others else config.target
         wanted = max(enough - len(lasting), config.target // 2 - made)
         # One at the bound would only take the place of another.
         return min(wanted, config.max_outbound - made)

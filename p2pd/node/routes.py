@@ -22,8 +22,10 @@ from p2pd.wire.messages import MAX_RECORDS, FindNode, FindValue, Message, Nodes,
 REFRESH_AFTER = 3600.0
 _REFRESH_CHECK = 300.0
 # Who joins makes itself known to so many of its neighbours. They name it to all who look up
-# something near it; each one more would cost every newcomer a dial for little.
+# something near it; each one more would cost every newcomer a dial for little. Where it then
+# knows no more peers than `FEW`, it goes on to k: in a small network all shall know each other.
 JOIN_WIDTH = 8
+FEW = 64
 
 
 @attrs.frozen
@@ -75,6 +77,8 @@ class Routes:
         """
         await self._joined.wait()
         await self.look_up(self._own_id, FindNode(self._own_id), k=JOIN_WIDTH)
+        if len(self._roster.registry) <= FEW:
+            await self.look_up(self._own_id, FindNode(self._own_id))
         rng = self._env.rng
         while True:
             await trio.sleep(_REFRESH_CHECK * rng.uniform(0.5, 1.5))
