@@ -29,6 +29,7 @@ _READ_BYTES: Final = 256 * 1024
 _MAX_ANSWER_BYTES: Final = 256 * 1024 * 1024
 
 _TICK_SECONDS: Final = 0.1
+_LONGEST_WAIT: Final = 1.0
 _QUEUE_SECONDS: Final = 0.02
 
 Waiting = Callable[[float], None]
@@ -188,13 +189,13 @@ class Client:
             self._searched = len(self._received)
             if self._searched > _MAX_ANSWER_BYTES:
                 raise self._lost("the answer is too long")
-            remaining = None
+            # Never for ever: a Ctrl-C just before the wait begins would not be seen in it.
+            remaining = _LONGEST_WAIT
             if deadline is not None and timeout is not None:
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
                     raise _timed_out(method, timeout)
-                if waiting is not None:
-                    remaining = min(remaining, _TICK_SECONDS)
+                remaining = min(remaining, _LONGEST_WAIT if waiting is None else _TICK_SECONDS)
             self._socket.settimeout(remaining)
             try:
                 data = self._socket.recv(_READ_BYTES)
