@@ -130,9 +130,11 @@ async def test_who_asks_while_a_dial_begins_waits_for_that_one(autojump_clock: M
 
 async def test_a_newcomer_leaves_half_of_its_target_to_others(autojump_clock: MockClock) -> None:
     async with open_world(1) as world:
-        others = await passive(world, "b", "c", "d", "e")
-        a = await world.start("a", lan=None, bootstrap=others, connections__target=4)
+        hub, *others = await passive(world, *"bcdefghijk")
+        for each in others:
+            await hub.node.connect(str(each.address))
+        a = await world.start("a", lan=None, bootstrap=[hub], connections__target=4)
         await trio.sleep(WELCOME - 1)
-        assert len(connected(a)) == 2
+        assert len(a.services.roster.lasting()) == 2
         await trio.sleep(5)
-        assert len(connected(a)) == 4
+        assert len(a.services.roster.lasting()) == 4
