@@ -59,6 +59,8 @@ class Dialer:
         self._events = events
         self._dial_count = 0
         self._under_way = 0
+        # Of these, those that are meant to last.
+        self._to_stay = 0
         self._dials: dict[NodeId, _Dial] = {}
         self._wake = trio.Event()
         self._strangers = Budget(STRANGERS_AT_ONCE, STRANGERS_PER_SECOND)
@@ -216,7 +218,9 @@ class Dialer:
         timeout = self._roster.config.dial_timeout
         with trio.move_on_after(timeout):
             stream = await self._env.network.dial(address)
-            stays = stay or source in {Source.MANUAL, Source.SEED} or self._wanted() > 0
+            asked_for = stay or source in {Source.MANUAL, Source.SEED}
+            stays = asked_for or self._wanted() > self._to_stay
+            self._to_stay += stays
             try:
                 connection = await self._introducer.as_client(stream, number, passing=not stays)
             except BaseException as error:
@@ -226,6 +230,8 @@ class Dialer:
                 if existing is not None:
                     return existing
                 raise
+            finally:
+                self._to_stay -= stays
             admitted = self._roster.admit(connection, source)
             self._roster.serve_soon(connection)
             if not admitted:
