@@ -16,12 +16,14 @@ import attrs
 import trio
 from tabulate import tabulate
 
+from bench import gossipsub
 from bench.connections import new_connection, request_reply, under_way
 from bench.everybody import everybody
 from bench.figures import Effort, Figure
 from bench.idle import idle
 from bench.keys import keys
 from bench.processes import start, status
+from bench.settled import settled
 
 BENCHMARKS: dict[str, Callable[[Effort], Awaitable[list[Figure]]]] = {
     "request-reply": request_reply,
@@ -32,6 +34,7 @@ BENCHMARKS: dict[str, Callable[[Effort], Awaitable[list[Figure]]]] = {
     "keys": keys,
     "idle": idle,
     "everybody": everybody,
+    "settled": settled,
 }
 _PACKAGES = ("trio", "cryptography", "attrs", "cattrs", "msgpack")
 FULL = Effort(rounds=15, idle_seconds=60.0, settle_seconds=45.0)
@@ -104,7 +107,8 @@ def _about() -> dict[str, str]:
         ),
         platform.machine(),
     )
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in _PACKAGES)
+    packages = (*_PACKAGES, *(["libp2p"] if gossipsub.is_installed() else []))
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
     return {
         "date": dt.datetime.now(dt.UTC).isoformat(" ", "minutes"),
         "commit": _commit(),

@@ -35,13 +35,18 @@ class Spread:
 
 @attrs.frozen
 class Promise:
-    """A bound: on the median of a ratio, or, where there is no ratio, on the worst value."""
+    """A bound: on the median of a ratio, or, where there is no ratio, on the worst value.
+
+    `of_median`: without a ratio, too, on the median.
+    """
 
     limit: float
     at_least: bool = False
+    of_median: bool = False
 
     def __str__(self) -> str:
-        return f"{'>=' if self.at_least else '<='} {self.limit:g}"
+        bound = f"{'>=' if self.at_least else '<='} {self.limit:g}"
+        return f"median {bound}" if self.of_median else bound
 
 
 @attrs.frozen
@@ -61,9 +66,14 @@ class Figure:
         """Whether the promise holds; None where nothing is promised."""
         if self.promise is None:
             return None
+        spread = self.ratio or self.ours
+        if self.ratio or self.promise.of_median:
+            judged = spread.median
+        else:
+            judged = spread.least if self.promise.at_least else spread.most
         if self.promise.at_least:
-            return (self.ratio.median if self.ratio else self.ours.least) >= self.promise.limit
-        return (self.ratio.median if self.ratio else self.ours.most) <= self.promise.limit
+            return judged >= self.promise.limit
+        return judged <= self.promise.limit
 
 
 Measure = Callable[[], Awaitable[float]]

@@ -57,15 +57,15 @@ def _usage(daemon: Daemon) -> _Usage:
     io = dict(line.split(": ") for line in Path(f"/proc/{daemon.pid}/io").read_text().splitlines())
     files = [daemon.state, *daemon.state.iterdir()]
     return _Usage(
-        cpu_seconds=time.clock_gettime(_cpu_clock(daemon.pid)),
+        cpu_seconds=cpu_seconds(daemon.pid),
         written_bytes=int(io["write_bytes"]),
         newest_change=max(each.stat().st_mtime for each in files),
     )
 
 
-def _cpu_clock(pid: int) -> int:
-    """Return the clock of a process's CPU time, as clock_getcpuclockid(3) makes it on Linux."""
-    return (~pid << 3) | 2
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time of a process, by the clock that clock_getcpuclockid(3) makes on Linux."""
+    return time.clock_gettime((~pid << 3) | 2)
 
 
 def _resident_mib(pid: int) -> float:

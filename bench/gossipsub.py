@@ -1,0 +1,118 @@
+"""What the spreading of messages is measured against: gossipsub, as py-libp2p has it.
+
+As many hosts as there are daemons, each a process of its own, over TCP on the same loopback.
+py-libp2p comes with p2pd's extra `bench`; where it is absent, nothing is compared.
+"""
+
+import importlib.util
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import attrs
+
+NAME = "gossipsub of py-libp2p"
+SKIPPED = "skipped: py-libp2p is not installed (pip install '.[bench]')"
+
+# Each host dials those that are so far ahead of it in a ring, and so has twice as many
+# connections: six, at most three links from anybody in a ring of 20.
+_STRIDES = (1, 3, 8)
+_LEAST_MESH = 4
+_DEADLINE = 60.0
+_POLL = 0.1
+
+
+def is_installed() -> bool:
+    """Whether py-libp2p can be imported."""
+    return importlib.util.find_spec("libp2p") is not None
+
+
+@attrs.frozen
+class _Host:
+    """A running host: what goes to its socket, and the lines that come from it."""
+
+    sock: socket.socket
+    lines: IO[bytes]
+
+    def tell(self, command: dict[str, Any]) -> None:
+        self.sock.sendall(json.dumps(command).encode() + b"\n")
+
+    def hear(self) -> dict[str, Any]:
+        line = self.lines.readline()
+        if not line:
+            raise RuntimeError("a gossipsub host ended")
+        told: dict[str, Any] = json.loads(line)
+        return told
+
+    def ask(self, command: dict[str, Any]) -> dict[str, Any]:
+        self.tell(command)
+        return self.hear()
+
+
+@attrs.frozen
+class Hosts:
+    """Connected hosts that all subscribe to one topic."""
+
+    hosts: list[_Host]
+
+    def publish(self, number: int) -> float:
+        """Publish from one of them; returns the milliseconds until the last one had it.
+
+        They begin within the publishing process, just before the call, and end where the last
+        subscription gave the message out: no way from or to this process is in it. Raises
+        `RuntimeError` or `TimeoutError` where a message is missing.
+        """
+        self.hosts[number % len(self.hosts)].tell({"publish": number})
+        told = [each.hear() for each in self.hosts]
+        if any(each["number"] != number for each in told):
+            raise RuntimeError(f"not message {number}: {told}")
+        return max(float(each["took"]) for each in told) * 1000
+
+
+@contextmanager
+def hosts(parent: Path, count: int) -> Iterator[Hosts]:
+    """Run so many hosts within the `with`, which begins once each has its part in the mesh.
+
+    What they log stays in `parent`.
+    """
+    with ExitStack() as stack:
+        running = [stack.enter_context(_host(parent / f"host{i}.log")) for i in range(count)]
+        addresses = [each.hear()["address"] for each in running]
+        for i, each in enumerate(running):
+            each.ask({"dial": [addresses[(i + stride) % count] for stride in _STRIDES]})
+        deadline = time.monotonic() + _DEADLINE
+        for each in running:
+            while not _is_meshed(each.ask({})):
+                if time.monotonic() > deadline:
+                    raise TimeoutError("the gossipsub hosts did not form a mesh")
+                time.sleep(_POLL)
+        yield Hosts(running)
+
+
+def _is_meshed(told: dict[str, Any]) -> bool:
+    return bool(told["subscribers"] >= 2 * len(_STRIDES) and told["mesh"] >= _LEAST_MESH)
+
+
+@contextmanager
+def _host(log: Path) -> Iterator[_Host]:
+    ours, theirs = socket.socketpair()
+    ours.settimeout(_DEADLINE)
+    with ours, ours.makefile("rb") as lines, log.open("w") as written:
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "bench.gossipsub_host", str(theirs.fileno())],
+                stdout=written,
+                stderr=written,
+                pass_fds=[theirs.fileno()],
+            )
+        try:
+            yield _Host(ours, lines)
+        finally:
+            process.kill()
+            process.wait()
