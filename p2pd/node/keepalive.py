@@ -105,22 +105,45 @@ class Keepalive:
         due = connection.last_heard + interval + probes * config.ping_timeout
         evicted_at = connection.last_heard + config.evict_after
         if connection.passing and not connection.requests_under_way:
-            # Who dialled closes it: here, its next question might be on its way.
-            mine = connection.direction is Direction.OUTBOUND
-            kept = PASSING_SECONDS if mine else 3 * PASSING_SECONDS
-            if now - connection.last_used >= kept:
-                connection.close("no longer needed")
-            return connection.last_used + kept
+            return self._look_after_passing(connection, now)
         if now < due - (0 if probes else shortest) and now < evicted_at:
             return due
         if connection.unanswered_probes >= config.misses or now >= evicted_at:
-            silence = now - connection.last_heard
-            text = f"silent for {silence:.0f} s, {connection.unanswered_probes} probes unanswered"
-            connection.abort(text, Ending.SILENT)
+            self._give_up(connection, now)
             return now + config.ping_interval
         connection.probe(self._answered)
         self._unanswered[connection] = None
         return now + self._interval(Direction.OUTBOUND)
+
+    def _look_after_passing(self, connection: Connection, now: float) -> float:
+        """Close one that is no longer needed, or silent; returns when to look again.
+
+        Who dialled closes it: at the other end, its next question might be on its way. It is
+        not probed as long as that may take; then one probe decides, at either end, for it was
+        silent longer than others may be.
+        """
+        mine = connection.direction is Direction.OUTBOUND
+        kept_until = connection.last_used + (PASSING_SECONDS if mine else 3 * PASSING_SECONDS)
+        if now >= kept_until:
+            connection.close("no longer needed")
+            return kept_until
+        # Not since it was last used: questions that nobody answers are no sign of life.
+        timeout, probes = self.config.ping_timeout, connection.unanswered_probes
+        quiet = max(PASSING_SECONDS + timeout, self._interval(Direction.INBOUND))
+        due = connection.last_heard + quiet + min(probes, 1) * timeout
+        if now < due:
+            return min(due, kept_until)
+        if probes:
+            self._give_up(connection, now)
+        else:
+            connection.probe(self._answered)
+            self._unanswered[connection] = None
+        return now + timeout
+
+    def _give_up(self, connection: Connection, now: float) -> None:
+        silence = now - connection.last_heard
+        text = f"silent for {silence:.0f} s, {connection.unanswered_probes} probes unanswered"
+        connection.abort(text, Ending.SILENT)
 
     def _answered(self, connection: Connection) -> None:
         """Look again only when the next is due, once all that were probed have answered."""

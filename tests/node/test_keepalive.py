@@ -1,5 +1,6 @@
 """Silent peers are noticed, slow ones are kept, and a machine that slept redials at once."""
 
+from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -260,4 +261,47 @@ async def test_so_many_misses_in_a_row_end_a_connection_and_not_one_less(
         with trio.fail_after(30), pytest.raises(HungUp):
             await miss(misses)
         assert f"{misses} probe" in (a.node.peers()[0].last_error or "")
+        assert_unharmed(a)
+
+
+@pytest.mark.parametrize("answers", [False, True])
+async def test_who_came_in_passing_and_does_not_go_is_probed(
+    autojump_clock: MockClock, answers: bool
+) -> None:
+    """It should have hung up itself: one that died instead is missed like any other peer."""
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        line = await ScriptedPeer(world).connect(a, passing=True)
+        async with trio.open_nursery() as nursery:
+            if answers:
+                nursery.start_soon(line.serve, lambda _: None)
+            await trio.sleep(10)
+            assert Ping() not in line.heard
+            await trio.sleep(6)
+            assert bool(connected(a)) is answers
+            await trio.sleep(16)
+            nursery.cancel_scope.cancel()
+        expected = "no longer needed" if answers else "1 probes unanswered"
+        assert expected in (a.node.peers()[0].last_error or "")
+        assert_unharmed(a)
+
+
+async def test_questions_that_nobody_answers_do_not_keep_a_passing_connection(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        peer = ScriptedPeer(world)
+        await peer.connect(a, passing=True)
+
+        async def ask() -> None:
+            while True:
+                with suppress(P2PError):
+                    await a.services.dialer.request(peer.identity.node_id, Echo(b""), 1)
+                await trio.sleep(5)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await world.until(lambda: not connected(a), within=17)
+            nursery.cancel_scope.cancel()
         assert_unharmed(a)
