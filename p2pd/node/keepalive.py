@@ -99,13 +99,13 @@ class Keepalive:
         A first probe is not late, but up to `shortest` seconds early.
         """
         config = self.config
+        if connection.passing:
+            return self._look_after_passing(connection, now)
         # Others probe, too, for their own reasons: that must not put off the end.
         probes = min(connection.unanswered_probes, config.misses)
         interval = self._interval(connection.direction)
         due = connection.last_heard + interval + probes * config.ping_timeout
         evicted_at = connection.last_heard + config.evict_after
-        if connection.passing and not connection.requests_under_way:
-            return self._look_after_passing(connection, now)
         if now < due - (0 if probes else shortest) and now < evicted_at:
             return due
         if connection.unanswered_probes >= config.misses or now >= evicted_at:
@@ -120,16 +120,18 @@ class Keepalive:
 
         Who dialled closes it: at the other end, its next question might be on its way. It is
         not probed as long as that may take; then one probe decides, at either end, for it was
-        silent longer than others may be.
+        silent as long as others may be.
         """
         mine = connection.direction is Direction.OUTBOUND
         kept_until = connection.last_used + (PASSING_SECONDS if mine else 3 * PASSING_SECONDS)
+        if connection.requests_under_way:
+            kept_until = math.inf
         if now >= kept_until:
             connection.close("no longer needed")
             return kept_until
         # Not since it was last used: questions that nobody answers are no sign of life.
         timeout, probes = self.config.ping_timeout, connection.unanswered_probes
-        quiet = max(PASSING_SECONDS + timeout, self._interval(Direction.INBOUND))
+        quiet = max(PASSING_SECONDS + _SHORTEST_WAIT, self._interval(Direction.INBOUND))
         due = connection.last_heard + quiet + min(probes, 1) * timeout
         if now < due:
             return min(due, kept_until)

@@ -277,9 +277,9 @@ async def test_who_came_in_passing_and_does_not_go_is_probed(
                 nursery.start_soon(line.serve, lambda _: None)
             await trio.sleep(10)
             assert Ping() not in line.heard
-            await trio.sleep(6)
+            await trio.sleep(5)
             assert bool(connected(a)) is answers
-            await trio.sleep(16)
+            await trio.sleep(17)
             nursery.cancel_scope.cancel()
         expected = "no longer needed" if answers else "1 probes unanswered"
         assert expected in (a.node.peers()[0].last_error or "")
@@ -302,6 +302,6 @@ async def test_questions_that_nobody_answers_do_not_keep_a_passing_connection(
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ask)
-            await world.until(lambda: not connected(a), within=17)
+            await world.until(lambda: not connected(a), within=15)
             nursery.cancel_scope.cancel()
         assert_unharmed(a)
