@@ -15,6 +15,7 @@ from typing import TypeVar
 import attrs
 
 from p2pd.core.announcements import Announcements
+from p2pd.core.declined import Declined
 from p2pd.core.history import History, Item
 from p2pd.core.missing import Missing
 from p2pd.core.offers import Offers
@@ -35,6 +36,7 @@ from p2pd.wire.messages import (
 # Seconds in which what was pushed before and what was asked for may cross on a new tree link.
 GRAFT_GRACE = 0.5
 MAX_CHUNKS = 8
+NEWEST_CHUNKS = MAX_CHUNKS // 4
 # Bytes for one peer between two calls of `take_sends`, as `room` can't see them yet.
 MAX_BATCH_BYTES = 1 << 18
 _MAX_HOPS = 255
@@ -103,6 +105,7 @@ class Broadcast:
         self._batched: dict[NodeId, int] = {}
         self._announcements = Announcements()
         self._offers = Offers()
+        self._declined = Declined()
 
     @property
     def eager(self) -> list[NodeId]:
@@ -167,6 +170,13 @@ class Broadcast:
                 self._compare(item.message_id, announcer, hops, now)
         return True
 
+    def decline(self, message_id: bytes, now: float) -> None:
+        """Ask for what came and can't be taken no more for `DECLINED_FOR` seconds."""
+        self._now = now
+        self._missing.arrived(message_id)
+        self._offers.arrived(message_id)
+        self._declined.add(message_id, now)
+
     def take_have(self, peer: NodeId, have: Have, now: float) -> None:
         """Note what a peer has; what does not come over the tree is asked for later."""
         self._now = now
@@ -175,7 +185,7 @@ class Broadcast:
         for heard in have.heard:
             if self._history.has_seen(heard.message_id):
                 self._compare(heard.message_id, peer, heard.hops, now)
-            else:
+            elif not self._declined.holds(heard.message_id, now):
                 self._missing.announced(heard.message_id, peer, heard.hops, now)
 
     def take_graft(self, peer: NodeId, graft: Graft) -> None:
@@ -217,30 +227,39 @@ class Broadcast:
     def take_digest(self, peer: NodeId, digest: Digest) -> None:
         """Tell a peer what is held where its digest differs; at most `MAX_CHUNKS` messages.
 
-        Each round begins where the one before ended, so that all is told at last.
+        A quarter of them are the newest of each account. The rest begins where that of the
+        round before ended, so that all is told at last.
         """
         link = self._links.get(peer)
         if link is None:
             return
         ids = self._history.differing(digest.slots)
         if len(ids) > MAX_CHUNKS * MAX_IDS:
-            begin = link.told % len(ids)
-            ids = [*ids[begin:], *ids[:begin]][: MAX_CHUNKS * MAX_IDS]
-            link.told = begin + len(ids)
+            first = NEWEST_CHUNKS * MAX_IDS
+            newest, older = ids[:first], ids[first:]
+            begin, count = link.told % len(older), MAX_CHUNKS * MAX_IDS - first
+            ids = [*newest, *[*older[begin:], *older[:begin]][:count]]
+            link.told = begin + count
         self._sends.extend((peer, Held(chunk)) for chunk in _chunks(ids))
         if digest.reply:
             self._sends.append((peer, Digest(self._history.slots(), reply=False)))
 
-    def take_held(self, peer: NodeId, held: Held) -> None:
+    def take_held(self, peer: NodeId, held: Held, now: float) -> None:
         """Ask a peer for what it holds and was not seen here, unless another was just asked.
 
         What exceeds the bounds of `Offers` is left to a later round.
         """
+        self._now = now
         if peer not in self._links:
             return
         for message_id in held.ids:
-            if not self._history.has_seen(message_id) and message_id not in self._missing:
-                self._offers.offer(message_id, peer)
+            if self._history.has_seen(message_id) or self._declined.holds(message_id, now):
+                continue
+            if message_id in self._missing:
+                # Who announced it may lie.
+                self._missing.announced(message_id, peer, _MAX_HOPS, now)
+            else:
+                self._offers.offer(message_id, peer, now, alone=len(self._links) == 1)
 
     def take_sends(self, now: float) -> list[Send]:
         """Return everything to send now, in order."""

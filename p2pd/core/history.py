@@ -7,9 +7,12 @@ differ are IDs told.
 
 import heapq
 import math
+from collections import Counter
+from collections.abc import Hashable
 
 import attrs
 
+from p2pd.core.shares import Shares
 from p2pd.ids import NodeId
 from p2pd.wire.messages import MAX_IDS, Signed, Slot
 
@@ -22,13 +25,17 @@ SLOTS = 60
 MAX_SKEW = 60.0
 _ID_BYTES = 16
 
+# Whose room something takes. At the bounds whoever takes most yields; so who floods under one
+# account pushes out nothing of the others. None is the account of all who have none.
+Account = Hashable
+
 
 @attrs.frozen
 class Item:
     """A publication that is retained.
 
     `issued` is Unix milliseconds by its origin's clock; `hops` counts the links that it
-    came over, 0 for one's own.
+    came over, 0 for one's own. `account` is told by nobody: each node decides for itself.
     """
 
     message_id: bytes
@@ -36,6 +43,7 @@ class Item:
     origin: NodeId
     issued: int
     hops: int
+    account: Account = None
 
 
 @attrs.define
@@ -61,10 +69,14 @@ class History:
         self._slice_ms = max(1, math.ceil(self._retention_ms / SLOTS))
         self._seen_ttl = seen_ttl
         self._items: dict[bytes, Item] = {}
-        self._by_age: list[tuple[int, bytes]] = []
-        self._bytes = 0
+        self._by_age: dict[Account, list[tuple[int, bytes]]] = {}
+        self._counts: Shares[Account] = Shares()
+        self._bytes: Shares[Account] = Shares()
         self._slices: dict[int, _Slice] = {}
-        self._seen: dict[bytes, float] = {}
+        self._seen: dict[bytes, tuple[float, Account]] = {}
+        # Of each account the one seen longest ago first.
+        self._seen_of: dict[Account, dict[bytes, None]] = {}
+        self._seen_counts: Shares[Account] = Shares()
 
     def __len__(self) -> int:
         return len(self._items)
@@ -72,7 +84,7 @@ class History:
     @property
     def size(self) -> int:
         """Bytes of the bodies that are retained."""
-        return self._bytes
+        return self._bytes.total
 
     def is_stale(self, issued: int, wall_ms: int) -> bool:
         """Whether a publication is out of the window: too old, or dated ahead of our clock.
@@ -93,20 +105,24 @@ class History:
     def add(self, item: Item, now: float) -> bool:
         """Retain a publication; False if it was seen before. `now` is monotonic seconds.
 
-        At the bounds the oldest by issue goes, be it the one that comes; it stays seen.
+        At the bounds the oldest by issue goes of the account that has most, be it the one that
+        comes; it stays seen.
         """
         if self.has_seen(item.message_id):
             return False
-        self._see(item.message_id, now)
+        self._see(item.message_id, item.account, now)
         self._items[item.message_id] = item
-        self._bytes += len(item.signed.body)
-        heapq.heappush(self._by_age, (item.issued, item.message_id))
+        self._counts.change(item.account, 1)
+        self._bytes.change(item.account, len(item.signed.body))
+        by_age = self._by_age.setdefault(item.account, [])
+        heapq.heappush(by_age, (item.issued, item.message_id))
         part = self._slices.setdefault(item.issued // self._slice_ms, _Slice())
         part.ids[item.message_id] = None
         part.flip(item.message_id)
-        while len(self._items) > MAX_ITEMS or self._bytes > MAX_BYTES:
+        while (crowded := len(self._items) > MAX_ITEMS) or self._bytes.total > MAX_BYTES:
+            greatest = (self._counts if crowded else self._bytes).greatest()
             # It may still come again from somebody who has more room.
-            self._see(self._drop_oldest(), now)
+            self._see(self._drop_oldest(greatest), greatest, now)
         return True
 
     def expire(self, now: float, wall_ms: int) -> None:
@@ -116,13 +132,14 @@ class History:
         that expire at different moments would find it different each time they compare.
         """
         first_kept = (wall_ms - self._retention_ms) // self._slice_ms
-        while self._by_age and self._by_age[0][0] // self._slice_ms < first_kept:
-            self._drop_oldest()
+        for account, by_age in list(self._by_age.items()):
+            while by_age and by_age[0][0] // self._slice_ms < first_kept:
+                self._drop_oldest(account)
         while self._seen:
             oldest = next(iter(self._seen))
-            if self._seen[oldest] + self._seen_ttl > now:
+            if self._seen[oldest][0] + self._seen_ttl > now:
                 break
-            del self._seen[oldest]
+            self._forget(oldest)
 
     def slots(self) -> tuple[Slot, ...]:
         """Return a fingerprint of each slice that holds anything, oldest first.
@@ -135,29 +152,54 @@ class History:
         )
 
     def differing(self, theirs: tuple[Slot, ...]) -> list[bytes]:
-        """Return own IDs of the slices that differ from theirs, or that they lack; oldest first.
+        """Return own IDs of the slices that differ from theirs, or that they lack.
 
-        Of slices too old to have found room in `theirs` nothing is known: they don't count.
+        First the newest of each account, then the second of each, and so on: what is told
+        first is not all of one that floods. Of slices too old to have found room in `theirs`
+        nothing is known: they don't count.
         """
         known = {slot.number: slot.fingerprint for slot in theirs}
         first = min(known) if len(theirs) >= MAX_IDS else None
-        return [
-            message_id
+        differing = [
+            self._items[message_id]
             for number in sorted(self._slices)
             if first is None or number >= first
             if known.get(number) != self._slices[number].fingerprint.to_bytes(_ID_BYTES)
             for message_id in self._slices[number].ids
         ]
+        differing.sort(key=_newest_first)
+        so_far: Counter[Account] = Counter()
+        ranks: list[tuple[int, bytes]] = []
+        for item in differing:
+            ranks.append((so_far[item.account], item.message_id))
+            so_far[item.account] += 1
+        ranks.sort(key=_rank)
+        return [message_id for _, message_id in ranks]
 
-    def _see(self, message_id: bytes, now: float) -> None:
-        self._seen.pop(message_id, None)
-        self._seen[message_id] = now
+    def _see(self, message_id: bytes, account: Account, now: float) -> None:
+        if message_id in self._seen:
+            self._forget(message_id)
+        self._seen[message_id] = now, account
+        self._seen_of.setdefault(account, {})[message_id] = None
+        self._seen_counts.change(account, 1)
         if len(self._seen) > MAX_SEEN:
-            del self._seen[next(iter(self._seen))]
+            self._forget(next(iter(self._seen_of[self._seen_counts.greatest()])))
 
-    def _drop_oldest(self) -> bytes:
-        issued, message_id = heapq.heappop(self._by_age)
-        self._bytes -= len(self._items.pop(message_id).signed.body)
+    def _forget(self, message_id: bytes) -> None:
+        _, account = self._seen.pop(message_id)
+        self._seen_counts.change(account, -1)
+        seen = self._seen_of[account]
+        del seen[message_id]
+        if not seen:
+            del self._seen_of[account]
+
+    def _drop_oldest(self, account: Account) -> bytes:
+        by_age = self._by_age[account]
+        issued, message_id = heapq.heappop(by_age)
+        if not by_age:
+            del self._by_age[account]
+        self._counts.change(account, -1)
+        self._bytes.change(account, -len(self._items.pop(message_id).signed.body))
         number = issued // self._slice_ms
         part = self._slices[number]
         del part.ids[message_id]
@@ -165,3 +207,11 @@ class History:
         if not part.ids:
             del self._slices[number]
         return message_id
+
+
+def _newest_first(item: Item) -> tuple[int, bytes]:
+    return -item.issued, item.message_id
+
+
+def _rank(ranked: tuple[int, bytes]) -> int:
+    return ranked[0]

@@ -6,13 +6,26 @@ publication several times.
 
 from collections import Counter
 
+import attrs
+
 from p2pd.ids import NodeId
 
 # Seconds until another peer is asked for what one has promised.
-RETRY = 5.0
+RETRY = 3.0
+# Seconds in which who did not bring a publication is not asked for it again, if there are others.
+BROKEN_FOR = 30.0
 MAX_WANTED = 8192
 # Of one peer: what it tells in two rounds of anti-entropy, as each side begins some.
 MAX_WANTED_OF_ONE = MAX_WANTED // 8
+
+
+@attrs.define
+class _Wanted:
+    """What was asked of a peer; `came` from whomever."""
+
+    peer: NodeId
+    asked_at: float
+    came: bool = False
 
 
 class Offers:
@@ -26,15 +39,23 @@ class Offers:
         self._offered: dict[bytes, NodeId] = {}
         self._offered_of: Counter[NodeId] = Counter()
         # Oldest first.
-        self._wanted: dict[bytes, tuple[NodeId, float]] = {}
+        self._wanted: dict[bytes, _Wanted] = {}
         self._wanted_of: Counter[NodeId] = Counter()
+        # Who promised what and did not bring it, until when that counts; oldest first.
+        self._broken: dict[tuple[bytes, NodeId], float] = {}
 
     def __len__(self) -> int:
         return len(self._offered)
 
-    def offer(self, message_id: bytes, peer: NodeId) -> None:
-        """Note that a peer holds it, unless another has said so since the last `to_ask`."""
+    def offer(self, message_id: bytes, peer: NodeId, now: float, *, alone: bool) -> None:
+        """Note that a peer holds it, unless another has said so since the last `to_ask`.
+
+        Who of late promised it in vain is passed over, but where it is `alone` with us.
+        """
+        self._expire(now)
         if message_id in self._offered or len(self._offered) >= MAX_WANTED:
+            return
+        if not alone and self._broken.get((message_id, peer), now) > now:
             return
         if self._offered_of[peer] < MAX_WANTED_OF_ONE:
             self._offered[message_id] = peer
@@ -43,29 +64,24 @@ class Offers:
     def arrived(self, message_id: bytes) -> None:
         """Decline an offer of what has come. It stays on record whom it was asked of."""
         self._offered.pop(message_id, None)
+        wanted = self._wanted.get(message_id)
+        if wanted is not None:
+            wanted.came = True
 
     def is_wanted(self, message_id: bytes, peer: NodeId) -> bool:
         """Whether this peer was asked for it of late."""
-        asked = self._wanted.get(message_id)
-        return asked is not None and asked[0] == peer
+        wanted = self._wanted.get(message_id)
+        return wanted is not None and wanted.peer == peer
 
     def link_down(self, peer: NodeId) -> None:
         """Forget what a peer offered and was asked for, so that others may bring it."""
         self._offered = {key: value for key, value in self._offered.items() if value != peer}
-        self._wanted = {key: value for key, value in self._wanted.items() if value[0] != peer}
+        self._wanted = {key: value for key, value in self._wanted.items() if value.peer != peer}
         del self._offered_of[peer], self._wanted_of[peer]
 
     def to_ask(self, now: float) -> dict[NodeId, list[bytes]]:
         """Return whom to ask now for what."""
-        while self._wanted:
-            oldest = next(iter(self._wanted))
-            peer, asked_at = self._wanted[oldest]
-            if asked_at + RETRY > now:
-                break
-            del self._wanted[oldest]
-            self._wanted_of[peer] -= 1
-            if not self._wanted_of[peer]:
-                del self._wanted_of[peer]
+        self._expire(now)
         asks: dict[NodeId, list[bytes]] = {}
         for message_id, peer in self._offered.items():
             if (
@@ -74,9 +90,29 @@ class Offers:
                 or self._wanted_of[peer] >= MAX_WANTED_OF_ONE
             ):
                 continue
-            self._wanted[message_id] = (peer, now)
+            self._wanted[message_id] = _Wanted(peer, now)
             self._wanted_of[peer] += 1
             asks.setdefault(peer, []).append(message_id)
         self._offered.clear()
         self._offered_of.clear()
         return asks
+
+    def _expire(self, now: float) -> None:
+        while self._wanted:
+            oldest = next(iter(self._wanted))
+            wanted = self._wanted[oldest]
+            if wanted.asked_at + RETRY > now:
+                break
+            del self._wanted[oldest]
+            self._wanted_of[wanted.peer] -= 1
+            if not self._wanted_of[wanted.peer]:
+                del self._wanted_of[wanted.peer]
+            if not wanted.came:
+                self._note_broken(oldest, wanted)
+
+    def _note_broken(self, message_id: bytes, wanted: _Wanted) -> None:
+        key = message_id, wanted.peer
+        self._broken.pop(key, None)
+        self._broken[key] = wanted.asked_at + RETRY + BROKEN_FOR
+        if len(self._broken) > MAX_WANTED:
+            del self._broken[next(iter(self._broken))]

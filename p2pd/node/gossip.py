@@ -13,8 +13,8 @@ from typing import cast
 import trio
 
 from p2pd.config import GossipConfig
+from p2pd.core.admission import MOST_OF_ORIGIN, ORIGIN_SECONDS, SYSTEM, Admission
 from p2pd.core.broadcast import Broadcast
-from p2pd.core.budget import Budget
 from p2pd.core.history import History, Item
 from p2pd.errors import BadMessage, Busy, InvalidRequest
 from p2pd.ids import NodeId
@@ -43,21 +43,6 @@ ROUNDS_AFTER_NEWS = 6
 QUIET_INTERVAL = 60.0
 # A peer for which so many bytes wait is only told what there is.
 MAX_WAITING = 1 << 20
-# New messages of one peer: beyond it they are dropped, and come again by anti-entropy.
-MOST_AT_ONCE = 1000
-MOST_PER_SECOND = 200.0
-# What one proven node says of who is alive, dead or leaves is taken before that.
-WORDS_AT_ONCE = 30
-WORDS_PER_SECOND = 1.0
-# Peers whose messages are counted; beyond it the one that is quiet for longest starts anew.
-MAX_BUDGETS = 1024
-# Messages of one origin that were issued within one of these slices of time, at most.
-ORIGIN_SECONDS = 60
-MOST_OF_ORIGIN = 1200
-# Slices of origins that are counted; beyond it the one that is quiet for longest is forgotten.
-MAX_SLICES = 65_536
-# What the network itself publishes; users can't.
-SYSTEM = "$"
 
 Sink = Callable[[Delivery], None]
 SystemHandler = Callable[[NodeId, Publication], None]
@@ -88,8 +73,7 @@ class GossipService:
         self._sinks: list[tuple[frozenset[str], Sink]] = []
         self._system: dict[str, SystemHandler] = {}
         self._linked: dict[NodeId, None] = {}
-        self._budgets: dict[tuple[NodeId, float], Budget] = {}
-        self._issued: dict[tuple[NodeId, int], int] = {}
+        self._admission = Admission(roster.registry)
         self._quiet_rounds = 0
         self._round_at = math.inf
         self._sleep = trio.CancelScope()
@@ -102,7 +86,7 @@ class GossipService:
         self._hand_on(dispatch, Prune, lambda peer, _: self._machine.take_prune(peer))
         self._hand_on(dispatch, Want, self._machine.take_want)
         self._hand_on(dispatch, Digest, self._machine.take_digest)
-        self._hand_on(dispatch, Held, self._machine.take_held)
+        self._hand_on(dispatch, Held, self._machine.take_held, timed=True)
 
     @property
     def use(self) -> GossipUse:
@@ -161,7 +145,7 @@ class GossipService:
         `issued` in Unix milliseconds, where it is not to be what our clock says.
         """
         now_ms = self._env.wall_ms() if issued is None else issued
-        if not self._within_bounds(self._own_id, now_ms):
+        if not self._admission.within_bounds(self._own_id, now_ms):
             raise Busy(
                 f"{MOST_OF_ORIGIN} messages were published within {ORIGIN_SECONDS} s; "
                 "nobody would take more; try again in a minute"
@@ -172,7 +156,9 @@ class GossipService:
             self._env.identity.public_key, self._sequence, now_ms, topic, data
         )
         signed = self._env.identity.vouch(publication)
-        item = Item(message_id_of(signed), signed, self._own_id, now_ms, hops=0)
+        item = Item(
+            message_id_of(signed), signed, self._own_id, now_ms, hops=0, account=self._own_id
+        )
         self._link_all()
         self._machine.publish(item, trio.current_time())
         self._flush()
@@ -241,11 +227,13 @@ class GossipService:
             # Who passes it on has to check it, too.
             call.connection.abort(f"the peer passed on a forged message: {error}")
             return
-        item = Item(message_id_of(signed), signed, origin, publication.issued, gossip.hops)
+        account = self._admission.account_of(origin)
+        item = Item(message_id_of(signed), signed, origin, publication.issued, gossip.hops, account)
         if not self._history.has_seen(item.message_id):
             problem = self._problem(peer, item, publication, now, now_ms)
             if problem is not None:
                 self.dropped[problem] += 1
+                self._machine.decline(item.message_id, now)
                 return
             self._link_all()
         self._payloads += not publication.topic.startswith(SYSTEM)
@@ -260,36 +248,11 @@ class GossipService:
             return "oversized"
         if self._history.is_stale(item.issued, now_ms):
             return "stale"
-        # A flood that others let a peer pass on must not drown who says that he is alive.
-        is_word = publication.topic.startswith(SYSTEM) and self._is_proven(item.origin)
-        spoken = is_word and self._spend(item.origin, now, WORDS_AT_ONCE, WORDS_PER_SECOND)
-        if not spoken and not self._spend(peer, now, MOST_AT_ONCE, MOST_PER_SECOND):
+        if not self._admission.has_room(peer, item, publication, now):
             return "peer_flood"
-        if not self._within_bounds(item.origin, item.issued):
+        if not self._admission.within_bounds(item.origin, item.issued):
             return "origin_flood"
         return None
-
-    def _is_proven(self, origin: NodeId) -> bool:
-        entry = self._roster.registry.get(origin)
-        return entry is not None and entry.proven
-
-    def _spend(self, who: NodeId, now: float, most: float, per_second: float) -> bool:
-        """Spend from a budget that outlives the connection: whoever comes again has no other."""
-        key = who, most
-        budget = self._budgets.pop(key, None) or Budget(most, per_second)
-        self._budgets[key] = budget
-        if len(self._budgets) > MAX_BUDGETS:
-            del self._budgets[next(iter(self._budgets))]
-        return budget.spend(1, now)
-
-    def _within_bounds(self, origin: NodeId, issued: int) -> bool:
-        """Count a message by when it was issued: after a partition, all come at once."""
-        slice_ = origin, issued // (ORIGIN_SECONDS * 1000)
-        count = self._issued.pop(slice_, 0) + 1
-        self._issued[slice_] = count
-        if len(self._issued) > MAX_SLICES:
-            del self._issued[next(iter(self._issued))]
-        return count <= MOST_OF_ORIGIN
 
     def _deliver(self, item: Item, publication: Publication) -> None:
         self._note_news()

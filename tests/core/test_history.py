@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pd.core import history
-from p2pd.core.history import MAX_SKEW, SLOTS, History, Item
+from p2pd.core.history import MAX_SKEW, SLOTS, Account, History, Item
 from p2pd.ids import NodeId
 from p2pd.wire.messages import MAX_IDS, Signed, Slot
 
@@ -16,9 +16,9 @@ WALL_MS = 1_700_000_000_000
 MINUTE_MS = 60_000
 
 
-def item(number: int, issued: int = WALL_MS, size: int = 1) -> Item:
+def item(number: int, issued: int = WALL_MS, size: int = 1, account: Account = None) -> Item:
     message_id = hashlib.sha256(number.to_bytes(8)).digest()[:16]
-    return Item(message_id, Signed(bytes(size), bytes(64)), NodeId(bytes(32)), issued, 1)
+    return Item(message_id, Signed(bytes(size), bytes(64)), NodeId(bytes(32)), issued, 1, account)
 
 
 def made(*items: Item, seen_ttl: float = 600.0) -> History:
@@ -175,3 +175,29 @@ def test_a_digest_without_room_for_old_slots_says_nothing_of_them() -> None:
     assert len(every.differing(slots[1:])) == 7
     changed = (*slots[:-1], Slot(slots[-1].number, bytes(16)))
     assert every.differing(changed) == [item(MAX_IDS + 5).message_id]
+
+
+@pytest.mark.parametrize("bound", ["MAX_ITEMS", "MAX_BYTES"])
+def test_who_floods_pushes_out_only_its_own(bound: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(history, bound, 100)
+        patch.setattr(history, "MAX_SEEN", 200)
+        quiet = [item(number, WALL_MS - 1000, account="quiet") for number in range(20)]
+        kept = made(*quiet)
+        for number in range(1000, 3000):
+            kept.add(item(number, WALL_MS + number, account=None), 0.0)
+    assert all(kept.get(each.message_id) for each in quiet)
+    assert kept.get(item(2999).message_id) is not None
+    assert len(kept) == 100
+    # What is no longer retained stays seen as long as it may be replayed.
+    kept.expire(1.0, WALL_MS + round(RETENTION * 1000))
+    assert all(kept.has_seen(each.message_id) for each in quiet)
+
+
+def test_of_what_differs_the_newest_of_each_account_come_first() -> None:
+    flood = [item(number, WALL_MS + number) for number in range(100)]
+    others = [item(200 + number, WALL_MS, account=number // 2) for number in range(10)]
+    ids = made(*flood, *others).differing(())
+    assert {each.message_id for each in others} < set(ids[:13])
+    assert ids[0] == flood[-1].message_id
+    assert len(ids) == 110

@@ -1,6 +1,6 @@
 """What other peers offer: bounded for each, so that one leaves room for the others."""
 
-from p2pd.core.offers import MAX_WANTED, MAX_WANTED_OF_ONE, RETRY, Offers
+from p2pd.core.offers import BROKEN_FOR, MAX_WANTED, MAX_WANTED_OF_ONE, RETRY, Offers
 from p2pd.ids import NodeId
 
 
@@ -12,9 +12,9 @@ def message_id(number: int) -> bytes:
     return number.to_bytes(16)
 
 
-def offer(offers: Offers, who: int, begin: int, count: int) -> None:
+def offer(offers: Offers, who: int, begin: int, count: int, now: float = 0.0) -> None:
     for number in range(begin, begin + count):
-        offers.offer(message_id(number), peer(who))
+        offers.offer(message_id(number), peer(who), now, alone=False)
 
 
 def asked(offers: Offers, now: float) -> dict[NodeId, int]:
@@ -49,3 +49,31 @@ def test_all_together_want_no_more_than_the_bound() -> None:
         offers.to_ask(0.0)
     offer(offers, 99, 99 * MAX_WANTED, 1)
     assert asked(offers, 0.0) == {}
+
+
+def test_who_breaks_a_promise_is_passed_over_for_a_while() -> None:
+    offers = Offers()
+    offer(offers, 1, 0, 2)
+    assert asked(offers, 0.0) == {peer(1): 2}
+    offers.arrived(message_id(1))
+    # The liar is always first.
+    offer(offers, 1, 0, 1, now=RETRY)
+    offer(offers, 2, 0, 1, now=RETRY)
+    assert asked(offers, RETRY) == {peer(2): 1}
+    offer(offers, 1, 1, 1, now=RETRY)
+    assert asked(offers, RETRY) == {peer(1): 1}
+    offers = Offers()
+    offer(offers, 1, 0, 1)
+    offers.to_ask(0.0)
+    offer(offers, 1, 0, 1, now=RETRY + BROKEN_FOR - 0.1)
+    assert asked(offers, RETRY + BROKEN_FOR - 0.1) == {}
+    offer(offers, 1, 0, 1, now=RETRY + BROKEN_FOR)
+    assert offers.to_ask(RETRY + BROKEN_FOR) == {peer(1): [message_id(0)]}
+
+
+def test_the_only_neighbour_is_asked_again() -> None:
+    offers = Offers()
+    offers.offer(message_id(1), peer(1), 0.0, alone=True)
+    offers.to_ask(0.0)
+    offers.offer(message_id(1), peer(1), RETRY, alone=True)
+    assert asked(offers, RETRY) == {peer(1): 1}

@@ -9,6 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from p2pd.core import admission
 from p2pd.errors import Busy, InvalidRequest
 from p2pd.net.faults import Cut
 from p2pd.node import gossip
@@ -209,8 +210,9 @@ async def test_stale_and_oversized_messages_are_dropped_and_counted(
 async def test_a_flood_is_cut_to_what_one_peer_may_bring(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gossip, "MOST_AT_ONCE", 50)
-    monkeypatch.setattr(gossip, "MOST_PER_SECOND", 10.0)
+    monkeypatch.setattr(admission, "PEER_AT_ONCE", 50)
+    monkeypatch.setattr(admission, "PEER_PER_SECOND", 10.0)
+    monkeypatch.setattr(admission, "MOST_AT_ONCE", 0)
     async with open_world(1) as world:
         a = await world.start("a", lan=None)
         honest = ScriptedPeer(world, host="10.8.0.1")
@@ -243,7 +245,7 @@ async def test_a_flooding_origin_is_cut_by_when_it_issued(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a partition all comes at once, and none of it is too much."""
-    monkeypatch.setattr(gossip, "MOST_OF_ORIGIN", 10)
+    monkeypatch.setattr(admission, "MOST_OF_ORIGIN", 10)
     async with open_world(1) as world:
         a = await world.start("a", lan=None)
         lines = [await ScriptedPeer(world, host=f"10.9.{n}.1").connect(a) for n in range(3)]
@@ -270,7 +272,7 @@ async def test_a_flooding_origin_is_cut_by_when_it_issued(
 async def test_too_many_of_ones_own_are_refused_and_others_take_the_rest(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gossip, "MOST_OF_ORIGIN", 10)
+    monkeypatch.setattr(admission, "MOST_OF_ORIGIN", 10)
     async with open_world(1) as world:
         a, b = await in_line(world, 2)
         with ExitStack() as stack:
@@ -364,8 +366,10 @@ async def test_a_message_survives_the_loss_of_the_way_it_was_on(
 async def test_who_reconnects_may_not_bring_more(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gossip, "MOST_AT_ONCE", 50)
-    monkeypatch.setattr(gossip, "MOST_PER_SECOND", 1.0)
+    monkeypatch.setattr(admission, "KNOWN_AT_ONCE", 50)
+    monkeypatch.setattr(admission, "KNOWN_PER_SECOND", 1.0)
+    monkeypatch.setattr(admission, "PEER_AT_ONCE", 0)
+    monkeypatch.setattr(admission, "MOST_AT_ONCE", 0)
     async with open_world(1) as world:
         a = await world.start("a", lan=None)
         peer = ScriptedPeer(world)

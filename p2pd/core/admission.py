@@ -1,0 +1,105 @@
+"""Whose publications are taken when there are too many: who is known, before who is not.
+
+Key pairs cost nothing, so a bound for each origin bounds nobody who invents origins. Each
+message is paid from a budget that whoever floods can't multiply: that of its origin, if we
+were ever connected to it; of whoever told of its origin, if we only heard of it; of the
+neighbour that brings it; and at last one that all share. What is left of a neighbour's own
+budget is nobody else's: who floods behind one neighbour starves nobody behind another.
+"""
+
+from p2pd.core.budget import Budget
+from p2pd.core.history import Account, Item
+from p2pd.core.registry import Registry
+from p2pd.ids import NodeId
+from p2pd.wire.messages import Publication
+
+# What the network itself publishes; users can't.
+SYSTEM = "$"
+# Of one origin that we were once connected to: as much as an honest one publishes.
+KNOWN_AT_ONCE = 1200
+KNOWN_PER_SECOND = 20.0
+# What such a one says of who is alive, dead or leaves is taken before that.
+WORDS_AT_ONCE = 30
+WORDS_PER_SECOND = 1.0
+# Of one origin that we only heard of, and of all that one and the same peer told of.
+HEARD_OF_AT_ONCE = 60
+HEARD_OF_PER_SECOND = 1.0
+TOLD_AT_ONCE = 500
+TOLD_PER_SECOND = 10.0
+# Of all others, and beyond the above: what one peer brings, then what all bring together.
+PEER_AT_ONCE = 500
+PEER_PER_SECOND = 10.0
+MOST_AT_ONCE = 4000
+MOST_PER_SECOND = 100.0
+# A message from these budgets counts once more for each so many bytes.
+BYTES_COUNT = 4096
+# Budgets that are kept; beyond it the one that is quiet for longest starts anew.
+MAX_BUDGETS = 8192
+# Messages of one origin that were issued within one of these slices of time, at most.
+ORIGIN_SECONDS = 60
+MOST_OF_ORIGIN = 1200
+# Slices of origins that are counted; beyond it the one that is quiet for longest is forgotten.
+MAX_SLICES = 65_536
+
+
+class Admission:
+    """Counts what comes. Budgets outlive connections: whoever comes again has no other."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._budgets: dict[tuple[str, NodeId | None], Budget] = {}
+        self._issued: dict[tuple[NodeId, int], int] = {}
+
+    def account_of(self, origin: NodeId) -> Account:
+        """Say on whose account a publication takes room: see `History`."""
+        entry = self._registry.get(origin)
+        if entry is None:
+            return None
+        return origin if entry.proven else entry.told_by and ("told", entry.told_by)
+
+    def has_room(self, peer: NodeId, item: Item, publication: Publication, now: float) -> bool:
+        """Pay for a new publication that a peer brings; False if there is no budget for it."""
+        entry, origin = self._registry.get(item.origin), item.origin
+        if entry is not None and entry.proven:
+            if publication.topic.startswith(SYSTEM) and self._spend(
+                "words", origin, WORDS_AT_ONCE, WORDS_PER_SECOND, 1, now
+            ):
+                return True
+            if self._spend("known", origin, KNOWN_AT_ONCE, KNOWN_PER_SECOND, 1, now):
+                return True
+        elif (
+            entry is not None
+            and entry.told_by is not None
+            and self._spend("heard", origin, HEARD_OF_AT_ONCE, HEARD_OF_PER_SECOND, 1, now)
+            and self._spend("told", entry.told_by, TOLD_AT_ONCE, TOLD_PER_SECOND, 1, now)
+        ):
+            return True
+        cost = 1 + len(item.signed.body) // BYTES_COUNT
+        return self._spend("peer", peer, PEER_AT_ONCE, PEER_PER_SECOND, cost, now) or self._spend(
+            "all", None, MOST_AT_ONCE, MOST_PER_SECOND, cost, now
+        )
+
+    def within_bounds(self, origin: NodeId, issued: int) -> bool:
+        """Count a message by when it was issued: after a partition, all come at once."""
+        slice_ = origin, issued // (ORIGIN_SECONDS * 1000)
+        count = self._issued.pop(slice_, 0) + 1
+        self._issued[slice_] = count
+        if len(self._issued) > MAX_SLICES:
+            del self._issued[next(iter(self._issued))]
+        return count <= MOST_OF_ORIGIN
+
+    def _spend(
+        self,
+        what: str,
+        who: NodeId | None,
+        most: float,
+        per_second: float,
+        cost: float,
+        now: float,
+    ) -> bool:
+        key = what, who
+        budget = self._budgets.pop(key, None) or Budget(most, per_second)
+        self._budgets[key] = budget
+        if len(self._budgets) > MAX_BUDGETS:
+            del self._budgets[next(iter(self._budgets))]
+        return budget.spend(cost, now)

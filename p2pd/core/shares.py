@@ -1,0 +1,37 @@
+"""Who has most of something that all share: at a bound, that one yields."""
+
+from collections import Counter
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+Owner = TypeVar("Owner", bound=Hashable)
+
+
+class Shares(Generic[Owner]):
+    """How much each owner has; nobody has less than nothing."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._held: Counter[Owner] = Counter()
+        # One, once there was any.
+        self._greatest: list[Owner] = []
+
+    def change(self, owner: Owner, amount: int) -> None:
+        """Give an owner so much more, or take away, where `amount` is negative."""
+        self.total += amount
+        held = self._held[owner] = self._held[owner] + amount
+        if held == 0:
+            # A key that stays at zero would never go.
+            del self._held[owner]
+        if held > self._held[self._greatest[0]] if self._greatest else True:
+            self._greatest = [owner]
+
+    def greatest(self) -> Owner:
+        """Return an owner who has more than most: the greatest of those that grew of late.
+
+        It has at least what each has on average. There must be any.
+        """
+        # To look through all of them for each thing that comes would cost too much.
+        if self._held[self._greatest[0]] * len(self._held) < self.total:
+            self._greatest = [max(self._held, key=self._held.__getitem__)]
+        return self._greatest[0]

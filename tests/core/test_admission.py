@@ -1,0 +1,140 @@
+"""Who is heard when there is too much: many invented origins starve nobody who is known."""
+
+import random
+
+import pytest
+
+from p2pd.address import Address
+from p2pd.core import admission
+from p2pd.core.admission import Admission
+from p2pd.core.entries import Backoff, Source
+from p2pd.core.history import Item
+from p2pd.core.registry import Registry
+from p2pd.ids import NodeId
+from p2pd.wire.messages import Publication, Signed
+
+LIAR, HONEST, KNOWN, HEARD_OF = (NodeId(bytes([number]) * 32) for number in range(1, 5))
+MINUTE_MS = 60_000
+
+
+def stranger(number: int) -> NodeId:
+    return NodeId(b"\xff" * 24 + number.to_bytes(8))
+
+
+class Gate:
+    """An admission whose registry knows `KNOWN`, and has heard of `HEARD_OF` from `HONEST`."""
+
+    def __init__(self) -> None:
+        self.registry = Registry(NodeId(bytes(32)), Backoff(1.0, 2.0), random.Random(1))
+        self.admission = Admission(self.registry)
+        self.prove(KNOWN)
+        self.hear_of(HEARD_OF, HONEST)
+
+    def prove(self, node_id: NodeId) -> None:
+        entry = self.registry.heard(node_id, Address("10.0.0.1", 1), Source.MULTICAST, 0.0)
+        assert entry is not None
+        entry.success_count = 1
+
+    def hear_of(self, node_id: NodeId, teller: NodeId) -> None:
+        address = Address("10.0.0.2", 1)
+        self.registry.heard(node_id, address, Source.EXCHANGE, 0.0, told_by=teller)
+
+    def brings(
+        self, peer: NodeId, origin: NodeId, now: float = 0.0, *, topic: str = "t", size: int = 100
+    ) -> bool:
+        publication = Publication(bytes(32), 0, 0, topic, b"")
+        item = Item(bytes(16), Signed(bytes(size), bytes(64)), origin, 0, 1)
+        return self.admission.has_room(peer, item, publication, now)
+
+    def exhaust(self, peer: NodeId, now: float = 0.0) -> int:
+        """Let a peer bring messages of invented origins until one is refused; counts them."""
+        count = 0
+        while self.brings(peer, stranger(count), now):
+            count += 1
+        return count
+
+
+def test_invented_origins_take_what_is_shared_and_nothing_that_belongs_to_others() -> None:
+    gate = Gate()
+    assert gate.exhaust(LIAR) == admission.PEER_AT_ONCE + admission.MOST_AT_ONCE
+    # Behind the liar itself, too.
+    for origin in (KNOWN, HEARD_OF):
+        assert all(gate.brings(LIAR, origin) for _ in range(admission.HEARD_OF_AT_ONCE))
+    assert gate.exhaust(HONEST) == admission.PEER_AT_ONCE
+
+
+def test_from_then_on_so_many_a_second() -> None:
+    gate = Gate()
+    gate.exhaust(LIAR)
+    per_second = admission.PEER_PER_SECOND + admission.MOST_PER_SECOND
+    came = sum(gate.exhaust(LIAR, now=second / 10) for second in range(1, 101))
+    assert 9.9 * per_second <= came <= 10.1 * per_second + 2
+
+
+def test_one_known_origin_brings_only_so_much() -> None:
+    gate = Gate()
+    for at_once in (admission.PEER_AT_ONCE, admission.MOST_AT_ONCE):
+        assert at_once > 0
+    gate.exhaust(LIAR)
+    assert sum(gate.brings(LIAR, KNOWN) for _ in range(5000)) == admission.KNOWN_AT_ONCE
+
+
+def test_a_word_of_one_who_floods_is_heard() -> None:
+    gate = Gate()
+    gate.exhaust(LIAR)
+    while gate.brings(LIAR, KNOWN):
+        pass
+    words = sum(gate.brings(LIAR, KNOWN, topic="$alive") for _ in range(100))
+    assert words == admission.WORDS_AT_ONCE
+    assert not gate.brings(LIAR, stranger(1), topic="$alive")
+
+
+def test_all_that_one_peer_tells_of_share_a_budget() -> None:
+    gate = Gate()
+    gate.exhaust(LIAR)
+    invented = [stranger(number) for number in range(200)]
+    for each in invented:
+        gate.hear_of(each, LIAR)
+    taken = sum(gate.brings(LIAR, each) for each in invented for _ in range(10))
+    assert taken == admission.TOLD_AT_ONCE
+    assert gate.brings(LIAR, HEARD_OF)
+
+
+def test_long_messages_count_more_often() -> None:
+    gate = Gate()
+    size = 9 * admission.BYTES_COUNT
+    taken = 0
+    while gate.brings(LIAR, stranger(taken), size=size):
+        taken += 1
+    whole = (admission.PEER_AT_ONCE + admission.MOST_AT_ONCE) / 10
+    assert whole <= taken <= whole + 2
+
+
+def test_accounts() -> None:
+    gate = Gate()
+    account_of = gate.admission.account_of
+    gate.hear_of(stranger(1), HONEST)
+    assert account_of(KNOWN) == KNOWN
+    assert account_of(HEARD_OF) == account_of(stranger(1)) != account_of(HONEST)
+    assert account_of(stranger(2)) is None
+
+
+def test_what_an_origin_issued_is_counted_by_the_minute() -> None:
+    gate = Gate()
+    for minute in range(3):
+        within = [
+            gate.admission.within_bounds(KNOWN, minute * MINUTE_MS + number)
+            for number in range(admission.MOST_OF_ORIGIN + 5)
+        ]
+        assert sum(within) == admission.MOST_OF_ORIGIN
+
+
+def test_the_tables_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "MAX_BUDGETS", 10)
+    monkeypatch.setattr(admission, "MAX_SLICES", 10)
+    gate = Gate()
+    for number in range(50):
+        gate.brings(stranger(number), stranger(number))
+        gate.admission.within_bounds(stranger(number), 0)
+    assert len(gate.admission._budgets) == 10
+    assert len(gate.admission._issued) == 10
