@@ -8,6 +8,7 @@ budget is nobody else's: who floods behind one neighbour starves nobody behind a
 """
 
 from p2pd.core.budget import Budget
+from p2pd.core.entries import Entry
 from p2pd.core.history import Account, Item
 from p2pd.core.registry import Registry
 from p2pd.ids import NodeId
@@ -21,6 +22,11 @@ KNOWN_PER_SECOND = 20.0
 # What such a one says of who is alive, dead or leaves is taken before that.
 WORDS_AT_ONCE = 30
 WORDS_PER_SECOND = 1.0
+# Of one that we only heard of, so many seconds ago. Whoever names new peers again and again
+# gets none of them that old.
+ACQUAINTED_AFTER = 60.0
+ACQUAINTED_AT_ONCE = 10
+ACQUAINTED_PER_SECOND = 0.1
 # Of one origin that we only heard of, and of all that one and the same peer told of.
 HEARD_OF_AT_ONCE = 60
 HEARD_OF_PER_SECOND = 1.0
@@ -50,15 +56,22 @@ class Admission:
         self._budgets: dict[tuple[str, NodeId | None], Budget] = {}
         self._issued: dict[tuple[NodeId, int], int] = {}
 
-    def account_of(self, origin: NodeId) -> Account:
-        """Say on whose account a publication takes room: see `History`."""
+    def account_of(self, origin: NodeId, wall: float) -> Account:
+        """Say on whose account a publication takes room, see `History`; `wall` in Unix seconds."""
         entry = self._registry.get(origin)
         if entry is None:
             return None
-        return origin if entry.proven else entry.told_by and ("told", entry.told_by)
+        if entry.proven or _is_acquainted(entry, wall):
+            return origin
+        return entry.told_by and ("told", entry.told_by)
 
-    def has_room(self, peer: NodeId, item: Item, publication: Publication, now: float) -> bool:
-        """Pay for a new publication that a peer brings; False if there is no budget for it."""
+    def has_room(
+        self, peer: NodeId, item: Item, publication: Publication, now: float, wall: float
+    ) -> bool:
+        """Pay for a new publication that a peer brings; False if there is no budget for it.
+
+        `now` is monotonic, `wall` Unix seconds.
+        """
         entry, origin = self._registry.get(item.origin), item.origin
         if entry is not None and entry.proven:
             if publication.topic.startswith(SYSTEM) and self._spend(
@@ -67,13 +80,17 @@ class Admission:
                 return True
             if self._spend("known", origin, KNOWN_AT_ONCE, KNOWN_PER_SECOND, 1, now):
                 return True
-        elif (
-            entry is not None
-            and entry.told_by is not None
-            and self._spend("heard", origin, HEARD_OF_AT_ONCE, HEARD_OF_PER_SECOND, 1, now)
-            and self._spend("told", entry.told_by, TOLD_AT_ONCE, TOLD_PER_SECOND, 1, now)
-        ):
-            return True
+        elif entry is not None:
+            if _is_acquainted(entry, wall) and self._spend(
+                "acquainted", origin, ACQUAINTED_AT_ONCE, ACQUAINTED_PER_SECOND, 1, now
+            ):
+                return True
+            if (
+                entry.told_by is not None
+                and self._spend("heard", origin, HEARD_OF_AT_ONCE, HEARD_OF_PER_SECOND, 1, now)
+                and self._spend("told", entry.told_by, TOLD_AT_ONCE, TOLD_PER_SECOND, 1, now)
+            ):
+                return True
         cost = 1 + len(item.signed.body) // BYTES_COUNT
         return self._spend("peer", peer, PEER_AT_ONCE, PEER_PER_SECOND, cost, now) or self._spend(
             "all", None, MOST_AT_ONCE, MOST_PER_SECOND, cost, now
@@ -103,3 +120,7 @@ class Admission:
         if len(self._budgets) > MAX_BUDGETS:
             del self._budgets[next(iter(self._budgets))]
         return budget.spend(cost, now)
+
+
+def _is_acquainted(entry: Entry, wall: float) -> bool:
+    return wall - entry.first_seen >= ACQUAINTED_AFTER

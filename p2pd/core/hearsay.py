@@ -1,8 +1,9 @@
 """Peers that are only heard of: anybody can make them up, so nobody may fill the table.
 
 Each source (a peer that tells of others, the LAN, ...) and each public network may fill
-only a share of it. At its share a source loses its own oldest, so that whoever makes up
-many peers pushes out nothing but inventions of his own; at the share of a network, whose
+only a share of it. At its share a source loses the first of its own that was dialled in vain,
+else its newest, so that whoever makes up many peers pushes out nothing but inventions of his
+own; at the share of a network, whose
 addresses cost somebody something, newcomers are turned away.
 """
 
@@ -42,7 +43,10 @@ class Hearsay:
         """
         origin = _origin(entry)
         if self._from_origin[origin] >= MAX_PER_SOURCE:
-            return next(each for each, other in self._entries.items() if _origin(other) == origin)
+            own = [each for each, other in self._entries.items() if _origin(other) == origin]
+            # It may have told the truth before it began to make up peers.
+            failed = (each for each in own if self._entries[each].failures_in_row > 0)
+            return next(failed, own[-1])
         return next(iter(self._entries), None) if full else None
 
     def add(self, node_id: NodeId, entry: Entry) -> None:

@@ -227,7 +227,7 @@ class GossipService:
             # Who passes it on has to check it, too.
             call.connection.abort(f"the peer passed on a forged message: {error}")
             return
-        account = self._admission.account_of(origin)
+        account = self._admission.account_of(origin, now_ms / 1000)
         item = Item(message_id_of(signed), signed, origin, publication.issued, gossip.hops, account)
         if not self._history.has_seen(item.message_id):
             problem = self._problem(peer, item, publication, now, now_ms)
@@ -248,7 +248,7 @@ class GossipService:
             return "oversized"
         if self._history.is_stale(item.issued, now_ms):
             return "stale"
-        if not self._admission.has_room(peer, item, publication, now):
+        if not self._admission.has_room(peer, item, publication, now, now_ms / 1000):
             return "peer_flood"
         if not self._admission.within_bounds(item.origin, item.issued):
             return "origin_flood"

@@ -15,6 +15,8 @@ from p2pd.wire.messages import Publication, Signed
 
 LIAR, HONEST, KNOWN, HEARD_OF = (NodeId(bytes([number]) * 32) for number in range(1, 5))
 MINUTE_MS = 60_000
+# Seconds, a moment after all that the gate knows was heard of.
+WALL = 1.0
 
 
 def stranger(number: int) -> NodeId:
@@ -44,7 +46,7 @@ class Gate:
     ) -> bool:
         publication = Publication(bytes(32), 0, 0, topic, b"")
         item = Item(bytes(16), Signed(bytes(size), bytes(64)), origin, 0, 1)
-        return self.admission.has_room(peer, item, publication, now)
+        return self.admission.has_room(peer, item, publication, now, WALL + now)
 
     def exhaust(self, peer: NodeId, now: float = 0.0) -> int:
         """Let a peer bring messages of invented origins until one is refused; counts them."""
@@ -114,9 +116,11 @@ def test_accounts() -> None:
     gate = Gate()
     account_of = gate.admission.account_of
     gate.hear_of(stranger(1), HONEST)
-    assert account_of(KNOWN) == KNOWN
-    assert account_of(HEARD_OF) == account_of(stranger(1)) != account_of(HONEST)
-    assert account_of(stranger(2)) is None
+    later = admission.ACQUAINTED_AFTER
+    assert account_of(KNOWN, WALL) == KNOWN
+    assert account_of(HEARD_OF, WALL) == account_of(stranger(1), WALL) != account_of(HONEST, WALL)
+    assert account_of(HEARD_OF, later) == HEARD_OF
+    assert account_of(stranger(2), later) is None
 
 
 def test_what_an_origin_issued_is_counted_by_the_minute() -> None:
@@ -138,3 +142,21 @@ def test_the_tables_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         gate.admission.within_bounds(stranger(number), 0)
     assert len(gate.admission._budgets) == 10
     assert len(gate.admission._issued) == 10
+
+
+def test_who_was_heard_of_before_does_not_share_with_whom_the_same_peer_invents() -> None:
+    gate = Gate()
+    gate.hear_of(stranger(1), LIAR)
+    gate.exhaust(LIAR)
+    for number in range(100, 300):
+        gate.hear_of(stranger(number), LIAR)
+        while gate.brings(LIAR, stranger(number)):
+            pass
+    assert not gate.brings(LIAR, stranger(1))
+    later = admission.ACQUAINTED_AFTER
+    gate.exhaust(LIAR, now=later)
+    for number in range(300, 500):
+        while gate.brings(LIAR, stranger(number), later):
+            pass
+    taken = sum(gate.brings(LIAR, stranger(1), later) for _ in range(100))
+    assert taken >= admission.ACQUAINTED_AT_ONCE

@@ -163,7 +163,15 @@ def test_one_teller_fills_only_its_share_and_then_loses_its_own() -> None:
     assert len(table) == 20 + MAX_PER_SOURCE
     assert all(entry in list(table) for entry in others)
     assert {entry.told_by for entry in table} == {node(1), node(2)}
+    # What it told before it began to invent stays, unless it was dialled in vain.
+    assert table.get(node(0)) is not None
+    assert table.get(node(MAX_PER_SOURCE)) is None
+    first = table.get(node(0))
+    assert first is not None
+    table.failed(first, "nobody there", 0.0)
+    learn(table, 5000, [far(5000)], told_by=2)
     assert table.get(node(0)) is None
+    assert table.get(node(1)) is not None
     assert table.get(node(MAX_PER_SOURCE * 2 - 1)) is not None
 
 
