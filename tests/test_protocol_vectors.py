@@ -213,6 +213,11 @@ def test_habits_of_gossip() -> None:
 def test_habits_of_liveness() -> None:
     assert VECTORS["liveness_habits"] == {
         "grace_s": suspicion.GRACE,
+        "ask_again_s": suspicion.ASK_AGAIN,
+        "most_unclear": suspicion.MOST_UNCLEAR,
+        "in_touch_s": suspects.IN_TOUCH,
+        "call_interval_s": liveness.CALL_INTERVAL,
+        "max_call_interval_s": liveness.MAX_CALL_INTERVAL,
         "suspicion_least_s": suspicion.SUSPICION_LEAST,
         "suspicion_most_s": suspicion.SUSPICION_MOST,
         "worst_health": membership.WORST_HEALTH,

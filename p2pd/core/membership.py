@@ -17,7 +17,14 @@ from p2pd.core.acquaintances import Acquaintances, Known
 from p2pd.core.isolation import Isolation
 from p2pd.core.reporters import REPORT_TTL, Reporters
 from p2pd.core.suspects import Suspects, independent
-from p2pd.core.suspicion import MAX_REPORTS, QUORUM, Case, Statement
+from p2pd.core.suspicion import (
+    ASK_AGAIN,
+    MAX_REPORTS,
+    MOST_UNCLEAR,
+    QUORUM,
+    Case,
+    Statement,
+)
 from p2pd.core.verdicts import (
     Action,
     AskOthers,
@@ -56,7 +63,8 @@ class Membership:
     """Decides who is alive, as seen from `own_id`.
 
     `network_of` names the public network of a node, None where it is on a LAN or unknown:
-    of one public network only one report counts. All `now` are monotonic seconds.
+    of one public network only one report counts. `last_heard` says when anything last came
+    from anybody. All `now` are monotonic seconds.
     """
 
     def __init__(
@@ -65,6 +73,7 @@ class Membership:
         *,
         rng: random.Random,
         network_of: Callable[[NodeId], str | None],
+        last_heard: Callable[[], float] = lambda: math.inf,
     ) -> None:
         self._own_id = own_id
         self._network_of = network_of
@@ -73,7 +82,7 @@ class Membership:
         self._known = Acquaintances()
         self._reporters = Reporters()
         self._isolation = Isolation()
-        self._suspects = Suspects(rng, self._reporters, self._isolation)
+        self._suspects = Suspects(rng, self._reporters, self._isolation, last_heard)
 
     @property
     def isolated(self) -> bool:
@@ -218,12 +227,29 @@ class Membership:
             return
         case.dial_due = math.inf
         case.dial_failed = True
+        if case.last_chance and not self.isolated:
+            self._suspects.convict(node, Evidence.SILENT, case.dialled_at, now)
+            return
         if case.lost:
             self._fell_silent(node, case, now)
             if not case.others_failed and case.ask_due == math.inf:
                 case.ask_due = now
         case.note_failure(now)
+        self._suspects.announce(node, now)
         self._suspects.schedule(node)
+
+    def dial_unclear(self, node: NodeId, now: float) -> None:
+        """Note that our dial of a node came to nothing, but we were not in touch with others.
+
+        It may be ourselves who are cut off: it is dialled again.
+        """
+        self._now = now
+        case = self._suspects.case(node)
+        if case is not None:
+            case.dial_due = now + ASK_AGAIN
+            if case.lost:
+                self._fell_silent(node, case, now)
+            self._suspects.schedule(node)
 
     def others_reached(self, node: NodeId, now: float) -> None:
         """Note that a peer whom we asked reached a suspect: it is alive, if not for us."""
@@ -234,15 +260,39 @@ class Membership:
             case.reports.clear()
             self._acquit(node, self._known.of(node), now)
 
-    def others_failed(self, node: NodeId, now: float) -> None:
-        """Note that nobody whom we asked reached a node."""
+    def others_failed(self, node: NodeId, now: float, *, tried: bool = True) -> None:
+        """Note that nobody whom we asked reached a node.
+
+        `tried`: at least one tried to; else there was nobody to ask who knew it.
+        """
         self._now = now
         case = self._suspects.case(node)
         if case is not None:
             case.ask_due = math.inf
             case.others_failed = True
+            case.others_tried = tried
+            if case.last_chance:
+                # They were asked because it could not be dialled.
+                case.dial_due = now + ASK_AGAIN
             case.note_failure(now)
+            self._suspects.announce(node, now)
             self._suspects.schedule(node)
+
+    def others_unclear(self, node: NodeId, now: float) -> None:
+        """Note that those whom we asked about a node gave no answer, or were busy.
+
+        They, too, may be out of our reach: they are asked again, up to `MOST_UNCLEAR` times.
+        """
+        case = self._suspects.case(node)
+        if case is None:
+            return
+        case.unclear += 1
+        if case.unclear >= MOST_UNCLEAR:
+            self.others_failed(node, now, tried=False)
+            return
+        self._now = now
+        case.ask_due = now + ASK_AGAIN
+        self._suspects.schedule(node)
 
     def reported(
         self,

@@ -8,14 +8,14 @@ import heapq
 import math
 import random
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import attrs
 
 from p2pd.core.budget import Budget
 from p2pd.core.isolation import Isolation
 from p2pd.core.reporters import REPORTS_PER_MINUTE, Reporters
-from p2pd.core.suspicion import MAX_REPORTS, QUORUM, Case, Statement
+from p2pd.core.suspicion import MAX_REPORTS, QUORUM, REFUTE_WAIT, Case, Statement
 from p2pd.core.verdicts import Action, AskOthers, Declare, Evidence, Redial, Report, Revive
 from p2pd.ids import NodeId
 
@@ -25,6 +25,8 @@ DIALS_PER_SECOND = 20
 PROBE_WINDOW_LEAST = 0.3
 # An action whose outcome was not told within so many seconds is asked for again.
 OUTCOME_WITHIN = 60.0
+# Who has not heard anybody for so many seconds gives no verdict by the reports of others.
+IN_TOUCH = 1.0
 # At the bound a reported node is not suspected; a lost one takes the place of the oldest
 # reported one, and if there is none, of the oldest.
 MAX_SUSPECTS = 4096
@@ -54,15 +56,22 @@ class Suspects:
     """Keeps the suspicions under way and the verdicts; times are monotonic seconds.
 
     `patience` multiplies the waits before a verdict; `population` is how many nodes there
-    are that may probe.
+    are that may probe; `last_heard` says when anything last came from anybody.
     """
 
-    def __init__(self, rng: random.Random, reporters: Reporters, isolation: Isolation) -> None:
+    def __init__(
+        self,
+        rng: random.Random,
+        reporters: Reporters,
+        isolation: Isolation,
+        last_heard: Callable[[], float],
+    ) -> None:
         self.patience = 1.0
         self.population = 0
         self._rng = rng
         self._reporters = reporters
         self._isolation = isolation
+        self._last_heard = last_heard
         self._cases: dict[NodeId, Case] = {}
         self._dead: dict[NodeId, Dead] = {}
         self._windows: dict[NodeId, _Window] = {}
@@ -204,11 +213,27 @@ class Suspects:
             return
         for reporter in case.reports:
             self._reporters.confirmed(reporter)
+        if case.independent < QUORUM and not case.announced:
+            self._report(node, evidence, now)
+
+    def announce(self, node: NodeId, now: float) -> None:
+        """Report a suspect before the verdict if none of those asked could say anything.
+
+        It may be out of our reach alone: so it learns of it, and can refute it in time.
+        """
+        case = self._cases[node]
+        alone = case.lost and case.others_failed and not case.others_tried
+        complete = case.failed_at is not None and not case.announced
+        if alone and complete and not case.independent and not self._isolation.isolated:
+            case.announced = self._report(node, Evidence.SILENT, now)
+
+    def _report(self, node: NodeId, evidence: Evidence, now: float) -> bool:
         times = self._own_reports
-        may_report = len(times) < REPORTS_PER_MINUTE or now - times[0] >= 60
-        if case.independent < QUORUM and may_report:
-            times.append(now)
-            self._news.append(Report(node, evidence))
+        if len(times) >= REPORTS_PER_MINUTE and now - times[0] < 60:
+            return False
+        times.append(now)
+        self._news.append(Report(node, evidence))
+        return True
 
     def next_due(self) -> float:
         """Return when there are actions to take: infinity if never."""
@@ -235,22 +260,25 @@ class Suspects:
         return news
 
     def _look_at(self, node: NodeId, case: Case, now: float) -> None:
+        if case.verdict_due(self.patience) <= now:
+            case.held = self._isolation.isolated
+            # It may have come back since it was dialled.
+            case.last_chance = not case.held
+            case.dial_due = math.inf if case.held else now
         if case.dial_due <= now:
-            if case.lost or self._probes.spend(1, now):
-                case.dial_due = now + OUTCOME_WITHIN
-                self._news.append(Redial(node))
+            if case.lost or case.last_chance or self._probes.spend(1, now):
+                case.dial_due, case.dialled_at = now + OUTCOME_WITHIN, now
+                self._news.append(Redial(node, case.last_chance))
             else:
                 spread = max(1.0, len(self._cases) / DIALS_PER_SECOND)
                 case.dial_due = now + self._rng.uniform(0.05, spread)
         if case.ask_due <= now:
             case.ask_due = now + OUTCOME_WITHIN
             self._news.append(AskOthers(node))
-        if case.verdict_due(self.patience) <= now:
-            if not self._isolation.isolated:
-                self.convict(node, Evidence.SILENT, case.failed_at, now)
-                return
-            case.held = True
-        if case.quorum_due(self.patience) <= now:
+        if case.quorum_due(self.patience) <= now and now - self._last_heard() > IN_TOUCH:
+            # A refutation could not have come.
+            case.quorum_at = now + IN_TOUCH / 2 - REFUTE_WAIT * self.patience
+        elif case.quorum_due(self.patience) <= now:
             # Somebody may have been discredited meanwhile.
             self.recount(case, now)
             if case.quorum_at is not None:

@@ -17,6 +17,10 @@ QUORUM = 3
 REFUTE_WAIT = 2.0
 # How long a verdict on soft evidence waits at least, so that a burst of losses is seen as one.
 GRACE = 1.0
+# Seconds until a dial that proved nothing is repeated, or others who did not answer are asked
+# again; after so many such rounds their silence is taken for a no.
+ASK_AGAIN = 1.0
+MOST_UNCLEAR = 3
 # Bounds of a suspicion by one's own soft evidence, in seconds from its begin.
 SUSPICION_LEAST = REFUTE_WAIT
 SUSPICION_MOST = 6.0
@@ -50,18 +54,27 @@ class Case:
     """A suspicion under way. Times are monotonic seconds; infinity: not wanted.
 
     `lost`: by a lost connection of our own; then others are asked before a verdict on soft
-    evidence. `silent`: the isolation has counted the loss. `failed_at` is when the last of
-    one's own probes came to nothing; `held`: the verdict waits until we are isolated no
-    more. `quorum_at` is when the reports became enough; `independent` how many there are.
+    evidence. `silent`: the isolation has counted the loss. `dialled_at` is the begin of the
+    latest dial, `failed_at` when the last of one's own probes came to nothing.
+    `others_failed`: none of those asked reached it, `others_tried`: and one of them tried;
+    `unclear` counts the times that none of them gave an answer. `held`: the verdict waits
+    until we are isolated no more; `last_chance`: it takes the outcome of one more dial.
+    `announced`: it was reported before the verdict, as nobody asked could say anything.
+    `quorum_at` is when the reports became enough; `independent` how many there are.
     """
 
     since: float
     lost: bool = False
     silent: bool = False
     dial_due: float = math.inf
+    dialled_at: float = -math.inf
     ask_due: float = math.inf
     dial_failed: bool = False
     others_failed: bool = False
+    others_tried: bool = False
+    unclear: int = 0
+    last_chance: bool = False
+    announced: bool = False
     failed_at: float | None = None
     held: bool = False
     quorum_at: float | None = None
@@ -72,7 +85,9 @@ class Case:
         """Forget what one's own probes brought; what others reported stands."""
         self.since = now
         self.dial_due = self.ask_due = math.inf
-        self.dial_failed = self.others_failed = self.held = False
+        self.dial_failed = self.others_failed = self.others_tried = self.held = False
+        self.last_chance = False
+        self.unclear = 0
         self.failed_at = None
         if self.quorum_at is not None:
             self.quorum_at = now
@@ -92,12 +107,16 @@ class Case:
             self.quorum_at = now
 
     def verdict_due(self, patience: float) -> float:
-        """Return when one's own soft evidence suffices; waits are multiplied by `patience`."""
-        if self.failed_at is None or self.held:
+        """Return when one's own soft evidence suffices but for the last dial.
+
+        Waits are multiplied by `patience`. That dial takes about as long as `GRACE`.
+        """
+        if self.failed_at is None or self.held or self.last_chance:
             return math.inf
-        confirmations = self.independent + self.others_failed
+        confirmations = self.independent + self.others_tried
         suspected = self.since + suspicion_time(confirmations) * patience
-        return max(self.failed_at + GRACE * patience, suspected)
+        grace = REFUTE_WAIT if self.announced else GRACE
+        return max(self.failed_at + grace * patience, suspected - GRACE * patience)
 
     def quorum_due(self, patience: float) -> float:
         """Return when the reports of others suffice, without a probe of one's own."""

@@ -25,16 +25,21 @@ class Evidence(StrEnum):
 
 @attrs.frozen
 class Redial:
-    """Dial it now; tell the outcome by `heard` or `dial_failed`."""
+    """Dial it now; tell the outcome by `heard`, `dial_failed` or `dial_unclear`.
+
+    `last`: all else is settled, and it is dead if it does not answer soon.
+    """
 
     node: NodeId
+    last: bool = False
 
 
 @attrs.frozen
 class AskOthers:
-    """Ask connected peers to reach it; tell the outcome by `others_reached` or `others_failed`.
+    """Ask connected peers to reach it.
 
-    Where there is nobody to ask, they failed.
+    Tell the outcome by `others_reached`, `others_failed` or `others_unclear`; where there is
+    nobody to ask, they failed.
     """
 
     node: NodeId

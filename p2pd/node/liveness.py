@@ -33,7 +33,7 @@ from p2pd.node.events import Events
 from p2pd.node.gossip import GossipService
 from p2pd.node.own_record import OwnRecord
 from p2pd.node.peer_book import PeerBook
-from p2pd.node.probing import Outcome, Probing
+from p2pd.node.probing import Outcome, Probing, Word
 from p2pd.node.roster import Roster, describe
 from p2pd.node.snapshot import WhyStep
 from p2pd.wire import codec
@@ -54,6 +54,12 @@ LATE = 1.0
 FEELERS_PER_DEATH = 20
 FEELER_INTERVAL = 300.0
 MAX_FEELERS_AT_ONCE = 3
+# Two halves of a network that were cut apart hold each other dead, and each may have all the
+# connections that it wants: so the dead are called, too (Serf, `reconnect`). Of every node,
+# one in a while, the less likely the fewer they are: the longer nobody died, the longer.
+CALL_INTERVAL = 10.0
+CALL_INTERVAL_SHARE = 1 / 60
+MAX_CALL_INTERVAL = 300.0
 
 
 class LivenessService:
@@ -79,11 +85,18 @@ class LivenessService:
         self._own = own
         self._gossip = gossip
         self._events = events
-        self._machine = Membership(self._own_id, rng=env.rng, network_of=self._network_of)
+        self._machine = Membership(
+            self._own_id,
+            rng=env.rng,
+            network_of=self._network_of,
+            last_heard=self._last_heard,
+        )
         self._under_way: dict[NodeId, None] = {}
         self._refute_at = 0.0
         self._refuting = False
         self._refuted = 0
+        self._died_at = -math.inf
+        self._somebody_died = trio.Event()
         self._sleep = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
         roster.on_connected.append(self._connected)
@@ -115,8 +128,7 @@ class LivenessService:
         if late < LATE:
             self._machine.on_time(now)
             if self._machine.isolated:
-                heard = (each.last_heard for each in self._roster.connections.values())
-                self._machine.in_touch(max(heard, default=-math.inf), now)
+                self._machine.in_touch(self._last_heard(), now)
                 self._wake()
             return
         self._machine.late(late, now)
@@ -144,6 +156,7 @@ class LivenessService:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self._feel_around)
+            nursery.start_soon(self._call_the_dead)
             # Who is new is held dead by nobody.
             if len(self._registry) > 0:
                 self.say_alive()
@@ -158,8 +171,8 @@ class LivenessService:
 
     def _do(self, action: Action, nursery: trio.Nursery) -> None:
         match action:
-            case Redial(node):
-                nursery.start_soon(self._redial, node)
+            case Redial(node, last):
+                nursery.start_soon(self._redial, node, last)
             case AskOthers(node):
                 nursery.start_soon(self._ask_others, node)
             case Report(node, evidence):
@@ -170,13 +183,13 @@ class LivenessService:
                 self._registry.revived(node)
                 self._tell(node, "peer.alive", f"{self._name(node)} is alive", logging.INFO)
 
-    async def _redial(self, node: NodeId) -> None:
+    async def _redial(self, node: NodeId, last: bool = False) -> None:  # noqa: FBT001, FBT002
         """Probe a node, unless that is under way; its outcome serves all who wait for one."""
         if node in self._under_way:
             return
         self._under_way[node] = None
         try:
-            outcome = await self._probing.probe(node)
+            outcome = await self._probing.probe(node, last=last)
         finally:
             del self._under_way[node]
         now = trio.current_time()
@@ -185,15 +198,20 @@ class LivenessService:
         elif outcome is Outcome.NOT_TRIED:
             # Others have to judge, and the machine asks again.
             await self._ask_others(node)
+        elif outcome is Outcome.UNCLEAR:
+            self._machine.dial_unclear(node, now)
         else:
             self._machine.dial_failed(node, refused=outcome is Outcome.REFUSED, now=now)
         self._wake()
 
     async def _ask_others(self, node: NodeId) -> None:
-        if await self._probing.ask_others(node):
-            self._machine.others_reached(node, trio.current_time())
+        word, now = await self._probing.ask_others(node), trio.current_time()
+        if word is Word.REACHED:
+            self._machine.others_reached(node, now)
+        elif word is Word.NONE:
+            self._machine.others_unclear(node, now)
         else:
-            self._machine.others_failed(node, trio.current_time())
+            self._machine.others_failed(node, now, tried=word is Word.TRIED)
         self._wake()
 
     def _connected(self, connection: Connection) -> None:
@@ -311,6 +329,8 @@ class LivenessService:
             return
         for callback in self.on_dead:
             callback(node)
+        self._died_at = trio.current_time()
+        self._somebody_died.set()
         said = f", reported by {reporters}" if reporters else ""
         what = {
             Evidence.REFUSED: "its connection broke and a redial was refused",
@@ -325,6 +345,19 @@ class LivenessService:
         while True:
             await trio.sleep(FEELER_INTERVAL * self._env.rng.uniform(0.5, 1.5))
             self._feel(1)
+
+    async def _call_the_dead(self) -> None:
+        while True:
+            await self._somebody_died.wait()
+            interval = (trio.current_time() - self._died_at) * CALL_INTERVAL_SHARE
+            interval = min(max(interval, CALL_INTERVAL), MAX_CALL_INTERVAL)
+            await trio.sleep(interval * self._env.rng.uniform(0.5, 1.5))
+            known = [entry.node_id for entry in self._registry if entry.node_id is not None]
+            dead = [each for each in known if self._machine.liveness(each) is Liveness.DEAD]
+            if not dead:
+                self._somebody_died = trio.Event()
+            elif self._env.rng.random() * max(1, len(known) - len(dead)) < len(dead):
+                await self._probing.call_back(self._env.rng.choice(dead))
 
     def _feel(self, count: int) -> None:
         """Probe some peers that are held alive without being connected."""
@@ -361,6 +394,10 @@ class LivenessService:
     def _network_of(self, node: NodeId) -> str | None:
         entry = self._registry.get(node)
         return None if entry is None else entry.network
+
+    def _last_heard(self) -> float:
+        heard = (each.last_heard for each in self._roster.connections.values())
+        return max(heard, default=-math.inf)
 
     def _wake(self) -> None:
         self._sleep.deadline = -math.inf

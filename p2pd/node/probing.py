@@ -7,7 +7,9 @@ connected to before, or anybody could let us dial anywhere.
 
 import enum
 import math
+from contextlib import suppress
 
+import attrs
 import trio
 
 from p2pd.config import LivenessConfig
@@ -34,17 +36,46 @@ HANGS_UP = (0.05, 0.2, 0.5)
 # What others may let us dial: so often in a row, and so many a second from then on.
 REACHES_AT_ONCE = 16
 REACHES_PER_SECOND = 1.0
+# Of the other peers, pinged beside a probe: an answer shows that we are not cut off.
+MAX_PINGS = 3
+# It must not come in the last part of the shortest probe, this share of it.
+MARGIN = 0.25
 # Questions of others under way at once; beyond it, they are told `busy`.
 MAX_REACHES = 16
 
 
 class Outcome(enum.Enum):
-    """What came of a probe; `NOT_TRIED`: there was no room, or a stranger had to wait."""
+    """What came of a probe.
+
+    `NOT_TRIED`: there was no room, or a stranger had to wait. `UNCLEAR`: no answer, but
+    none of the peers that this node is connected to answered, either.
+    """
 
     ANSWERED = enum.auto()
     REFUSED = enum.auto()
     SILENT = enum.auto()
     NOT_TRIED = enum.auto()
+    UNCLEAR = enum.auto()
+
+
+@attrs.define
+class _Answers:
+    """When the first peer answered that was pinged beside a probe; infinity: none did."""
+
+    first_at: float = math.inf
+    came: trio.Event = attrs.field(factory=trio.Event)
+
+
+class Word(enum.Enum):
+    """What others say of a node: they reached it, they tried in vain, they do not know it.
+
+    `NONE`: they gave no answer, or were busy.
+    """
+
+    REACHED = enum.auto()
+    TRIED = enum.auto()
+    UNKNOWN = enum.auto()
+    NONE = enum.auto()
 
 
 class Probing:
@@ -77,46 +108,104 @@ class Probing:
             self._nursery = nursery
             await trio.sleep_forever()
 
-    async def probe(self, node: NodeId) -> Outcome:
-        """Ask a node on its connection, or dial it."""
-        await self._pace(node)
+    async def probe(self, node: NodeId, *, last: bool = False) -> Outcome:
+        """Ask a node on its connection, or dial it.
+
+        `last`: it did not answer before, and gets a moment to have come back.
+        """
+        if not last:
+            await self._pace(node)
         entry = self._roster.registry.get(node)
         if entry is None or not self._dialer.may_dial(entry, most=PROBED_ADDRESSES):
             return Outcome.NOT_TRIED
-        async with self._limit:
-            try:
-                answered = await self._try_until_settled(node)
-            except HandshakeRefused as refusal:
-                answered = refusal.proven and refusal.claimed == node
-            except DialFailed as error:
-                return Outcome.REFUSED if error.refused else Outcome.SILENT
-            except (Busy, NotFound):
-                return Outcome.NOT_TRIED
-            except P2PError:
-                answered = False
+        soon = self.config.ping_timeout / 2
+        seconds = soon if last else self._seconds()
+        others, answers = self._others(node)[:MAX_PINGS], _Answers()
+        async with self._limit, trio.open_nursery() as nursery:
+            began = trio.current_time()
+            for each in others:
+                nursery.start_soon(self._ping, each, answers)
+            outcome = await self._outcome(node, seconds)
+            # Where those answer only at the end, it had no time to answer, either.
+            latest = max(trio.current_time(), began + soon) - soon * MARGIN
+            if outcome is Outcome.SILENT and others:
+                with trio.move_on_at(latest):
+                    await answers.came.wait()
+                if answers.first_at > latest:
+                    outcome = Outcome.UNCLEAR
+            nursery.cancel_scope.cancel()
+        return outcome
+
+    async def _outcome(self, node: NodeId, seconds: float) -> Outcome:
+        try:
+            answered = await self._try_until_settled(node, seconds)
+        except HandshakeRefused as refusal:
+            answered = refusal.proven and refusal.claimed == node
+        except DialFailed as error:
+            return Outcome.REFUSED if error.refused else Outcome.SILENT
+        except (Busy, NotFound):
+            return Outcome.NOT_TRIED
+        except P2PError:
+            answered = False
         return Outcome.ANSWERED if answered else Outcome.SILENT
 
-    async def ask_others(self, node: NodeId) -> bool:
-        """Ask `liveness.indirect_probes` connected peers; returns whether any reached it."""
+    async def _ping(self, other: Connection, answers: "_Answers") -> None:
+        with suppress(P2PError):
+            await other.request(Ping(), self.config.ping_timeout)
+            answers.first_at = min(answers.first_at, trio.current_time())
+            answers.came.set()
+
+    async def call_back(self, node: NodeId) -> None:
+        """Dial a node that is held dead; if it is there, the connection is to last.
+
+        It may be the only one that leads to others who were out of reach as well.
+        """
         entry = self._roster.registry.get(node)
+        if entry is None or not self._dialer.may_dial(entry, most=PROBED_ADDRESSES):
+            return
+        async with self._limit:
+            with suppress(P2PError), trio.move_on_after(self._seconds()):
+                await self._dialer.dial_entry(entry, stay=True, most=PROBED_ADDRESSES)
+
+    async def ask_others(self, node: NodeId) -> Word:
+        """Ask `liveness.indirect_probes` connected peers that know a node to reach it."""
+        entry = self._roster.registry.get(node)
+        if entry is None or entry.signed is None:
+            return Word.UNKNOWN
+        record = entry.signed
+        others = self._others(node)
+        words: list[Word] = []
+
+        async def ask_one_who_knows() -> None:
+            word = Word.UNKNOWN
+            while word is Word.UNKNOWN and others:
+                word = await self._ask(others.pop(), record)
+            words.append(word)
+            if word is Word.REACHED:
+                nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(self.config.indirect_probes):
+                nursery.start_soon(ask_one_who_knows)
+        by_weight = Word.REACHED, Word.TRIED, Word.NONE
+        return next((each for each in by_weight if each in words), Word.UNKNOWN)
+
+    async def _ask(self, other: Connection, record: Signed) -> Word:
+        within = self._seconds() + self.config.ping_timeout
+        try:
+            reply = await other.request(Reach(record), within)
+        except P2PError:
+            return Word.NONE
+        if isinstance(reply, Reached):
+            return Word.REACHED if reply.alive else Word.TRIED
+        unknown = isinstance(reply, Failed) and reply.code == NotFound.code
+        return Word.UNKNOWN if unknown else Word.NONE
+
+    def _others(self, node: NodeId) -> list[Connection]:
+        """Return the lasting connections to others than a node, in a random order."""
         others = [each for each in self._roster.lasting() if each.node_id != node]
-        asked = self._env.rng.sample(others, min(self.config.indirect_probes, len(others)))
-        answers: list[bool] = []
-
-        async def ask(connection: Connection, record: Signed) -> None:
-            within = self._seconds() + self.config.ping_timeout
-            try:
-                reply = await connection.request(Reach(record), within)
-            except P2PError:
-                return
-            if isinstance(reply, Reached):
-                answers.append(reply.alive)
-
-        if entry is not None and entry.signed is not None:
-            async with trio.open_nursery() as nursery:
-                for each in asked:
-                    nursery.start_soon(ask, each, entry.signed)
-        return any(answers)
+        self._env.rng.shuffle(others)
+        return others
 
     async def _pace(self, node: NodeId) -> None:
         """Wait a little where the node was probed just before, so that nobody is stormed."""
@@ -128,7 +217,7 @@ class Probing:
         if len(self._redialled) > MAX_REDIALLED:
             del self._redialled[next(iter(self._redialled))]
 
-    async def _try_until_settled(self, node: NodeId) -> bool:
+    async def _try_until_settled(self, node: NodeId, seconds: float) -> bool:
         """Try a node as `_try`; a few times where it hangs up at once.
 
         The sockets of a process that is killed close one after another: the one that it
@@ -137,20 +226,20 @@ class Probing:
         for pause in HANGS_UP:
             began = trio.current_time()
             try:
-                return await self._try(node)
+                return await self._try(node, seconds)
             except (DialFailed, ConnectionLost) as error:
                 settled = isinstance(error, DialFailed) and error.refused
                 if settled or trio.current_time() - began > max(HANGS_UP):
                     raise
             await trio.sleep(pause)
-        return await self._try(node)
+        return await self._try(node, seconds)
 
-    async def _try(self, node: NodeId) -> bool:
+    async def _try(self, node: NodeId, seconds: float) -> bool:
         """Ask a node on its connection, or dial it; returns whether it answered in time.
 
         Raises what `Dialer.request` raises.
         """
-        with trio.move_on_after(self._seconds()):
+        with trio.move_on_after(seconds):
             if node in self._roster.connections:
                 # Should it end meanwhile, it is dialled.
                 await self._dialer.request(node, Ping(), self.config.ping_timeout)
@@ -183,7 +272,7 @@ class Probing:
 
     async def _reach(self, call: Call, node: NodeId) -> None:
         try:
-            call.answer(Reached(await self._try(node)))
+            call.answer(Reached(await self._try(node, self._seconds())))
         except Busy as error:
             call.answer(Failed(error.code, "no room for a dial"))
         except HandshakeRefused as refusal:

@@ -187,6 +187,14 @@ class World:
         cut, _ = split(hosts, share, self.rng)
         await self._cut_for(attrs.evolve(cut, one_way=one_way), seconds)
 
+    async def isolate(self, *, seconds: float) -> None:
+        """Cut every host from all others for a while; returns when all are healed."""
+        hosts = frozenset(each.network.host for each in self.nodes.values())
+        async with trio.open_nursery() as nursery:
+            for each in sorted(hosts):
+                cut = Cut(frozenset({each}), hosts - {each})
+                nursery.start_soon(self._cut_for, cut, seconds)
+
     async def pause(self, node: SimNode, *, seconds: float) -> None:
         """Let nothing reach or leave a node for a while, as while its process is stopped.
 
@@ -209,15 +217,16 @@ class World:
         await trio.sleep_until(until)
 
     async def stall_connections(self, *, per_second: float, each: float, seconds: float) -> None:
-        """Let nothing pass between random pairs of hosts, `each` seconds long, for a while."""
+        """Let nothing pass between random connected hosts, `each` seconds long, for a while."""
         until = trio.current_time() + seconds
-        hosts = sorted({node.network.host for node in self.nodes.values()})
         async with trio.open_nursery() as nursery:
             while (pause := self.rng.expovariate(per_second)) + trio.current_time() < until:
                 await trio.sleep(pause)
-                one, other = self.rng.sample(hosts, 2)
-                cut = Cut(frozenset({one}), frozenset({other}))
-                nursery.start_soon(self._cut_for, cut, each)
+                streams = list(self.network.streams)
+                if streams:
+                    stream = self.rng.choice(streams)
+                    cut = Cut(frozenset({stream.local.host}), frozenset({stream.remote.host}))
+                    nursery.start_soon(self._cut_for, cut, each)
         await trio.sleep_until(until)
 
     async def churn(self, *, mean_session: float, mean_absence: float, seconds: float) -> None:

@@ -1,11 +1,13 @@
 """Steps that the tests of the membership share."""
 
+import math
 import random
 from collections.abc import Callable
 
 from p2pd.core.membership import (
     Action,
     Membership,
+    Redial,
 )
 from p2pd.ids import NodeId
 
@@ -30,8 +32,10 @@ def membership(
     connected: int = 10,
     known: int = 10,
     seed: int = 0,
+    last_heard: Callable[[], float] = lambda: math.inf,
 ) -> Membership:
-    machine = Membership(OWN, rng=random.Random(seed), network_of=network_of)
+    rng = random.Random(seed)
+    machine = Membership(OWN, rng=rng, network_of=network_of, last_heard=last_heard)
     machine.set_population(connected, known)
     return machine
 
@@ -59,6 +63,19 @@ def run(machine: Membership, until: float) -> list[Action]:
     while machine.next_due() <= until:
         actions += machine.take_actions(machine.next_due())
     return actions + machine.take_actions(until)
+
+
+def run_unanswered(machine: Membership, until: float) -> list[Action]:
+    """As `run`, where no last dial is answered; returns the other actions."""
+    actions: list[Action] = []
+    while machine.next_due() <= until:
+        now = machine.next_due()
+        for action in machine.take_actions(now):
+            if isinstance(action, Redial) and action.last:
+                machine.dial_failed(action.node, False, now)
+            else:
+                actions.append(action)
+    return actions
 
 
 def heard_of(machine: Membership, *numbers: int) -> None:

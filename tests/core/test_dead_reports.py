@@ -25,7 +25,17 @@ from p2pd.core.suspects import (
 )
 from p2pd.core.suspicion import QUORUM, REFUTE_WAIT, SUSPICION_MOST
 from p2pd.ids import NodeId
-from tests.core.evidence import ACCUSED, LIAR, OWN, accuse, membership, node, run, wall
+from tests.core.evidence import (
+    ACCUSED,
+    LIAR,
+    OWN,
+    accuse,
+    membership,
+    node,
+    run,
+    run_unanswered,
+    wall,
+)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +85,7 @@ def test_an_unanswered_probe_confirms_a_report_after_a_moment() -> None:
     run(machine, 101.0)
     machine.dial_failed(ACCUSED, False, 101.0)
     assert machine.take_actions(101.0) == []
-    assert run(machine, 100.0 + SUSPICION_MOST) == [
+    assert run_unanswered(machine, 100.0 + SUSPICION_MOST) == [
         Declare(ACCUSED, Evidence.SILENT, (LIAR,)),
         Report(ACCUSED, Evidence.SILENT),
     ]
@@ -300,4 +310,15 @@ def test_a_report_later_than_our_loss_and_a_word_between_them_leave_a_reported_s
     assert machine.liveness(ACCUSED) is Liveness.SUSPECT
     assert run(machine, 110.0) == []
     machine.dial_failed(ACCUSED, False, 110.0)
-    assert Declare(ACCUSED, Evidence.SILENT, (LIAR,)) in run(machine, 120.0)
+    assert Declare(ACCUSED, Evidence.SILENT, (LIAR,)) in run_unanswered(machine, 120.0)
+
+
+def test_who_hears_nobody_gives_no_verdict_by_reports() -> None:
+    heard_at = 100.0
+    machine = membership(known=100_000, last_heard=lambda: heard_at)
+    for number in range(10, 10 + QUORUM):
+        accuse(machine, ACCUSED, node(number), 100.0)
+    assert run(machine, 160.0) == []
+    heard_at = 160.0
+    [declared] = run(machine, 161.0)
+    assert isinstance(declared, Declare)

@@ -4,7 +4,7 @@ import pytest
 
 from p2pd.core.isolation import LONGEST
 from p2pd.core.membership import Declare, Evidence, Liveness, Redial, Report
-from tests.core.evidence import fail_silently, heard_of, membership, node, run
+from tests.core.evidence import fail_silently, heard_of, membership, node, run, run_unanswered
 
 
 def test_an_isolation_is_over_where_others_are_still_heard() -> None:
@@ -24,7 +24,7 @@ def test_an_isolation_is_over_where_others_are_still_heard() -> None:
         machine.dial_failed(node(number), False, 32.0)
         machine.others_failed(node(number), 32.0)
     assert not machine.isolated
-    assert {each.node for each in run(machine, 60.0) if isinstance(each, Declare)} == {
+    assert {each.node for each in run_unanswered(machine, 60.0) if isinstance(each, Declare)} == {
         node(1),
         node(2),
     }
@@ -67,4 +67,4 @@ def test_being_in_touch_means_nothing_without_an_isolation() -> None:
     fail_silently(machine, node(1), 10.0)
     machine.in_touch(10.1, 10.1)
     assert machine.liveness(node(1)) is Liveness.SUSPECT
-    assert Declare(node(1), Evidence.SILENT, ()) in run(machine, 30.0)
+    assert Declare(node(1), Evidence.SILENT, ()) in run_unanswered(machine, 30.0)

@@ -148,6 +148,14 @@ class Judgement(RuleBasedStateMachine):
             self.failed.add(about)
         self.machine.dial_failed(about, refused, self.now)
 
+    @rule(about=NODES)
+    def dial_unclear(self, about: NodeId) -> None:
+        self.machine.dial_unclear(about, self.now)
+
+    @rule(about=NODES)
+    def others_unclear(self, about: NodeId) -> None:
+        self.machine.others_unclear(about, self.now)
+
     @rule(about=NODES, reached=st.booleans())
     def others_asked(self, about: NodeId, reached: bool) -> None:
         self.take()

@@ -15,7 +15,13 @@ from p2pd.core.membership import (
 from p2pd.core.suspects import (
     OUTCOME_WITHIN,
 )
-from p2pd.core.suspicion import QUORUM, REFUTE_WAIT, SUSPICION_MOST
+from p2pd.core.suspicion import (
+    ASK_AGAIN,
+    MOST_UNCLEAR,
+    QUORUM,
+    REFUTE_WAIT,
+    SUSPICION_MOST,
+)
 from tests.core.evidence import (
     ACCUSED,
     accuse,
@@ -24,6 +30,7 @@ from tests.core.evidence import (
     membership,
     node,
     run,
+    run_unanswered,
     wall,
 )
 
@@ -63,7 +70,7 @@ def test_a_dial_without_answer_has_others_asked_before_the_verdict() -> None:
     assert machine.liveness(ACCUSED) is Liveness.SUSPECT
     machine.others_failed(ACCUSED, 9.0)
     assert run(machine, 9.5) == []
-    assert run(machine, 10.0) == [
+    assert run_unanswered(machine, 10.0) == [
         Declare(ACCUSED, Evidence.SILENT, ()),
         Report(ACCUSED, Evidence.SILENT),
     ]
@@ -81,7 +88,84 @@ def test_silence_has_it_dialled_and_others_asked_at_once_and_both_must_fail() ->
         assert run(machine, 30.0) == []
         machine.dial_failed(ACCUSED, False, 31.0)
         machine.others_failed(ACCUSED, 31.0)
-        assert Declare(ACCUSED, Evidence.SILENT, ()) in run(machine, 32.0)
+        assert Declare(ACCUSED, Evidence.SILENT, ()) in run_unanswered(machine, 32.0)
+
+
+def test_who_answers_the_last_dial_was_never_dead() -> None:
+    machine = membership()
+    fail_silently(machine, ACCUSED, 1.0)
+    assert run(machine, 20.0) == [Redial(ACCUSED, last=True)]
+    machine.heard(ACCUSED, 20.1)
+    assert run(machine, 600.0) == [Revive(ACCUSED)]
+
+
+def test_a_last_dial_that_could_not_be_made_is_made_a_little_later() -> None:
+    machine = membership()
+    fail_silently(machine, ACCUSED, 1.0)
+    run(machine, 20.0)
+    machine.others_failed(ACCUSED, 20.1)
+    assert run(machine, 20.1 + ASK_AGAIN) == [Redial(ACCUSED, last=True)]
+
+
+def test_a_dial_while_nobody_else_answers_is_made_again_and_is_no_evidence() -> None:
+    machine = membership()
+    machine.lost(ACCUSED, False, 1.0)
+    machine.others_failed(ACCUSED, 2.0)
+    for number in range(100):
+        run(machine, 2.0 + number)
+        machine.dial_unclear(ACCUSED, 2.0 + number)
+        assert machine.next_due() == 2.0 + number + ASK_AGAIN
+    assert machine.liveness(ACCUSED) is Liveness.SUSPECT
+
+
+def test_others_who_give_no_answer_are_asked_again_a_few_times() -> None:
+    machine = membership()
+    machine.lost(ACCUSED, False, 1.0)
+    machine.dial_failed(ACCUSED, False, 1.0)
+    run(machine, 1.0)
+    for number in range(1, MOST_UNCLEAR):
+        machine.others_unclear(ACCUSED, 5.0 * number)
+        assert run(machine, 5.0 * number + ASK_AGAIN) == [AskOthers(ACCUSED)]
+    machine.others_unclear(ACCUSED, 5.0 * MOST_UNCLEAR)
+    asked_last = 5.0 * MOST_UNCLEAR
+    assert run(machine, asked_last + REFUTE_WAIT) == [
+        Report(ACCUSED, Evidence.SILENT),
+        Redial(ACCUSED, last=True),
+    ]
+
+
+def test_whom_nobody_asked_knows_is_reported_before_the_verdict_and_can_refute_it() -> None:
+    machine = membership()
+    machine.lost(ACCUSED, False, 1.0)
+    run(machine, 1.0)
+    machine.dial_failed(ACCUSED, False, 3.0)
+    machine.others_failed(ACCUSED, 3.5, tried=False)
+    assert run(machine, 3.5) == [Report(ACCUSED, Evidence.SILENT)]
+    machine.vouched(ACCUSED, wall(3.6), 3.7, wall(3.7))
+    assert run(machine, 600.0) == [Revive(ACCUSED)]
+
+
+def test_a_report_before_the_verdict_is_not_repeated_with_it() -> None:
+    machine = membership()
+    machine.lost(ACCUSED, False, 1.0)
+    run(machine, 1.0)
+    machine.others_failed(ACCUSED, 3.0, tried=False)
+    machine.dial_failed(ACCUSED, False, 6.5)
+    assert run(machine, 6.5 + REFUTE_WAIT - 0.1) == [Report(ACCUSED, Evidence.SILENT)]
+    assert run_unanswered(machine, 600.0) == [Declare(ACCUSED, Evidence.SILENT, ())]
+
+
+def test_a_silent_verdict_yields_to_a_word_from_after_its_last_dial_began() -> None:
+    machine = membership()
+    fail_silently(machine, ACCUSED, 1.0)
+    run(machine, 20.0)
+    began = 4.0
+    machine.dial_failed(ACCUSED, False, 20.0)
+    assert machine.liveness(ACCUSED) is Liveness.DEAD
+    machine.vouched(ACCUSED, wall(began - 0.1), 20.1, wall(20.1))
+    assert machine.liveness(ACCUSED) is Liveness.DEAD
+    machine.vouched(ACCUSED, wall(began + 0.1), 20.2, wall(20.2))
+    assert machine.liveness(ACCUSED) is Liveness.ALIVE
 
 
 def test_whom_others_reach_is_alive() -> None:
@@ -182,7 +266,7 @@ def test_fewer_than_half_or_one_alone_or_slowly_is_no_isolation() -> None:
         for lost in range(losses):
             fail_silently(machine, node(1 + lost), 10.0 + lost * pause)
         assert not machine.isolated
-        declared = [each for each in run(machine, 600.0) if isinstance(each, Declare)]
+        declared = [each for each in run_unanswered(machine, 600.0) if isinstance(each, Declare)]
         assert len(declared) == losses
 
 
@@ -216,7 +300,7 @@ def test_isolation_ends_with_the_first_to_come_back_and_the_rest_is_judged_anew(
     assert run(machine, 62.0) == [AskOthers(node(1)), AskOthers(node(2))]
     machine.others_failed(node(1), 63.0)
     machine.heard(node(2), 63.0)
-    assert Declare(node(1), Evidence.SILENT, ()) in run(machine, 70.0)
+    assert Declare(node(1), Evidence.SILENT, ()) in run_unanswered(machine, 70.0)
     assert machine.liveness(node(2)) is Liveness.ALIVE
 
 
@@ -304,8 +388,8 @@ def test_independent_reports_shorten_our_own_suspicion() -> None:
         machine.dial_failed(ACCUSED, False, 100.0)
         return machine.next_due() - 100.0
 
-    assert 2.0 == waited(3) < waited(2) < waited(1) < SUSPICION_MOST
+    assert 1.0 == waited(3) < waited(2) < waited(1) < SUSPICION_MOST
     machine = membership()
     fail_silently(machine, ACCUSED, 100.0)
     # That others failed to reach it is one confirmation, as log 2 / log 4 is a half.
-    assert machine.next_due() == pytest.approx(104.0)
+    assert machine.next_due() == pytest.approx(103.0)

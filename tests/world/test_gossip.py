@@ -107,35 +107,78 @@ def test_one_in_five_mute_and_connections_that_break(size: int, seed: int) -> No
     run(main, seed)
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_after_a_partition_everybody_has_everything(seed: int) -> None:
+@pytest.mark.parametrize(("size", "seed"), [(10, 0), (10, 1), (20, 2)])
+def test_after_a_partition_everybody_has_everything(size: int, seed: int) -> None:
     async def main(world: World) -> None:
-        nodes = await join(world, 10)
-        ears = Ears(world)
-        published: list[str] = []
-
-        async def publish() -> None:
-            for number in range(60):
-                origin = nodes[number % len(nodes)]
-                published.append(await origin.node.publish("t", b"%d" % number))
-                await trio.sleep(10)
-
-        world.meanwhile(publish)
-        await world.partition(0.4, seconds=600)
-        whole = await world.until(
-            lambda: all(
-                node.services.liveness.of(other.node_id) == "alive"
-                for node in nodes
-                for other in nodes
-                if other is not node
-            ),
-            within=30,
-        )
-        print(f"the roster is whole after {whole:.1f} s")
-        await world.until(lambda: ears.all_have(nodes, *published), within=60)
-        assert ears.exactly_once()
+        await join(world, size)
+        await _separate(world, partial(world.partition, 0.4), minutes=10)
 
     run(main, seed)
+
+
+@pytest.mark.parametrize(("size", "seed"), [(10, 0), (20, 1)])
+def test_after_an_hour_of_nobody_with_anybody_everybody_has_everything(
+    size: int, seed: int
+) -> None:
+    """All of it, as an hour is within the retention."""
+
+    async def main(world: World) -> None:
+        await join(world, size)
+        await _separate(world, world.isolate, minutes=60)
+
+    run(main, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [50, 100])
+@pytest.mark.parametrize("minutes", [10, 60])
+@pytest.mark.parametrize("seed", range(3))
+def test_after_a_separation_a_larger_world_is_whole_again(
+    size: int, minutes: int, seed: int
+) -> None:
+    async def main(world: World) -> None:
+        await join(world, size)
+        separate = world.isolate if minutes == 60 else partial(world.partition, 0.4)
+        await _separate(world, separate, minutes=minutes)
+
+    run(main, seed)
+
+
+async def _separate(world: World, separate: Callable[..., Awaitable[None]], minutes: int) -> None:
+    """Separate the nodes, all publishing meanwhile, and see that all is well afterwards."""
+    nodes = world.living()
+    ears = Ears(world)
+    published: list[str] = []
+    before = held_alive(nodes)
+
+    async def publish() -> None:
+        for number in range(60):
+            origin = nodes[number % len(nodes)]
+            published.append(await origin.node.publish("t", b"%d" % number))
+            await trio.sleep(minutes)
+
+    world.meanwhile(publish)
+    await separate(seconds=60 * minutes)
+    assert len(published) == 60
+    assert not ears.all_have(nodes, *published)
+    whole = await world.until(lambda: before <= held_alive(nodes), within=30)
+    told = await world.until(lambda: ears.all_have(nodes, *published), within=60)
+    print(f"whole after {whole:.1f} s, everybody has everything {told:.1f} s later")
+    assert ears.exactly_once()
+    await trio.sleep(60)
+    for node in nodes:
+        for other in nodes:
+            assert node.services.liveness.of(other.node_id) not in {"dead", "suspect"}
+
+
+def held_alive(nodes: list[SimNode]) -> set[tuple[str, str]]:
+    """Say who is held alive by whom; in a small world that is everybody by everybody."""
+    return {
+        (node.name, other.name)
+        for node in nodes
+        for other in nodes
+        if node.services.liveness.of(other.node_id) == "alive"
+    }
 
 
 def broken(nodes: list[SimNode]) -> int:

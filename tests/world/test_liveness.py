@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from functools import partial
 
 import pytest
@@ -117,6 +118,82 @@ def test_who_is_paused_is_alive_again_soon_and_nobody_else_was_ever_dead(seed: i
             assert {name for _, name in verdicts.declared} <= {paused.name}
             verdicts.declared.clear()
             await trio.sleep(20)
+
+    run(main, seed)
+
+
+# Until a node's word that it is back has reached all: a verdict by what others reported while
+# it was paused may still fall.
+NEWS = 1.0
+
+
+@pytest.mark.parametrize(("size", "minutes", "seed"), [(20, 3, 0), (20, 3, 1)])
+def test_one_in_ten_paused_at_any_time_and_links_that_stall_and_break(
+    size: int, minutes: float, seed: int
+) -> None:
+    _pause_one_in_ten(size, minutes, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_one_in_ten_paused_at_any_time_for_half_an_hour(seed: int) -> None:
+    _pause_one_in_ten(200, 30, seed)
+
+
+def _pause_one_in_ten(size: int, minutes: float, seed: int) -> None:
+    """Who is not paused is dead for nobody, and who was is alive again soon.
+
+    A pause of a world lets a node's timers go on: it is rather a cable that is out. The
+    verdicts of such a node count as those of any other.
+    """
+
+    async def main(world: World) -> None:
+        nodes = await join(world, size)
+        until = trio.current_time() + 60 * minutes
+        paused: set[SimNode] = set()
+        back_at = dict.fromkeys((each.name for each in nodes), 0.0)
+        wrong: list[tuple[str, str]] = []
+
+        def judge(node: SimNode, event: Event) -> None:
+            whom = next((each for each in nodes if each.node_id == event.peer), None)
+            if event.code != "peer.dead" or whom is None or whom in paused:
+                return
+            if trio.current_time() > back_at[whom.name] + NEWS:
+                wrong.append((node.name, whom.name))
+
+        async def pause_again_and_again() -> None:
+            await trio.sleep(world.rng.uniform(0, 8))
+            while trio.current_time() < until:
+                whom = world.rng.choice([each for each in nodes if each not in paused])
+                paused.add(whom)
+                await world.pause(whom, seconds=8)
+                paused.remove(whom)
+                back_at[whom.name] = trio.current_time()
+                world.meanwhile(see_it_alive, whom)
+
+        async def see_it_alive(whom: SimNode) -> None:
+            def is_settled() -> bool:
+                others = [each for each in nodes if each not in paused and each is not whom]
+                return whom in paused or none_dead(others, whom)
+
+            await world.until(is_settled, within=5)
+
+        with ExitStack() as listening:
+            for node in nodes:
+                listening.enter_context(node.node.events.sent_to(partial(judge, node)))
+            for _ in range(size // 10):
+                world.meanwhile(pause_again_and_again)
+            async with trio.open_nursery() as nursery:
+                rate, seconds = size / 100, 60 * minutes
+                nursery.start_soon(
+                    lambda: world.break_connections(per_second=rate, seconds=seconds)
+                )
+                nursery.start_soon(
+                    lambda: world.stall_connections(per_second=rate, each=8, seconds=seconds)
+                )
+            await trio.sleep(20)
+        assert wrong == []
+        assert not held_dead(nodes, nodes)
 
     run(main, seed)
 
