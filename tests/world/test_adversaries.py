@@ -156,15 +156,14 @@ def run(size: int, seed: int, *, seconds: float, what: Sabotage, scale: float) -
         run_in_virtual_time(in_world, seed=seed, tick=0.01)
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_four_of_twenty_do_their_worst(seed: int) -> None:
-    run(20, seed, seconds=40, what=Sabotage(own=5, invented=50), scale=0.1)
+def test_four_of_twenty_do_their_worst() -> None:
+    run(20, 0, seconds=20, what=Sabotage(own=5, invented=50), scale=0.1)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("size", "seed"), [(20, 10), (20, 11), (50, 0), (50, 1), (100, 0)])
-def test_one_in_five_of_more_do_their_worst(size: int, seed: int) -> None:
-    run(size, seed, seconds=60, what=Sabotage(own=5, invented=50), scale=0.1)
+@pytest.mark.parametrize("seed", range(1, 5))
+def test_four_of_twenty_do_their_worst_for_longer(seed: int) -> None:
+    run(20, seed, seconds=120, what=Sabotage(own=5, invented=50), scale=0.1)
 
 
 @pytest.mark.slow
