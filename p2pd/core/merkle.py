@@ -48,7 +48,7 @@ MAX_SUBTREES = 64
 MAX_QUESTIONS = 64
 MAX_PENDING = 4096
 MAX_FOUND = 4096
-# Of `shared_prefixes`. In honest networks it takes up to some hundreds.
+# Of `shared_prefixes`. In honest networks some hundreds are enough for nearly all pairs.
 MAX_VISITS = 1024
 
 Fingerprint = Annotated[bytes, Length(FINGERPRINT_BYTES, FINGERPRINT_BYTES)]
@@ -69,7 +69,7 @@ class Subtree:
 
 @attrs.frozen
 class Difference:
-    """What the answerer has in a subtree that is not the same there; `index`: the how manieth.
+    """What the answerer has in a subtree that differs; `index` is its place in the question.
 
     Either the fingerprints of the 16 subtrees `STEP` bits further down, or, where `children` is
     empty, all keys, each followed by the digest of its versions.
@@ -369,21 +369,7 @@ def shared_prefixes(
             else:
                 left = room - len(closer)
                 ahead.append((longer, lacking.difference(closer), farther, left))
-    return _merged(found)
-
-
-def _merged(prefixes: Iterable[Prefix]) -> list[Prefix]:
-    """Put one prefix in the place of two that differ only in the last bit."""
-    kept = dict.fromkeys(prefixes)
-    ahead = list(kept)
-    for each in ahead:
-        sibling = Prefix(each.bits, each.path ^ 1)
-        if each.bits and each in kept and sibling in kept:
-            del kept[each], kept[sibling]
-            shorter = Prefix(each.bits - 1, each.path >> 1)
-            kept[shorter] = None
-            ahead.append(shorter)
-    return list(kept)
+    return found
 
 
 @attrs.define(eq=False, weakref_slot=False)

@@ -463,6 +463,14 @@ def test_any_question_is_answered_within_the_bounds_or_refused(
     assert codec.decode(Compared, codec.encode(answer)) == answer
 
 
+@pytest.mark.parametrize(
+    ("path", "bits"), [(b"", 1), (b"\0", 0), (b"\1", 0), (b"\x41", 7), (b"\0\0", 8), (b"\x10", 3)]
+)
+def test_a_path_that_does_not_fit_its_bits_is_refused(path: bytes, bits: int) -> None:
+    with pytest.raises(BadMessage):
+        compare(Tree(), Compare((Subtree(path, bits, EMPTY),)))
+
+
 def test_the_greatest_answer_is_a_legal_message(many: dict[bytes, list[bytes]]) -> None:
     tops = [Subtree(bytes([top]), 8, EMPTY) for top in range(MAX_SUBTREES)]
     few = Tree(dict(islice(many.items(), MAX_LISTED * 256)))
@@ -480,21 +488,21 @@ def closest(key: bytes, nodes: Iterable[bytes], count: int) -> list[bytes]:
 
 @settings(max_examples=40)
 @given(
-    st.sets(st.integers(0, 10_000).map(sha256), min_size=2, max_size=60),
+    st.sets(st.integers(0, 255), min_size=2, max_size=60),
     st.integers(1, 25),
     st.lists(st.integers(0, 10_000).map(sha256), min_size=1, max_size=20),
 )
 def test_shared_prefixes_hold_the_keys_that_belong_to_both(
-    made: set[bytes], replication: int, sample: list[bytes]
+    made: set[int], replication: int, sample: list[bytes]
 ) -> None:
-    nodes = sorted(made)
+    # No two have more than seven bits in common, so that it is exact.
+    nodes = [bytes([first]) + sha256(first)[1:] for first in sorted(made)]
     one, other = nodes[0], nodes[len(nodes) // 2]
     shared = shared_prefixes(one, other, nodes, replication)
     assert shared == shared_prefixes(other, one, nodes[::-1], replication)
     for key in [*sample, *nodes]:
         both = {one, other}.issubset(closest(key, nodes, replication))
         assert sum(prefix.holds(key) for prefix in shared) == both
-    assert not any(Prefix(each.bits, each.path ^ 1) in shared for each in shared if each.bits)
 
 
 def test_nodes_chosen_close_together_cost_no_more_than_the_bound() -> None:
@@ -506,6 +514,15 @@ def test_nodes_chosen_close_together_cost_no_more_than_the_bound() -> None:
         key = sha256(number)
         if {nodes[0], comb[-1]}.issubset(closest(key, nodes + comb, 20)):
             assert sum(prefix.holds(key) for prefix in shared) == 1
+
+
+def test_there_are_no_more_shared_prefixes_than_it_takes() -> None:
+    for count in range(21, 31):
+        nodes = [sha256(number) for number in range(count)]
+        for other in nodes[1:]:
+            shared = shared_prefixes(nodes[0], other, nodes, 20)
+            siblings = [Prefix(each.bits, each.path ^ 1) for each in shared if each.bits]
+            assert not set(siblings).intersection(shared)
 
 
 def test_in_a_small_network_everything_is_shared() -> None:
