@@ -14,7 +14,7 @@ UNITS   := p2pd.service p2pd@.service
 # The service runs as another user and sees no home directory: an interpreter in one won't do.
 SYSTEM_PYTHON ?= $(shell PATH=/usr/local/bin:/usr/bin:/bin command -v $(notdir $(PYTHON)))
 
-.PHONY: run world pauses test lint types unit test-install bench clean install uninstall
+.PHONY: run world trials pauses test lint types unit test-install bench clean install uninstall
 
 run: $(READY)
 	$(BIN)/p2pd $(ARGS)
@@ -38,6 +38,10 @@ test-install: $(READY)
 # A hundred small worlds with all faults, by hand: a quarter of an hour.
 world: $(READY)
 	$(BIN)/python -m p2pd.simulation faulty --seeds 100
+
+# Killed halves in hundreds of seeds, hours of partition, large worlds: an hour or two.
+trials: $(READY)
+	$(BIN)/python -m pytest -m slow tests/world
 
 # Twenty daemons that fall silent for a while, or for good: a quarter of an hour.
 pauses: $(READY)
