@@ -97,13 +97,15 @@ class Admission:
         )
 
     def within_bounds(self, origin: NodeId, issued: int) -> bool:
+        """Whether an origin may have issued one more at that time, in Unix milliseconds."""
+        return self._issued.get(_slice(origin, issued), 0) < MOST_OF_ORIGIN
+
+    def count(self, origin: NodeId, issued: int) -> None:
         """Count a message by when it was issued: after a partition, all come at once."""
-        slice_ = origin, issued // (ORIGIN_SECONDS * 1000)
-        count = self._issued.pop(slice_, 0) + 1
-        self._issued[slice_] = count
+        slice_ = _slice(origin, issued)
+        self._issued[slice_] = self._issued.pop(slice_, 0) + 1
         if len(self._issued) > MAX_SLICES:
             del self._issued[next(iter(self._issued))]
-        return count <= MOST_OF_ORIGIN
 
     def _spend(
         self,
@@ -120,6 +122,10 @@ class Admission:
         if len(self._budgets) > MAX_BUDGETS:
             del self._budgets[next(iter(self._budgets))]
         return budget.spend(cost, now)
+
+
+def _slice(origin: NodeId, issued: int) -> tuple[NodeId, int]:
+    return origin, issued // (ORIGIN_SECONDS * 1000)
 
 
 def _is_acquainted(entry: Entry, wall: float) -> bool:

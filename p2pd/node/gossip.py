@@ -150,6 +150,7 @@ class GossipService:
                 f"{MOST_OF_ORIGIN} messages were published within {ORIGIN_SECONDS} s; "
                 "nobody would take more; try again in a minute"
             )
+        self._admission.count(self._own_id, now_ms)
         # The clock makes it grow over restarts, the increment within a millisecond.
         self._sequence = max(now_ms, self._sequence + 1)
         publication = Publication(
@@ -248,10 +249,12 @@ class GossipService:
             return "oversized"
         if self._history.is_stale(item.issued, now_ms):
             return "stale"
-        if not self._admission.has_room(peer, item, publication, now, now_ms / 1000):
-            return "peer_flood"
+        # First: what is dropped in any case must not spend what others share.
         if not self._admission.within_bounds(item.origin, item.issued):
             return "origin_flood"
+        if not self._admission.has_room(peer, item, publication, now, now_ms / 1000):
+            return "peer_flood"
+        self._admission.count(item.origin, item.issued)
         return None
 
     def _deliver(self, item: Item, publication: Publication) -> None:

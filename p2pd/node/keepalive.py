@@ -150,7 +150,8 @@ class Keepalive:
     def _answered(self, connection: Connection) -> None:
         """Look again only when the next is due, once all that were probed have answered."""
         self._unanswered.pop(connection, None)
-        if not self._unanswered:
+        # Where the time is up already, the round about to begin shall tell how late it is.
+        if not self._unanswered and not self._sleep.cancel_called:
             self._sleep.deadline = self._next_round
 
     def _interval(self, direction: Direction) -> float:

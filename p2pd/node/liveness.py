@@ -12,8 +12,8 @@ from contextlib import suppress
 
 import trio
 
-from p2pd.core.entries import Status
 from p2pd.core.membership import (
+    HEARD_LATELY,
     Action,
     AskOthers,
     Declare,
@@ -24,12 +24,12 @@ from p2pd.core.membership import (
     Report,
     Revive,
 )
-from p2pd.core.registry import Registry
 from p2pd.errors import BadMessage, Busy
 from p2pd.ids import NodeId
 from p2pd.node.connection import Connection, Ending
 from p2pd.node.env import Env
 from p2pd.node.events import Events
+from p2pd.node.feelers import Feelers
 from p2pd.node.gossip import GossipService
 from p2pd.node.own_record import OwnRecord
 from p2pd.node.peer_book import PeerBook
@@ -48,18 +48,6 @@ REFUTE_INTERVAL = 1.0
 CLOCKS_DIFFER_MS = 30_000
 # A timer that comes so many seconds after its time says that this process did not run.
 LATE = 1.0
-# Whoever dies together with all its neighbours is missed by nobody. So all nodes together
-# probe so many others, taken at random, for each death; and each node one in a while, as a
-# feeler (Bitcoin Core, net.cpp, FEELER_INTERVAL).
-FEELERS_PER_DEATH = 20
-FEELER_INTERVAL = 300.0
-MAX_FEELERS_AT_ONCE = 3
-# Two halves of a network that were cut apart hold each other dead, and each may have all the
-# connections that it wants: so the dead are called, too (Serf, `reconnect`). Of every node,
-# one in a while, the less likely the fewer they are: the longer nobody died, the longer.
-CALL_INTERVAL = 10.0
-CALL_INTERVAL_SHARE = 1 / 60
-MAX_CALL_INTERVAL = 300.0
 
 
 class LivenessService:
@@ -79,7 +67,7 @@ class LivenessService:
         self._env = env
         self._own_id = env.identity.node_id
         self._roster = roster
-        self._registry: Registry = roster.registry
+        self._registry = roster.registry
         self._probing = probing
         self._book = book
         self._own = own
@@ -91,12 +79,11 @@ class LivenessService:
             network_of=self._network_of,
             last_heard=self._last_heard,
         )
+        self._feelers = Feelers(env, roster, probing, self._machine, self._wake)
         self._under_way: dict[NodeId, None] = {}
         self._refute_at = 0.0
         self._refuting = False
         self._refuted = 0
-        self._died_at = -math.inf
-        self._somebody_died = trio.Event()
         self._sleep = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
         roster.on_connected.append(self._connected)
@@ -155,8 +142,7 @@ class LivenessService:
         """Judge, redial, ask and report, until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            nursery.start_soon(self._feel_around)
-            nursery.start_soon(self._call_the_dead)
+            nursery.start_soon(self._feelers.run)
             # Who is new is held dead by nobody.
             if len(self._registry) > 0:
                 self.say_alive()
@@ -233,9 +219,9 @@ class LivenessService:
         self._machine.set_population(len(self._roster.lasting()), len(self._registry))
 
     def _report(self, node: NodeId, evidence: Evidence) -> None:
-        entry = self._registry.get(node)
-        if entry is not None and entry.status is Status.CONNECTED:
+        if self._hears(node):
             return
+        entry = self._registry.get(node)
         report = DeadReport(
             accused=node,
             address=str(entry.addresses[0]) if entry and entry.addresses else "",
@@ -323,66 +309,21 @@ class LivenessService:
             self._refuting = True
 
     def _declare(self, node: NodeId, evidence: Evidence, reporters: int) -> None:
-        entry = self._registry.get(node)
-        if entry is not None and entry.status is Status.CONNECTED:
+        if self._hears(node):
             self._machine.heard(node, trio.current_time())
             return
+        connection = self._roster.connections.get(node)
+        if connection is not None:
+            connection.abort("it was silent, and is held dead", Ending.SILENT)
         for callback in self.on_dead:
             callback(node)
-        self._died_at = trio.current_time()
-        self._somebody_died.set()
         said = f", reported by {reporters}" if reporters else ""
         what = {
             Evidence.REFUSED: "its connection broke and a redial was refused",
             Evidence.SILENT: "it does not answer",
         }[evidence]
         self._tell(node, "peer.dead", f"{self._name(node)} is dead: {what}{said}", logging.WARNING)
-        share = FEELERS_PER_DEATH / max(1, len(self._registry))
-        whole = int(share)
-        self._feel(whole + (self._env.rng.random() < share - whole))
-
-    async def _feel_around(self) -> None:
-        while True:
-            await trio.sleep(FEELER_INTERVAL * self._env.rng.uniform(0.5, 1.5))
-            self._feel(1)
-
-    async def _call_the_dead(self) -> None:
-        while True:
-            await self._somebody_died.wait()
-            interval = (trio.current_time() - self._died_at) * CALL_INTERVAL_SHARE
-            interval = min(max(interval, CALL_INTERVAL), MAX_CALL_INTERVAL)
-            await trio.sleep(interval * self._env.rng.uniform(0.5, 1.5))
-            known = [entry.node_id for entry in self._registry if entry.node_id is not None]
-            dead = [each for each in known if self._machine.liveness(each) is Liveness.DEAD]
-            if not dead:
-                self._somebody_died = trio.Event()
-            elif self._env.rng.random() * max(1, len(known) - len(dead)) < len(dead):
-                await self._probing.call_back(self._env.rng.choice(dead))
-
-    def _feel(self, count: int) -> None:
-        """Probe some peers that are held alive without being connected."""
-        if count == 0:
-            return
-        quiet = [
-            entry.node_id
-            for entry in self._registry
-            if entry.node_id is not None
-            and entry.status is not Status.CONNECTED
-            and self._machine.liveness(entry.node_id) is Liveness.ALIVE
-        ]
-        count = min(count, len(quiet), MAX_FEELERS_AT_ONCE)
-        if self._nursery is not None:
-            for node in self._env.rng.sample(quiet, count):
-                self._nursery.start_soon(self._touch, node)
-
-    async def _touch(self, node: NodeId) -> None:
-        outcome, now = await self._probing.probe(node), trio.current_time()
-        if outcome in {Outcome.REFUSED, Outcome.SILENT}:
-            refused = outcome is Outcome.REFUSED
-            self._machine.lost(node, evidence_is_reset=refused, now=now)
-            if refused:
-                self._machine.dial_failed(node, refused=True, now=now)
-            self._wake()
+        self._feelers.died()
 
     def _tell(self, node: NodeId, code: str, text: str, level: int) -> None:
         self._events.emit(code, text, level=level, peer=node)
@@ -394,6 +335,12 @@ class LivenessService:
     def _network_of(self, node: NodeId) -> str | None:
         entry = self._registry.get(node)
         return None if entry is None else entry.network
+
+    def _hears(self, node: NodeId) -> bool:
+        """Whether something came of late over a connection to a node."""
+        connection = self._roster.connections.get(node)
+        now = trio.current_time()
+        return connection is not None and now - connection.last_heard <= HEARD_LATELY
 
     def _last_heard(self) -> float:
         heard = (each.last_heard for each in self._roster.connections.values())

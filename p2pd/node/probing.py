@@ -149,7 +149,7 @@ class Probing:
             answered = False
         return Outcome.ANSWERED if answered else Outcome.SILENT
 
-    async def _ping(self, other: Connection, answers: "_Answers") -> None:
+    async def _ping(self, other: Connection, answers: _Answers) -> None:
         with suppress(P2PError):
             await other.request(Ping(), self.config.ping_timeout)
             answers.first_at = min(answers.first_at, trio.current_time())

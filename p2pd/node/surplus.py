@@ -90,10 +90,14 @@ class Surplus:
         return False
 
     async def _replace(self, connection: Connection) -> None:
-        """Find another one for a connection of which the peer has far too many."""
+        """Find another one for a connection of which the peer has far too many.
+
+        Once in `LEAST_PAUSE`, however often peers ask for it.
+        """
         try:
             if await self._dial_one_more():
                 connection.close("another one took its place")
+            await trio.sleep(LEAST_PAUSE)
         finally:
             self._replacing = False
 
@@ -126,10 +130,9 @@ class Surplus:
         if agreed:
             # Should the asker not close it, it goes as soon as it is quiet.
             connection.passing = True
-        elif release.many and not self._replacing and self._is_free(connection):
+        elif release.many and self._nursery is not None and self._is_replaceable(connection):
             self._replacing = True
-            if self._nursery is not None:
-                self._nursery.start_soon(self._replace, connection)
+            self._nursery.start_soon(self._replace, connection)
         return Released(agreed)
 
     def _enough(self) -> int:
@@ -156,6 +159,10 @@ class Surplus:
             for each in lasting
             if self._is_free(each) and not (few and each.direction is Direction.OUTBOUND)
         ]
+
+    def _is_replaceable(self, connection: Connection) -> bool:
+        # What goes by itself leaves no gap: a lasting one for each of these would be too many.
+        return not self._replacing and not connection.passing and self._is_free(connection)
 
     def _is_free(self, connection: Connection) -> bool:
         """Whether it may go at all: seeds, and whom a user asked for, stay."""

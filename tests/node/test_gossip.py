@@ -269,6 +269,31 @@ async def test_a_flooding_origin_is_cut_by_when_it_issued(
         assert len(connected(a)) == 3
 
 
+async def test_what_an_origin_issued_too_much_of_spends_nothing_that_others_share(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, bound in (("MOST_OF_ORIGIN", 10), ("PEER_AT_ONCE", 30), ("MOST_AT_ONCE", 0)):
+        monkeypatch.setattr(admission, name, bound)
+    for name in ("PEER_PER_SECOND", "MOST_PER_SECOND"):
+        monkeypatch.setattr(admission, name, 0.0)
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        line = await ScriptedPeer(world).connect(a)
+        flooder = stranger(world.rng)
+        begin = now_ms() // 60_000 * 60_000
+        with ExitStack() as stack:
+            inbox = Inbox(stack, a)
+            for number in range(100):
+                flood = publication(flooder, b"f%d" % number, issued=begin + number)
+                await line.send(Gossip(flood, 1))
+            for _ in range(15):
+                await line.send(Gossip(publication(stranger(world.rng), b"o"), 1))
+            await trio.sleep(1)
+            kinds = Counter(data[:1] for data in inbox.data().elements())
+        assert kinds == {b"f": 10, b"o": 15}
+        assert a.services.gossip.dropped == {"origin_flood": 90}
+
+
 async def test_too_many_of_ones_own_are_refused_and_others_take_the_rest(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """Silent peers are noticed, slow ones are kept, and a machine that slept redials at once."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
@@ -7,8 +8,11 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from p2pd.config import LivenessConfig
 from p2pd.errors import P2PError
 from p2pd.net.faults import Cut
+from p2pd.node.connection import Connection
+from p2pd.node.keepalive import Keepalive
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.wire.messages import Echo, Message, Ping, Pong
 from tests.node.scripted import HungUp, Line, ScriptedPeer, assert_unharmed, connected
@@ -305,3 +309,39 @@ async def test_questions_that_nobody_answers_do_not_keep_a_passing_connection(
             await world.until(lambda: not connected(a), within=15)
             nursery.cancel_scope.cancel()
         assert_unharmed(a)
+
+
+async def test_an_answer_that_is_read_late_does_not_hide_that_this_process_stood_still(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what became due in a pause, the answer may be handled before the timer."""
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        await ScriptedPeer(world).connect(a)
+        answers: list[Callable[[], None]] = []
+
+        def probe(self: Connection, on_answer: Callable[[Connection], None] | None = None) -> None:
+            if on_answer is not None:
+                answers.append(lambda: on_answer(self))
+
+        monkeypatch.setattr(Connection, "probe", probe)
+        lates: list[float] = []
+        services = a.services
+        keepalive = Keepalive(
+            services.own._env,
+            LivenessConfig(),
+            services.roster,
+            services.events,
+            lambda: None,
+            lates.append,
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(keepalive.run)
+            await world.until(lambda: bool(answers), within=10)
+            # All that are probed answer, but it is read three seconds late.
+            autojump_clock.jump(LivenessConfig().ping_timeout + 1)
+            for answer in answers:
+                answer()
+            await trio.sleep(6)
+            nursery.cancel_scope.cancel()
+        assert max(lates) >= 0.9

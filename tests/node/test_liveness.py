@@ -7,7 +7,8 @@ import trio
 from trio.testing import MockClock
 
 from p2pd.core.isolation import LONGEST
-from p2pd.node import liveness, probing
+from p2pd.core.membership import HEARD_LATELY
+from p2pd.node import feelers, liveness, probing
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.wire import codec
 from p2pd.wire.messages import (
@@ -443,3 +444,64 @@ async def test_whoever_accuses_the_connected_is_not_believed_any_more(
         assert seen(a, *others, gone) == ["alive"] * 4
         await truth.send(report(honest, gone))
         await world.until(lambda: seen(a, gone) == ["dead"], within=10)
+
+
+async def test_a_silent_connection_keeps_nobody_alive(autojump_clock: MockClock) -> None:
+    """Where probes are seldom: others notice first, and our own probe confirms it."""
+    async with open_world(1) as world:
+        a = await world.start(
+            "a",
+            lan=None,
+            connections__target=0,
+            liveness__ping_interval=300,
+            liveness__evict_after=3000,
+        )
+        b = await world.start("b", lan=None, connections__target=0)
+        await a.node.connect(str(b.address))
+        reporters = [ScriptedPeer(world, host=f"10.9.{number}.1") for number in range(3)]
+        lines = [await each.connect(a) for each in reporters]
+        for line in lines:
+            world.meanwhile(lambda line=line: line.serve(lambda _: None))
+        world.meanwhile(lambda: world.pause(b, seconds=600))
+        await trio.sleep(HEARD_LATELY + 5)
+        for reporter, line in zip(reporters, lines, strict=True):
+            await line.send(report(reporter, b))
+        await world.until(lambda: seen(a, b) == ["dead"], within=10)
+        await trio.sleep(60)
+        assert seen(a, b) == ["dead"]
+        assert a.codes().count("peer.alive") == 0
+        assert not a.is_connected_to(b)
+
+
+async def test_who_leaves_while_a_feeler_is_out_is_not_missed(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feelers, "FEELER_INTERVAL", 60.0)
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__target=0)
+        peer = await proven(world, a)
+        world.conditions.unreachable.add(peer.host)
+        line = await ScriptedPeer(world).connect(a)
+        world.meanwhile(lambda: line.serve(lambda _: None))
+        # Nothing else dials it by then.
+        await trio.sleep(25)
+        tried = 0
+        dial = a.network.dial
+
+        async def count(address: object) -> object:
+            nonlocal tried
+            tried += 1
+            return await dial(address)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(a.network, "dial", count)
+        await world.until(lambda: tried > 0, within=90)
+        await line.send(publish(peer, liveness.LEFT_TOPIC, codec.encode(peer.record())))
+        for _ in range(30):
+            await trio.sleep(1)
+            (said,) = [
+                each.liveness
+                for each in a.node.peers()
+                if each.node_id == peer.identity.node_id.hex()
+            ]
+            assert said == "unknown"
+        assert tried == 1

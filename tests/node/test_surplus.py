@@ -6,9 +6,10 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from p2pd.core.entries import Entry
 from p2pd.ids import NodeId
 from p2pd.node.dialer import WELCOME
-from p2pd.node.surplus import MANY
+from p2pd.node.surplus import LEAST_PAUSE, MANY
 from p2pd.simulation.world import open_world
 from p2pd.wire.messages import Message, Release, Released
 from tests.node.scripted import Line, ScriptedPeer, connected
@@ -105,3 +106,48 @@ async def test_who_has_far_too_many_is_replaced_by_another(autojump_clock: MockC
             await trio.sleep(1)
             assert min(len(connected(each)) for each in others) >= target
         assert len(connected(hub)) <= MANY * target
+
+
+async def test_a_question_in_passing_makes_nobody_find_a_replacement(
+    autojump_clock: MockClock,
+) -> None:
+    """Else each would leave one lasting connection more."""
+    async with open_world(1) as world:
+        node = await world.start("a", lan=None, connections__target=1)
+        hosts = [f"10.8.{number}.1" for number in range(5)]
+        for host in hosts:
+            peer = ScriptedPeer(world, host=host, listens=True)
+            await world._nursery.start(peer.listen, agreeable)
+            once = await peer.connect(node, passing=True)
+            await once.stream.aclose()
+        kept = ScriptedPeer(world, host="10.9.0.1")
+        world.meanwhile(agreeable, await kept.connect(node))
+        # What was lost may be dialled again.
+        await trio.sleep(60)
+        assert connected(node) == {kept.identity.node_id.hex()}
+        line = await ScriptedPeer(world, host="10.9.1.1").connect(node, passing=True)
+        for _ in range(5):
+            assert await line.ask(Release(many=True)) == Released(agreed=False)
+            await trio.sleep(1)
+        assert [each.node_id for each in node.services.roster.lasting()] == [kept.identity.node_id]
+
+
+async def test_who_asks_for_a_replacement_all_the_time_gets_few_tries(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_world(1) as world:
+        node = await world.start("a", lan=None, connections__target=1)
+        line = await ScriptedPeer(world).connect(node)
+        tries = 0
+        candidates = node.services.roster.registry.candidates
+
+        def count(now: float) -> list[Entry]:
+            nonlocal tries
+            tries += 1
+            return candidates(now)
+
+        monkeypatch.setattr(node.services.roster.registry, "candidates", count)
+        for _ in range(100):
+            assert await line.ask(Release(many=True)) == Released(agreed=False)
+            await trio.sleep(0.05)
+        assert 1 <= tries <= 1 + 100 * 0.1 / LEAST_PAUSE

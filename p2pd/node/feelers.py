@@ -1,0 +1,109 @@
+"""Probes that nothing asks for: of some who are held alive, and of some who are held dead.
+
+Whoever dies together with all its neighbours is missed by nobody. So all nodes together
+probe so many others, taken at random, for each death; and each node one in a while, as a
+feeler (Bitcoin Core, net.cpp, FEELER_INTERVAL).
+
+Two halves of a network that were cut apart hold each other dead, and each may have all the
+connections that it wants: so the dead are called, too (Serf, `reconnect`). Of every node,
+one in a while, the less likely the fewer they are: the longer nobody died, the longer.
+"""
+
+import math
+from collections.abc import Callable
+
+import trio
+
+from p2pd.core.entries import Status
+from p2pd.core.membership import Liveness, Membership
+from p2pd.ids import NodeId
+from p2pd.node.env import Env
+from p2pd.node.probing import Outcome, Probing
+from p2pd.node.roster import Roster
+
+FEELERS_PER_DEATH = 20
+FEELER_INTERVAL = 300.0
+MAX_FEELERS_AT_ONCE = 3
+CALL_INTERVAL = 10.0
+CALL_INTERVAL_SHARE = 1 / 60
+MAX_CALL_INTERVAL = 300.0
+
+
+class Feelers:
+    """Sends them out, and tells `machine` who is gone; then it calls `on_news`."""
+
+    def __init__(
+        self,
+        env: Env,
+        roster: Roster,
+        probing: Probing,
+        machine: Membership,
+        on_news: Callable[[], None],
+    ) -> None:
+        self._env = env
+        self._roster = roster
+        self._registry = roster.registry
+        self._probing = probing
+        self._machine = machine
+        self._on_news = on_news
+        self._died_at = -math.inf
+        self._somebody_died = trio.Event()
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self) -> None:
+        """Send one out now and then, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self._call_the_dead)
+            await self._feel_around()
+
+    def died(self) -> None:
+        """Take note that a node is held dead from now on: others may have gone with it."""
+        self._died_at = trio.current_time()
+        self._somebody_died.set()
+        share = FEELERS_PER_DEATH / max(1, len(self._registry))
+        whole = int(share)
+        self._feel(whole + (self._env.rng.random() < share - whole))
+
+    async def _feel_around(self) -> None:
+        while True:
+            await trio.sleep(FEELER_INTERVAL * self._env.rng.uniform(0.5, 1.5))
+            self._feel(1)
+
+    async def _call_the_dead(self) -> None:
+        while True:
+            await self._somebody_died.wait()
+            interval = (trio.current_time() - self._died_at) * CALL_INTERVAL_SHARE
+            interval = min(max(interval, CALL_INTERVAL), MAX_CALL_INTERVAL)
+            await trio.sleep(interval * self._env.rng.uniform(0.5, 1.5))
+            known = [entry.node_id for entry in self._registry if entry.node_id is not None]
+            dead = [each for each in known if self._machine.liveness(each) is Liveness.DEAD]
+            if not dead:
+                self._somebody_died = trio.Event()
+            elif self._env.rng.random() * max(1, len(known) - len(dead)) < len(dead):
+                await self._probing.call_back(self._env.rng.choice(dead))
+
+    def _feel(self, count: int) -> None:
+        if count == 0 or self._nursery is None:
+            return
+        known = [entry.node_id for entry in self._registry if entry.node_id is not None]
+        quiet = [each for each in known if self._is_quiet(each)]
+        count = min(count, len(quiet), MAX_FEELERS_AT_ONCE)
+        for node in self._env.rng.sample(quiet, count):
+            self._nursery.start_soon(self._touch, node)
+
+    def _is_quiet(self, node: NodeId) -> bool:
+        """Whether a node is held alive without being connected."""
+        entry = self._registry.get(node)
+        connected = entry is not None and entry.status is Status.CONNECTED
+        return not connected and self._machine.liveness(node) is Liveness.ALIVE
+
+    async def _touch(self, node: NodeId) -> None:
+        outcome, now = await self._probing.probe(node), trio.current_time()
+        # It may have said goodbye meanwhile, or have come by itself.
+        if outcome in {Outcome.REFUSED, Outcome.SILENT} and self._is_quiet(node):
+            refused = outcome is Outcome.REFUSED
+            self._machine.lost(node, evidence_is_reset=refused, now=now)
+            if refused:
+                self._machine.dial_failed(node, refused=True, now=now)
+            self._on_news()
