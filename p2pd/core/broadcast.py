@@ -156,6 +156,7 @@ class Broadcast:
         announcers = absent.announcers if absent is not None else {}
         asked = absent.asked if absent is not None else []
         if wanted:
+            self._offers.brought(peer, now)
             # Most neighbours have had it for long. A push would be a duplicate to them, and
             # cost the link its place in the tree.
             self._spread(item, {peer, *announcers, *asked}, now, push=False)

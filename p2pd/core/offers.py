@@ -4,6 +4,7 @@ After a partition several neighbours offer the same; anti-entropy would else bri
 publication several times.
 """
 
+import math
 from collections import Counter
 
 import attrs
@@ -14,6 +15,9 @@ from p2pd.ids import NodeId
 RETRY = 3.0
 # Seconds in which who did not bring a publication is not asked for it again, if there are others.
 BROKEN_FOR = 30.0
+# Seconds of the same where it brought others that it was asked for meanwhile: it may have had
+# no room for all. One round, so that the next one may find somebody else.
+SLOW_FOR = 5.0
 MAX_WANTED = 8192
 # Of one peer: what it tells in two rounds of anti-entropy, as each side begins some.
 MAX_WANTED_OF_ONE = MAX_WANTED // 8
@@ -41,6 +45,8 @@ class Offers:
         # Oldest first.
         self._wanted: dict[bytes, _Wanted] = {}
         self._wanted_of: Counter[NodeId] = Counter()
+        # When each last brought what it was asked for.
+        self._brought: dict[NodeId, float] = {}
         # Who promised what and did not bring it, until when that counts; oldest first.
         self._broken: dict[tuple[bytes, NodeId], float] = {}
 
@@ -61,6 +67,10 @@ class Offers:
             self._offered[message_id] = peer
             self._offered_of[peer] += 1
 
+    def brought(self, peer: NodeId, now: float) -> None:
+        """Note that a peer brings what it was asked for: what it promised besides may follow."""
+        self._brought[peer] = now
+
     def arrived(self, message_id: bytes) -> None:
         """Decline an offer of what has come. It stays on record whom it was asked of."""
         self._offered.pop(message_id, None)
@@ -78,6 +88,7 @@ class Offers:
         self._offered = {key: value for key, value in self._offered.items() if value != peer}
         self._wanted = {key: value for key, value in self._wanted.items() if value.peer != peer}
         del self._offered_of[peer], self._wanted_of[peer]
+        self._brought.pop(peer, None)
 
     def to_ask(self, now: float) -> dict[NodeId, list[bytes]]:
         """Return whom to ask now for what."""
@@ -113,6 +124,7 @@ class Offers:
     def _note_broken(self, message_id: bytes, wanted: _Wanted) -> None:
         key = message_id, wanted.peer
         self._broken.pop(key, None)
-        self._broken[key] = wanted.asked_at + RETRY + BROKEN_FOR
+        is_slow = self._brought.get(wanted.peer, -math.inf) >= wanted.asked_at
+        self._broken[key] = wanted.asked_at + RETRY + (SLOW_FOR if is_slow else BROKEN_FOR)
         if len(self._broken) > MAX_WANTED:
             del self._broken[next(iter(self._broken))]

@@ -16,7 +16,7 @@ from p2pd.core.broadcast import MAX_CHUNKS, Broadcast, Send
 from p2pd.core.declined import DECLINED_FOR
 from p2pd.core.history import History, Item
 from p2pd.core.missing import GRAFT_AFTER
-from p2pd.core.offers import RETRY
+from p2pd.core.offers import RETRY, SLOW_FOR
 from p2pd.core.shortcuts import MIN_SAMPLES
 from p2pd.ids import NodeId
 from p2pd.wire.messages import (
@@ -523,6 +523,20 @@ def test_each_id_is_wanted_of_one_peer_at_a_time() -> None:
     node.link_down(B)
     node.take_held(A, held, 0.0)
     assert (A, want) in node.take_sends(RETRY)
+
+
+@pytest.mark.parametrize("brings", [True, False])
+def test_who_had_no_room_for_all_is_soon_asked_for_the_rest(brings: bool) -> None:
+    node = machine(A, B)
+    held = Held((come(1).message_id, come(2).message_id))
+    node.take_held(A, held, 0.0)
+    assert node.take_sends(0.0) == [(A, Want(held.ids))]
+    if brings:
+        node.receive(A, come(1), 0.1)
+        node.take_sends(0.2)
+    node.take_held(A, Held((come(2).message_id,)), RETRY + SLOW_FOR)
+    wants = [each for each in node.take_sends(RETRY + SLOW_FOR) if isinstance(each[1], Want)]
+    assert wants == [(A, Want((come(2).message_id,)))] * brings
 
 
 def test_what_was_wanted_leaves_the_tree_as_it_is() -> None:

@@ -1,6 +1,13 @@
 """What other peers offer: bounded for each, so that one leaves room for the others."""
 
-from p2pd.core.offers import BROKEN_FOR, MAX_WANTED, MAX_WANTED_OF_ONE, RETRY, Offers
+from p2pd.core.offers import (
+    BROKEN_FOR,
+    MAX_WANTED,
+    MAX_WANTED_OF_ONE,
+    RETRY,
+    SLOW_FOR,
+    Offers,
+)
 from p2pd.ids import NodeId
 
 
@@ -69,6 +76,22 @@ def test_who_breaks_a_promise_is_passed_over_for_a_while() -> None:
     assert asked(offers, RETRY + BROKEN_FOR - 0.1) == {}
     offer(offers, 1, 0, 1, now=RETRY + BROKEN_FOR)
     assert offers.to_ask(RETRY + BROKEN_FOR) == {peer(1): [message_id(0)]}
+
+
+def test_who_brings_some_is_passed_over_for_a_shorter_while() -> None:
+    offers = Offers()
+    offer(offers, 1, 0, 2)
+    offers.to_ask(0.0)
+    offers.arrived(message_id(1))
+    offers.brought(peer(1), 1.0)
+    offer(offers, 1, 0, 1, now=RETRY + SLOW_FOR - 0.1)
+    assert asked(offers, RETRY + SLOW_FOR - 0.1) == {}
+    offer(offers, 1, 0, 1, now=RETRY + SLOW_FOR)
+    assert asked(offers, RETRY + SLOW_FOR) == {peer(1): 1}
+    # That was before it was asked again.
+    later = 2 * (RETRY + SLOW_FOR)
+    offer(offers, 1, 0, 1, now=later)
+    assert asked(offers, later) == {}
 
 
 def test_the_only_neighbour_is_asked_again() -> None:
