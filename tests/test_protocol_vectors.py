@@ -33,6 +33,7 @@ from p2pd.node import (
     dialer,
     discovery,
     exchange,
+    feelers,
     gossip,
     inbound,
     keepalive,
@@ -217,8 +218,8 @@ def test_habits_of_liveness() -> None:
         "ask_again_s": suspicion.ASK_AGAIN,
         "most_unclear": suspicion.MOST_UNCLEAR,
         "in_touch_s": suspects.IN_TOUCH,
-        "call_interval_s": liveness.CALL_INTERVAL,
-        "max_call_interval_s": liveness.MAX_CALL_INTERVAL,
+        "call_interval_s": feelers.CALL_INTERVAL,
+        "max_call_interval_s": feelers.MAX_CALL_INTERVAL,
         "suspicion_least_s": suspicion.SUSPICION_LEAST,
         "suspicion_most_s": suspicion.SUSPICION_MOST,
         "worst_health": membership.WORST_HEALTH,
@@ -240,9 +241,9 @@ def test_habits_of_liveness() -> None:
         "probe_window_least_s": suspects.PROBE_WINDOW_LEAST,
         "reaches_at_once": probing.REACHES_AT_ONCE,
         "reaches_per_second": probing.REACHES_PER_SECOND,
-        "feelers_per_death": liveness.FEELERS_PER_DEATH,
-        "feeler_interval_s": liveness.FEELER_INTERVAL,
-        "max_feelers_at_once": liveness.MAX_FEELERS_AT_ONCE,
+        "feelers_per_death": feelers.FEELERS_PER_DEATH,
+        "feeler_interval_s": feelers.FEELER_INTERVAL,
+        "max_feelers_at_once": feelers.MAX_FEELERS_AT_ONCE,
     }
 
 
