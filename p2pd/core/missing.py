@@ -16,9 +16,10 @@ MAX_MISSING = 4096
 # First announced by one peer: nobody alone can fill the table with IDs that never come.
 MAX_MISSING_OF_ONE = MAX_MISSING // 8
 MAX_ANNOUNCERS = 8
-# Seconds. The copy over the tree travels a few links more than the announcement, which in
-# turn waits to be batched: five links of 50 ms.
-GRAFT_AFTER = 0.25
+# Seconds. The copy over the tree travels more links than the announcement, which in turn waits
+# to be batched: fifteen links of 50 ms, as in a tree of a thousand nodes that is not low yet.
+# Less, and what is only late comes twice, prunes its links, and the tree never settles.
+GRAFT_AFTER = 0.75
 # Seconds, as long as an answer takes at most on most links. Shorter, and a slow link gives
 # each publication several times; longer, and one dead announcer holds it up.
 GRAFT_AGAIN = 0.3
