@@ -10,6 +10,7 @@ import trio
 from trio.testing import MockClock
 
 from p2pd.core import admission
+from p2pd.core.missing import GRAFT_AFTER
 from p2pd.errors import Busy, InvalidRequest
 from p2pd.net.faults import Cut
 from p2pd.node import gossip
@@ -385,7 +386,9 @@ async def test_a_message_survives_the_loss_of_the_way_it_was_on(
             side, other = frozenset({c.network.host}), frozenset({nodes[cut_off].network.host})
             world.network.medium.cut(Cut(side, other))
             await a.node.publish("t", b"cut")
-            await world.until(lambda: all(len(each.got) == 6 for each in inboxes), within=0.5)
+            await world.until(
+                lambda: all(len(each.got) == 6 for each in inboxes), within=GRAFT_AFTER + 0.25
+            )
 
 
 async def test_who_reconnects_may_not_bring_more(
