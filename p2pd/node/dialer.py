@@ -120,8 +120,8 @@ class Dialer:
         made = sum(each.direction is Direction.OUTBOUND for each in lasting)
         # Whoever fills a node with connections of his own must not keep it from choosing some.
         # In a small network nobody else might come.
-        others = trio.current_time() < self._alone_from and len(self._registry) > config.target
-        enough = (config.target + 1) // 2 if others else config.target
+        young, large = trio.current_time() < self._alone_from, len(self._registry) > config.target
+        enough = (config.target + 1) // 2 if young and large else config.target
         wanted = max(enough - len(lasting), config.target // 2 - made)
         # One at the bound would only take the place of another.
         return min(wanted, config.max_outbound - made)

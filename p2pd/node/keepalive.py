@@ -111,8 +111,7 @@ class Keepalive:
         if connection.unanswered_probes >= config.misses or now >= evicted_at:
             self._give_up(connection, now)
             return now + config.ping_interval
-        connection.probe(self._answered)
-        self._unanswered[connection] = None
+        self._probe(connection)
         return now + self._interval(Direction.OUTBOUND)
 
     def _look_after_passing(self, connection: Connection, now: float) -> float:
@@ -138,9 +137,12 @@ class Keepalive:
         if probes:
             self._give_up(connection, now)
         else:
-            connection.probe(self._answered)
-            self._unanswered[connection] = None
+            self._probe(connection)
         return now + timeout
+
+    def _probe(self, connection: Connection) -> None:
+        connection.probe(self._answered)
+        self._unanswered[connection] = None
 
     def _give_up(self, connection: Connection, now: float) -> None:
         silence = now - connection.last_heard

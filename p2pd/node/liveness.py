@@ -169,7 +169,7 @@ class LivenessService:
                 self._registry.revived(node)
                 self._tell(node, "peer.alive", f"{self._name(node)} is alive", logging.INFO)
 
-    async def _redial(self, node: NodeId, last: bool = False) -> None:  # noqa: FBT001, FBT002
+    async def _redial(self, node: NodeId, last: bool = False) -> None:  # noqa: FBT001, FBT002 - a task's argument
         """Probe a node, unless that is under way; its outcome serves all who wait for one."""
         if node in self._under_way:
             return

@@ -64,7 +64,11 @@ def make_liar(world: World, node: SimNode) -> None:
 
 def _invent(world: World, number: int) -> Signed:
     identity = Identity.mint(world.rng.randbytes(32), 0)
-    address = Address(f"{_NOWHERE}{number + 1}", 41000)
+    return invented_record(identity, Address(f"{_NOWHERE}{number + 1}", 41000))
+
+
+def invented_record(identity: Identity, address: Address) -> Signed:
+    """Sign the record of a peer that does not exist, said to be at an address."""
     return identity.vouch(
         PeerRecord(
             public_key=identity.public_key,
@@ -78,12 +82,29 @@ def _invent(world: World, number: int) -> Signed:
     )
 
 
+def false_report(accused: SimNode, evidence: str) -> bytes:
+    """Encode a report that a node is dead, which none of its records so far refutes."""
+    report = DeadReport(
+        accused=accused.node_id,
+        address=str(accused.address),
+        sequence=1 << 62,
+        observed=wall_ms(),
+        evidence=evidence,
+    )
+    return codec.encode(report)
+
+
+def wall_ms() -> int:
+    """Return the world's Unix milliseconds."""
+    return int((EPOCH + trio.current_time()) * 1000)
+
+
+def swallow(_: Call, __: object) -> None:
+    """Take a message, and say nothing."""
+
+
 def make_mute(node: SimNode) -> None:
     """Let a running node pass on no message from now on, until it restarts."""
-
-    def swallow(_: Call, __: object) -> None:
-        """Take it, and say nothing."""
-
     for kind in (Gossip, Have, Graft, Want, Digest, Held):
         node.services.dispatch.add(kind, swallow)
 
@@ -92,13 +113,6 @@ async def accuse_everybody(world: World, liar: SimNode, *, every: float) -> None
     """Let a running node report all others dead, again and again, until it stops."""
     while liar.running is not None:
         for node in [each for each in world.nodes.values() if each is not liar]:
-            report = DeadReport(
-                accused=node.node_id,
-                address=str(node.address),
-                sequence=(1 << 62),
-                observed=int((EPOCH + trio.current_time()) * 1000),
-                evidence="refused",
-            )
             with suppress(Busy):
-                liar.services.gossip.publish_system(DEAD_TOPIC, codec.encode(report))
+                liar.services.gossip.publish_system(DEAD_TOPIC, false_report(node, "refused"))
         await trio.sleep(every)

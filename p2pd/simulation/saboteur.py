@@ -14,13 +14,13 @@ from p2pd.node.connection import Connection
 from p2pd.node.dispatch import Call
 from p2pd.node.gossip import message_id_of
 from p2pd.node.liveness import ALIVE_TOPIC, DEAD_TOPIC
-from p2pd.simulation.world import EPOCH, SimNode, World
+from p2pd.simulation.adversary import false_report, invented_record, swallow, wall_ms
+from p2pd.simulation.world import SimNode, World
 from p2pd.wire import codec
 from p2pd.wire.identity import Identity
 from p2pd.wire.messages import (
     MAX_IDS,
     Announce,
-    DeadReport,
     Digest,
     FindNode,
     FindValue,
@@ -31,7 +31,6 @@ from p2pd.wire.messages import (
     Heard,
     Held,
     Nodes,
-    PeerRecord,
     Peers,
     Prune,
     Publication,
@@ -94,7 +93,7 @@ class Saboteur:
         dispatch = node.services.dispatch
         dispatch.add(Gossip, self._record)
         for kind in (Graft, Want, Digest):
-            dispatch.add(kind, _swallow)
+            dispatch.add(kind, swallow)
         dispatch.add(Have, self._promise_heard)
         dispatch.add(Held, self._promise_held)
         dispatch.add(GetPeers, lambda _, request: Peers(self._invent_many(request.limit)))
@@ -146,7 +145,7 @@ class Saboteur:
             if accused is self._node:
                 continue
             for accuser in accusers:
-                data = codec.encode(self._report(accused))
+                data = false_report(accused, self._world.rng.choice(("refused", "silent")))
                 publication = self._publish(accuser, DEAD_TOPIC, data)
                 for connection in neighbours:
                     self._push(connection, publication)
@@ -156,15 +155,6 @@ class Saboteur:
             publication = self._publish(self._node.identity, ALIVE_TOPIC, old)
             for connection in neighbours:
                 self._push(connection, publication)
-
-    def _report(self, accused: SimNode) -> DeadReport:
-        return DeadReport(
-            accused=accused.node_id,
-            address=str(accused.address),
-            sequence=1 << 62,
-            observed=self._wall_ms(),
-            evidence=self._world.rng.choice(("refused", "silent")),
-        )
 
     def _record(self, _: Call, gossip: Gossip) -> None:
         """Keep it for later, and pass it on to nobody."""
@@ -197,7 +187,7 @@ class Saboteur:
 
     def _publish(self, origin: Identity, topic: str, data: bytes) -> Signed:
         self._sequence += 1
-        now = self._wall_ms()
+        now = wall_ms()
         return origin.vouch(
             Publication(origin.public_key, now * 1000 + self._sequence, now, topic, data)
         )
@@ -223,17 +213,7 @@ class Saboteur:
         self._accusers = [*self._accusers[-15:], identity]
         self._names = [*self._names[1:], identity]
         address = Address(f"198.51.{number % NETWORKS}.{number // NETWORKS % 254 + 1}", 41000)
-        return identity.vouch(
-            PeerRecord(
-                public_key=identity.public_key,
-                nonce=identity.nonce,
-                sequence=1,
-                name="invented",
-                addresses=(str(address),),
-                roles=(),
-                issued=1,
-            )
-        )
+        return invented_record(identity, address)
 
     def _mint(self) -> Identity:
         return Identity.mint(self._world.rng.randbytes(32), 0)
@@ -246,19 +226,12 @@ class Saboteur:
         mean = per_second * _BEAT
         return int(mean) + (self._world.rng.random() < mean - int(mean))
 
-    def _wall_ms(self) -> int:
-        return int((EPOCH + trio.current_time()) * 1000)
-
 
 def sabotage(world: World, node: SimNode, what: Sabotage) -> Saboteur:
     """Turn a running node into a saboteur, until it stops."""
     saboteur = Saboteur(world, node, what)
     world.meanwhile(saboteur.run)
     return saboteur
-
-
-def _swallow(_: Call, __: object) -> None:
-    """Take it, and say nothing."""
 
 
 def _tell(connection: Connection, ids: list[bytes]) -> None:
