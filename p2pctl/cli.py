@@ -51,6 +51,9 @@ def _completion(run: Run) -> None:
 _TOPIC = argument("topic", metavar="TOPIC", help="what the message is about")
 _TOPICS = argument("topics", metavar="TOPIC", nargs="+", help="messages on which topics")
 _KEY = argument("key", metavar="KEY", help="the record's key")
+_OWNED = argument(
+    "--owned", action="store_true", help="the key of this name that only this node can write"
+)
 _PEER = argument("peer", metavar="PEER", help="a node ID, a unique prefix of one, or a name")
 
 COMMANDS: Final[Mapping[str, Command]] = {
@@ -110,6 +113,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
             argument(
                 "--if-version", metavar="VERSION", help="write only if this version is stored"
             ),
+            _OWNED,
         ),
         commands.put,
     ),
@@ -124,10 +128,15 @@ COMMANDS: Final[Mapping[str, Command]] = {
                 choices=CONSISTENCIES,
                 help=f"how many replicas must answer (default {DEFAULT_CONSISTENCY})",
             ),
+            argument(
+                "--owner",
+                metavar="NODE",
+                help="the key that only this node can write: its ID, a prefix or name of it",
+            ),
         ),
         commands.get,
     ),
-    "delete": Command("delete a record", "p2pctl delete greeting", (_KEY,), commands.delete),
+    "delete": Command("delete a record", "p2pctl delete greeting", (_KEY, _OWNED), commands.delete),
     "lookup": Command(
         "the DHT's route to a key or a node, hop by hop",
         "p2pctl lookup greeting",

@@ -172,6 +172,7 @@ def put(run: Run) -> None:
         value_base64=_base64(_read_bytes(run.options.value)),
         ttl=run.options.ttl,
         if_version=run.options.if_version,
+        owned=run.options.owned,
     )
     if run.options.json:
         run.write_json(result)
@@ -182,7 +183,11 @@ def put(run: Run) -> None:
 def get(run: Run) -> None:
     """Write a record's bytes as they are; with `--all` a table of its versions."""
     result = run.call(
-        "get", key=run.options.key, consistency=run.options.consistency, all=run.options.all
+        "get",
+        key=run.options.key,
+        consistency=run.options.consistency,
+        owner=run.options.owner,
+        all=run.options.all,
     )
     if run.options.json:
         run.write_json(result)
@@ -196,7 +201,7 @@ def get(run: Run) -> None:
 
 def delete(run: Run) -> None:
     """Delete a record."""
-    result = run.call("delete", key=run.options.key)
+    result = run.call("delete", key=run.options.key, owned=run.options.owned)
     if run.options.json:
         run.write_json(result)
     else:

@@ -49,18 +49,19 @@ class NodeId(Id):
 
 
 class Key(Id):
-    """Where a record lives: SHA-256 of its namespace and name."""
+    """Where a record lives."""
 
     __slots__ = ()
 
     @classmethod
-    def of(cls, name: str, namespace: bytes = b"") -> Self:
-        """Derive the key of `name`.
+    def of(cls, name: str, owner: NodeId | None = None) -> Self:
+        """Derive the key of `name`: the one that everybody may write, or that of an owner."""
+        return cls.of_digest(hashlib.sha256(name.encode()).digest(), owner)
 
-        `namespace` separates key spaces: empty for the one that everybody shares.
-        """
-        prefix = len(namespace).to_bytes(2, "big") + namespace
-        return cls(hashlib.sha256(prefix + name.encode()).digest())
+    @classmethod
+    def of_digest(cls, name_digest: bytes, owner: NodeId | None = None) -> Self:
+        """Derive the key from the SHA-256 of its name: so no record can be put elsewhere."""
+        return cls(hashlib.sha256((owner or b"") + name_digest).digest())
 
 
 def distance(a: bytes, b: bytes) -> int:

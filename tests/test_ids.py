@@ -45,10 +45,12 @@ def test_a_node_id_is_the_hash_of_the_public_key() -> None:
     assert NodeId.of(key) == hashlib.sha256(key).digest()
 
 
-def test_namespaces_separate_keys() -> None:
-    names = [("ab", b""), ("b", b"a"), ("", b"ab"), ("a", b"b"), ("ab", b"\0")]
-    assert len({Key.of(name, namespace) for name, namespace in names}) == len(names)
-    assert Key.of("ab") == Key.of("ab", b"") == hashlib.sha256(b"\0\0ab").digest()
+def test_an_owner_has_keys_of_his_own() -> None:
+    owners = [None, NodeId(bytes(32)), NodeId(bytes(31) + b"\1")]
+    assert len({Key.of(name, owner) for name in ("", "a", "ab") for owner in owners}) == 9
+    digest = hashlib.sha256(b"ab").digest()
+    assert Key.of("ab") == Key.of_digest(digest) == hashlib.sha256(digest).digest()
+    assert Key.of("ab", owners[1]) == hashlib.sha256(bytes(32) + digest).digest()
 
 
 @given(ids, ids, ids)

@@ -56,6 +56,7 @@ from p2pd.wire.messages import (
     Publication,
     Range,
     Record,
+    Seen,
     Signed,
     Slot,
 )
@@ -134,6 +135,9 @@ def test_limits() -> None:
         "max_payload": framing.MAX_PAYLOAD,
         "max_value_bytes": messages.MAX_VALUE_BYTES,
         "max_siblings": messages.MAX_SIBLINGS,
+        "max_seen": messages.MAX_SEEN,
+        "max_remembered": records.MAX_REMEMBERED,
+        "grace_ms": records.GRACE_MS,
         "max_records": messages.MAX_RECORDS,
         "max_redirects": messages.MAX_REDIRECTS,
         "max_beacon": beacon.MAX_BEACON,
@@ -292,18 +296,24 @@ def test_record() -> None:
     given = VECTORS["record"]
     client = identity("client")
     assert str(Key.of(given["key_name"])) == given["key"]
+    assert str(Key.of(given["key_name"], client.node_id)) == given["owned_key"]
+    clock = (given["clock_ms"] << 16) + given["clock_counter"]
     record = Record(
-        key=bytes.fromhex(given["key"]),
+        name_digest=hashlib.sha256(given["key_name"].encode()).digest(),
+        owned=False,
         value=given["value"].encode(),
         writer=client.public_key,
-        clock=(given["clock_ms"] << 16) + given["clock_counter"],
-        supersedes=(),
+        instance=bytes.fromhex(given["instance"]),
+        clock=clock,
+        seen=(Seen(bytes.fromhex(given["actor"]), clock - 1),),
         expires=given["expires"],
     )
     signed = client.vouch(record)
     assert (signed.body.hex(), signed.signature.hex()) == (given["body"], given["signature"])
     assert client.sign(b"p2pd record 1\0" + signed.body) == signed.signature
-    assert records.version_of(signed, open_record(signed)).name.hex() == given["version"]
+    version = records.version_of(signed, open_record(signed))
+    assert (version.name.hex(), str(version.key)) == (given["version"], given["key"])
+    assert version.actor.hex() == given["actor"]
 
 
 def publication(name: str, data: bytes) -> Signed:

@@ -109,6 +109,7 @@ MAX_TOPIC_BYTES: Final = 64
 
 _PEER = Param("string", "a node ID, a unique prefix of one, or a unique name")
 _KEY = Param("string", "the key")
+_OWNED = Param("boolean", "under the key that only this node can write", required=False)
 _TOPIC = Param("string", "the topic", min_bytes=1, max_bytes=MAX_TOPIC_BYTES)
 _STATUS = Param("string", "only peers with this status", required=False, choices=PEER_STATUSES)
 
@@ -148,6 +149,7 @@ METHODS: Final[Mapping[str, Method]] = {
                 above=0,
                 maximum=MAX_TTL_SECONDS,
             ),
+            "owned": _OWNED,
             "if_version": Param(
                 "string", "write only if this is the version stored", required=False
             ),
@@ -164,9 +166,14 @@ METHODS: Final[Mapping[str, Method]] = {
                 choices=CONSISTENCIES,
             ),
             "all": Param("boolean", "also give every concurrent version", required=False),
+            "owner": Param(
+                "string",
+                "read the key that only this node can write: its ID, or a unique prefix or name",
+                required=False,
+            ),
         },
     ),
-    "delete": Method("delete a record", {"key": _KEY}),
+    "delete": Method("delete a record", {"key": _KEY, "owned": _OWNED}),
     "lookup": Method(
         "the DHT's route to a key or a node, hop by hop",
         {"target": Param("string", "a key, or a node ID, a unique prefix or name of one")},

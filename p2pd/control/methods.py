@@ -67,14 +67,14 @@ class Node(Protocol):
         """Give the answer and the round-trip time in seconds."""
 
     async def put(
-        self, key: str, value: bytes, *, ttl: float | None, if_version: str | None
+        self, key: str, value: bytes, *, owned: bool, ttl: float | None, if_version: str | None
     ) -> PutResult:
         """Write a record."""
 
-    async def get(self, key: str, *, consistency: str) -> GetResult:
+    async def get(self, key: str, *, consistency: str, owner: str | None) -> GetResult:
         """Read a record."""
 
-    async def delete(self, key: str) -> PutResult:
+    async def delete(self, key: str, *, owned: bool) -> PutResult:
         """Delete a record."""
 
     async def lookup(self, target: str) -> LookupResult:
@@ -137,13 +137,19 @@ async def _echo(node: Node, params: api.Params) -> results.EchoResult:
 
 async def _put(node: Node, params: api.Params) -> results.PutResultJson:
     value = api.decode_value(params)
-    ttl, if_version = params.get("ttl"), params.get("if_version")
-    return _put_json(await node.put(params["key"], value, ttl=ttl, if_version=if_version))
+    written = await node.put(
+        params["key"],
+        value,
+        owned=params.get("owned", False),
+        ttl=params.get("ttl"),
+        if_version=params.get("if_version"),
+    )
+    return _put_json(written)
 
 
 async def _get(node: Node, params: api.Params) -> results.GetResultJson:
     consistency = params.get("consistency", api.DEFAULT_CONSISTENCY)
-    found = await node.get(params["key"], consistency=consistency)
+    found = await node.get(params["key"], consistency=consistency, owner=params.get("owner"))
     result = cast("results.GetResultJson", {"key": found.key, **_version_json(found.winner)})
     result["siblings"] = len(found.siblings)
     if params.get("all", False):
@@ -152,7 +158,7 @@ async def _get(node: Node, params: api.Params) -> results.GetResultJson:
 
 
 async def _delete(node: Node, params: api.Params) -> results.PutResultJson:
-    return _put_json(await node.delete(params["key"]))
+    return _put_json(await node.delete(params["key"], owned=params.get("owned", False)))
 
 
 async def _lookup(node: Node, params: api.Params) -> results.LookupResultJson:

@@ -1,34 +1,46 @@
 """Versions of a stored record: which of them count, and which one wins.
 
-A write names the versions that its writer saw. A replica keeps every version that no other
-one names, so that two writers who did not see each other both stay, as siblings; the next
-write that saw both replaces both. The winner among siblings is the same for everybody who
-has the same set: the greatest hybrid logical clock, then the greatest version.
+Each version carries a version vector of what its writer had seen under the key (Parker et
+al. 1983, "Detection of Mutual Inconsistency in Distributed Systems"): for each actor, which
+is one process of one writer, the clock of its latest version. All versions of one actor
+under a key stand in a row, each one replacing those before it (see `Author`), so one clock
+for each actor says it all, however many versions a replica has missed.
 
-A replica may have missed the versions between the one it has and the newest. So a write
-also names what the versions it saw named, the newest first, as far as there is room:
-otherwise the old one would come back as a sibling, and a deleted value with it.
+A replica keeps every version that no other one covers, so that two writers who did not see
+each other both stay, as siblings; the next write that saw both replaces both. The winner
+among siblings is the same for everybody who has the same set: the greatest hybrid logical
+clock, then the greatest version.
 """
 
 import hashlib
-from collections.abc import Iterable
-from itertools import chain, islice
+from collections.abc import Callable, Iterable
 
 import attrs
 
-from p2pd.ids import Key
-from p2pd.wire.messages import MAX_SIBLINGS, Record, Signed
+from p2pd.ids import Key, NodeId
+from p2pd.wire.messages import MAX_SEEN, MAX_SIBLINGS, Record, Seen, Signed
 
+INSTANCE_BYTES = 8
 _COUNTER_BITS = 16
 # A clock further ahead than any honest one could push all later writers to its end.
 MAX_CLOCK_AHEAD_MS = 24 * 3600 * 1000
+# So long after its end is kept what replaced something, a deletion above all: a replica
+# that was away for less can't bring back what was there before.
+GRACE_MS = 30 * 24 * 3600 * 1000
+# An author remembers what it wrote under so many keys; beyond it, it goes on as a new actor.
+MAX_REMEMBERED = 16384
 
 
 @attrs.frozen
 class Version:
-    """A record with its name: SHA-256 of the body that its writer signed."""
+    """A record with its name: SHA-256 of the body that its writer signed.
+
+    `key` is where it belongs, `actor` which process of which writer made it.
+    """
 
     name: bytes
+    key: Key
+    actor: bytes
     record: Record
     signed: Signed
 
@@ -40,26 +52,68 @@ class Version:
 
 def version_of(signed: Signed, record: Record) -> Version:
     """Name a record; `record` is the decoded body of `signed`."""
-    return Version(hashlib.sha256(signed.body).digest(), record, signed)
+    owner = NodeId.of(record.writer) if record.owned else None
+    return Version(
+        name=hashlib.sha256(signed.body).digest(),
+        key=Key.of_digest(record.name_digest, owner),
+        actor=actor_of(record.writer, record.instance),
+        record=record,
+        signed=signed,
+    )
+
+
+def actor_of(writer: bytes, instance: bytes) -> bytes:
+    """Name one process of one writer in version vectors, so that nobody else can pose as it."""
+    return hashlib.sha256(writer + instance).digest()[:INSTANCE_BYTES]
 
 
 def merge(versions: Iterable[Version]) -> list[Version]:
-    """Return those versions that no other one supersedes, the winner first.
+    """Return those versions of one key that no other one covers, the winner first.
 
     At the bound of `MAX_SIBLINGS` the lowest in rank are dropped. The winner does not
     depend on the order or the grouping of merges. Nor do the siblings, while no more than
-    `MAX_SIBLINGS` stand side by side and none is further back than its successors name.
+    `MAX_SIBLINGS` stand side by side and no more than `MAX_SEEN` actors write a key.
     """
     by_name = {version.name: version for version in versions}
-    superseded = {name for version in by_name.values() for name in version.record.supersedes}
-    kept = [version for name, version in by_name.items() if name not in superseded]
+    if len(by_name) < 2:
+        return list(by_name.values())
+    covered: dict[bytes, int] = {}
+    for version in by_name.values():
+        for seen in version.record.seen:
+            covered[seen.actor] = max(covered.get(seen.actor, 0), seen.clock)
+    kept = [
+        version
+        for version in by_name.values()
+        if version.record.clock > covered.get(version.actor, -1)
+    ]
     kept.sort(key=lambda version: version.rank, reverse=True)
     return kept[:MAX_SIBLINGS]
 
 
-def unexpired(versions: Iterable[Version], now_ms: int) -> list[Version]:
-    """Leave out what is past its time; `now_ms` in Unix milliseconds."""
-    return [each for each in versions if not each.record.expires or each.record.expires > now_ms]
+def living(versions: Iterable[Version], now_ms: int) -> list[Version]:
+    """Leave out deletions and what is past its time; `now_ms` in Unix milliseconds."""
+    return [
+        each
+        for each in versions
+        if each.record.value is not None
+        and (not each.record.expires or each.record.expires > now_ms)
+    ]
+
+
+def kept(versions: Iterable[Version], now_ms: int) -> list[Version]:
+    """Leave out what need not be kept any more; `now_ms` in Unix milliseconds."""
+    return [
+        each
+        for each in versions
+        if (gone_at := gone_at_ms(each.record)) is None or gone_at > now_ms
+    ]
+
+
+def gone_at_ms(record: Record) -> int | None:
+    """Return from when on a record need not be kept, in Unix milliseconds; None for ever."""
+    if not record.expires:
+        return None
+    return record.expires + (GRACE_MS if record.seen else 0)
 
 
 def clock_is_plausible(record: Record, now_ms: int) -> bool:
@@ -67,38 +121,75 @@ def clock_is_plausible(record: Record, now_ms: int) -> bool:
     return record.clock >> _COUNTER_BITS <= now_ms + MAX_CLOCK_AHEAD_MS
 
 
-def next_clock(seen: Iterable[Version], now_ms: int) -> int:
-    """Return a hybrid logical clock above all seen ones, at the wall clock if that is ahead.
+class Author:
+    """Makes the versions that one process writes: one actor, as long as it remembers them.
 
-    Kulkarni et al. 2014, "Logical Physical Clocks", section 3.
+    Its versions of a key each cover the one before, also where that was not seen when they
+    were made: to miss one's own write (few replicas have it, or are cut off) is not to write
+    beside it. So one key must be written by one caller at a time. Its clock is a hybrid
+    logical one (Kulkarni et al. 2014, "Logical Physical Clocks", section 3) and strictly
+    increasing over all keys.
     """
-    latest = max((version.record.clock for version in seen), default=0)
-    return max(now_ms << _COUNTER_BITS, latest + 1)
+
+    def __init__(self, public_key: bytes, entropy: Callable[[int], bytes]) -> None:
+        self._public_key = public_key
+        self._entropy = entropy
+        self._clock = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._instance = self._entropy(INSTANCE_BYTES)
+        self._actor = actor_of(self._public_key, self._instance)
+        self._written: dict[Key, tuple[Seen, ...]] = {}
+
+    def supersede(
+        self,
+        seen: Iterable[Version],
+        *,
+        name: str,
+        owned: bool,
+        value: bytes | None,
+        now_ms: int,
+        expires: int,
+    ) -> Record:
+        """Make the record that replaces all versions seen, and this author's last one.
+
+        `now_ms` and `expires` are Unix milliseconds, `expires` 0 for never. `value` None
+        deletes, whatever `expires` says.
+        """
+        versions = list(seen)
+        digest = hashlib.sha256(name.encode()).digest()
+        key = Key.of_digest(digest, NodeId.of(self._public_key) if owned else None)
+        if len(self._written) >= MAX_REMEMBERED and key not in self._written:
+            self._begin()
+        latest = max((each.record.clock for each in versions), default=0)
+        self._clock = max(now_ms << _COUNTER_BITS, latest + 1, self._clock + 1)
+        vector = _vector(versions, self._written.get(key, ()))
+        self._written[key] = (*vector, Seen(self._actor, self._clock))
+        return Record(
+            name_digest=digest,
+            owned=owned,
+            value=value,
+            writer=self._public_key,
+            instance=self._instance,
+            clock=self._clock,
+            seen=vector,
+            expires=now_ms if value is None else expires,
+        )
 
 
-def supersede(
-    seen: list[Version],
-    *,
-    key: Key,
-    value: bytes | None,
-    writer: bytes,
-    now_ms: int,
-    expires: int,
-) -> Record:
-    """Make the record that replaces all versions seen (at most `MAX_SIBLINGS`).
+def _vector(versions: list[Version], earlier: Iterable[Seen]) -> tuple[Seen, ...]:
+    """Sum up what was seen; at the bound the actors go that wrote longest ago.
 
-    `value` None deletes.
+    A version of theirs that a replica kept all that time then comes back as a sibling.
     """
-    newest_first = sorted(seen, key=lambda version: version.rank, reverse=True)
-    names = chain(
-        (version.name for version in newest_first),
-        chain.from_iterable(version.record.supersedes for version in newest_first),
+    clocks: dict[bytes, int] = {}
+    direct = [Seen(each.actor, each.record.clock) for each in versions]
+    before = (seen for each in versions for seen in each.record.seen)
+    for seen in (*direct, *before, *earlier):
+        clocks[seen.actor] = max(clocks.get(seen.actor, 0), seen.clock)
+    now_there = {seen.actor for seen in direct}
+    ordered = sorted(
+        clocks.items(), key=lambda item: (item[0] in now_there, item[1], item[0]), reverse=True
     )
-    return Record(
-        key=key,
-        value=value,
-        writer=writer,
-        clock=next_clock(seen, now_ms),
-        supersedes=tuple(islice(dict.fromkeys(names), MAX_SIBLINGS)),
-        expires=expires,
-    )
+    return tuple(Seen(actor, clock) for actor, clock in ordered[:MAX_SEEN])

@@ -115,6 +115,33 @@ class RoutingTable:
         """Return the `count` contacts closest to `target`, closest first."""
         return heapq.nsmallest(count, self, key=lambda contact: distance(contact.node_id, target))
 
+    def known_closest(self, target: bytes, count: int) -> list[NodeId] | None:
+        """Return the closest `count` nodes there are, `own_id` among them; None if unknown.
+
+        What is in a bucket that is not full is all there is in its range, as far as anybody
+        told. Where all nodes are fewer than `count`, all are returned. Failing ones are left
+        out.
+        """
+        bits = distance_bits(self._own_id, target)
+        # In the range of the target, then in those nearer to this node, then ever further off.
+        ranges = [[bits], [*range(1, bits)], *([each] for each in range(bits + 1, 257))]
+        found: list[NodeId] = []
+        for index, group in enumerate(ranges):
+            buckets = [self._buckets[each] for each in group if each in self._buckets]
+            if any(len(bucket.contacts) >= self._k for bucket in buckets):
+                return None
+            found += [
+                contact.node_id
+                for bucket in buckets
+                for contact in bucket.contacts.values()
+                if contact.failures < MAX_FAILURES
+            ]
+            if index == 1:
+                found.append(self._own_id)
+            if len(found) >= count:
+                break
+        return heapq.nsmallest(count, found, key=lambda node_id: distance(node_id, target))
+
     def _replace_failing(self, bucket: _Bucket) -> None:
         failing = [each for each in bucket.contacts.values() if each.failures >= MAX_FAILURES]
         for contact in failing[: len(bucket.replacements)]:

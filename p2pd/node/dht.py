@@ -2,14 +2,15 @@
 
 import enum
 import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import attrs
 import trio
 
 from p2pd.config import DhtConfig
-from p2pd.core.records import Version, merge, supersede, unexpired, version_of
+from p2pd.core.records import Author, Version, living, version_of
 from p2pd.errors import (
-    BadMessage,
     Busy,
     InvalidRequest,
     NotFound,
@@ -17,23 +18,14 @@ from p2pd.errors import (
     TooFewReplicas,
     VersionConflict,
 )
-from p2pd.ids import Key, NodeId, distance
-from p2pd.node.dialer import Dialer
+from p2pd.ids import Key, NodeId
 from p2pd.node.dispatch import Call, Dispatch, failure
 from p2pd.node.env import Env
 from p2pd.node.fair_channel import FairChannel
+from p2pd.node.quorum import Holding, Needed, Quorum
 from p2pd.node.replica import Replica
-from p2pd.node.routes import Route, Routes
-from p2pd.wire.identity import open_record
-from p2pd.wire.messages import (
-    MAX_SIBLINGS,
-    Failed,
-    FindValue,
-    Signed,
-    Store,
-    Stored,
-    Value,
-)
+from p2pd.node.routes import Routes
+from p2pd.wire.messages import FindValue, Value
 
 # Reads of other nodes that wait for the disk; beyond it, who has most waiting is told `busy`.
 MAX_READS = 256
@@ -57,15 +49,6 @@ class Written:
     quorum: int
 
 
-@attrs.define
-class _Read:
-    """What the replicas of a key hold."""
-
-    versions: list[Version]
-    replicas: list[NodeId]
-    answered: int
-
-
 class Dht:
     """The distributed hash table, as seen from this node."""
 
@@ -74,7 +57,7 @@ class Dht:
         env: Env,
         config: DhtConfig,
         routes: Routes,
-        dialer: Dialer,
+        quorum: Quorum,
         replica: Replica,
         dispatch: Dispatch,
         *,
@@ -83,10 +66,11 @@ class Dht:
         self._env = env
         self._config = config
         self._routes = routes
-        self._dialer = dialer
+        self._quorum = quorum
         self._replica = replica
         self._max_value_bytes = max_value_bytes
-        self._own_id = env.identity.node_id
+        self._author = Author(env.identity.public_key, env.entropy)
+        self._writing: dict[Key, trio.Lock] = {}
         self._reads: FairChannel[NodeId, tuple[Call, FindValue]] = FairChannel(MAX_READS)
         dispatch.add(FindValue, self._take_read)
 
@@ -101,136 +85,122 @@ class Dht:
             except P2PError as error:
                 call.answer(failure(error))
                 continue
-            records = self._routes.closest_records(question.key, call.connection.node_id)
-            call.answer(Value(tuple(each.signed for each in versions), records))
+            asker = call.connection.node_id
+            closer = self._routes.closest_records(question.key, asker) if question.closer else ()
+            call.answer(Value(tuple(each.signed for each in versions), closer))
 
     async def put(
         self,
         name: str,
-        value: bytes | None,
+        value: bytes,
         *,
+        owned: bool = False,
         ttl: float | None = None,
         if_version: str | None = None,
     ) -> Written:
-        """Write a value (None: a tombstone) that replaces all versions this node can see.
+        """Write a value that replaces all versions this node can see.
 
-        `ttl` in seconds; None for the configured one. With `if_version`, a hexadecimal
-        version, the write is refused with `VersionConflict` unless that is the winner now.
-        Raises `InvalidRequest`, and `TooFewReplicas` where less than the write quorum has
-        the record on disk; to repeat the put is safe.
+        `owned`: under the name's key that only this node can write. `ttl` in seconds; None for
+        the configured one. With `if_version`, a hexadecimal version, the write is refused with
+        `VersionConflict` unless that is the winner now. Raises `InvalidRequest`, and
+        `TooFewReplicas` where less than the write quorum has the record on disk; to repeat
+        the put is safe.
         """
-        if value is not None and len(value) > self._max_value_bytes:
+        if len(value) > self._max_value_bytes:
             raise InvalidRequest(
                 f"the value has {len(value)} bytes, more than "
                 f"store.max_value_bytes = {self._max_value_bytes}"
             )
-        key = Key.of(name)
-        read = await self._read(key)
-        if if_version is not None:
-            self._check_version(read.versions, if_version)
-        now_ms = self._env.wall_ms()
         lifetime = self._config.record_ttl if ttl is None else ttl
-        record = supersede(
-            read.versions,
-            key=key,
+        async with self._seen(name, owned=owned) as seen:
+            if if_version is not None:
+                self._check_answers(name, seen, self._needed(Consistency.QUORUM))
+                self._check_version(seen.versions, if_version)
+            return await self._write(name, value, seen, owned=owned, lifetime=lifetime)
+
+    async def delete(self, name: str, *, owned: bool = False) -> Written:
+        """Write a tombstone over all versions this node can see.
+
+        Raises `NotFound` where there is nothing to delete, else as `put`.
+        """
+        async with self._seen(name, owned=owned) as seen:
+            if not living(seen.versions, self._env.wall_ms()):
+                self._check_answers(name, seen, self._needed(Consistency.QUORUM))
+                raise NotFound(f"no key {name!r}")
+            return await self._write(name, None, seen, owned=owned, lifetime=0)
+
+    async def get(
+        self, name: str, consistency: Consistency, *, owner: NodeId | None = None
+    ) -> list[Version]:
+        """Return the versions of a key that no other supersedes, the winner first.
+
+        `owner`: of the key that only that node can write. Tombstones are left out. Raises
+        `NotFound`, said only when every one of the closest nodes has answered or failed, and
+        `TooFewReplicas`.
+        """
+        needed = self._needed(consistency)
+        holding = await self._quorum.read(Key.of(name, owner), needed, until_found=True)
+        self._check_answers(name, holding, needed)
+        # A delete that somebody did not see leaves that one's write standing.
+        found = living(holding.versions, self._env.wall_ms())
+        if not found:
+            raise NotFound(f"no key {name!r}")
+        return found
+
+    def _needed(self, consistency: Consistency) -> Needed:
+        counts = {
+            Consistency.ONE: 1,
+            Consistency.QUORUM: self._config.read_quorum,
+            Consistency.ALL: math.inf,
+        }
+        return Needed(counts[consistency])
+
+    @asynccontextmanager
+    async def _seen(self, name: str, *, owned: bool) -> AsyncIterator[Holding]:
+        """Hold a key for one write, and see what is there: `Author` wants them in a row."""
+        key = Key.of(name, self._env.identity.node_id if owned else None)
+        lock = self._writing.setdefault(key, trio.Lock())
+        try:
+            async with lock:
+                needed = self._needed(Consistency.QUORUM)
+                yield await self._quorum.read(key, needed, until_found=False)
+        finally:
+            if not lock.locked():
+                self._writing.pop(key, None)
+
+    async def _write(
+        self, name: str, value: bytes | None, seen: Holding, *, owned: bool, lifetime: float
+    ) -> Written:
+        now_ms = self._env.wall_ms()
+        record = self._author.supersede(
+            seen.versions,
+            name=name,
+            owned=owned,
             value=value,
-            writer=self._env.identity.public_key,
             now_ms=now_ms,
             expires=now_ms + int(lifetime * 1000) if lifetime else 0,
         )
         signed = self._env.identity.vouch(record)
-        stored, refusal = await self._store(signed, read.replicas)
-        wanted = len(read.replicas)
-        quorum = self._config.write_quorum or wanted // 2 + 1
-        written = Written(version_of(signed, record), stored, wanted, quorum)
-        if stored < quorum:
+        quorum = self._config.write_quorum or seen.wanted // 2 + 1
+        stores = await self._quorum.store(signed, seen.nodes, quorum)
+        if stores.count < quorum:
             raise TooFewReplicas(
-                f"{stored} of {wanted} replicas stored {name!r}, {quorum} are needed "
-                f"(dht.write_quorum): {refusal}; it is safe to try again"
+                f"{stores.count} of {seen.wanted} replicas stored {name!r}, {quorum} are needed "
+                f"(dht.write_quorum): {stores.refusal}; it is safe to try again"
             )
-        return written
+        return Written(version_of(signed, record), stores.count, seen.wanted, quorum)
 
-    async def get(self, name: str, consistency: Consistency) -> list[Version]:
-        """Return the versions of a key that no other supersedes, the winner first.
-
-        Tombstones are left out. Raises `NotFound`, said only when every one of the closest
-        nodes has answered or failed, and `TooFewReplicas`.
-        """
-        read = await self._read(Key.of(name))
-        needed = {
-            Consistency.ONE: 1,
-            Consistency.QUORUM: self._config.read_quorum or len(read.replicas) // 2 + 1,
-            Consistency.ALL: len(read.replicas),
-        }[consistency]
-        if read.answered < needed:
+    def _check_answers(self, name: str, holding: Holding, needed: Needed) -> None:
+        if holding.answered < (least := needed.of(holding.wanted)):
             raise TooFewReplicas(
-                f"{read.answered} of {len(read.replicas)} replicas answered for {name!r}, "
-                f"{needed} are needed; try again, or --consistency one"
+                f"{holding.answered} of {holding.wanted} replicas answered for {name!r}, "
+                f"{least} are needed; try again, or --consistency one"
             )
-        # A delete that somebody did not see leaves that one's write standing.
-        living = [each for each in read.versions if each.record.value is not None]
-        if not living:
-            raise NotFound(f"no key {name!r}")
-        return living
-
-    async def _read(self, key: Key) -> _Read:
-        """Ask the closest nodes, and this one, what they hold."""
-        route = await self._routes.look_up(key, FindValue(key))
-        nodes = [candidate.node_id for candidate in route.closest]
-        replicas = sorted([*nodes, self._own_id], key=lambda each: distance(each, key))
-        replicas = replicas[: self._config.replication]
-        versions = await self._replica.read(key)
-        for node_id in nodes:
-            versions += self._versions_in(route, node_id, key)
-        answered = sum(each == self._own_id or each in route.answers for each in replicas)
-        return _Read(merge(unexpired(versions, self._env.wall_ms())), replicas, answered)
-
-    def _versions_in(self, route: Route, node_id: NodeId, key: Key) -> list[Version]:
-        answer = route.answers.get(node_id)
-        found: list[Version] = []
-        for signed in answer.versions[:MAX_SIBLINGS] if isinstance(answer, Value) else ():
-            try:
-                record = open_record(signed)
-            except BadMessage:
-                continue
-            if record.key == key:
-                found.append(version_of(signed, record))
-        return found
-
-    async def _store(self, signed: Signed, replicas: list[NodeId]) -> tuple[int, str]:
-        """Give a record to all replicas at once.
-
-        Returns how many have it on disk, and what the first of the others said.
-        """
-        stored = 0
-        refusals: list[str] = []
-
-        async def store_at(replica: NodeId) -> None:
-            nonlocal stored
-            try:
-                if replica == self._own_id:
-                    await self._replica.write(signed)
-                    stored += 1
-                    return
-                reply = await self._dialer.request(replica, Store(signed), math.inf)
-                stored += isinstance(reply, Stored)
-                if isinstance(reply, Failed):
-                    refusals.append(f"{replica.hex()[:12]} refuses: {reply.message}")
-            except P2PError as error:
-                refusals.append(str(error))
-
-        with trio.move_on_after(self._config.request_timeout):
-            async with trio.open_nursery() as nursery:
-                for replica in replicas:
-                    nursery.start_soon(store_at, replica)
-        if stored == len(replicas):
-            return stored, "there are no more nodes"
-        return stored, refusals[0] if refusals else "no answer in time"
 
     def _check_version(self, versions: list[Version], expected: str) -> None:
         # As `get` tells: a tombstone does not win against a concurrent write.
-        living = [each for each in versions if each.record.value is not None]
-        winner = living[0].name.hex() if living else ""
+        there = living(versions, self._env.wall_ms())
+        winner = there[0].name.hex() if there else ""
         if winner != expected:
             raise VersionConflict(
                 f"the version there is {winner or 'none'}, not {expected}; read it again first"

@@ -3,7 +3,7 @@
 import errno
 import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 
 import trio
 
@@ -198,27 +198,40 @@ class Node:
         return reply.data, trio.current_time() - sent_at
 
     async def put(
-        self, key: str, value: bytes, *, ttl: float | None = None, if_version: str | None = None
+        self,
+        key: str,
+        value: bytes,
+        *,
+        owned: bool = False,
+        ttl: float | None = None,
+        if_version: str | None = None,
     ) -> PutResult:
         """Write a value; see `Dht.put`."""
-        written = await self.services.dht.put(key, value, ttl=ttl, if_version=if_version)
+        written = await self.services.dht.put(
+            key, value, owned=owned, ttl=ttl, if_version=if_version
+        )
         return _put_result(key, written)
 
-    async def get(self, key: str, *, consistency: str = "quorum") -> GetResult:
-        """Read a value: `consistency` is one, quorum or all; see `Dht.get`."""
+    async def get(
+        self, key: str, *, consistency: str = "quorum", owner: str | None = None
+    ) -> GetResult:
+        """Read a value: `consistency` is one, quorum or all; see `Dht.get`.
+
+        `owner` is a node's ID, or a unique prefix or name of a peer.
+        """
         try:
             wanted = Consistency(consistency)
         except ValueError:
             raise InvalidRequest(
                 f"consistency is one, quorum or all, not {consistency!r}"
             ) from None
-        winner, *siblings = await self.services.dht.get(key, wanted)
+        whose = None if owner is None else self._node_id(owner)
+        winner, *siblings = await self.services.dht.get(key, wanted, owner=whose)
         return GetResult(key, _stored_version(winner), tuple(map(_stored_version, siblings)))
 
-    async def delete(self, key: str) -> PutResult:
-        """Delete a key; raises `NotFound` where there is nothing, else as `put`."""
-        await self.services.dht.get(key, Consistency.QUORUM)
-        return _put_result(key, await self.services.dht.put(key, None))
+    async def delete(self, key: str, *, owned: bool = False) -> PutResult:
+        """Delete a key; see `Dht.delete`."""
+        return _put_result(key, await self.services.dht.delete(key, owned=owned))
 
     async def publish(self, topic: str, data: bytes) -> str:
         """Tell everybody; returns the message ID. See `GossipService.publish`."""
@@ -259,15 +272,22 @@ class Node:
         )
 
     def _point(self, target: str) -> bytes:
-        if len(target) == ID_BITS // 4:
-            try:
-                return NodeId.from_hex(target)
-            except ValueError:
-                return Key.of(target)
         try:
-            return self.resolve_peer(target)
+            return self._node_id(target)
         except NotFound:
             return Key.of(target)
+
+    def _node_id(self, text: str) -> NodeId:
+        """Read the ID of a node that need not be known, or the prefix or name of one that is.
+
+        Raises `NotFound` or `AmbiguousPeer`.
+        """
+        if text == self.services.own.name:
+            return self.node_id
+        if len(text) == ID_BITS // 4:
+            with suppress(ValueError):
+                return NodeId.from_hex(text)
+        return self.resolve_peer(text)
 
     def _address_of(self, peer: NodeId) -> str:
         if peer == self.node_id:

@@ -13,7 +13,14 @@ from typing import Annotated
 import attrs
 import trio
 
-from p2pd.core.records import Version, clock_is_plausible, merge, unexpired, version_of
+from p2pd.core.records import (
+    Version,
+    clock_is_plausible,
+    gone_at_ms,
+    kept,
+    merge,
+    version_of,
+)
 from p2pd.errors import BadMessage, Busy, InvalidRequest, P2PError, StoreError
 from p2pd.ids import Key, NodeId
 from p2pd.node.dispatch import Call, Dispatch, failure
@@ -83,11 +90,11 @@ class Replica:
                 await self._commit(batch)
 
     async def read(self, key: Key) -> list[Version]:
-        """Return the versions stored under a key that have not expired, the winner first.
+        """Return the versions stored under a key, the winner first; see `core.records.kept`.
 
         Raises `StoreError`.
         """
-        return unexpired(await self._stored(key), self._env.wall_ms())
+        return kept(await self._stored(key), self._env.wall_ms())
 
     async def write(self, signed: Signed) -> None:
         """Store a record; on return it is on disk.
@@ -132,11 +139,12 @@ class Replica:
 
     async def _try_to_commit(self, batch: Sequence[_Write]) -> P2PError | None:
         try:
-            merged: dict[bytes, list[Version]] = {}
+            merged: dict[Key, list[Version]] = {}
+            now_ms = self._env.wall_ms()
             for write in batch:
-                key = Key(write.version.record.key)
+                key = write.version.key
                 before = merged[key] if key in merged else await self._stored(key)
-                merged[key] = merge([*before, write.version])
+                merged[key] = merge(kept([*before, write.version], now_ms))
             await self._env.store.apply(
                 [_change(key, versions) for key, versions in merged.items()]
             )
@@ -178,9 +186,11 @@ class Replica:
 
 
 def _change(key: bytes, versions: Sequence[Version]) -> Change:
-    """Lay out the versions under a key; they leave the disk when the last one expires."""
-    ends = [version.record.expires / 1000 or math.inf for version in versions]
-    last = max(ends)
+    """Lay out the versions under a key; they leave the disk when none need be kept."""
+    if not versions:
+        return Change(Table.RECORDS, key, None)
+    ends = [gone_at_ms(version.record) for version in versions]
+    last = max(math.inf if end is None else end / 1000 for end in ends)
     return Change(
         Table.RECORDS,
         key,

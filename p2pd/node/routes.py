@@ -91,6 +91,10 @@ class Routes:
         for _ in range(MAX_FAILURES):
             self.table.failed(node_id)
 
+    def known_closest(self, target: bytes, count: int) -> list[NodeId] | None:
+        """Return who is closest, this node among them, if no lookup is needed to know that."""
+        return self.table.known_closest(target, count)
+
     def closest_records(self, target: bytes, exclude: NodeId) -> tuple[Signed, ...]:
         """Return the signed records of the closest known nodes, for an answer."""
         count = min(self._config.k, MAX_RECORDS)

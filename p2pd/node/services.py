@@ -22,6 +22,7 @@ from p2pd.node.liveness import LivenessService
 from p2pd.node.own_record import OwnRecord
 from p2pd.node.peer_book import PeerBook
 from p2pd.node.probing import Probing
+from p2pd.node.quorum import Quorum
 from p2pd.node.replica import Replica
 from p2pd.node.roster import Roster
 from p2pd.node.routes import Routes
@@ -103,6 +104,7 @@ def wire_services(config: Config, env: Env, events: Events, listening: list[Addr
     limit = config.store.max_value_bytes
     replica = Replica(env, dispatch, events, max_value_bytes=limit)
     routes = Routes(env, config.dht, roster, dialer, book, dispatch)
+    quorum = Quorum(env, config.dht, roster, routes, dialer, replica)
     liveness.on_dead += [routes.died, registry.died]
     return Services(
         events=events,
@@ -123,7 +125,7 @@ def wire_services(config: Config, env: Env, events: Events, listening: list[Addr
         liveness=liveness,
         replica=replica,
         routes=routes,
-        dht=Dht(env, config.dht, routes, dialer, replica, dispatch, max_value_bytes=limit),
+        dht=Dht(env, config.dht, routes, quorum, replica, dispatch, max_value_bytes=limit),
     )
 
 

@@ -35,6 +35,7 @@ HANDSHAKE_VERSION = 1
 MAX_VALUE_BYTES = 1 << 18
 MAX_SIGNED_BODY = MAX_VALUE_BYTES + 4096
 MAX_SIBLINGS = 8
+MAX_SEEN = 32
 MAX_RECORDS = 64
 MAX_REDIRECTS = 12
 MAX_TEXT = 256
@@ -55,6 +56,8 @@ Labels = Annotated[tuple[Label, ...], Length(0, 16)]
 MessageId = Annotated[bytes, Length(16, 16)]
 MessageIds = Annotated[tuple[MessageId, ...], Length(0, MAX_IDS)]
 Hops = Annotated[int, Range(0, 255)]
+InstanceId = Annotated[bytes, Length(8, 8)]
+Clock = Annotated[int, Range(0, (1 << 64) - 1)]
 
 
 @attrs.frozen
@@ -87,20 +90,35 @@ class PeerRecord:
 
 
 @attrs.frozen
+class Seen:
+    """The latest version of one actor that a writer had seen, by its clock.
+
+    An actor is one process of one writer: the first 8 bytes of the SHA-256 of the writer's
+    public key and the process's `instance`.
+    """
+
+    actor: InstanceId
+    clock: Clock
+
+
+@attrs.frozen
 class Record:
     """One version of what is stored under a key.
 
-    `value` is None for a tombstone. `clock` is a hybrid logical clock (Kulkarni et al.
-    2014) in milliseconds * 2**16 + counter. `supersedes` names the versions (SHA-256 of
-    their bodies) that the writer saw, then, as far as there is room, what those named.
-    `expires` is Unix milliseconds, 0 for never.
+    `name_digest` is the SHA-256 of the name that the user gave; the key follows from it, and
+    from the writer where it is `owned`: only he can write there. `value` is None for a
+    tombstone. `instance` tells the processes of a writer apart. `clock` is a hybrid logical
+    clock (Kulkarni et al. 2014) in milliseconds * 2**16 + counter. `seen` is the version
+    vector of what the writer had seen. `expires` is Unix milliseconds, 0 for never.
     """
 
-    key: IdBytes
+    name_digest: Sha256
+    owned: bool
     value: Annotated[bytes, Length(0, MAX_VALUE_BYTES)] | None
     writer: PublicKey
-    clock: Annotated[int, Range(0, (1 << 64) - 1)]
-    supersedes: Annotated[tuple[Sha256, ...], Length(0, MAX_SIBLINGS)]
+    instance: InstanceId
+    clock: Clock
+    seen: Annotated[tuple[Seen, ...], Length(0, MAX_SEEN)]
     expires: Milliseconds
 
 
@@ -268,14 +286,15 @@ class Nodes:
 
 @attrs.frozen
 class FindValue:
-    """What do you store under this key, and who is closer to it?"""
+    """What do you store under this key, and, where `closer`, who is closer to it?"""
 
     key: IdBytes
+    closer: bool
 
 
 @attrs.frozen
 class Value:
-    """All unsuperseded versions under the key (none: empty), and the closest known nodes."""
+    """All versions under the key that no other covers, and the closest known nodes if asked."""
 
     versions: Siblings
     records: SignedList

@@ -140,23 +140,24 @@ class FakeNode:
         return data, 0.0005
 
     async def put(
-        self, key: str, value: bytes, *, ttl: float | None, if_version: str | None
+        self, key: str, value: bytes, *, owned: bool, ttl: float | None, if_version: str | None
     ) -> PutResult:
         await self.before()
-        self.calls.append(("put", key, ttl, if_version))
+        self.calls.append(("put", key, owned, ttl, if_version))
         self.records[key] = value
         return PutResult(key=key, version="v1", stored=2, wanted=3, quorum=2)
 
-    async def get(self, key: str, *, consistency: str) -> GetResult:
+    async def get(self, key: str, *, consistency: str, owner: str | None) -> GetResult:
         await self.before()
-        self.calls.append(("get", key, consistency))
+        self.calls.append(("get", key, consistency, owner))
         if key not in self.records:
             raise NotFound(f"no record {key!r}")
         winner = StoredVersion(value=self.records[key], version="v1", writer=str(ALICE))
         return GetResult(key=key, winner=winner, siblings=self.siblings)
 
-    async def delete(self, key: str) -> PutResult:
+    async def delete(self, key: str, *, owned: bool) -> PutResult:
         await self.before()
+        self.calls.append(("delete", key, owned))
         self.records.pop(key, None)
         return PutResult(key=key, version="v2", stored=3, wanted=3, quorum=2)
 

@@ -134,10 +134,10 @@ async def test_each_method_answers_with_the_promised_fields(wire: Wire, node: Fa
     replicas = {"stored": 2, "wanted": 3, "quorum": 2}
     stored = {"key": "k", "version": "v1", "replicas": replicas}
     assert await result("put", key="k", value="grün", ttl=60, if_version="v0") == stored
-    assert node.calls[-1:] == [("put", "k", 60, "v0")]
+    assert node.calls[-1:] == [("put", "k", False, 60, "v0")]
     version = {"value": "grün", "version": "v1", "writer": str(ALICE)}
     assert await result("get", key="k") == {"key": "k", **version, "siblings": 0}
-    assert node.calls[-1:] == [("get", "k", "quorum")]
+    assert node.calls[-1:] == [("get", "k", "quorum", None)]
     other = {"value_base64": "/w==", "version": "v9", "writer": str(BOB)}
     node.siblings = (StoredVersion(value=b"\xff", version="v9", writer=str(BOB)),)
     assert await result("get", key="k", all=True, consistency="all") == {
@@ -146,8 +146,17 @@ async def test_each_method_answers_with_the_promised_fields(wire: Wire, node: Fa
         "siblings": 1,
         "versions": [version, other],
     }
-    assert node.calls[-1:] == [("get", "k", "all")]
+    assert node.calls[-1:] == [("get", "k", "all", None)]
     assert (await result("delete", key="k"))["version"] == "v2"
+    assert node.calls[-1:] == [("delete", "k", False)]
+    await result("put", key="k", value="mine", owned=True)
+    await result("get", key="k", owner="alice")
+    await result("delete", key="k", owned=True)
+    assert node.calls[-3:] == [
+        ("put", "k", True, None, None),
+        ("get", "k", "quorum", "alice"),
+        ("delete", "k", True),
+    ]
     assert await result("lookup", target="k") == {
         "target": "k",
         "found": [{"node_id": str(ALICE), "address": "192.0.2.1:41000", "distance_bits": 250}],

@@ -1,26 +1,35 @@
 """Versions of a record: nothing is lost silently, and everybody comes to the same winner."""
 
+import random
 from collections.abc import Iterable, Sequence
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from p2pd.core import records
 from p2pd.core.records import (
+    GRACE_MS,
     MAX_CLOCK_AHEAD_MS,
+    Author,
     Version,
+    actor_of,
     clock_is_plausible,
+    gone_at_ms,
+    kept,
+    living,
     merge,
-    next_clock,
-    supersede,
-    unexpired,
     version_of,
 )
-from p2pd.ids import Key
+from p2pd.ids import Key, NodeId
 from p2pd.wire import codec
-from p2pd.wire.messages import MAX_SIBLINGS, Record, Signed
+from p2pd.wire.messages import MAX_SEEN, MAX_SIBLINGS, Record, Signed
 
-KEY = Key.of("key")
 NOW_MS = 1_700_000_000_000
+
+
+def author(number: int) -> Author:
+    return Author(bytes([number] * 32), random.Random(number).randbytes)
 
 
 def version(record: Record) -> Version:
@@ -28,35 +37,35 @@ def version(record: Record) -> Version:
 
 
 def write(
-    seen: Sequence[Version], value: bytes | None = b"value", now_ms: int = NOW_MS, writer: int = 0
+    by: Author,
+    seen: Sequence[Version] = (),
+    value: bytes | None = b"value",
+    *,
+    now_ms: int = NOW_MS,
+    expires: int = 0,
+    name: str = "key",
+    owned: bool = False,
 ) -> Version:
-    record = supersede(
-        list(seen), key=KEY, value=value, writer=bytes([writer] * 32), now_ms=now_ms, expires=0
+    return version(
+        by.supersede(seen, name=name, owned=owned, value=value, now_ms=now_ms, expires=expires)
     )
-    return version(record)
 
 
 def apart(count: int) -> list[Version]:
     """Return versions by writers who saw nothing."""
-    return [write([], b"%d" % each, writer=each) for each in range(count)]
-
-
-def in_a_row(count: int) -> list[Version]:
-    """Return versions of which each saw the one before it."""
-    row = [write([], b"0")]
-    while len(row) < count:
-        row.append(write(row[-1:], b"%d" % len(row)))
-    return row
+    return [write(author(each), value=b"%d" % each) for each in range(count)]
 
 
 @st.composite
 def histories(draw: st.DrawFn, most: int) -> list[Version]:
     """Draw versions whose writers saw any of the earlier ones, with clocks all over the place."""
     made: list[Version] = []
+    writers = [author(number) for number in range(4)]
     for index in range(draw(st.integers(0, most))):
         seen = draw(st.lists(st.sampled_from(made), max_size=3, unique=True)) if made else []
         when = NOW_MS + draw(st.integers(-5, 5))
-        made.append(write(merge(seen), b"%d" % index, when, writer=index))
+        by = draw(st.sampled_from(writers))
+        made.append(write(by, merge(seen), b"%d" % index, now_ms=when))
     return made
 
 
@@ -82,10 +91,8 @@ def test_merging_again_changes_nothing(made: list[Version]) -> None:
     assert merge([*once, *once]) == once
 
 
-@given(histories(MAX_SIBLINGS + 1), st.data())
-def test_grouping_is_no_matter_while_successors_name_all_before_them(
-    made: list[Version], data: st.DataObject
-) -> None:
+@given(histories(40), st.data())
+def test_grouping_is_no_matter(made: list[Version], data: st.DataObject) -> None:
     a, b, c = groups(data, made)
     together = merge(union(a, b, c))
     assert merge([*merge(union(a, b)), *merge(c)]) == together
@@ -100,100 +107,165 @@ def test_grouping_is_no_matter_for_any_number_of_siblings(count: int, data: st.D
     assert len(together) == min(MAX_SIBLINGS, len({*a, *b, *c}))
 
 
-@given(histories(40), st.data())
-def test_the_winner_is_the_same_whatever_the_grouping(
-    made: list[Version], data: st.DataObject
-) -> None:
-    a, b, c = groups(data, made)
-    together = merge(union(a, b, c))[:1]
-    assert merge([*merge(union(a, b)), *merge(c)])[:1] == together
-    assert merge([*merge(a), *merge(union(b, c))])[:1] == together
-    assert together == sorted(union(a, b, c), key=lambda each: each.rank, reverse=True)[:1]
+@given(histories(40))
+def test_a_version_is_covered_only_by_one_made_after_it(made: list[Version]) -> None:
+    """What no later writer saw, and its own writer did not replace, stands."""
+    standing = merge(made)
+    for index, each in enumerate(made):
+        later = made[index + 1 :]
+        replaced = any(
+            other.actor == each.actor or any(seen.actor == each.actor for seen in other.record.seen)
+            for other in later
+        )
+        assert replaced or each in standing
 
 
-def test_a_version_further_back_than_names_reach_comes_back_but_never_wins() -> None:
-    """The limit of naming: with more versions in between, a replica's old one is a sibling."""
-    row = in_a_row(MAX_SIBLINGS + 2)
-    assert merge([row[-1], row[1]]) == [row[-1]]
-    assert merge([row[-1], row[0]]) == [row[-1], row[0]]
-
-
-def test_what_was_dropped_at_the_bound_does_not_supersede_any_more() -> None:
-    """The limit of the bound: a dropped version's predecessor may come back, but never wins."""
-    old = write([], b"old", NOW_MS - 2)
-    dropped = write([old], b"dropped", NOW_MS - 1)
-    crowd = apart(MAX_SIBLINGS)
-    later = write(crowd, b"later")
-    assert merge([dropped, *crowd]) == merge(crowd)
-    assert merge([*merge([dropped, *crowd]), later, old]) == [later, old]
-    assert merge([dropped, *crowd, later, old]) == [later, dropped]
+@pytest.mark.parametrize("missed", [1, 10, 1000])
+def test_a_replica_that_missed_any_number_of_writes_brings_nothing_back(missed: int) -> None:
+    one, other = author(1), author(2)
+    old = latest = write(one)
+    for number in range(missed):
+        latest = write((one, other)[number % 2], [latest], b"%d" % number)
+    deleted = write(other, [latest], None)
+    assert merge([deleted, old]) == [deleted]
 
 
 def test_who_saw_it_replaces_it() -> None:
-    first = write([])
-    second = write([first], b"second")
-    assert merge([first, second]) == [second]
-    assert merge([second, first]) == [second]
+    first = write(author(1))
+    second = write(author(2), [first], b"second")
+    assert merge([first, second]) == merge([second, first]) == [second]
 
 
 def test_who_did_not_see_it_stands_beside_it() -> None:
     one, other = apart(2)
     assert {*merge([one, other])} == {one, other}
-    both = write([one, other], b"both")
+    both = write(author(3), [one, other], b"both")
     assert merge([one, other, both]) == [both]
 
 
-def test_a_replica_that_missed_some_writes_brings_nothing_back() -> None:
-    value, changed = in_a_row(2)
-    deleted = write([changed], None)
-    assert merge([deleted, value]) == [deleted]
+def test_an_author_replaces_its_own_version_although_it_could_not_read_it() -> None:
+    by = author(1)
+    seen = write(author(2))
+    first = write(by, [seen])
+    second = write(by)
+    assert merge([seen, first, second]) == [second]
 
 
-def test_the_versions_seen_are_named_before_those_that_they_named() -> None:
+def test_a_writer_that_restarted_replaces_nothing_unseen() -> None:
+    """Even with a clock set back: as another actor, it stands beside what it did not see."""
+    key = bytes([1] * 32)
+    before = write(Author(key, random.Random(1).randbytes))
+    after = write(Author(key, random.Random(2).randbytes), now_ms=NOW_MS - 3_600_000)
+    reader = write(author(9), [before])
+    assert {*merge([before, after])} == {before, after}
+    assert {*merge([after, reader])} == {after, reader}
+
+
+def test_nobody_can_pose_as_another_actor() -> None:
+    by, liar = author(1), author(2)
+    mine = write(by)
+    posing = write(liar).record
+    forged = version(
+        Record(
+            name_digest=posing.name_digest,
+            owned=False,
+            value=b"x",
+            writer=posing.writer,
+            instance=mine.record.instance,
+            clock=mine.record.clock + 1,
+            seen=(),
+            expires=0,
+        )
+    )
+    assert {*merge([mine, forged])} == {mine, forged}
+    assert mine.actor == actor_of(mine.record.writer, mine.record.instance)
+
+
+def test_an_author_of_very_many_keys_goes_on_as_a_new_actor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(records, "MAX_REMEMBERED", 3)
+    by = author(1)
+    made = [write(by, name=f"k{number}") for number in range(4)]
+    assert made[0].actor == made[2].actor != made[3].actor
+    unseen = write(by, name="k0")
+    assert {*merge([made[0], unseen])} == {made[0], unseen}
+    assert merge([made[0], write(by, [made[0]], name="k0")])[0].actor == made[3].actor
+
+
+def test_at_its_bound_a_vector_keeps_what_was_there_and_who_wrote_last() -> None:
+    latest = write(author(0))
+    for number in range(1, MAX_SEEN + 3):
+        latest = write(author(number), [latest])
+    assert len(latest.record.seen) == MAX_SEEN
+    first, recent = write(author(0)), write(author(MAX_SEEN))
+    assert merge([latest, recent]) == [latest]
+    # The bound, as it is documented: the actor that wrote longest ago is forgotten.
+    assert merge([latest, first]) == [latest, first]
     crowd = apart(MAX_SIBLINGS)
-    children = [write([each], b"child", writer=index) for index, each in enumerate(crowd)]
-    grandchild = write(children, b"grandchild")
-    assert {*grandchild.record.supersedes} == {each.name for each in children}
-    row = in_a_row(4)
-    assert list(row[3].record.supersedes) == [row[2].name, row[1].name, row[0].name]
+    late = write(author(99), [*crowd, latest], now_ms=NOW_MS + 10)
+    assert merge([*crowd, latest, late]) == [late]
 
 
 def test_what_is_written_is_a_record_that_travels() -> None:
-    for each in [*in_a_row(20), write(apart(MAX_SIBLINGS)), write([], None)]:
+    by = author(5)
+    row = [write(by)]
+    for number in range(20):
+        row.append(write(by, row[-1:], b"%d" % number))
+    for each in [*row, write(by, apart(MAX_SIBLINGS)), write(by, [], None)]:
         assert codec.decode(Record, each.signed.body) == each.record
-        assert each.record.key == KEY
+        assert each.key == Key.of("key")
+
+
+def test_an_owned_key_is_one_for_each_owner() -> None:
+    one, other = author(1), author(2)
+    mine = write(one, owned=True)
+    assert mine.key == Key.of("key", NodeId.of(mine.record.writer))
+    assert len({mine.key, write(other, owned=True).key, write(one).key}) == 3
 
 
 @given(histories(12), st.integers(NOW_MS - 10, NOW_MS + 10))
 def test_a_new_clock_is_above_all_seen_and_not_behind_the_wall(
     seen: list[Version], now_ms: int
 ) -> None:
-    clock = next_clock(seen, now_ms)
-    assert all(clock > each.record.clock for each in seen)
-    assert clock >> 16 >= now_ms
+    by = author(9)
+    first, second = (write(by, seen, now_ms=now_ms).record.clock for _ in range(2))
+    assert all(first > each.record.clock for each in seen)
+    assert first >> 16 >= now_ms
+    assert second > first
 
 
 def test_a_clock_that_was_set_back_still_writes_winners() -> None:
-    before = write([], b"before", NOW_MS)
-    after = write([before], b"after", NOW_MS - 3_600_000)
+    before = write(author(1), value=b"before")
+    after = write(author(2), [before], b"after", now_ms=NOW_MS - 3_600_000)
     assert after.rank > before.rank
-    assert next_clock([], NOW_MS) == NOW_MS << 16
 
 
 def test_a_clock_is_plausible_up_to_a_day_ahead() -> None:
-    edge = write([], now_ms=NOW_MS + MAX_CLOCK_AHEAD_MS).record
-    beyond = write([], now_ms=NOW_MS + MAX_CLOCK_AHEAD_MS + 1).record
+    edge = write(author(1), now_ms=NOW_MS + MAX_CLOCK_AHEAD_MS).record
+    beyond = write(author(2), now_ms=NOW_MS + MAX_CLOCK_AHEAD_MS + 1).record
     assert clock_is_plausible(edge, NOW_MS)
     assert not clock_is_plausible(beyond, NOW_MS)
-    assert clock_is_plausible(write([], now_ms=0).record, NOW_MS)
+    assert clock_is_plausible(write(author(3), now_ms=0).record, NOW_MS)
 
 
-def test_what_is_past_its_time_is_left_out() -> None:
-    def expiring(at: int) -> Version:
-        return version(Record(KEY, b"v", bytes(32), 1, (), at))
+def test_what_is_past_its_time_or_deleted_is_not_living() -> None:
+    now_there = [write(author(1)), write(author(2), expires=NOW_MS + 1)]
+    gone = [write(author(3), expires=NOW_MS), write(author(4), now_there, None)]
+    assert living([*gone, *now_there], NOW_MS) == now_there
 
-    kept = [expiring(0), expiring(NOW_MS + 1)]
-    assert unexpired([expiring(1), expiring(NOW_MS), *kept], NOW_MS) == kept
+
+def test_what_replaced_something_is_kept_long_after_its_end() -> None:
+    """Else a replica that missed it could bring back what it replaced."""
+    fresh = write(author(1), expires=NOW_MS)
+    replacing = write(author(2), [fresh], expires=NOW_MS)
+    deleting = write(author(3), [replacing], None)
+    assert gone_at_ms(fresh.record) == NOW_MS
+    assert gone_at_ms(replacing.record) == gone_at_ms(deleting.record) == NOW_MS + GRACE_MS
+    assert gone_at_ms(write(author(4)).record) is None
+    everything = [fresh, replacing, deleting]
+    assert kept(everything, NOW_MS) == [replacing, deleting]
+    assert kept(everything, NOW_MS + GRACE_MS) == []
 
 
 def test_a_version_is_named_after_what_was_signed() -> None:

@@ -1,5 +1,6 @@
 """Keys and values over nodes, through the face of `Node`."""
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,11 +33,13 @@ async def network(world: World, size: int, **settings: Any) -> list[SimNode]:
 
 def record(peer: ScriptedPeer, name: str, value: bytes | None, **changes: Any) -> Signed:
     fields = Record(
-        key=Key.of(name),
+        name_digest=hashlib.sha256(name.encode()).digest(),
+        owned=False,
         value=value,
         writer=peer.identity.public_key,
+        instance=bytes(8),
         clock=now_ms() << 16,
-        supersedes=(),
+        seen=(),
         expires=0,
     )
     return peer.identity.vouch(attrs.evolve(fields, **changes))
@@ -193,11 +196,7 @@ async def test_forged_and_broken_records_are_refused(autojump_clock: MockClock) 
         line = await peer.connect(a)
         good = record(peer, "k", b"v")
         bad = {
-            "another's name": peer.identity.vouch(
-                attrs.evolve(
-                    Record(Key.of("k"), b"x", victim.identity.public_key, 1, (), 0),
-                )
-            ),
+            "another's name": record(peer, "k", b"x", writer=victim.identity.public_key),
             "changed": Signed(good.body.replace(b"v", b"w"), good.signature),
             "a peer record": peer.record(),
             "rubbish": Signed(b"rubbish", bytes(64)),
@@ -206,7 +205,7 @@ async def test_forged_and_broken_records_are_refused(autojump_clock: MockClock) 
         }
         for what, signed in bad.items():
             assert isinstance(await line.ask(Store(signed)), Failed), what
-        assert await line.ask(FindValue(Key.of("k"))) == Value((), ())
+        assert await line.ask(FindValue(Key.of("k"), closer=True)) == Value((), ())
         assert await line.ask(Store(good)) == Stored()
         assert (await a.node.get("k")).winner.value == b"v"
         assert_unharmed(a)
@@ -277,9 +276,9 @@ async def test_a_disk_that_refuses_does_not_end_the_node(autojump_clock: MockClo
         await world.until(lambda: b.is_connected_to(a), within=5)
         store.broken = True
         await trio.sleep(2 * PURGE_INTERVAL)
-        with pytest.raises(StoreError):
-            await a.node.put("k", b"v")
-        assert (await b.node.put("k", b"v")).stored == 1
+        for node in (a, b):
+            written = await node.node.put("k", b"v")
+            assert (written.stored, written.wanted) == (1, 1)
         store.broken = False
         await b.node.put("k", b"v")
         assert (await a.node.get("k", consistency="all")).winner.value == b"v"
@@ -295,7 +294,7 @@ async def test_what_the_disk_says_is_not_for_peers(autojump_clock: MockClock) ->
         peer = ScriptedPeer(world)
         line = await peer.connect(a)
         store.broken = True
-        for question in (Store(record(peer, "k", b"v")), FindValue(Key.of("k"))):
+        for question in (Store(record(peer, "k", b"v")), FindValue(Key.of("k"), closer=True)):
             assert await line.ask(question) == Failed("store", "the disk refuses")
         [told] = [event.message for event in a.events if event.code == "store.refuses"]
         assert store.path in told
@@ -346,7 +345,7 @@ async def test_one_peers_reads_do_not_hold_up_another_ones(autojump_clock: MockC
         await world.start("a")
         greedy = await ScriptedPeer(world, host="10.8.0.1").connect(a)
         modest = await ScriptedPeer(world, host="10.8.0.2").connect(a)
-        wanted = FindValue(bytes(32))
+        wanted = FindValue(bytes(32), closer=True)
         await greedy.stream.send_all(flood(greedy, [wanted] * MAX_READS * 2))
         with trio.fail_after(1):
             assert isinstance(await modest.ask(wanted), Value)
@@ -378,8 +377,61 @@ async def test_who_was_told_busy_is_not_listened_to_for_a_moment(
         a.store = SlowStore()
         await world.start("a")
         line = await ScriptedPeer(world).connect(a)
-        await line.stream.send_all(flood(line, [FindValue(bytes(32))] * MAX_READS * 4))
+        await line.stream.send_all(flood(line, [FindValue(bytes(32), closer=True)] * MAX_READS * 4))
         started = trio.current_time()
         said = await answers(line, 200)
         busy = sum(isinstance(each, Failed) for each in said)
         assert 0 < busy <= (trio.current_time() - started) / BUSY_PAUSE + 1
+
+
+async def test_an_owned_key_is_its_owners_alone(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a, b, c = await network(world, 3)
+        await a.node.put("k", b"mine", owned=True)
+        await b.node.put("k", b"everybody's")
+        await b.node.put("k", b"b's", owned=True)
+        for node in (a, b, c):
+            assert (await node.node.get("k", owner=str(a.node_id))).winner.value == b"mine"
+            assert (await node.node.get("k")).winner.value == b"everybody's"
+        await b.node.delete("k", owned=True)
+        with pytest.raises(NotFound):
+            await a.node.get("k", owner=str(b.node_id))
+        with pytest.raises(NotFound, match="no known peer"):
+            await a.node.get("k", owner="nobody")
+        forged = record(ScriptedPeer(world), "k", b"forged", owned=True)
+        line = await ScriptedPeer(world).connect(a)
+        assert await line.ask(Store(forged)) == Stored()
+        found = await c.node.get("k", owner=str(a.node_id))
+        assert (found.winner.value, found.siblings) == (b"mine", ())
+
+
+async def test_writes_of_one_key_through_one_node_stand_in_a_row(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a, b, _ = await network(world, 3)
+        async with trio.open_nursery() as nursery:
+            for number in range(5):
+                nursery.start_soon(a.node.put, "k", b"%d" % number)
+        found = await b.node.get("k", consistency="all")
+        assert found.siblings == ()
+
+
+async def test_a_silent_replica_costs_little_once_a_quorum_has_it(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        nodes = await network(world, 5)
+        await nodes[0].node.put("k", b"v")
+        silent = nodes[4]
+        cut = Cut(
+            frozenset({silent.network.host}), frozenset(each.network.host for each in nodes[:4])
+        )
+        world.network.medium.cut(cut)
+        began = trio.current_time()
+        written = await nodes[0].node.put("k", b"w")
+        assert (written.stored, written.wanted) == (4, 5)
+        assert (await nodes[1].node.get("k")).winner.value == b"w"
+        with pytest.raises(NotFound):
+            await nodes[1].node.get("other")
+        assert trio.current_time() - began < 3

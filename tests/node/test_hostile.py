@@ -105,7 +105,7 @@ async def test_random_messages_at_random_moments(autojump_clock: MockClock, seed
             lambda: GetPeers(rng.randint(1, 64)),
             lambda: Announce(Signed(rng.randbytes(100), rng.randbytes(64))),
             lambda: FindNode(rng.randbytes(32)),
-            lambda: FindValue(rng.randbytes(32)),
+            lambda: FindValue(rng.randbytes(32), closer=rng.random() < 0.5),
             lambda: Store(Signed(rng.randbytes(100), rng.randbytes(64))),
             lambda: Peers((Signed(rng.randbytes(50), rng.randbytes(64)),)),
             lambda: Value((), ()),

@@ -125,7 +125,15 @@ def test_the_socket_is_named_by_option_then_environment_then_default(
 def test_put_passes_its_options_on(daemon: Daemon, capsys: Captured) -> None:
     assert main(["put", "k", "-5", "--ttl", "1.5", "--if-version", "v0"]) == 0
     assert daemon.node.records == {"k": b"-5"}
-    assert daemon.node.calls == [("put", "k", 1.5, "v0")]
+    assert daemon.node.calls == [("put", "k", False, 1.5, "v0")]
+
+
+def test_owned_keys(daemon: Daemon, capsys: Captured) -> None:
+    assert main(["put", "k", "mine", "--owned"]) == 0
+    assert main(["get", "k", "--owner", "alice"]) == 0
+    assert main(["delete", "k", "--owned"]) == 0
+    calls = [("put", "k", True, None, None), ("get", "k", "quorum", "alice"), ("delete", "k", True)]
+    assert daemon.node.calls == calls
 
 
 def test_values_go_in_and_out_byte_for_byte(
@@ -178,7 +186,7 @@ def test_get_all_shows_every_version(daemon: Daemon, capsys: Captured) -> None:
     _, first, second = capsys.readouterr().out.splitlines()
     assert first.split() == ["v1", str(ALICE)[:8], "3", "B", "one"]
     assert second.split() == ["v7", str(BOB)[:8], "4", "B", r"\x1b[2J"]
-    assert daemon.node.calls == [("get", "k", "one")]
+    assert daemon.node.calls == [("get", "k", "one", None)]
 
 
 def failing(node: FakeNode, error: Exception) -> None:

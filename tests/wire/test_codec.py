@@ -31,7 +31,7 @@ from p2pd.wire.messages import (
 from tests.wire.strategies import messages, of
 
 SIGNED = Signed(b"x", bytes(64))
-RECORD = Record(bytes(32), b"value", bytes(32), 7, (), 0)
+RECORD = Record(bytes(32), False, b"value", bytes(32), bytes(8), 7, (), 0)
 scalars = (
     st.none()
     | st.booleans()
@@ -205,11 +205,11 @@ def test_what_has_no_fields_is_an_empty_list_and_not_an_empty_map() -> None:
 
 
 def test_an_absent_value_is_none_and_nothing_else() -> None:
-    fields: list[Any] = [bytes(32), None, bytes(32), 7, [], 0]
+    fields: list[Any] = [bytes(32), False, None, bytes(32), bytes(8), 7, [], 0]
     assert codec.decode(Record, pack(fields)).value is None
     wrongs: list[Any] = [0, False, "", [], {}]
     for wrong in wrongs:
-        fields[1] = wrong
+        fields[2] = wrong
         with pytest.raises(BadMessage):
             codec.decode(Record, pack(fields))
 
@@ -277,7 +277,7 @@ def test_subclasses_of_bytes_travel_as_bytes() -> None:
     back = codec.decode(FindNode, codec.encode(FindNode(key)))
     assert back.target == key
     assert type(back.target) is bytes
-    record = attrs.evolve(RECORD, key=key)
+    record = attrs.evolve(RECORD, name_digest=key)
     assert codec.decode(Record, codec.encode(record)) == record
 
 

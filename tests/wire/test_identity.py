@@ -22,7 +22,16 @@ def peer_record(identity: Identity) -> PeerRecord:
 
 
 def record(identity: Identity) -> Record:
-    return Record(bytes(32), b"value", identity.public_key, 7, (), 0)
+    return Record(
+        name_digest=bytes(32),
+        owned=False,
+        value=b"value",
+        writer=identity.public_key,
+        instance=bytes(8),
+        clock=7,
+        seen=(),
+        expires=0,
+    )
 
 
 @given(st.binary(min_size=32, max_size=32), st.integers(0, (1 << 64) - 1))

@@ -14,6 +14,7 @@ from p2pd.wire.messages import (
     PeerRecord,
     Publication,
     Record,
+    Seen,
     Signed,
     Slot,
 )
@@ -34,7 +35,7 @@ dial_number passing
 12 Announce record
 13 FindNode target
 14 Nodes records
-15 FindValue key
+15 FindValue key closer
 16 Value versions records
 17 Store record
 18 Stored
@@ -54,13 +55,14 @@ dial_number passing
 FACT_FIELDS = """
 Signed body signature
 PeerRecord public_key nonce sequence name addresses roles issued
-Record key value writer clock supersedes expires
+Seen actor clock
+Record name_digest owned value writer instance clock seen expires
 Publication origin sequence issued topic data
 DeadReport accused address sequence observed evidence
 Heard message_id hops
 Slot number fingerprint
 """
-FACTS = (Signed, PeerRecord, Record, Publication, DeadReport, Heard, Slot)
+FACTS = (Signed, PeerRecord, Seen, Record, Publication, DeadReport, Heard, Slot)
 
 
 def fields_of(cls: type) -> list[str]:

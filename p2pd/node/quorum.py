@@ -1,0 +1,244 @@
+"""The replicas of a key, as seen from this node: what they hold, and giving them more.
+
+The replicas are the `dht.replication` closest nodes that answer, this one among them. Where
+the routing table holds everybody there is near a key, they are asked at once; else a lookup
+finds them.
+"""
+
+import math
+from collections.abc import Sequence
+
+import attrs
+import trio
+
+from p2pd.config import DhtConfig
+from p2pd.core.records import Version, kept, living, merge, version_of
+from p2pd.errors import BadMessage, P2PError, StoreError
+from p2pd.ids import Key, NodeId, distance
+from p2pd.node.dialer import Dialer
+from p2pd.node.env import Env
+from p2pd.node.replica import Replica
+from p2pd.node.roster import Roster
+from p2pd.node.routes import Routes
+from p2pd.wire.identity import open_record
+from p2pd.wire.messages import (
+    MAX_SIBLINGS,
+    Failed,
+    FindValue,
+    Message,
+    Signed,
+    Store,
+    Stored,
+    Value,
+)
+
+# Who takes longer than so many of the slowest known round trips, at least so many seconds,
+# is no longer waited for alone.
+_PATIENCE = 4.0
+_LEAST_PATIENCE = 0.05
+
+
+@attrs.frozen
+class Needed:
+    """How many replicas must answer: `count`, 0 for a majority, infinity for all of them."""
+
+    count: float
+
+    def of(self, wanted: int) -> int:
+        """Return how many that is, where there are `wanted` replicas."""
+        majority = wanted // 2 + 1
+        return (
+            int(min(self.count, wanted)) if self.count == math.inf else int(self.count or majority)
+        )
+
+
+@attrs.frozen
+class Holding:
+    """What the replicas of a key hold.
+
+    `versions` are those that no other one covers, the winner first. `nodes` are the replicas,
+    the closest first, of which `answered` have answered; `wanted` is how many there should be.
+    """
+
+    versions: list[Version]
+    nodes: list[NodeId]
+    answered: int
+    wanted: int
+
+
+@attrs.frozen
+class Stores:
+    """How many replicas have a record on disk, and what the first of the others said."""
+
+    count: int
+    refusal: str
+
+
+class Quorum:
+    """Reads from and writes to the replicas of keys."""
+
+    def __init__(
+        self,
+        env: Env,
+        config: DhtConfig,
+        roster: Roster,
+        routes: Routes,
+        dialer: Dialer,
+        replica: Replica,
+    ) -> None:
+        self._env = env
+        self._config = config
+        self._roster = roster
+        self._routes = routes
+        self._dialer = dialer
+        self._replica = replica
+        self._own_id = env.identity.node_id
+
+    async def read(self, key: Key, needed: Needed, *, until_found: bool) -> Holding:
+        """Ask replicas what they hold, until as many as are needed have answered.
+
+        With `until_found` all are asked before it says that there is nothing. Silent nodes
+        cost no more than `dht.request_timeout`.
+        """
+        near = self._routes.known_closest(key, self._config.replication)
+        if near is not None:
+            holding = await self._read_from(key, near, needed, until_found=until_found)
+            if holding.answered >= needed.of(holding.wanted):
+                return holding
+        return await self._look_up(key)
+
+    async def store(self, signed: Signed, nodes: Sequence[NodeId], needed: int) -> Stores:
+        """Give a record to all these nodes at once.
+
+        Once `needed` have it, those that take much longer than these are left out.
+        """
+        stored = 0
+        refusals: list[str] = []
+        started = trio.current_time()
+
+        async def store_at(node: NodeId) -> None:
+            nonlocal stored
+            try:
+                if node == self._own_id:
+                    await self._replica.write(signed)
+                    reply: Message = Stored()
+                else:
+                    reply = await self._dialer.request(node, Store(signed), math.inf)
+            except P2PError as error:
+                refusals.append(str(error))
+                return
+            if isinstance(reply, Failed):
+                refusals.append(f"{node.hex()[:12]} refuses: {reply.message}")
+            elif isinstance(reply, Stored):
+                stored += 1
+                if stored == needed:
+                    taken = trio.current_time() - started
+                    patience = max(_PATIENCE * taken, self._patience(nodes))
+                    scope.deadline = min(scope.deadline, trio.current_time() + patience)
+
+        with trio.move_on_after(self._config.request_timeout) as scope:
+            async with trio.open_nursery() as nursery:
+                for node in nodes:
+                    nursery.start_soon(store_at, node)
+        if stored == len(nodes):
+            return Stores(stored, "there are no more nodes")
+        return Stores(stored, refusals[0] if refusals else "no answer in time")
+
+    async def _read_from(
+        self, key: Key, nodes: list[NodeId], needed: Needed, *, until_found: bool
+    ) -> Holding:
+        """Ask as many as are needed, one more for each that fails, all where one is slow."""
+        versions: list[Version] = []
+        answered: list[NodeId] = []
+        under_way = 0
+        # What is open is asked first: to the others a dial is in the way.
+        waiting = sorted(nodes, key=lambda each: -self._nearness(each))
+        progress = trio.Event()
+
+        async def ask(node: NodeId) -> None:
+            nonlocal under_way, progress
+            held = await self._ask(key, node)
+            under_way -= 1
+            if held is not None:
+                answered.append(node)
+                versions.extend(held)
+            progress.set()
+
+        def lacking() -> int:
+            enough = needed.of(len(nodes))
+            if until_found and not living(versions, self._env.wall_ms()):
+                enough = len(nodes)
+            return max(0, enough - len(answered))
+
+        with trio.move_on_after(self._config.request_timeout):
+            async with trio.open_nursery() as nursery:
+                hedge_at = trio.current_time() + self._patience(nodes)
+                while lacking():
+                    late = trio.current_time() >= hedge_at
+                    ask_now = len(waiting) if late else lacking() - under_way
+                    for node in waiting[: max(0, ask_now)]:
+                        under_way += 1
+                        nursery.start_soon(ask, node)
+                    del waiting[: max(0, ask_now)]
+                    if not under_way:
+                        break
+                    progress = trio.Event()
+                    with trio.move_on_at(hedge_at if waiting else math.inf):
+                        await progress.wait()
+                nursery.cancel_scope.cancel()
+        if lacking() and len(nodes) < self._config.replication:
+            # There is nobody else who could take the place of the silent ones.
+            nodes = [node for node in nodes if node in answered]
+        return Holding(self._merged(versions), nodes, len(answered), len(nodes))
+
+    async def _look_up(self, key: Key) -> Holding:
+        route = await self._routes.look_up(key, FindValue(key, closer=True))
+        nodes = [candidate.node_id for candidate in route.closest]
+        versions = [each for node in nodes for each in versions_in(route.answers.get(node), key)]
+        own = await self._ask(key, self._own_id)
+        if own is not None:
+            nodes.append(self._own_id)
+            versions += own
+        replicas = sorted(nodes, key=lambda each: distance(each, key))
+        replicas = replicas[: self._config.replication]
+        return Holding(self._merged(versions), replicas, len(replicas), len(replicas))
+
+    async def _ask(self, key: Key, node: NodeId) -> list[Version] | None:
+        """Return the versions that a node holds, None where it did not say."""
+        try:
+            if node == self._own_id:
+                return await self._replica.read(key)
+            reply = await self._dialer.request(node, FindValue(key, closer=False), math.inf)
+        except StoreError:
+            return None
+        except P2PError:
+            self._routes.table.failed(node)
+            return None
+        return versions_in(reply, key) if isinstance(reply, Value) else None
+
+    def _merged(self, versions: list[Version]) -> list[Version]:
+        return merge(kept(versions, self._env.wall_ms()))
+
+    def _nearness(self, node: NodeId) -> int:
+        if node == self._own_id:
+            return 2
+        return node in self._roster.connections
+
+    def _patience(self, nodes: Sequence[NodeId]) -> float:
+        """Return how many seconds an honest answer of these nodes takes at most, as a rule."""
+        open_ones = (self._roster.connections.get(node) for node in nodes)
+        slowest = max((each.rtt or 0.0 for each in open_ones if each is not None), default=0.0)
+        return max(_LEAST_PATIENCE, _PATIENCE * slowest)
+
+
+def versions_in(reply: Message | None, key: Key) -> list[Version]:
+    """Return the versions of a key in an answer, without those that are not what they say."""
+    found: list[Version] = []
+    for signed in reply.versions[:MAX_SIBLINGS] if isinstance(reply, Value) else ():
+        try:
+            version = version_of(signed, open_record(signed))
+        except BadMessage:
+            continue
+        if version.key == key:
+            found.append(version)
+    return found
