@@ -166,7 +166,8 @@ class Quorum:
 
         def lacking() -> int:
             enough = needed.of(len(nodes))
-            if until_found and not living(versions, self._env.wall_ms()):
+            found = not until_found or living(versions, self._env.wall_ms())
+            if len(answered) >= enough and not found:
                 enough = len(nodes)
             return max(0, enough - len(answered))
 
