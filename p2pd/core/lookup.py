@@ -23,6 +23,7 @@ only the path that asked it.
 """
 
 import enum
+import math
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from operator import attrgetter
@@ -59,7 +60,8 @@ class Candidate:
     """A node that may be among the closest.
 
     `depth` is how many answers led to it, `distance` is to what is looked up. Once it is
-    asked, its answer is expected until `late_at`, monotonic, on the path of this number.
+    asked, on the path of this number: when the question was sent, and until when its answer
+    is expected, both monotonic.
     """
 
     node_id: NodeId
@@ -67,6 +69,7 @@ class Candidate:
     depth: int
     distance: int
     state: State = State.NEW
+    sent_at: float = 0.0
     late_at: float = 0.0
     path: int = 0
 
@@ -128,7 +131,7 @@ class Lookup:
     def late_at(self) -> float:
         """When the next of those asked will be late; infinity if none can be."""
         due = (each.late_at for each in self._under_way if each.state is State.ASKED)
-        return min(due, default=float("inf"))
+        return min(due, default=math.inf)
 
     def next(self, now: float) -> Candidate | None:
         """Return the next node to ask, now marked as asked; None while one must wait."""
@@ -140,10 +143,19 @@ class Lookup:
                 for candidate in path.frontier(self._k):
                     if candidate.state is State.NEW:
                         candidate.state, candidate.path = State.ASKED, number
-                        candidate.late_at = now + self._patience(candidate.node_id)
+                        self.sent(candidate, now)
                         self._under_way.append(candidate)
                         return candidate
         return None
+
+    def held_up(self, candidate: Candidate) -> None:
+        """Note that a question waits here to be sent: until `sent`, no answer is expected."""
+        candidate.late_at = math.inf
+
+    def sent(self, candidate: Candidate, now: float) -> None:
+        """Note that a question that was held up is on its way at last."""
+        candidate.sent_at = now
+        candidate.late_at = now + self._patience(candidate.node_id)
 
     def answered(self, candidate: Candidate, nodes: Iterable[tuple[NodeId, Signed]]) -> None:
         """Take the nodes that a candidate named, at most k of them."""

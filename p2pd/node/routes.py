@@ -1,6 +1,5 @@
 """The DHT's map: the routing table, kept by what connections show, and lookups along it."""
 
-import math
 from collections.abc import Callable
 
 import attrs
@@ -131,13 +130,12 @@ class Routes:
         async with trio.open_nursery() as nursery:
             progress = trio.Event()
 
-            async def ask(candidate: Candidate) -> None:
-                await self._ask(lookup, candidate, question, route)
+            def wake() -> None:
                 progress.set()
 
             while True:
                 while (candidate := lookup.next(trio.current_time())) is not None:
-                    nursery.start_soon(ask, candidate)
+                    nursery.start_soon(self._ask, lookup, candidate, question, route, wake)
                 route.closest, route.failed = lookup.closest(), lookup.missing()
                 if lookup.finished or (enough is not None and enough(route)):
                     break
@@ -171,24 +169,35 @@ class Routes:
         return entry is not None and entry.dead
 
     async def _ask(
-        self, lookup: Lookup, candidate: Candidate, question: Message, route: Route
+        self,
+        lookup: Lookup,
+        candidate: Candidate,
+        question: Message,
+        route: Route,
+        wake: Callable[[], None],
     ) -> None:
         node_id, asked_at = candidate.node_id, trio.current_time()
         dialed = node_id not in self._roster.connections
         outcome, answer, gone = "answered", None, False
+
+        def on_wait(waits: bool) -> None:  # noqa: FBT001 - of `Dialer.request`
+            if waits:
+                lookup.held_up(candidate)
+            else:
+                lookup.sent(candidate, trio.current_time())
+                wake()
+
         try:
-            with trio.fail_after(self._config.request_timeout):
-                answer = await self._dialer.request(node_id, question, math.inf)
+            within = self._config.request_timeout
+            answer = await self._dialer.request(node_id, question, within, on_wait)
         except P2PError as error:
             outcome = error.code
             gone = isinstance(error, DialFailed) and error.refused
-        except trio.TooSlowError:
-            outcome = "timeout"
-        seconds = trio.current_time() - asked_at
+        now = trio.current_time()
         if isinstance(answer, Nodes | Value):
             route.answers[node_id] = answer
             self.table.heard_from(node_id, candidate.signed)
-            self._round_trips.took(node_id, seconds, dialed=dialed)
+            self._round_trips.took(node_id, now - candidate.sent_at, dialed=dialed)
             connection = self._roster.connections.get(node_id)
             lookup.answered(candidate, self._named(answer, connection))
         else:
@@ -199,7 +208,8 @@ class Routes:
             elif outcome != Busy.code:
                 self.table.failed(node_id)
             lookup.failed(candidate, gone=gone)
-        route.hops.append(Hop(node_id, candidate.depth, seconds, outcome))
+        route.hops.append(Hop(node_id, candidate.depth, now - asked_at, outcome))
+        wake()
 
     def _named(
         self, answer: Nodes | Value, told_by: Connection | None

@@ -1,5 +1,6 @@
 """Iterative lookups over networks drawn at random: they find whom they should, and end."""
 
+import math
 import random
 from collections import defaultdict
 from collections.abc import Callable
@@ -363,3 +364,16 @@ def test_each_path_may_ask_somebody() -> None:
     lookup = start(target, *ids, paths=4)
     asked = all_to_ask(lookup, 0)
     assert [(each.path, each.node_id) for each in asked] == list(enumerate(ids[:4]))
+
+
+def test_whose_question_is_held_up_is_not_late() -> None:
+    target = NodeId(bytes(32))
+    lookup = start(target, *in_order(target, 5), k=3, alpha=1)
+    [first] = all_to_ask(lookup, 10)
+    lookup.held_up(first)
+    assert lookup.late_at == math.inf
+    assert all_to_ask(lookup, 20) == []
+    lookup.sent(first, 20)
+    assert (first.sent_at, lookup.late_at) == (20, 21)
+    assert all_to_ask(lookup, 20.9) == []
+    assert len(all_to_ask(lookup, 21)) == 1

@@ -137,3 +137,23 @@ async def test_a_lookup_ends_where_the_caller_has_enough(autojump_clock: MockClo
         assert 3 <= len(route.closest) < 20
         whole = await routes(nodes[1]).look_up(key, FindNode(key))
         assert len(whole.closest) == 20
+
+
+async def test_lookups_at_once_share_few_connections(autojump_clock: MockClock) -> None:
+    async with open_world(6, constant_latency(0.05)) as world:
+        few = {"connections__target": 2, "connections__max_outbound": 4}
+        nodes = await network(world, 40, dht__k=8, dht__replication=8, **few)
+        asker = nodes[9]
+        outcomes: set[str] = set()
+
+        async def look_up(number: int) -> None:
+            key = Key.of(f"point {number}")
+            route = await routes(asker).look_up(key, FindNode(key))
+            outcomes.update(hop.outcome for hop in route.hops)
+            found = [each for each in closest(world, key, 9) if each is not asker][:8]
+            assert ids(route) == [each.node_id for each in found]
+
+        async with trio.open_nursery() as nursery:
+            for number in range(4):
+                nursery.start_soon(look_up, number)
+        assert outcomes == {"answered"}
