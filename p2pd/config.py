@@ -252,6 +252,14 @@ class DhtConfig:
 
     k: int = _count(20, "nodes", 1, MAX_K, "Size of a routing bucket.")
     alpha: int = _count(3, "requests", 1, 32, "Requests of one lookup at a time.")
+    disjoint_paths: int = _count(
+        1,
+        "paths",
+        1,
+        16,
+        "Over how many paths a lookup goes that share no node. More withstand more liars, and "
+        "cost more requests.",
+    )
     replication: int = _count(20, "nodes", 1, MAX_K, "How many of the closest nodes keep a record.")
     write_quorum: int = _count(
         0,

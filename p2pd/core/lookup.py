@@ -2,16 +2,30 @@
 
 ::
 
-    while not lookup.finished:
-        ask = lookup.next()        # None: wait for an answer that is under way
+    while True:
+        ask = lookup.next(now)        # again, until it is None
+        if lookup.finished: ...
+        wait for an answer, at most until lookup.late_at
         lookup.answered(ask, nodes)   or   lookup.failed(ask)
 
-It keeps `alpha` queries under way to the closest nodes not yet asked, and is finished when
-the `k` closest of all nodes seen, but for those that failed, have answered.
+It asks the closest nodes not yet asked, `alpha` at a time, and is finished when the `k`
+closest of all nodes seen have answered, but for those that failed or are late.
+
+Who is later than expected is late: another is asked in its place, but its answer still
+counts when it comes. So a silent node holds up the lookup as long as an answer is expected to
+take, not until its time is up. The end waits for one that is late no longer, however close
+it is, once k others have answered; where there are fewer, it waits until they fail.
+
+Disjoint paths (Baumgart, Mies 2007, "S/Kademlia", section 4.4): the first candidates are dealt
+out to `paths` lookups side by side. Each goes on only from what those named whom it asked
+itself, and no node is asked by two. What they found is taken together. A liar leads astray
+only the path that asked it.
 """
 
 import enum
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from operator import attrgetter
 
 import attrs
@@ -19,24 +33,35 @@ import attrs
 from p2pd.ids import NodeId, distance
 from p2pd.wire.messages import Signed
 
-# Each answer may bring k nodes; more than this many candidates are lies or waste.
+# Each answer may bring k nodes; more than this many candidates, on all paths together, are
+# lies or waste: further ones are left out.
 MAX_CANDIDATES = 1000
 
 
 class State(enum.Enum):
-    """What is known of a candidate."""
+    """What is known of a candidate.
+
+    `LATE`: asked, and its answer was expected by now. `GONE`: it is known not to run.
+    """
 
     NEW = enum.auto()
     ASKED = enum.auto()
+    LATE = enum.auto()
     ANSWERED = enum.auto()
     FAILED = enum.auto()
+    GONE = enum.auto()
+
+
+_PASSED_OVER = (State.LATE, State.FAILED, State.GONE)
 
 
 @attrs.define(eq=False)
 class Candidate:
     """A node that may be among the closest.
 
-    `depth` is how many answers led to it, `distance` is to what is looked up.
+    `depth` is how many answers led to it, `distance` is to what is looked up. Once it is
+    asked, on the path of this number: when the question was sent, and until when its answer
+    is expected, both monotonic.
     """
 
     node_id: NodeId
@@ -44,10 +69,30 @@ class Candidate:
     depth: int
     distance: int
     state: State = State.NEW
+    sent_at: float = 0.0
+    late_at: float = 0.0
+    path: int = 0
+
+
+@attrs.define
+class _Path:
+    """Those whom one of the disjoint paths has heard of, closest first, by node ID as well."""
+
+    known: dict[NodeId, Candidate] = attrs.field(factory=dict)
+    closest_first: list[Candidate] = attrs.field(factory=list)
+
+    def frontier(self, count: int) -> Iterator[Candidate]:
+        """Return the closest, but for those passed over."""
+        hopeful = (each for each in self.closest_first if each.state not in _PASSED_OVER)
+        return islice(hopeful, count)
 
 
 class Lookup:
-    """A lookup of `target`, started from `start`, the closest nodes already known."""
+    """A lookup of `target`, started from `start`, the closest nodes already known.
+
+    `patience` says within how many seconds a node's answer is expected. With more than one
+    of the `paths`, each may ask its share of `alpha` at a time, and at least one.
+    """
 
     def __init__(
         self,
@@ -57,60 +102,115 @@ class Lookup:
         own_id: NodeId,
         k: int,
         alpha: int,
+        patience: Callable[[NodeId], float],
+        paths: int = 1,
     ) -> None:
         self._target = target
         self._own_id = own_id
         self._k = k
         self._alpha = alpha
-        self._asked = 0
+        self._patience = patience
         self._candidates: dict[NodeId, Candidate] = {}
-        self._closest_first: list[Candidate] = []
-        self._add(start, depth=1)
+        self._under_way: list[Candidate] = []
+        self._paths = [_Path() for _ in range(paths)]
+        first = list(start)
+        for number, path in enumerate(self._paths):
+            self._add(path, first[number::paths], depth=1)
 
     @property
     def finished(self) -> bool:
-        """Whether the k closest live candidates have all answered."""
-        return all(each.state is State.ANSWERED for each in self._frontier())
+        """Whether there is nobody to ask or to wait for, as of the last `next`."""
+        for path in self._paths:
+            if any(each.state is not State.ANSWERED for each in path.frontier(self._k)):
+                return False
+        if all(each.state is not State.LATE for each in self._under_way):
+            return True
+        return len(self.closest()) == self._k
 
-    def next(self) -> Candidate | None:
+    @property
+    def late_at(self) -> float:
+        """When the next of those asked will be late; infinity if none can be."""
+        due = (each.late_at for each in self._under_way if each.state is State.ASKED)
+        return min(due, default=math.inf)
+
+    def next(self, now: float) -> Candidate | None:
         """Return the next node to ask, now marked as asked; None while one must wait."""
-        if self._asked >= self._alpha:
-            return None
-        for candidate in self._frontier():
-            if candidate.state is State.NEW:
-                candidate.state = State.ASKED
-                self._asked += 1
-                return candidate
+        for each in self._under_way:
+            if each.state is State.ASKED and each.late_at <= now:
+                each.state = State.LATE
+        for number, path in enumerate(self._paths):
+            if self._has_room(number, path):
+                for candidate in path.frontier(self._k):
+                    if candidate.state is State.NEW:
+                        candidate.state, candidate.path = State.ASKED, number
+                        self.sent(candidate, now)
+                        self._under_way.append(candidate)
+                        return candidate
         return None
+
+    def held_up(self, candidate: Candidate) -> None:
+        """Note that a question waits here to be sent: until `sent`, no answer is expected."""
+        candidate.late_at = math.inf
+
+    def sent(self, candidate: Candidate, now: float) -> None:
+        """Note that a question that was held up is on its way at last."""
+        candidate.sent_at = now
+        candidate.late_at = now + self._patience(candidate.node_id)
 
     def answered(self, candidate: Candidate, nodes: Iterable[tuple[NodeId, Signed]]) -> None:
         """Take the nodes that a candidate named, at most k of them."""
         self._settle(candidate, State.ANSWERED)
-        self._add(list(nodes)[: self._k], candidate.depth + 1)
+        self._add(self._paths[candidate.path], list(nodes)[: self._k], candidate.depth + 1)
 
-    def failed(self, candidate: Candidate) -> None:
-        """Note that a candidate did not answer; the next closest takes its place."""
-        self._settle(candidate, State.FAILED)
+    def failed(self, candidate: Candidate, *, gone: bool = False) -> None:
+        """Note that a candidate did not answer; the next closest takes its place.
+
+        `gone`: it is known not to run, so nobody misses its answer.
+        """
+        self._settle(candidate, State.GONE if gone else State.FAILED)
 
     def closest(self) -> list[Candidate]:
         """Return up to k candidates that answered, closest first."""
-        answered = [each for each in self._closest_first if each.state is State.ANSWERED]
-        return answered[: self._k]
+        return [each for each in self._closest_first() if each.state is State.ANSWERED][: self._k]
+
+    def missing(self) -> list[Candidate]:
+        """Return those of the k closest seen that failed or are late, closest first.
+
+        Who is gone is none of them.
+        """
+        there = [each for each in self._closest_first() if each.state is not State.GONE]
+        return [each for each in there[: self._k] if each.state in _PASSED_OVER]
+
+    def _closest_first(self) -> list[Candidate]:
+        return sorted(self._candidates.values(), key=attrgetter("distance"))
+
+    def _has_room(self, number: int, path: _Path) -> bool:
+        asked = [each.state for each in self._under_way if each.path == number]
+        late = asked.count(State.LATE)
+        # Late ones cost something, too: no more of them than would be asked anyway.
+        under_way = len(asked) - min(late, self._k)
+        at_once = max(1, self._alpha // len(self._paths))
+        if under_way < at_once:
+            return True
+        # What is asked from then on brings nobody closer: no answer need wait for another.
+        first = list(path.frontier(self._alpha))
+        converged = all(each.state is State.ANSWERED for each in first)
+        return converged and under_way < self._k
 
     def _settle(self, candidate: Candidate, state: State) -> None:
         candidate.state = state
-        self._asked -= 1
+        self._under_way.remove(candidate)
 
-    def _frontier(self) -> list[Candidate]:
-        alive = (each for each in self._closest_first if each.state is not State.FAILED)
-        return [candidate for _, candidate in zip(range(self._k), alive, strict=False)]
-
-    def _add(self, nodes: Iterable[tuple[NodeId, Signed]], depth: int) -> None:
+    def _add(self, path: _Path, nodes: Iterable[tuple[NodeId, Signed]], depth: int) -> None:
         for node_id, signed in nodes:
-            if node_id == self._own_id or node_id in self._candidates:
+            if node_id == self._own_id or node_id in path.known:
                 continue
-            if len(self._candidates) >= MAX_CANDIDATES:
+            # Each path has its share, so that liars on one leave room for the others.
+            if len(path.known) >= MAX_CANDIDATES // len(self._paths):
                 break
-            away = distance(node_id, self._target)
-            self._candidates[node_id] = Candidate(node_id, signed, depth, away)
-        self._closest_first = sorted(self._candidates.values(), key=attrgetter("distance"))
+            candidate = self._candidates.get(node_id)
+            if candidate is None:
+                away = distance(node_id, self._target)
+                candidate = self._candidates[node_id] = Candidate(node_id, signed, depth, away)
+            path.known[node_id] = candidate
+        path.closest_first = sorted(path.known.values(), key=attrgetter("distance"))

@@ -6,9 +6,9 @@ cache. A contact leaves only when it fails and somebody waits for its place, so 
 outage empties no table.
 """
 
-import heapq
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import islice
 
 import attrs
 
@@ -111,9 +111,15 @@ class RoutingTable:
             if bucket.looked_up_at < before
         ]
 
-    def closest(self, target: bytes, count: int) -> list[Contact]:
-        """Return the `count` contacts closest to `target`, closest first."""
-        return heapq.nsmallest(count, self, key=lambda contact: distance(contact.node_id, target))
+    def closest(
+        self, target: bytes, count: int, *, but_for: Callable[[NodeId], bool] = lambda _: False
+    ) -> list[Contact]:
+        """Return the `count` contacts closest to `target`, closest first.
+
+        Those are left out for whom `but_for` holds.
+        """
+        closest_first = sorted(self, key=lambda contact: distance(contact.node_id, target))
+        return list(islice((each for each in closest_first if not but_for(each.node_id)), count))
 
     def known_closest(self, target: bytes, count: int) -> list[NodeId] | None:
         """Return the closest `count` nodes there are, `own_id` among them; None if unknown.

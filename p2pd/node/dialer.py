@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Callable
 
 import attrs
 import trio
@@ -17,6 +18,7 @@ from p2pd.errors import (
     HandshakeRefused,
     NotFound,
     P2PError,
+    RequestTimedOut,
 )
 from p2pd.ids import NodeId
 from p2pd.node.connection import Connection, Direction
@@ -66,7 +68,8 @@ class Dialer:
         self._strangers = Budget(STRANGERS_AT_ONCE, STRANGERS_PER_SECOND)
         self._keeping_up = trio.CancelScope()
         self._alone_from = math.inf
-        roster.on_disconnected.append(lambda _: self.wake())
+        self._waiting_for_room = trio.lowlevel.ParkingLot()
+        roster.on_disconnected.append(self._disconnected)
 
     def wake(self) -> None:
         """Look again at whom to dial: the registry or the connections have changed."""
@@ -126,20 +129,55 @@ class Dialer:
         # One at the bound would only take the place of another.
         return min(wanted, config.max_outbound - made)
 
-    async def request(self, peer: NodeId, message: Message, within: float) -> Message:
+    async def request(
+        self,
+        peer: NodeId,
+        message: Message,
+        within: float,
+        on_wait: Callable[[bool], None] = lambda _: None,
+    ) -> Message:
         """Send a request to a peer, dialling it if need be; returns its reply.
 
-        Raises `NotFound` for a peer without a known address, and what `connect_to` and
-        `Connection.request` raise. Where the connection ended under it, as a duplicate or
-        to make room, the request goes once more over another one.
+        All together takes at most `within` seconds. Where there is no room for the
+        connection, it waits until others make some; `on_wait` is told when it begins (True)
+        and ends to wait. Where the connection ended under it, as a duplicate or to make
+        room, the request goes once more over another one. Raises `NotFound` for a peer
+        without a known address, `Busy` where there was no room in time, and what
+        `connect_to` and `Connection.request` raise.
         """
-        connection = await self.connect_to(peer)
+        until = trio.current_time() + within
+        connection = await self._connect_in_turn(peer, until, on_wait)
         try:
-            return await connection.request(message, within)
+            return await self._request(connection, message, until)
         except ConnectionLost:
-            await connection.ended.wait()
-            again = await self.connect_to(peer)
-        return await again.request(message, within)
+            with trio.move_on_at(until):
+                await connection.ended.wait()
+            again = await self._connect_in_turn(peer, until, on_wait)
+        return await self._request(again, message, until)
+
+    async def _request(self, connection: Connection, message: Message, until: float) -> Message:
+        try:
+            return await connection.request(message, max(0, until - trio.current_time()))
+        finally:
+            # One that is quiet makes room.
+            if not connection.requests_under_way:
+                self._waiting_for_room.unpark()
+
+    async def _connect_in_turn(
+        self, peer: NodeId, until: float, on_wait: Callable[[bool], None]
+    ) -> Connection:
+        while True:
+            error: P2PError = RequestTimedOut(f"peer {peer.hex()[:12]} was not reached in time")
+            with trio.move_on_at(until):
+                try:
+                    return await self.connect_to(peer)
+                except Busy as full:
+                    error = full
+                on_wait(True)  # noqa: FBT003 - whether it waits is all there is to tell
+                await self._waiting_for_room.park()
+                on_wait(False)  # noqa: FBT003 - as above
+                continue
+            raise error
 
     async def connect_to(self, peer: NodeId, *, most: int = MAX_ADDRESSES) -> Connection:
         """Return the connection to a peer; dial its known addresses where there is none.
@@ -211,6 +249,11 @@ class Dialer:
             return await self._dial(address, source, stay)
         finally:
             self._under_way -= 1
+            self._waiting_for_room.unpark()
+
+    def _disconnected(self, _: Connection) -> None:
+        self.wake()
+        self._waiting_for_room.unpark()
 
     async def _dial(self, address: Address, source: Source, stay: bool) -> Connection:  # noqa: FBT001 - of `dial`
         self._dial_count += 1

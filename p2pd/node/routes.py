@@ -1,14 +1,15 @@
 """The DHT's map: the routing table, kept by what connections show, and lookups along it."""
 
-import math
+from collections.abc import Callable
 
 import attrs
 import trio
 
 from p2pd.config import DhtConfig
 from p2pd.core.lookup import Candidate, Lookup
+from p2pd.core.round_trips import RoundTrips
 from p2pd.core.routing import MAX_FAILURES, Contact, RoutingTable
-from p2pd.errors import Busy, P2PError
+from p2pd.errors import Busy, DialFailed, P2PError
 from p2pd.ids import NodeId
 from p2pd.node.connection import Connection
 from p2pd.node.dialer import Dialer
@@ -40,9 +41,14 @@ class Hop:
 
 @attrs.define
 class Route:
-    """What a lookup found: the closest live nodes, their answers, and each step, in order."""
+    """What a lookup found: the closest live nodes, their answers, and each step, in order.
+
+    `failed` are those of the closest that did not answer, or not yet, without being known
+    to be dead: neither refuses the host to connect, nor are they held dead.
+    """
 
     closest: list[Candidate] = attrs.field(factory=list)
+    failed: list[Candidate] = attrs.field(factory=list)
     answers: dict[NodeId, Nodes | Value] = attrs.field(factory=dict)
     hops: list[Hop] = attrs.field(factory=list)
 
@@ -66,6 +72,7 @@ class Routes:
         self._book = book
         self._own_id = env.identity.node_id
         self.table = RoutingTable(self._own_id, config.k, trio.current_time())
+        self._round_trips = RoundTrips()
         self._joined = trio.Event()
         dispatch.add(FindNode, self._answer)
         roster.on_connected.append(self._heard_from)
@@ -98,7 +105,7 @@ class Routes:
     def closest_records(self, target: bytes, exclude: NodeId) -> tuple[Signed, ...]:
         """Return the signed records of the closest known nodes, for an answer."""
         count = min(self._config.k, MAX_RECORDS)
-        contacts = self.table.closest(target, count + 1)
+        contacts = self.table.closest(target, count + 1, but_for=self._is_dead)
         return tuple(self._newest(each) for each in contacts if each.node_id != exclude)[:count]
 
     def _newest(self, contact: Contact) -> Signed:
@@ -106,66 +113,103 @@ class Routes:
         return entry.signed if entry is not None and entry.signed is not None else contact.signed
 
     async def look_up(
-        self, target: bytes, question: FindNode | FindValue, *, k: int | None = None
+        self,
+        target: bytes,
+        question: FindNode | FindValue,
+        *,
+        k: int | None = None,
+        enough: Callable[[Route], bool] | None = None,
     ) -> Route:
         """Ask one's way to the k nodes closest to `target`; see `core.lookup`.
 
-        `k` is `dht.k` where none is given.
+        `k` is `dht.k` where none is given. `enough` is asked after each answer whether the
+        route will do as it is; if so, the lookup ends there. Nodes held dead are not asked.
         """
         route = Route()
-        self.table.looked_up(target, trio.current_time())
-        start = self.table.closest(target, self._config.k)
-        lookup = Lookup(
-            target,
-            [(contact.node_id, contact.signed) for contact in start],
-            own_id=self._own_id,
-            k=k or self._config.k,
-            alpha=self._config.alpha,
-        )
+        lookup = self._begin(target, k or self._config.k)
         async with trio.open_nursery() as nursery:
             progress = trio.Event()
 
-            async def ask(candidate: Candidate) -> None:
-                nonlocal progress
-                await self._ask(lookup, candidate, question, route)
+            def wake() -> None:
                 progress.set()
-                progress = trio.Event()
 
-            while not lookup.finished:
-                candidate = lookup.next()
-                if candidate is None:
+            while True:
+                while (candidate := lookup.next(trio.current_time())) is not None:
+                    nursery.start_soon(self._ask, lookup, candidate, question, route, wake)
+                route.closest, route.failed = lookup.closest(), lookup.missing()
+                if lookup.finished or (enough is not None and enough(route)):
+                    break
+                progress = trio.Event()
+                with trio.move_on_at(lookup.late_at):
                     await progress.wait()
-                else:
-                    nursery.start_soon(ask, candidate)
             nursery.cancel_scope.cancel()
-        route.closest = lookup.closest()
         return route
 
+    def _begin(self, target: bytes, k: int) -> Lookup:
+        self.table.looked_up(target, trio.current_time())
+        known = self.table.closest(target, self._config.k, but_for=self._is_dead)
+        # Where all are held dead, it may be this node that was cut off.
+        known = known or self.table.closest(target, self._config.k)
+        return Lookup(
+            target,
+            [(contact.node_id, contact.signed) for contact in known],
+            own_id=self._own_id,
+            k=k,
+            alpha=self._config.alpha,
+            patience=self._patience,
+            paths=self._config.disjoint_paths,
+        )
+
+    def _patience(self, node_id: NodeId) -> float:
+        dialed = node_id not in self._roster.connections
+        return self._round_trips.expected(node_id, dialed=dialed)
+
+    def _is_dead(self, node_id: NodeId) -> bool:
+        entry = self._roster.registry.get(node_id)
+        return entry is not None and entry.dead
+
     async def _ask(
-        self, lookup: Lookup, candidate: Candidate, question: Message, route: Route
+        self,
+        lookup: Lookup,
+        candidate: Candidate,
+        question: Message,
+        route: Route,
+        wake: Callable[[], None],
     ) -> None:
-        asked_at = trio.current_time()
-        outcome, answer = "answered", None
+        node_id, asked_at = candidate.node_id, trio.current_time()
+        dialed = node_id not in self._roster.connections
+        outcome, answer, gone = "answered", None, False
+
+        def on_wait(waits: bool) -> None:  # noqa: FBT001 - of `Dialer.request`
+            if waits:
+                lookup.held_up(candidate)
+            else:
+                lookup.sent(candidate, trio.current_time())
+                wake()
+
         try:
-            with trio.fail_after(self._config.request_timeout):
-                answer = await self._dialer.request(candidate.node_id, question, math.inf)
+            within = self._config.request_timeout
+            answer = await self._dialer.request(node_id, question, within, on_wait)
         except P2PError as error:
             outcome = error.code
-        except trio.TooSlowError:
-            outcome = "timeout"
+            gone = isinstance(error, DialFailed) and error.refused
+        now = trio.current_time()
         if isinstance(answer, Nodes | Value):
-            route.answers[candidate.node_id] = answer
-            self.table.heard_from(candidate.node_id, candidate.signed)
-            connection = self._roster.connections.get(candidate.node_id)
+            route.answers[node_id] = answer
+            self.table.heard_from(node_id, candidate.signed)
+            self._round_trips.took(node_id, now - candidate.sent_at, dialed=dialed)
+            connection = self._roster.connections.get(node_id)
             lookup.answered(candidate, self._named(answer, connection))
         else:
             outcome = outcome if answer is None else "refused"
+            if gone:
+                self.died(node_id)
             # Without room for a connection, nobody knows whether it would have answered.
-            if outcome != Busy.code:
-                self.table.failed(candidate.node_id)
-            lookup.failed(candidate)
-        seconds = trio.current_time() - asked_at
-        route.hops.append(Hop(candidate.node_id, candidate.depth, seconds, outcome))
+            elif outcome != Busy.code:
+                self.table.failed(node_id)
+            lookup.failed(candidate, gone=gone)
+        route.hops.append(Hop(node_id, candidate.depth, now - asked_at, outcome))
+        wake()
 
     def _named(
         self, answer: Nodes | Value, told_by: Connection | None
@@ -178,7 +222,11 @@ class Routes:
             (self._book.learn(each, told_over=host, told_by=teller), each)
             for each in answer.records
         )
-        return [(node_id, signed) for node_id, signed in learned if node_id is not None]
+        return [
+            (node_id, signed)
+            for node_id, signed in learned
+            if node_id is not None and not self._is_dead(node_id)
+        ]
 
     def _answer(self, call: Call, request: FindNode) -> Nodes:
         return Nodes(self.closest_records(request.target, exclude=call.connection.node_id))

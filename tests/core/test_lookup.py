@@ -1,8 +1,11 @@
 """Iterative lookups over networks drawn at random: they find whom they should, and end."""
 
+import math
 import random
+from collections import defaultdict
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -47,24 +50,32 @@ class Net:
         return [(c.node_id, c.signed) for c in self.tables[node_id].closest(target, K)]
 
 
-def start(target: NodeId, *first: NodeId, alpha: int = ALPHA) -> Lookup:
-    return Lookup(target, known(*first), own_id=OWN, k=K, alpha=alpha)
+def start(target: NodeId, *first: NodeId, **changes: Any) -> Lookup:
+    """Begin a lookup in which every answer is expected within a second."""
+    options: dict[str, Any] = {"own_id": OWN, "k": K, "alpha": ALPHA, "patience": lambda _: 1.0}
+    return Lookup(target, known(*first), **options | changes)
+
+
+def all_to_ask(lookup: Lookup, now: float) -> list[Candidate]:
+    asked = []
+    while (candidate := lookup.next(now)) is not None:
+        asked.append(candidate)
+    return asked
 
 
 def drive(
     lookup: Lookup,
     rng: random.Random,
     answer: Callable[[Candidate], Known | None],
-    alpha: int = ALPHA,
 ) -> list[Candidate]:
-    """Run a lookup to its end, answers in any order; returns whom it asked."""
+    """Run a lookup to its end, answers in any order, none of them late; returns whom it asked."""
     asked: list[Candidate] = []
     under_way: list[Candidate] = []
     while not lookup.finished:
-        while (candidate := lookup.next()) is not None:
-            asked.append(candidate)
-            under_way.append(candidate)
-        assert 0 < len(under_way) <= alpha
+        new = all_to_ask(lookup, 0)
+        asked += new
+        under_way += new
+        assert 0 < len(under_way) <= K
         candidate = under_way.pop(rng.randrange(len(under_way)))
         nodes = answer(candidate)
         if nodes is None:
@@ -112,24 +123,22 @@ def test_it_ends_with_those_that_answer_when_many_are_dead(
 
 @given(seeds, st.integers(1, 8))
 @settings(max_examples=30)
-def test_never_more_than_alpha_are_asked_at_once(seed: int, alpha: int) -> None:
+def test_alpha_are_asked_at_once_at_first(seed: int, alpha: int) -> None:
     net = Net(seed, 40)
     target = node(net.rng)
     lookup = start(target, *net.ids[:20], alpha=alpha)
-    first = []
-    while (candidate := lookup.next()) is not None:
-        first.append(candidate.node_id)
+    first = [each.node_id for each in all_to_ask(lookup, 0)]
     assert first == closest(net.ids[:20], target, min(alpha, K))
 
 
 def test_while_somebody_is_asked_it_is_not_finished() -> None:
     a, b = NodeId(b"\x11" * 32), NodeId(b"\x12" * 32)
     lookup = start(a, a, b)
-    first, second = lookup.next(), lookup.next()
+    first, second = lookup.next(0), lookup.next(0)
     assert first is not None
     assert second is not None
     assert (first.node_id, second.node_id) == (a, b)
-    assert lookup.next() is None
+    assert lookup.next(0) is None
     assert not lookup.finished
     lookup.answered(first, [])
     assert not lookup.finished
@@ -141,7 +150,7 @@ def test_while_somebody_is_asked_it_is_not_finished() -> None:
 def test_without_anybody_to_ask_it_is_finished_at_once() -> None:
     lookup = start(OWN)
     assert lookup.finished
-    assert lookup.next() is None
+    assert lookup.next(0) is None
     assert lookup.closest() == []
 
 
@@ -206,3 +215,165 @@ def test_oneself_is_never_asked() -> None:
     other = NodeId(b"\x11" * 32)
     asked = drive(start(OWN, other), random.Random(6), lambda _: known(OWN, other))
     assert [each.node_id for each in asked] == [other]
+
+
+def in_order(target: NodeId, count: int) -> list[NodeId]:
+    """Make so many IDs, the closest to the target first."""
+    return [NodeId(bytes([target[0] ^ each, *target[1:]])) for each in range(1, count + 1)]
+
+
+def test_once_the_alpha_closest_have_answered_the_rest_of_the_k_are_asked_at_once() -> None:
+    target = NodeId(bytes(32))
+    ids = in_order(target, 10)
+    lookup = start(target, *ids, k=8, alpha=2)
+    first, second = all_to_ask(lookup, 0)
+    lookup.answered(first, [])
+    [third] = all_to_ask(lookup, 0)
+    lookup.answered(second, [])
+    rest = all_to_ask(lookup, 0)
+    assert [each.node_id for each in [first, second, third, *rest]] == ids[:8]
+    closer = NodeId(bytes(31) + b"\1")
+    lookup.answered(third, known(closer))
+    lookup.answered(rest[0], [])
+    assert [each.node_id for each in all_to_ask(lookup, 0)] == []
+    lookup.answered(rest[1], [])
+    lookup.answered(rest[2], [])
+    lookup.answered(rest[3], [])
+    assert [each.node_id for each in all_to_ask(lookup, 0)] == [closer]
+
+
+def test_who_is_late_is_replaced_but_still_counts() -> None:
+    target = NodeId(bytes(32))
+    ids = in_order(target, 5)
+    lookup = start(target, *ids, k=3, alpha=1)
+    [slow] = all_to_ask(lookup, 10)
+    assert lookup.late_at == 11
+    assert all_to_ask(lookup, 10.9) == []
+    [second] = all_to_ask(lookup, 11)
+    assert (slow.node_id, second.node_id) == (ids[0], ids[1])
+    closer = NodeId(bytes(31) + b"\1")
+    lookup.answered(slow, known(closer))
+    # The second still is what `alpha` allows.
+    assert all_to_ask(lookup, 11.5) == []
+    lookup.answered(second, [])
+    assert [each.node_id for each in all_to_ask(lookup, 11.5)] == [closer]
+
+
+def test_late_ones_hold_up_the_end_no_longer_once_k_others_have_answered() -> None:
+    target = NodeId(bytes(32))
+    ids = in_order(target, 4)
+    lookup = start(target, *ids, k=2, alpha=2)
+    late, prompt = all_to_ask(lookup, 0)
+    lookup.answered(prompt, [])
+    assert not lookup.finished
+    [third] = all_to_ask(lookup, 1)
+    assert third.node_id == ids[2]
+    assert not lookup.finished
+    lookup.answered(third, [])
+    assert all_to_ask(lookup, 1.1) == []
+    assert lookup.finished
+    assert [each.node_id for each in lookup.closest()] == [ids[1], ids[2]]
+    assert lookup.missing() == [late]
+
+
+def test_where_fewer_than_k_have_answered_the_end_waits_for_late_ones() -> None:
+    target = NodeId(bytes(32))
+    late_too, late, prompt = (NodeId(bytes([each]) * 32) for each in (2, 3, 4))
+    lookup = start(target, late_too, late, prompt)
+    asked = all_to_ask(lookup, 0)
+    lookup.answered(asked[2], [])
+    assert all_to_ask(lookup, 5) == []
+    assert not lookup.finished
+    lookup.failed(asked[0])
+    assert not lookup.finished
+    lookup.answered(asked[1], [])
+    assert lookup.finished
+    assert lookup.missing() == [asked[0]]
+    assert lookup.closest() == [asked[1], asked[2]]
+
+
+def test_who_is_gone_is_not_missing() -> None:
+    target = NodeId(bytes(32))
+    lookup = start(target, *in_order(target, 3))
+    gone, failing, living = all_to_ask(lookup, 0)
+    lookup.failed(gone, gone=True)
+    lookup.failed(failing)
+    lookup.answered(living, [])
+    assert lookup.finished
+    assert lookup.missing() == [failing]
+    assert lookup.closest() == [living]
+
+
+def test_only_failures_among_the_k_closest_are_missing() -> None:
+    target = NodeId(bytes(32))
+    ids = in_order(target, K + 2)
+    lookup = start(target, *ids)
+    failing = {ids[1], ids[K + 1]}
+    drive(lookup, random.Random(1), lambda each: None if each.node_id in failing else [])
+    assert [each.node_id for each in lookup.missing()] == [ids[1]]
+
+
+def test_all_being_silent_no_more_are_asked_than_k_and_alpha() -> None:
+    target = NodeId(bytes(32))
+    lookup = start(target, *in_order(target, 100))
+    asked = [each for now in range(50) for each in all_to_ask(lookup, now)]
+    assert len(asked) == K + ALPHA
+    assert not lookup.finished
+
+
+@given(seeds, st.integers(1, 8), st.floats(0, 0.9))
+@settings(max_examples=40)
+def test_paths_share_no_node_and_find_the_closest(seed: int, paths: int, share: float) -> None:
+    net = Net(seed, 60)
+    target = node(net.rng)
+    dead = set(net.rng.sample(net.ids, int(60 * share)))
+    lookup = start(target, *closest(net.ids, target, 30)[-10:], paths=paths)
+    told: dict[NodeId, set[int]] = defaultdict(set)
+
+    def answer(candidate: Candidate) -> Known | None:
+        if candidate.depth > 1:
+            assert candidate.path in told[candidate.node_id]
+        if candidate.node_id in dead:
+            return None
+        named = net.answer(candidate.node_id, target)
+        for each, _ in named:
+            told[each].add(candidate.path)
+        return named
+
+    under_way: list[Candidate] = []
+    asked: list[NodeId] = []
+    while not lookup.finished:
+        under_way += (new := all_to_ask(lookup, 0))
+        asked += [each.node_id for each in new]
+        candidate = under_way.pop(net.rng.randrange(len(under_way)))
+        nodes = answer(candidate)
+        if nodes is None:
+            lookup.failed(candidate)
+        else:
+            lookup.answered(candidate, nodes)
+    assert len(asked) == len(set(asked))
+    answered = [each for each in asked if each not in dead]
+    assert [each.node_id for each in lookup.closest()] == closest(answered, target)
+    if not dead:
+        assert [each.node_id for each in lookup.closest()] == closest(net.ids, target)
+
+
+def test_each_path_may_ask_somebody() -> None:
+    target = NodeId(bytes(32))
+    ids = in_order(target, 12)
+    lookup = start(target, *ids, paths=4)
+    asked = all_to_ask(lookup, 0)
+    assert [(each.path, each.node_id) for each in asked] == list(enumerate(ids[:4]))
+
+
+def test_whose_question_is_held_up_is_not_late() -> None:
+    target = NodeId(bytes(32))
+    lookup = start(target, *in_order(target, 5), k=3, alpha=1)
+    [first] = all_to_ask(lookup, 10)
+    lookup.held_up(first)
+    assert lookup.late_at == math.inf
+    assert all_to_ask(lookup, 20) == []
+    lookup.sent(first, 20)
+    assert (first.sent_at, lookup.late_at) == (20, 21)
+    assert all_to_ask(lookup, 20.9) == []
+    assert len(all_to_ask(lookup, 21)) == 1

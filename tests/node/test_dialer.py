@@ -7,7 +7,7 @@ import trio
 from trio.testing import MockClock
 
 from p2pd.errors import Busy, P2PError
-from p2pd.net.faults import Cut
+from p2pd.net.faults import Cut, constant_latency
 from p2pd.node.connection import Direction
 from p2pd.node.dialer import WELCOME
 from p2pd.simulation.world import SimNode, World, open_world
@@ -18,6 +18,18 @@ from tests.node.scripted import Line, ScriptedPeer, assert_unharmed, connected, 
 async def passive(world: World, *names: str) -> list[SimNode]:
     """Start nodes that dial nobody."""
     return [await world.start(name, lan=None, connections__target=0) for name in names]
+
+
+async def meet(node: SimNode, *others: SimNode) -> None:
+    """Let a node know others, and be connected to none of them."""
+    for each in others:
+        await each.node.connect(str(node.address))
+    # They join, which needs the connection.
+    await trio.sleep(60)
+    for each in others:
+        await each.node.disconnect(node.node_id)
+    await trio.sleep(1)
+    assert not connected(node)
 
 
 async def test_a_target_above_the_bound_pushes_nobody_out(autojump_clock: MockClock) -> None:
@@ -44,6 +56,39 @@ async def test_no_room_for_a_dial_is_no_failure_of_the_peer(autojump_clock: Mock
         [known] = [each for each in a.node.peers() if each.name == "c"]
         assert known.fail_count == 0
         assert not reasons(a)
+
+
+async def test_requests_wait_for_room_while_others_are_answered(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1, constant_latency(0.05)) as world:
+        others = await passive(world, *[f"n{number}" for number in range(12)])
+        a = await world.start("a", lan=None, connections__target=0, connections__max_outbound=3)
+        await meet(a, *others)
+        answered: list[str] = []
+
+        async def ask(other: SimNode) -> None:
+            reply = await a.services.dialer.request(other.node_id, Echo(b"hello"), within=5)
+            assert reply == Echoed(b"hello")
+            answered.append(other.name)
+
+        async with trio.open_nursery() as nursery:
+            for each in others:
+                nursery.start_soon(ask, each)
+        assert sorted(answered) == sorted(each.name for each in others)
+        assert_unharmed(a)
+
+
+async def test_no_request_waits_for_room_without_end(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        b, c = await passive(world, "b", "c")
+        a = await world.start("a", lan=None, connections__target=0, connections__max_outbound=1)
+        await meet(a, b, c)
+        await a.node.connect(str(b.address))
+        began = trio.current_time()
+        with pytest.raises(Busy):
+            await a.services.dialer.request(c.node_id, Echo(b""), within=7)
+        assert trio.current_time() - began == pytest.approx(7)
 
 
 async def test_a_request_outlives_its_connection(autojump_clock: MockClock) -> None:

@@ -127,7 +127,7 @@ def test_the_hunt_finds_nothing_in_sound_code() -> None:
 
 def test_a_lookup_that_stops_too_early_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def hasty(lookup: Lookup) -> bool:
-        states = [each.state for each in lookup._closest_first]
+        states = [each.state for each in lookup._candidates.values()]
         return not states or State.ANSWERED in states
 
     monkeypatch.setattr(Lookup, "finished", property(hasty))

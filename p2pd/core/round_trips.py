@@ -1,0 +1,62 @@
+"""How long answers take, and until when the next one can be expected.
+
+The estimate is TCP's (RFC 6298, section 2: smoothed round trip plus four times its variation),
+but it ends no question: it only says from when on another peer is asked as well. So its bounds
+are tighter than those of the RFC.
+"""
+
+import attrs
+
+from p2pd.ids import NodeId
+
+# Peers whose own round trips are remembered; beyond it, the one measured longest ago goes.
+MAX_PEERS = 1024
+# Before anything was measured (RFC 6298, 2.1). The least leaves a busy peer a moment.
+FIRST_SECONDS = 1.0
+LEAST_SECONDS = 0.1
+# RFC 6298, 2.3.
+_ALPHA, _BETA, _K = 1 / 8, 1 / 4, 4
+
+
+@attrs.frozen
+class _Estimate:
+    smoothed: float
+    variation: float
+
+
+class RoundTrips:
+    """What questions to peers took, over open connections and with a dial before them."""
+
+    def __init__(self) -> None:
+        self._peers: dict[NodeId, _Estimate] = {}
+        self._asked: _Estimate | None = None
+        self._dialed: _Estimate | None = None
+
+    def took(self, peer: NodeId, seconds: float, *, dialed: bool) -> None:
+        """Note what an answer took; `dialed`: there was no connection before."""
+        if dialed:
+            self._dialed = _updated(self._dialed, seconds)
+            return
+        self._asked = _updated(self._asked, seconds)
+        self._peers[peer] = _updated(self._peers.pop(peer, None), seconds)
+        if len(self._peers) > MAX_PEERS:
+            del self._peers[next(iter(self._peers))]
+
+    def expected(self, peer: NodeId, *, dialed: bool) -> float:
+        """Return within how many seconds an answer can be expected.
+
+        By what the peer's own answers took, else by those of all peers that were asked in
+        the same way.
+        """
+        estimate = self._dialed if dialed else self._peers.get(peer, self._asked)
+        if estimate is None:
+            return FIRST_SECONDS
+        return max(LEAST_SECONDS, estimate.smoothed + _K * estimate.variation)
+
+
+def _updated(estimate: _Estimate | None, seconds: float) -> _Estimate:
+    if estimate is None:
+        # RFC 6298, 2.2.
+        return _Estimate(seconds, seconds / 2)
+    variation = estimate.variation + _BETA * (abs(estimate.smoothed - seconds) - estimate.variation)
+    return _Estimate(estimate.smoothed + _ALPHA * (seconds - estimate.smoothed), variation)

@@ -1,0 +1,159 @@
+"""Lookups over nodes: what silent, refusing and dead ones cost, and where a lookup may end."""
+
+from typing import Any
+
+import trio
+from trio.testing import MockClock
+
+from p2pd.ids import Key, NodeId
+from p2pd.net.faults import Cut, constant_latency
+from p2pd.node.routes import Route, Routes
+from p2pd.simulation.checks import closest
+from p2pd.simulation.world import SimNode, World, open_world
+from p2pd.wire.messages import FindNode
+from tests.node.scripted import assert_unharmed
+
+TIMEOUT = 10.0
+
+
+async def network(world: World, size: int, **settings: Any) -> list[SimNode]:
+    """Start nodes that never fill their connections, and let them settle."""
+    first = await world.start("n0", lan=None, dht__request_timeout=TIMEOUT, **settings)
+    await world.start_many(
+        size - 1,
+        per_second=10,
+        bootstrap=[first],
+        lan=None,
+        dht__request_timeout=TIMEOUT,
+        **settings,
+    )
+    await trio.sleep(60)
+    return list(world.nodes.values())
+
+
+def routes(node: SimNode) -> Routes:
+    return node.services.routes
+
+
+def ids(route: Route) -> list[NodeId]:
+    return [each.node_id for each in route.closest]
+
+
+def silence(world: World, *nodes: SimNode) -> None:
+    """Let nothing reach or leave these nodes any more."""
+    mute = frozenset(each.network.host for each in nodes)
+    others = frozenset(each.network.host for each in world.nodes.values()) - mute
+    world.network.medium.cut(Cut(mute, others))
+
+
+async def test_silent_nodes_cost_no_timeout_where_k_others_answer(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(3, constant_latency(0.05)) as world:
+        nodes = await network(world, 40, dht__k=8, dht__replication=8)
+        asker, key = nodes[7], Key.of("somewhere")
+        near = [each for each in closest(world, key, 12) if each is not asker]
+        for number in range(3):
+            point = Key.of(f"warm up {number}")
+            await routes(asker).look_up(point, FindNode(point))
+        silence(world, near[0], near[2], near[3])
+        began = trio.current_time()
+        route = await routes(asker).look_up(key, FindNode(key))
+        assert trio.current_time() - began < TIMEOUT / 2
+        answering = [near[1], *near[4:11]]
+        assert ids(route) == [each.node_id for each in answering]
+        silent = {near[0].node_id, near[2].node_id, near[3].node_id}
+        assert {each.node_id for each in route.failed} == silent
+        assert_unharmed(asker)
+
+
+async def test_where_fewer_than_k_are_left_the_late_answer_is_waited_for(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1, constant_latency(0.05)) as world:
+        nodes = await network(world, 5)
+        asker, key = nodes[0], Key.of("somewhere")
+        await routes(asker).look_up(key, FindNode(key))
+        cut = Cut(
+            frozenset({nodes[3].network.host}),
+            frozenset(each.network.host for each in nodes if each is not nodes[3]),
+        )
+        world.network.medium.cut(cut)
+
+        async def heal() -> None:
+            await trio.sleep(TIMEOUT / 2)
+            world.network.medium.heal(cut)
+
+        world.meanwhile(heal)
+        route = await routes(asker).look_up(key, FindNode(key))
+        assert set(ids(route)) == {each.node_id for each in nodes[1:]}
+        assert route.failed == []
+
+
+async def test_who_refuses_is_not_missing_and_gives_up_its_place(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(2) as world:
+        nodes = await network(world, 30, dht__k=4, dht__replication=4, connections__target=2)
+        asker, key = nodes[5], Key.of("somewhere")
+        before = await routes(asker).look_up(key, FindNode(key))
+        # The connections of that lookup go first.
+        await trio.sleep(60)
+        victims = [each for each in nodes if each.node_id in ids(before)[:2]]
+        for each in victims:
+            await world.crash(each)
+        route = await routes(asker).look_up(key, FindNode(key))
+        assert {hop.outcome for hop in route.hops} == {"answered", "dial_failed"}
+        assert route.failed == []
+        found = [each for each in closest(world, key, 5) if each is not asker][:4]
+        assert ids(route) == [each.node_id for each in found]
+
+
+async def test_the_dead_are_neither_asked_nor_named(autojump_clock: MockClock) -> None:
+    async with open_world(4) as world:
+        nodes = await network(world, 6)
+        asker, key = nodes[0], Key.of("somewhere")
+        await world.crash(nodes[3])
+        await trio.sleep(60)
+        route = await routes(asker).look_up(key, FindNode(key))
+        assert nodes[3].node_id not in [hop.node_id for hop in route.hops]
+        assert len(route.closest) == 4
+        named = [each.body for each in routes(asker).closest_records(key, asker.node_id)]
+        assert len(named) == 4
+
+
+async def test_a_lookup_ends_where_the_caller_has_enough(autojump_clock: MockClock) -> None:
+    async with open_world(5, constant_latency(0.05)) as world:
+        nodes = await network(world, 25)
+        key, seen = Key.of("somewhere"), list[int]()
+
+        def enough(route: Route) -> bool:
+            seen.append(len(route.answers))
+            assert set(ids(route)) <= set(route.answers)
+            return len(route.closest) >= 3
+
+        route = await routes(nodes[1]).look_up(key, FindNode(key), enough=enough)
+        assert seen == sorted(seen)
+        assert 3 <= len(route.closest) < 20
+        whole = await routes(nodes[1]).look_up(key, FindNode(key))
+        assert len(whole.closest) == 20
+
+
+async def test_lookups_at_once_share_few_connections(autojump_clock: MockClock) -> None:
+    async with open_world(6, constant_latency(0.05)) as world:
+        few = {"connections__target": 2, "connections__max_outbound": 4}
+        nodes = await network(world, 40, dht__k=8, dht__replication=8, **few)
+        asker = nodes[9]
+        outcomes: set[str] = set()
+
+        async def look_up(number: int) -> None:
+            key = Key.of(f"point {number}")
+            route = await routes(asker).look_up(key, FindNode(key))
+            outcomes.update(hop.outcome for hop in route.hops)
+            found = [each for each in closest(world, key, 9) if each is not asker][:8]
+            assert ids(route) == [each.node_id for each in found]
+
+        async with trio.open_nursery() as nursery:
+            for number in range(4):
+                nursery.start_soon(look_up, number)
+        assert outcomes == {"answered"}
