@@ -128,6 +128,11 @@ class Lookup:
         return len(self.closest()) == self._k
 
     @property
+    def converged(self) -> bool:
+        """Whether the `alpha` closest have answered: what is asked now brings nobody closer."""
+        return all(self._has_converged(path) for path in self._paths)
+
+    @property
     def late_at(self) -> float:
         """When the next of those asked will be late; infinity if none can be."""
         due = (each.late_at for each in self._under_way if each.state is State.ASKED)
@@ -173,6 +178,11 @@ class Lookup:
         """Return up to k candidates that answered, closest first."""
         return [each for each in self._closest_first() if each.state is State.ANSWERED][: self._k]
 
+    def frontier(self) -> list[Candidate]:
+        """Return the k closest that have answered, or still may in time, closest first."""
+        hopeful = [each for each in self._closest_first() if each.state not in _PASSED_OVER]
+        return hopeful[: self._k]
+
     def missing(self) -> list[Candidate]:
         """Return those of the k closest seen that failed or are late, closest first.
 
@@ -192,10 +202,11 @@ class Lookup:
         at_once = max(1, self._alpha // len(self._paths))
         if under_way < at_once:
             return True
-        # What is asked from then on brings nobody closer: no answer need wait for another.
-        first = list(path.frontier(self._alpha))
-        converged = all(each.state is State.ANSWERED for each in first)
-        return converged and under_way < self._k
+        # No answer need wait for another from then on.
+        return self._has_converged(path) and under_way < self._k
+
+    def _has_converged(self, path: _Path) -> bool:
+        return all(each.state is State.ANSWERED for each in path.frontier(self._alpha))
 
     def _settle(self, candidate: Candidate, state: State) -> None:
         candidate.state = state

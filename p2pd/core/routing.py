@@ -121,12 +121,14 @@ class RoutingTable:
         closest_first = sorted(self, key=lambda contact: distance(contact.node_id, target))
         return list(islice((each for each in closest_first if not but_for(each.node_id)), count))
 
-    def known_closest(self, target: bytes, count: int) -> list[NodeId] | None:
+    def known_closest(
+        self, target: bytes, count: int, *, but_for: Callable[[NodeId], bool] = lambda _: False
+    ) -> list[NodeId] | None:
         """Return the closest `count` nodes there are, `own_id` among them; None if unknown.
 
         What is in a bucket that is not full is all there is in its range, as far as anybody
         told. Where all nodes are fewer than `count`, all are returned. Failing ones are left
-        out.
+        out, and those for whom `but_for` holds.
         """
         bits = distance_bits(self._own_id, target)
         # In the range of the target, then in those nearer to this node, then ever further off.
@@ -140,13 +142,13 @@ class RoutingTable:
                 contact.node_id
                 for bucket in buckets
                 for contact in bucket.contacts.values()
-                if contact.failures < MAX_FAILURES
+                if contact.failures < MAX_FAILURES and not but_for(contact.node_id)
             ]
             if index == 1:
                 found.append(self._own_id)
             if len(found) >= count:
                 break
-        return heapq.nsmallest(count, found, key=lambda node_id: distance(node_id, target))
+        return sorted(found, key=lambda node_id: distance(node_id, target))[:count]
 
     def _replace_failing(self, bucket: _Bucket) -> None:
         failing = [each for each in bucket.contacts.values() if each.failures >= MAX_FAILURES]

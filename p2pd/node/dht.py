@@ -4,6 +4,7 @@ import enum
 import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import NoReturn
 
 import attrs
 import trio
@@ -123,10 +124,9 @@ class Dht:
 
         Raises `NotFound` where there is nothing to delete, else as `put`.
         """
-        async with self._seen(name, owned=owned) as seen:
+        async with self._seen(name, owned=owned, until_found=True) as seen:
             if not living(seen.versions, self._env.wall_ms()):
-                self._check_answers(name, seen, self._needed(Consistency.QUORUM))
-                raise NotFound(f"no key {name!r}")
+                self._check_absence(name, seen)
             return await self._write(name, None, seen, owned=owned, lifetime=0)
 
     async def get(
@@ -144,7 +144,7 @@ class Dht:
         # A delete that somebody did not see leaves that one's write standing.
         found = living(holding.versions, self._env.wall_ms())
         if not found:
-            raise NotFound(f"no key {name!r}")
+            self._check_absence(name, holding)
         return found
 
     def _needed(self, consistency: Consistency) -> Needed:
@@ -156,14 +156,16 @@ class Dht:
         return Needed(counts[consistency])
 
     @asynccontextmanager
-    async def _seen(self, name: str, *, owned: bool) -> AsyncIterator[Holding]:
+    async def _seen(
+        self, name: str, *, owned: bool, until_found: bool = False
+    ) -> AsyncIterator[Holding]:
         """Hold a key for one write, and see what is there: `Author` wants them in a row."""
         key = Key.of(name, self._env.identity.node_id if owned else None)
         lock = self._writing.setdefault(key, trio.Lock())
         try:
             async with lock:
                 needed = self._needed(Consistency.QUORUM)
-                yield await self._quorum.read(key, needed, until_found=False)
+                yield await self._quorum.read(key, needed, until_found=until_found)
         finally:
             if not lock.locked():
                 self._writing.pop(key, None)
@@ -196,6 +198,16 @@ class Dht:
                 f"{holding.answered} of {holding.wanted} replicas answered for {name!r}, "
                 f"{least} are needed; try again, or --consistency one"
             )
+
+    def _check_absence(self, name: str, holding: Holding) -> NoReturn:
+        """Raise `NotFound`, but `TooFewReplicas` where those who are silent may be the most."""
+        near = min(holding.answered + holding.silent, self._config.replication)
+        if holding.answered <= near // 2:
+            raise TooFewReplicas(
+                f"{name!r} was not found, but {holding.silent} of the nodes that may have it did "
+                "not answer; try again"
+            )
+        raise NotFound(f"no key {name!r}")
 
     def _check_version(self, versions: list[Version], expected: str) -> None:
         # As `get` tells: a tombstone does not win against a concurrent write.

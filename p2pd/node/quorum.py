@@ -7,11 +7,13 @@ finds them.
 
 import math
 from collections.abc import Sequence
+from itertools import chain
 
 import attrs
 import trio
 
 from p2pd.config import DhtConfig
+from p2pd.core.lookup import Candidate
 from p2pd.core.records import Version, kept, living, merge, version_of
 from p2pd.errors import BadMessage, P2PError, StoreError
 from p2pd.ids import Key, NodeId, distance
@@ -19,7 +21,7 @@ from p2pd.node.dialer import Dialer
 from p2pd.node.env import Env
 from p2pd.node.replica import Replica
 from p2pd.node.roster import Roster
-from p2pd.node.routes import Routes
+from p2pd.node.routes import Route, Routes
 from p2pd.wire.identity import open_record
 from p2pd.wire.messages import (
     MAX_SIBLINGS,
@@ -32,10 +34,8 @@ from p2pd.wire.messages import (
     Value,
 )
 
-# Who takes longer than so many of the slowest known round trips, at least so many seconds,
-# is no longer waited for alone.
+# Once enough have a record, the others get so many times as long as these took.
 _PATIENCE = 4.0
-_LEAST_PATIENCE = 0.05
 
 
 @attrs.frozen
@@ -58,12 +58,14 @@ class Holding:
 
     `versions` are those that no other one covers, the winner first. `nodes` are the replicas,
     the closest first, of which `answered` have answered; `wanted` is how many there should be.
+    `silent` counts others as close that did not answer, though nobody says that they are dead.
     """
 
     versions: list[Version]
     nodes: list[NodeId]
     answered: int
     wanted: int
+    silent: int
 
 
 @attrs.frozen
@@ -105,7 +107,7 @@ class Quorum:
             holding = await self._read_from(key, near, needed, until_found=until_found)
             if holding.answered >= needed.of(holding.wanted):
                 return holding
-        return await self._look_up(key)
+        return await self._look_up(key, needed, until_found=until_found)
 
     async def store(self, signed: Signed, nodes: Sequence[NodeId], needed: int) -> Stores:
         """Give a record to all these nodes at once.
@@ -134,7 +136,7 @@ class Quorum:
                 if stored == needed:
                     taken = trio.current_time() - started
                     patience = max(_PATIENCE * taken, self._patience(nodes))
-                    scope.deadline = min(scope.deadline, trio.current_time() + patience)
+                    scope.deadline = min(scope.deadline, started + patience)
 
         with trio.move_on_after(self._config.request_timeout) as scope:
             async with trio.open_nursery() as nursery:
@@ -173,7 +175,7 @@ class Quorum:
 
         with trio.move_on_after(self._config.request_timeout):
             async with trio.open_nursery() as nursery:
-                hedge_at = trio.current_time() + self._patience(nodes)
+                hedge_at = trio.current_time() + self._patience(waiting[: lacking()])
                 while lacking():
                     late = trio.current_time() >= hedge_at
                     ask_now = len(waiting) if late else lacking() - under_way
@@ -187,34 +189,48 @@ class Quorum:
                     with trio.move_on_at(hedge_at if waiting else math.inf):
                         await progress.wait()
                 nursery.cancel_scope.cancel()
-        if lacking() and len(nodes) < self._config.replication:
+        silent = len(nodes) - len(answered) if lacking() else 0
+        if silent and len(nodes) < self._config.replication:
             # There is nobody else who could take the place of the silent ones.
             nodes = [node for node in nodes if node in answered]
-        return Holding(self._merged(versions), nodes, len(answered), len(nodes))
+        return Holding(self._merged(versions), nodes, len(answered), len(nodes), silent)
 
-    async def _look_up(self, key: Key) -> Holding:
-        route = await self._routes.look_up(key, FindValue(key, closer=True))
-        nodes = [candidate.node_id for candidate in route.closest]
-        versions = [each for node in nodes for each in versions_in(route.answers.get(node), key)]
+    async def _look_up(self, key: Key, needed: Needed, *, until_found: bool) -> Holding:
+        most = self._config.replication
         own = await self._ask(key, self._own_id)
-        if own is not None:
-            nodes.append(self._own_id)
-            versions += own
-        replicas = sorted(nodes, key=lambda each: distance(each, key))
-        replicas = replicas[: self._config.replication]
-        return Holding(self._merged(versions), replicas, len(replicas), len(replicas))
+        itself = [] if own is None else [self._own_id]
+
+        def replicas(candidates: list[Candidate]) -> list[NodeId]:
+            nodes = [*itself, *(each.node_id for each in candidates)]
+            return sorted(nodes, key=lambda each: distance(each, key))[:most]
+
+        def versions_of_answers(route: Route) -> list[Version]:
+            answers = (versions_in(answer, key) for answer in route.answers.values())
+            return [*(own or ()), *chain.from_iterable(answers)]
+
+        def answered(route: Route, nodes: list[NodeId]) -> int:
+            return sum(each in route.answers or each == self._own_id for each in nodes)
+
+        def enough(route: Route) -> bool:
+            nodes = replicas(route.frontier)
+            if not route.converged or answered(route, nodes) < needed.of(len(nodes)):
+                return False
+            now_ms = self._env.wall_ms()
+            return not until_found or bool(living(versions_of_answers(route), now_ms))
+
+        route = await self._routes.look_up(key, FindValue(key, closer=True), enough=enough)
+        nodes = replicas(route.frontier)
+        found = self._merged(versions_of_answers(route))
+        return Holding(found, nodes, answered(route, nodes), len(nodes), len(route.failed))
 
     async def _ask(self, key: Key, node: NodeId) -> list[Version] | None:
         """Return the versions that a node holds, None where it did not say."""
-        try:
-            if node == self._own_id:
+        if node == self._own_id:
+            try:
                 return await self._replica.read(key)
-            reply = await self._dialer.request(node, FindValue(key, closer=False), math.inf)
-        except StoreError:
-            return None
-        except P2PError:
-            self._routes.table.failed(node)
-            return None
+            except StoreError:
+                return None
+        reply = await self._routes.ask(node, FindValue(key, closer=False))
         return versions_in(reply, key) if isinstance(reply, Value) else None
 
     def _merged(self, versions: list[Version]) -> list[Version]:
@@ -226,10 +242,9 @@ class Quorum:
         return node in self._roster.connections
 
     def _patience(self, nodes: Sequence[NodeId]) -> float:
-        """Return how many seconds an honest answer of these nodes takes at most, as a rule."""
-        open_ones = (self._roster.connections.get(node) for node in nodes)
-        slowest = max((each.rtt or 0.0 for each in open_ones if each is not None), default=0.0)
-        return max(_LEAST_PATIENCE, _PATIENCE * slowest)
+        """Return within how many seconds the answers of these nodes can be expected."""
+        others = (node for node in nodes if node != self._own_id)
+        return max((self._routes.patience(node) for node in others), default=0.0)
 
 
 def versions_in(reply: Message | None, key: Key) -> list[Version]:

@@ -44,11 +44,15 @@ class Route:
     """What a lookup found: the closest live nodes, their answers, and each step, in order.
 
     `failed` are those of the closest that did not answer, or not yet, without being known
-    to be dead: neither refuses the host to connect, nor are they held dead.
+    to be dead: neither refuses the host to connect, nor are they held dead. `frontier` are
+    the closest without these, answered or not; `converged` says that nobody closer will be
+    heard of.
     """
 
     closest: list[Candidate] = attrs.field(factory=list)
     failed: list[Candidate] = attrs.field(factory=list)
+    frontier: list[Candidate] = attrs.field(factory=list)
+    converged: bool = False
     answers: dict[NodeId, Nodes | Value] = attrs.field(factory=dict)
     hops: list[Hop] = attrs.field(factory=list)
 
@@ -100,7 +104,7 @@ class Routes:
 
     def known_closest(self, target: bytes, count: int) -> list[NodeId] | None:
         """Return who is closest, this node among them, if no lookup is needed to know that."""
-        return self.table.known_closest(target, count)
+        return self.table.known_closest(target, count, but_for=self._is_dead)
 
     def closest_records(self, target: bytes, exclude: NodeId) -> tuple[Signed, ...]:
         """Return the signed records of the closest known nodes, for an answer."""
@@ -136,14 +140,34 @@ class Routes:
             while True:
                 while (candidate := lookup.next(trio.current_time())) is not None:
                     nursery.start_soon(self._ask, lookup, candidate, question, route, wake)
-                route.closest, route.failed = lookup.closest(), lookup.missing()
-                if lookup.finished or (enough is not None and enough(route)):
+                if lookup.finished:
                     break
+                if enough is not None:
+                    _update(route, lookup)
+                    if enough(route):
+                        break
                 progress = trio.Event()
                 with trio.move_on_at(lookup.late_at):
                     await progress.wait()
             nursery.cancel_scope.cancel()
+        _update(route, lookup)
         return route
+
+    async def ask(self, node_id: NodeId, question: Message) -> Message | None:
+        """Ask one node, and note how long it takes; None where no answer comes in time."""
+        dialed, sent_at = node_id not in self._roster.connections, trio.current_time()
+        try:
+            answer = await self._dialer.request(node_id, question, self._config.request_timeout)
+        except P2PError as error:
+            self._note_failure(node_id, error)
+            return None
+        self._round_trips.took(node_id, trio.current_time() - sent_at, dialed=dialed)
+        return answer
+
+    def patience(self, node_id: NodeId) -> float:
+        """Return within how many seconds an answer of a node can be expected."""
+        dialed = node_id not in self._roster.connections
+        return self._round_trips.expected(node_id, dialed=dialed)
 
     def _begin(self, target: bytes, k: int) -> Lookup:
         self.table.looked_up(target, trio.current_time())
@@ -156,13 +180,9 @@ class Routes:
             own_id=self._own_id,
             k=k,
             alpha=self._config.alpha,
-            patience=self._patience,
+            patience=self.patience,
             paths=self._config.disjoint_paths,
         )
-
-    def _patience(self, node_id: NodeId) -> float:
-        dialed = node_id not in self._roster.connections
-        return self._round_trips.expected(node_id, dialed=dialed)
 
     def _is_dead(self, node_id: NodeId) -> bool:
         entry = self._roster.registry.get(node_id)
@@ -192,7 +212,7 @@ class Routes:
             answer = await self._dialer.request(node_id, question, within, on_wait)
         except P2PError as error:
             outcome = error.code
-            gone = isinstance(error, DialFailed) and error.refused
+            gone = self._note_failure(node_id, error)
         now = trio.current_time()
         if isinstance(answer, Nodes | Value):
             route.answers[node_id] = answer
@@ -202,14 +222,19 @@ class Routes:
             lookup.answered(candidate, self._named(answer, connection))
         else:
             outcome = outcome if answer is None else "refused"
-            if gone:
-                self.died(node_id)
-            # Without room for a connection, nobody knows whether it would have answered.
-            elif outcome != Busy.code:
-                self.table.failed(node_id)
             lookup.failed(candidate, gone=gone)
         route.hops.append(Hop(node_id, candidate.depth, now - asked_at, outcome))
         wake()
+
+    def _note_failure(self, node_id: NodeId, error: P2PError) -> bool:
+        """Note that a node did not answer; returns whether it is known not to run."""
+        gone = isinstance(error, DialFailed) and error.refused
+        if gone:
+            self.died(node_id)
+        # Without room for a connection, nobody knows whether it would have answered.
+        elif not isinstance(error, Busy):
+            self.table.failed(node_id)
+        return gone
 
     def _named(
         self, answer: Nodes | Value, told_by: Connection | None
@@ -235,3 +260,8 @@ class Routes:
         if connection.peer.record.addresses:
             self.table.heard_from(connection.node_id, connection.peer.signed_record)
             self._joined.set()
+
+
+def _update(route: Route, lookup: Lookup) -> None:
+    route.closest, route.failed = lookup.closest(), lookup.missing()
+    route.frontier, route.converged = lookup.frontier(), lookup.converged

@@ -9,6 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from p2pd.config import DhtConfig
 from p2pd.errors import InvalidRequest, NotFound, StoreError, TooFewReplicas, VersionConflict
 from p2pd.ids import Key
 from p2pd.net.faults import Cut
@@ -432,6 +433,22 @@ async def test_a_silent_replica_costs_little_once_a_quorum_has_it(
         written = await nodes[0].node.put("k", b"w")
         assert (written.stored, written.wanted) == (4, 5)
         assert (await nodes[1].node.get("k")).winner.value == b"w"
+        assert trio.current_time() - began < DhtConfig().request_timeout
+        # To know that there is nothing, it is waited for, but once.
+        began = trio.current_time()
         with pytest.raises(NotFound):
             await nodes[1].node.get("other")
-        assert trio.current_time() - began < 3
+        assert trio.current_time() - began < 1.5 * DhtConfig().request_timeout
+
+
+async def test_what_most_could_not_say_is_not_said_to_be_absent(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        nodes = await network(world, 6)
+        hosts = [each.network.host for each in nodes]
+        world.network.medium.cut(Cut(frozenset(hosts[:1]), frozenset(hosts[1:])))
+        with pytest.raises(TooFewReplicas, match="5 of the nodes that may have it"):
+            await nodes[0].node.get("k")
+        with pytest.raises(TooFewReplicas):
+            await nodes[0].node.delete("k")
+        with pytest.raises(NotFound):
+            await nodes[1].node.get("k")
