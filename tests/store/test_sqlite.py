@@ -18,7 +18,7 @@ import trio
 import trio.testing
 
 from p2pd.errors import StartError, StoreError
-from p2pd.store.base import Change, Table, Usage
+from p2pd.store.base import Change, Store, Table, Usage
 from p2pd.store.database import SCHEMA_VERSION
 from p2pd.store.sqlite import open_sqlite_store
 
@@ -143,7 +143,7 @@ def spoil_header(path: Path) -> None:
 
 def spoil_pages(path: Path) -> None:
     raw = bytearray(path.read_bytes())
-    raw[4096:] = os.urandom(len(raw) - 4096)
+    raw[4096:] = random.Random(0).randbytes(len(raw) - 4096)
     path.write_bytes(raw)
 
 
@@ -298,43 +298,86 @@ async def test_a_full_disk_is_no_start(tmp_path: Path) -> None:
 
 
 @needs_root
-async def test_a_disk_that_fills_up_refuses_and_keeps_what_it_has(tmp_path: Path) -> None:
+async def test_a_disk_that_fills_up_refuses_and_works_again_when_there_is_room(
+    tmp_path: Path,
+) -> None:
     with mounted(tmp_path / "disk", "size=512k") as disk:
+        ballast = disk / "ballast"
+        ballast.write_bytes(bytes(128 * 1024))
         kept: list[bytes] = []
+
+        async def fill_up(store: Store) -> None:
+            for number in range(len(kept), 1000):
+                key = b"%04d" % number
+                await store.apply([record(key, key * 2000)])
+                kept.append(key)
+
         async with open_sqlite_store(disk / "p2pd.db", ROOMY) as store:
-
-            async def fill_up() -> None:
-                for number in range(1000):
-                    key = b"%04d" % number
-                    await store.apply([record(key, key * 2000)])
-                    kept.append(key)
-
-            with pytest.raises(StoreError, match="has room"):
-                await fill_up()
-            assert kept
-            assert [key async for key, _ in store.scan(Table.RECORDS)] == kept
-            assert store.usage(Table.RECORDS) == Usage(len(kept), len(kept) * 8000)
+            for _ in range(2):
+                before = len(kept)
+                with pytest.raises(StoreError, match="has room"):
+                    await fill_up(store)
+                assert len(kept) > before
+                assert [key async for key, _ in store.scan(Table.RECORDS)] == kept
+                assert store.usage(Table.RECORDS) == Usage(len(kept), len(kept) * 8000)
+                ballast.unlink(missing_ok=True)
         async with open_sqlite_store(disk / "p2pd.db", ROOMY) as store:
             assert [key async for key, _ in store.scan(Table.RECORDS)] == kept
             assert store.quarantined is None
 
 
-async def test_a_file_that_may_not_grow_refuses_and_works_again_when_it_may(path: Path) -> None:
+@contextmanager
+def no_writes_beyond(size: int) -> Iterator[None]:
+    """Within the `with`, no file can be written to beyond so many bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+
+
+@pytest.mark.parametrize("size", [0, 100_000])
+async def test_a_disk_that_refuses_is_read_and_works_again_when_it_does(
+    path: Path, size: int
+) -> None:
     async with open_sqlite_store(path, ROOMY) as store:
-        await store.apply([record(b"before", b"1")])
-        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
-        try:
+        await store.apply([record(b"before", b"1", 10.0)])
+        refused: list[bytes] = []
+
+        async def write(key: bytes) -> None:
             with pytest.raises(StoreError, match="has room"):
-                await store.apply([record(b"big", bytes(500_000)), record(b"before", b"2")])
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-            signal.signal(signal.SIGXFSZ, ignored)
+                await store.apply([record(key, bytes(500_000)), record(b"before", b"2")])
+            refused.append(key)
+
+        with no_writes_beyond(size):
+            async with trio.open_nursery() as nursery:
+                for key in (b"a", b"b", b"c"):
+                    nursery.start_soon(write, key)
+            assert sorted(refused) == [b"a", b"b", b"c"]
+            assert await store.get(Table.RECORDS, b"before") == b"1"
         assert [pair async for pair in store.scan(Table.RECORDS)] == [(b"before", b"1")]
         assert store.usage(Table.RECORDS) == Usage(1, 1)
-        await store.apply([record(b"big", bytes(500_000))])
+        await store.apply([record(b"a", bytes(500_000))])
         assert store.usage(Table.RECORDS) == Usage(2, 500_001)
+        with no_writes_beyond(0), pytest.raises(StoreError, match="has room"):
+            await store.purge(20.0)
+        assert store.usage(Table.RECORDS) == Usage(2, 500_001)
+        assert await store.purge(20.0) == 1
+    async with open_sqlite_store(path, ROOMY) as store:
+        assert store.usage(Table.RECORDS) == Usage(1, 500_000)
+
+
+async def test_what_is_damaged_while_it_runs_is_told_as_such(path: Path) -> None:
+    await fill(path, 2000)
+    async with open_sqlite_store(path, ROOMY) as store:
+        spoil_pages(path)
+        with pytest.raises(StoreError, match="moves a damaged one aside"):
+            await store.get_many(Table.RECORDS, [b"%d" % each for each in range(2000)])
+    async with open_sqlite_store(path, ROOMY) as store:
+        assert store.quarantined is not None
 
 
 def commit_and_kill(path: Path, commits: int) -> list[int]:
