@@ -37,7 +37,7 @@ _MIGRATIONS = (
 SCHEMA_VERSION = len(_MIGRATIONS)
 # What a large commit leaves of the log is given back beyond this.
 _LOG_BYTES = 1 << 23
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 16
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 

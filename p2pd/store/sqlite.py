@@ -20,7 +20,7 @@ from p2pd.store.database import Database, is_corrupt, open_database
 # A commit takes no more writes once it has so many changes: who came first waits for them all.
 _MAX_CHANGES = 1024
 # What one page of a scan holds: so many keys, or fewer with so many bytes.
-_PAGE_KEYS = 512
+_PAGE_KEYS = 256
 _PAGE_BYTES = 1 << 20
 # Between so many deletes of what expired, others may write.
 _PURGE_KEYS = 1024
