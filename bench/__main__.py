@@ -18,6 +18,7 @@ from tabulate import tabulate
 
 from bench import gossipsub
 from bench.connections import new_connection, request_reply, under_way
+from bench.disk import disk
 from bench.everybody import everybody
 from bench.figures import Effort, Figure
 from bench.idle import idle
@@ -32,6 +33,7 @@ BENCHMARKS: dict[str, Callable[[Effort], Awaitable[list[Figure]]]] = {
     "status": status,
     "start": start,
     "keys": keys,
+    "disk": disk,
     "idle": idle,
     "everybody": everybody,
     "settled": settled,

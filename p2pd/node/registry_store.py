@@ -42,7 +42,7 @@ class SavedPeer:
 async def load_registry(env: Env, registry: Registry, events: Events) -> None:
     """Fill the registry with what was saved; an entry that can't be read is left out."""
     unreadable = 0
-    for key, value in await env.store.scan(Table.PEERS):
+    async for key, value in env.store.scan(Table.PEERS):
         try:
             registry.restore(_restored(NodeId(key), codec.decode(SavedPeer, value)))
         except (BadMessage, ValueError):

@@ -1,7 +1,7 @@
 """The seam to the disk: opaque bytes under keys, in named tables, durable once applied."""
 
 import enum
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Protocol
 
 import attrs
@@ -38,15 +38,28 @@ class Store(Protocol):
     async def get(self, table: Table, key: bytes) -> bytes | None:
         """Return the value under a key; raises `StoreError`."""
 
-    async def apply(self, changes: Sequence[Change]) -> None:
-        """Write all changes or none; on return they are on disk.
+    async def get_many(self, table: Table, keys: Iterable[bytes]) -> dict[bytes, bytes]:
+        """Return the values of those keys that have one; raises `StoreError`.
 
-        Raises `StoreFull` where records would exceed the configured size, `StoreError`
-        where the disk refuses.
+        Costs little more than a `get`, which is mostly the way to the disk and back.
         """
 
-    async def scan(self, table: Table) -> list[tuple[bytes, bytes]]:
-        """Return all keys and values of a table, in the order of the keys."""
+    async def apply(self, changes: Sequence[Change]) -> None:
+        """Write all changes or none, in their order; on return they are on disk.
+
+        Who applies at the same time shares a commit: it is as if one came after the other.
+        One that is refused has changed nothing; one that is cancelled is there whole or
+        not at all.
+        Raises `StoreFull` where records would exceed the configured size, `StoreError`
+        where the disk refuses; the next one may succeed.
+        """
+
+    def scan(self, table: Table, start: bytes = b"") -> AsyncIterator[tuple[bytes, bytes]]:
+        """Go through keys and values from `start` on, in the order of the keys.
+
+        Only a page of them is in memory at a time. What is written or deleted meanwhile
+        may be met or not; what is there all the time is met once. Raises `StoreError`.
+        """
 
     async def purge(self, now: float) -> int:
         """Delete what expired before `now` (Unix seconds); returns how many keys."""

@@ -1,6 +1,7 @@
 """The store in memory, for simulations and tests."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import suppress
 
 import trio
 
@@ -11,8 +12,9 @@ from p2pd.store.base import Change, Table, Usage
 class MemoryStore:
     """See `Store`; `max_bytes` bounds the values of all records.
 
-    A write takes `sync_seconds` to reach the disk. One that is cancelled before, as by a
-    crash, is lost, or is on the disk although nobody was told: `survives()` decides.
+    Writes reach the disk one after the other, each in `sync_seconds`. One that is cancelled
+    on its way, as by a crash, is lost, or is on the disk although nobody was told:
+    `survives()` decides. Those behind it are lost, those before it are not.
     """
 
     def __init__(
@@ -28,21 +30,30 @@ class MemoryStore:
         self._tables: dict[Table, dict[bytes, bytes]] = {table: {} for table in Table}
         self._expires: dict[tuple[Table, bytes], float] = {}
         self._bytes = dict.fromkeys(Table, 0)
+        self._turn = trio.Lock()
 
     async def get(self, table: Table, key: bytes) -> bytes | None:
         """See `Store`."""
         await trio.lowlevel.checkpoint()
         return self._tables[table].get(key)
 
+    async def get_many(self, table: Table, keys: Iterable[bytes]) -> dict[bytes, bytes]:
+        """See `Store`."""
+        await trio.lowlevel.checkpoint()
+        stored = self._tables[table]
+        return {key: stored[key] for key in keys if key in stored}
+
     async def apply(self, changes: Sequence[Change]) -> None:
         """See `Store`."""
-        try:
-            await trio.sleep(self._sync_seconds)
-        except trio.Cancelled:
-            if self._survives():
-                self._apply(changes)
-            raise
-        self._apply(changes)
+        async with self._turn:
+            try:
+                await trio.sleep(self._sync_seconds)
+            except trio.Cancelled:
+                if self._survives():
+                    with suppress(StoreFull):
+                        self._apply(changes)
+                raise
+            self._apply(changes)
 
     def _apply(self, changes: Sequence[Change]) -> None:
         stored = self._tables[Table.RECORDS]
@@ -55,10 +66,13 @@ class MemoryStore:
         for change in changes:
             self._write(change)
 
-    async def scan(self, table: Table) -> list[tuple[bytes, bytes]]:
+    async def scan(self, table: Table, start: bytes = b"") -> AsyncIterator[tuple[bytes, bytes]]:
         """See `Store`."""
         await trio.lowlevel.checkpoint()
-        return sorted(self._tables[table].items())
+        stored = self._tables[table]
+        for key in sorted(key for key in stored if key >= start):
+            if key in stored:
+                yield key, stored[key]
 
     async def purge(self, now: float) -> int:
         """See `Store`."""

@@ -1,122 +1,242 @@
-"""The store on disk: SQLite in WAL mode, every commit fsynced, in one thread at a time.
+"""The store on disk: SQLite in WAL mode, every commit fsynced.
 
-A database that fails its check at start is moved aside, never deleted, and a new one is
-begun; `quarantined` then says where the old one lies.
+Writes have a thread and a connection, and who comes while a commit is under way shares the
+next one. Reads have their own, and wait for no commit.
 """
 
-import datetime as dt
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, TypeVarTuple
 
+import attrs
 import trio
 
-from p2pd.errors import StartError, StoreError, StoreFull
+from p2pd.errors import StoreError, StoreFull
 from p2pd.store.base import Change, Table, Usage
+from p2pd.store.database import Database, is_corrupt, open_database
 
-SCHEMA_VERSION = 1
-_SCHEMA = """
-CREATE TABLE entries (
-    kind TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, expires REAL,
-    PRIMARY KEY (kind, key)
-) WITHOUT ROWID;
-CREATE INDEX entries_by_expiry ON entries (expires) WHERE expires IS NOT NULL;
-"""
-_CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+# A commit takes no more writes once it has so many changes: who came first waits for them all.
+_MAX_CHANGES = 1024
+# What one page of a scan holds: so many keys, or fewer with so many bytes.
+_PAGE_KEYS = 256
+_PAGE_BYTES = 1 << 20
+# Between so many deletes of what expired, others may write.
+_PURGE_KEYS = 1024
 
 T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
+
+
+@attrs.define(eq=False)
+class _Write:
+    """Changes that wait for a commit, and what became of them."""
+
+    changes: Sequence[Change]
+    settled: bool = False
+    refusal: StoreError | None = None
 
 
 class SqliteStore:
     """See `Store`; make one with `open_sqlite_store`."""
 
-    def __init__(
-        self, path: Path, db: sqlite3.Connection, max_bytes: int, quarantined: Path | None
-    ) -> None:
-        self.quarantined = quarantined
-        self._path = path
-        self._db = db
+    def __init__(self, database: Database, max_bytes: int) -> None:
+        self.quarantined = database.quarantined
+        self._database = database
         self._max_bytes = max_bytes
-        self._one_at_a_time = trio.CapacityLimiter(1)
-        self._usage = _measure(db)
+        self._usage = database.usage
+        self._waiting: dict[_Write, None] = {}
+        self._turn = trio.Lock()
+        self._writer = trio.CapacityLimiter(1)
+        self._reader = trio.CapacityLimiter(1)
 
     async def get(self, table: Table, key: bytes) -> bytes | None:
         """See `Store`."""
-        row = await self._in_thread(
-            lambda: self._db.execute(
-                "SELECT value FROM entries WHERE kind = ? AND key = ?", (table, key)
-            ).fetchone()
-        )
-        return None if row is None else bytes(row[0])
+        return (await self.get_many(table, [key])).get(key)
+
+    async def get_many(self, table: Table, keys: Iterable[bytes]) -> dict[bytes, bytes]:
+        """See `Store`."""
+        return await self._read(self._get_many, table, keys)
 
     async def apply(self, changes: Sequence[Change]) -> None:
         """See `Store`."""
-        await self._in_thread(lambda: self._apply(changes))
+        write = _Write(changes)
+        self._waiting[write] = None
+        try:
+            async with self._turn:
+                if not write.settled:
+                    # What others wait for is not cancelled with this one.
+                    with trio.CancelScope(shield=True):
+                        await self._commit_waiting()
+        finally:
+            # Where this is cancelled before its turn.
+            self._waiting.pop(write, None)
+        if write.refusal is not None:
+            raise write.refusal
 
-    async def scan(self, table: Table) -> list[tuple[bytes, bytes]]:
+    async def scan(self, table: Table, start: bytes = b"") -> AsyncIterator[tuple[bytes, bytes]]:
         """See `Store`."""
-        return await self._in_thread(
-            lambda: self._db.execute(
-                "SELECT key, value FROM entries WHERE kind = ? ORDER BY key", (table,)
-            ).fetchall()
-        )
+        while page := await self._read(self._page, table, start):
+            for entry in page:
+                yield entry
+            start = page[-1][0] + b"\0"
 
     async def purge(self, now: float) -> int:
         """See `Store`."""
-        return await self._in_thread(lambda: self._purge(now))
+        purged = 0
+        while True:
+            async with self._turn:
+                gone = await self._write(self._purge, now)
+            purged += gone
+            if gone < _PURGE_KEYS:
+                return purged
 
     def usage(self, table: Table) -> Usage:
         """See `Store`."""
         return self._usage[table]
 
-    def _apply(self, changes: Sequence[Change]) -> None:
-        with self._db:
-            self._db.execute("BEGIN IMMEDIATE")
-            after = dict(self._usage)
-            for change in changes:
-                after[change.table] = self._write(change, after[change.table])
-            grown = after[Table.RECORDS].bytes
-            if self._usage[Table.RECORDS].bytes < grown > self._max_bytes:
-                raise StoreFull(
-                    f"the store would hold {grown} bytes of records, more than "
-                    f"store.max_bytes = {self._max_bytes}"
-                )
-        self._usage = after
+    async def _commit_waiting(self) -> None:
+        """Commit what waits, as far as it fits into one commit, and settle it."""
+        group: list[_Write] = []
+        size = 0
+        for write in self._waiting:
+            size += len(write.changes)
+            if group and size > _MAX_CHANGES:
+                break
+            group.append(write)
+        refusals: Sequence[StoreError | None]
+        try:
+            refusals = await self._write(self._commit, group)
+        except StoreError as error:
+            refusals = [StoreError(str(error)) for _ in group]
+        for write, refusal in zip(group, refusals, strict=True):
+            write.settled, write.refusal = True, refusal
+            self._waiting.pop(write, None)
 
-    def _write(self, change: Change, usage: Usage) -> Usage:
-        where = (change.table, change.key)
-        old = self._db.execute(
-            "SELECT length(value) FROM entries WHERE kind = ? AND key = ?", where
-        ).fetchone()
-        if change.value is None:
-            self._db.execute("DELETE FROM entries WHERE kind = ? AND key = ?", where)
-        else:
-            self._db.execute(
-                "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?)",
-                (*where, change.value, change.expires),
+    def _commit(self, group: Sequence[_Write]) -> list[StoreFull | None]:
+        """Commit each write that fits; returns for each of them why it doesn't."""
+        refusals: list[StoreFull | None] = []
+        usage = self._usage
+        db = self._database.writer
+        with db:
+            db.execute("BEGIN IMMEDIATE")
+            for write in group:
+                last = {(change.table, change.key): change for change in write.changes}
+                after = self._usage_after(last.values(), usage)
+                refusal = self._refusal(usage[Table.RECORDS].bytes, after[Table.RECORDS].bytes)
+                if refusal is None:
+                    self._put(last.values())
+                    usage = after
+                refusals.append(refusal)
+        self._usage = usage
+        return refusals
+
+    def _usage_after(
+        self, changes: Iterable[Change], usage: dict[Table, Usage]
+    ) -> dict[Table, Usage]:
+        after = dict(usage)
+        for change in changes:
+            old = self._database.writer.execute(
+                "SELECT length(value) FROM entries WHERE kind = ? AND key = ?",
+                (change.table, change.key),
+            ).fetchone()
+            before = after[change.table]
+            after[change.table] = Usage(
+                before.keys + (change.value is not None) - (old is not None),
+                before.bytes + len(change.value or b"") - (old[0] if old else 0),
             )
-        return Usage(
-            usage.keys + (change.value is not None) - (old is not None),
-            usage.bytes + len(change.value or b"") - (old[0] if old else 0),
+        return after
+
+    def _refusal(self, before: int, after: int) -> StoreFull | None:
+        # One that is over the limit already, as after it was lowered, may shrink.
+        if before >= after or after <= self._max_bytes:
+            return None
+        return StoreFull(
+            f"the store would hold {after} bytes of records, more than "
+            f"store.max_bytes = {self._max_bytes}"
+        )
+
+    def _put(self, changes: Collection[Change]) -> None:
+        db = self._database.writer
+        db.executemany(
+            "DELETE FROM entries WHERE kind = ? AND key = ?",
+            ((each.table, each.key) for each in changes if each.value is None),
+        )
+        db.executemany(
+            "INSERT INTO entries VALUES (?, ?, ?, ?) ON CONFLICT (kind, key) "
+            "DO UPDATE SET value = excluded.value, expires = excluded.expires",
+            (
+                (each.table, each.key, each.value, each.expires)
+                for each in changes
+                if each.value is not None
+            ),
         )
 
     def _purge(self, now: float) -> int:
-        with self._db:
-            gone = self._db.execute("DELETE FROM entries WHERE expires <= ?", (now,)).rowcount
-        if gone:
-            self._usage = _measure(self._db)
-        return gone
+        usage = dict(self._usage)
+        db = self._database.writer
+        with db:
+            db.execute("BEGIN IMMEDIATE")
+            gone = db.execute(
+                "SELECT rowid, kind, length(value) FROM entries WHERE expires <= ? LIMIT ?",
+                (now, _PURGE_KEYS),
+            ).fetchall()
+            for _, kind, size in gone:
+                before = usage[Table(kind)]
+                usage[Table(kind)] = Usage(before.keys - 1, before.bytes - size)
+            db.executemany("DELETE FROM entries WHERE rowid = ?", ((each[0],) for each in gone))
+        self._usage = usage
+        return len(gone)
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
+    def _get_many(self, table: Table, keys: Iterable[bytes]) -> dict[bytes, bytes]:
+        found: dict[bytes, bytes] = {}
+        for key in keys:
+            row = self._database.reader.execute(
+                "SELECT value FROM entries WHERE kind = ? AND key = ?", (table, key)
+            ).fetchone()
+            if row is not None:
+                found[key] = row[0]
+        return found
+
+    def _page(self, table: Table, start: bytes) -> list[tuple[bytes, bytes]]:
+        rows = self._database.reader.execute(
+            "SELECT key, value FROM entries WHERE kind = ? AND key >= ? ORDER BY key LIMIT ?",
+            (table, start, _PAGE_KEYS),
+        )
+        page: list[tuple[bytes, bytes]] = []
+        size = 0
+        for key, value in rows:
+            page.append((key, value))
+            size += len(value)
+            if size >= _PAGE_BYTES:
+                break
+        # It would go on holding the log back.
+        rows.close()
+        return page
+
+    async def _write(self, work: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
+        return await self._in_thread(self._writer, work, *arguments)
+
+    async def _read(self, work: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
+        return await self._in_thread(self._reader, work, *arguments)
+
+    async def _in_thread(
+        self,
+        limiter: trio.CapacityLimiter,
+        work: Callable[[*Arguments], T],
+        *arguments: *Arguments,
+    ) -> T:
         try:
-            return await trio.to_thread.run_sync(work, limiter=self._one_at_a_time)
+            return await trio.to_thread.run_sync(work, *arguments, limiter=limiter)
         except sqlite3.Error as error:
-            raise StoreError(
-                f"the database {self._path} refuses: {error}; "
-                "check that its disk is writable and has room"
-            ) from error
+            advice = (
+                "stop p2pd and start it again: it moves a damaged one aside"
+                if is_corrupt(error)
+                else "check that its disk is writable and has room"
+            )
+            path = self._database.path
+            raise StoreError(f"the database {path} refuses: {error}; {advice}") from error
 
 
 @asynccontextmanager
@@ -126,70 +246,8 @@ async def open_sqlite_store(path: Path, max_bytes: int) -> AsyncIterator[SqliteS
     `max_bytes` bounds the values of all records. Raises `StartError` where the database
     can't be used as it is: read-only, disk full, or of a later version of p2pd.
     """
-    quarantined = None
+    database = await trio.to_thread.run_sync(open_database, path)
     try:
-        try:
-            db = _open(path)
-        except sqlite3.DatabaseError as error:
-            if error.sqlite_errorcode & 0xFF not in _CORRUPT:
-                raise
-            quarantined = _move_aside(path)
-            db = _open(path)
-        store = SqliteStore(path, db, max_bytes, quarantined)
-    except (sqlite3.Error, OSError) as error:
-        raise StartError(
-            f"can't open the database {path}: {error}; "
-            "check that the state directory is writable and its disk has room"
-        ) from None
-    try:
-        yield store
+        yield SqliteStore(database, max_bytes)
     finally:
-        db.close()
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-    try:
-        # FULL: in WAL mode only this fsyncs each commit.
-        db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")
-        _check(db)
-        _migrate(db, path)
-    except BaseException:
-        db.close()
-        raise
-    return db
-
-
-def _check(db: sqlite3.Connection) -> None:
-    problem = db.execute("PRAGMA quick_check(1)").fetchone()[0]
-    if problem != "ok":
-        corrupt = sqlite3.DatabaseError(problem)
-        corrupt.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-        raise corrupt
-
-
-def _migrate(db: sqlite3.Connection, path: Path) -> None:
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version == 0:
-        db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-    elif version != SCHEMA_VERSION:
-        raise StartError(
-            f"the database {path} has schema {version}, this p2pd knows {SCHEMA_VERSION}: "
-            "it was written by a later version; upgrade p2pd"
-        )
-
-
-def _move_aside(path: Path) -> Path:
-    # To the microsecond: a second one in the same second must not replace the first.
-    stamp = dt.datetime.now(dt.UTC).strftime("%Y%m%dT%H%M%S.%f")
-    for suffix in ("", "-wal", "-shm"):
-        part = path.with_name(path.name + suffix)
-        if part.exists():
-            part.rename(path.with_name(f"{path.name}{suffix}.corrupt-{stamp}"))
-    return path.with_name(f"{path.name}.corrupt-{stamp}")
-
-
-def _measure(db: sqlite3.Connection) -> dict[Table, Usage]:
-    rows = db.execute("SELECT kind, count(*), sum(length(value)) FROM entries GROUP BY kind")
-    found = {kind: Usage(keys, size) for kind, keys, size in rows}
-    return {table: found.get(table, Usage(0, 0)) for table in Table}
+        database.close()

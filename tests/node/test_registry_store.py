@@ -52,7 +52,7 @@ async def test_what_a_full_disk_refused_is_saved_later_and_told_once(
         assert a.codes().count("registry.unsaved") == 1
         store.refuses = False
         await trio.sleep(2 * SAVE_INTERVAL)
-        assert [key for key, _ in await store.scan(Table.PEERS)] == [b.node_id]
+        assert [key async for key, _ in store.scan(Table.PEERS)] == [b.node_id]
         store.refuses = True
         await world.crash(b)
         await trio.sleep(2 * SAVE_INTERVAL)
@@ -68,4 +68,4 @@ async def test_a_save_that_the_end_interrupts_is_made_up_for(autojump_clock: Moc
         store.delay = 1.0
         await store.begun.wait()
         await world.stop(a)
-        assert [key for key, _ in await store.scan(Table.PEERS)] == [b.node_id]
+        assert [key async for key, _ in store.scan(Table.PEERS)] == [b.node_id]

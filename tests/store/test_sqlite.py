@@ -1,6 +1,7 @@
 """What the store on disk promises beyond the others: it outlives what happens to a host."""
 
 import os
+import random
 import resource
 import shutil
 import signal
@@ -14,10 +15,12 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from p2pd.errors import StartError, StoreError
-from p2pd.store.base import Change, Table, Usage
-from p2pd.store.sqlite import SCHEMA_VERSION, open_sqlite_store
+from p2pd.store.base import Change, Store, Table, Usage
+from p2pd.store.database import SCHEMA_VERSION
+from p2pd.store.sqlite import open_sqlite_store
 
 ROOMY = 1 << 30
 COMMITTER = Path(__file__).parent / "committer.py"
@@ -70,7 +73,7 @@ async def test_what_was_written_is_there_after_a_restart(path: Path) -> None:
         await store.apply([Change(Table.PEERS, b"p", b"333")])
     async with open_sqlite_store(path, ROOMY) as store:
         assert store.quarantined is None
-        assert await store.scan(Table.RECORDS) == [(b"a", b"1"), (b"b", b"22")]
+        assert [pair async for pair in store.scan(Table.RECORDS)] == [(b"a", b"1"), (b"b", b"22")]
         assert store.usage(Table.RECORDS) == Usage(2, 3)
         assert store.usage(Table.PEERS) == Usage(1, 3)
         assert await store.purge(10.0) == 1
@@ -87,8 +90,51 @@ async def test_a_store_that_is_over_a_smaller_size_can_still_shrink(path: Path) 
 
 async def test_every_commit_is_synced(path: Path) -> None:
     async with open_sqlite_store(path, ROOMY) as store:
-        assert store._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-        assert store._db.execute("PRAGMA synchronous").fetchone() == (2,)
+        assert store._database.writer.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert store._database.writer.execute("PRAGMA synchronous").fetchone() == (2,)
+
+
+async def test_who_writes_at_the_same_time_shares_commits(path: Path) -> None:
+    async with open_sqlite_store(path, ROOMY) as store:
+        statements: list[str] = []
+        store._database.writer.set_trace_callback(statements.append)
+        async with trio.open_nursery() as nursery:
+            for number in range(500):
+                nursery.start_soon(store.apply, [record(b"%d" % number, b"x")])
+        assert statements.count("COMMIT") <= 3
+        assert store.usage(Table.RECORDS).keys == 500
+
+
+async def test_readers_wait_for_no_writer(path: Path) -> None:
+    await fill(path, 1200)
+    other = sqlite3.connect(path, isolation_level=None)
+    async with open_sqlite_store(path, ROOMY) as store, trio.open_nursery() as nursery:
+        written = trio.Event()
+
+        async def write() -> None:
+            await store.apply([record(b"0", b"new")])
+            written.set()
+
+        other.execute("BEGIN IMMEDIATE")
+        nursery.start_soon(write)
+        await trio.testing.wait_all_tasks_blocked()
+        assert await store.get(Table.RECORDS, b"0") == b"x" * 100
+        assert len([key async for key, _ in store.scan(Table.RECORDS)]) == 1200
+        assert not written.is_set()
+        other.execute("ROLLBACK")
+        await written.wait()
+        assert await store.get(Table.RECORDS, b"0") == b"new"
+    other.close()
+
+
+async def test_the_log_of_a_large_commit_does_not_stay_large(path: Path) -> None:
+    log = path.with_name(path.name + "-wal")
+    async with open_sqlite_store(path, ROOMY) as store:
+        await store.apply([record(b"%d" % each, bytes(1 << 20)) for each in range(32)])
+        assert len(contents(log)) > 32 << 20
+        for each in range(3):
+            await store.apply([record(b"%d" % each, b"small")])
+        assert len(contents(log)) <= 8 << 20
 
 
 def spoil_header(path: Path) -> None:
@@ -97,7 +143,7 @@ def spoil_header(path: Path) -> None:
 
 def spoil_pages(path: Path) -> None:
     raw = bytearray(path.read_bytes())
-    raw[4096:] = os.urandom(len(raw) - 4096)
+    raw[4096:] = random.Random(0).randbytes(len(raw) - 4096)
     path.write_bytes(raw)
 
 
@@ -142,6 +188,54 @@ async def test_a_database_of_a_later_version_is_left_alone(path: Path) -> None:
             pass
     assert contents(path) == before
     assert not list(path.parent.glob("*corrupt*"))
+
+
+FIRST_SCHEMA = """
+    CREATE TABLE entries (
+        kind TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, expires REAL,
+        PRIMARY KEY (kind, key)
+    ) WITHOUT ROWID;
+    CREATE INDEX entries_by_expiry ON entries (expires) WHERE expires IS NOT NULL;
+    INSERT INTO entries VALUES
+        ('records', x'00ff', x'0102', NULL), ('records', x'', x'', 10.0),
+        ('peers', x'00ff', x'03', 20.0);
+    PRAGMA user_version = 1;
+"""
+
+
+async def test_a_database_of_the_first_schema_is_brought_up_to_date(path: Path) -> None:
+    execute(path, *FIRST_SCHEMA.split(";"))
+    for _ in range(2):
+        async with open_sqlite_store(path, ROOMY) as store:
+            assert store.quarantined is None
+            assert [pair async for pair in store.scan(Table.RECORDS)] == [
+                *((b"", b""), (b"\x00\xff", b"\x01\x02"))
+            ]
+            assert await store.get(Table.PEERS, b"\x00\xff") == b"\x03"
+            assert store.usage(Table.RECORDS) == Usage(2, 2)
+    new = path.with_name("new.db")
+    async with open_sqlite_store(path, ROOMY) as store, open_sqlite_store(new, ROOMY):
+        assert await store.purge(15.0) == 1
+    assert layout(path) == layout(new)
+
+
+def layout(path: Path) -> list[tuple[str, ...]]:
+    db = sqlite3.connect(path)
+    found = db.execute("SELECT type, name, sql FROM sqlite_schema ORDER BY name").fetchall()
+    db.close()
+    return found
+
+
+async def test_a_migration_that_fails_changes_nothing(path: Path) -> None:
+    execute(path, *FIRST_SCHEMA.split(";"), "CREATE TABLE entries_before (a)")
+    before = layout(path)
+    with pytest.raises(StartError, match="entries_before"):
+        async with open_sqlite_store(path, ROOMY):
+            pass
+    assert layout(path) == before
+    execute(path, "DROP TABLE entries_before")
+    async with open_sqlite_store(path, ROOMY) as store:
+        assert store.usage(Table.RECORDS) == Usage(2, 2)
 
 
 async def test_an_empty_file_is_a_new_database(path: Path) -> None:
@@ -204,43 +298,86 @@ async def test_a_full_disk_is_no_start(tmp_path: Path) -> None:
 
 
 @needs_root
-async def test_a_disk_that_fills_up_refuses_and_keeps_what_it_has(tmp_path: Path) -> None:
+async def test_a_disk_that_fills_up_refuses_and_works_again_when_there_is_room(
+    tmp_path: Path,
+) -> None:
     with mounted(tmp_path / "disk", "size=512k") as disk:
+        ballast = disk / "ballast"
+        ballast.write_bytes(bytes(128 * 1024))
         kept: list[bytes] = []
-        async with open_sqlite_store(disk / "p2pd.db", ROOMY) as store:
 
-            async def fill_up() -> None:
-                for number in range(1000):
-                    key = b"%04d" % number
-                    await store.apply([record(key, key * 2000)])
-                    kept.append(key)
+        async def fill_up(store: Store) -> None:
+            for number in range(len(kept), 1000):
+                key = b"%04d" % number
+                await store.apply([record(key, key * 2000)])
+                kept.append(key)
 
-            with pytest.raises(StoreError, match="has room"):
-                await fill_up()
-            assert kept
-            assert [key for key, _ in await store.scan(Table.RECORDS)] == kept
-            assert store.usage(Table.RECORDS) == Usage(len(kept), len(kept) * 8000)
         async with open_sqlite_store(disk / "p2pd.db", ROOMY) as store:
-            assert [key for key, _ in await store.scan(Table.RECORDS)] == kept
+            for _ in range(2):
+                before = len(kept)
+                with pytest.raises(StoreError, match="has room"):
+                    await fill_up(store)
+                assert len(kept) > before
+                assert [key async for key, _ in store.scan(Table.RECORDS)] == kept
+                assert store.usage(Table.RECORDS) == Usage(len(kept), len(kept) * 8000)
+                ballast.unlink(missing_ok=True)
+        async with open_sqlite_store(disk / "p2pd.db", ROOMY) as store:
+            assert [key async for key, _ in store.scan(Table.RECORDS)] == kept
             assert store.quarantined is None
 
 
-async def test_a_file_that_may_not_grow_refuses_and_works_again_when_it_may(path: Path) -> None:
+@contextmanager
+def no_writes_beyond(size: int) -> Iterator[None]:
+    """Within the `with`, no file can be written to beyond so many bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+
+
+@pytest.mark.parametrize("size", [0, 100_000])
+async def test_a_disk_that_refuses_is_read_and_works_again_when_it_does(
+    path: Path, size: int
+) -> None:
     async with open_sqlite_store(path, ROOMY) as store:
-        await store.apply([record(b"before", b"1")])
-        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
-        try:
+        await store.apply([record(b"before", b"1", 10.0)])
+        refused: list[bytes] = []
+
+        async def write(key: bytes) -> None:
             with pytest.raises(StoreError, match="has room"):
-                await store.apply([record(b"big", bytes(500_000)), record(b"before", b"2")])
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-            signal.signal(signal.SIGXFSZ, ignored)
-        assert await store.scan(Table.RECORDS) == [(b"before", b"1")]
+                await store.apply([record(key, bytes(500_000)), record(b"before", b"2")])
+            refused.append(key)
+
+        with no_writes_beyond(size):
+            async with trio.open_nursery() as nursery:
+                for key in (b"a", b"b", b"c"):
+                    nursery.start_soon(write, key)
+            assert sorted(refused) == [b"a", b"b", b"c"]
+            assert await store.get(Table.RECORDS, b"before") == b"1"
+        assert [pair async for pair in store.scan(Table.RECORDS)] == [(b"before", b"1")]
         assert store.usage(Table.RECORDS) == Usage(1, 1)
-        await store.apply([record(b"big", bytes(500_000))])
+        await store.apply([record(b"a", bytes(500_000))])
         assert store.usage(Table.RECORDS) == Usage(2, 500_001)
+        with no_writes_beyond(0), pytest.raises(StoreError, match="has room"):
+            await store.purge(20.0)
+        assert store.usage(Table.RECORDS) == Usage(2, 500_001)
+        assert await store.purge(20.0) == 1
+    async with open_sqlite_store(path, ROOMY) as store:
+        assert store.usage(Table.RECORDS) == Usage(1, 500_000)
+
+
+async def test_what_is_damaged_while_it_runs_is_told_as_such(path: Path) -> None:
+    await fill(path, 2000)
+    async with open_sqlite_store(path, ROOMY) as store:
+        spoil_pages(path)
+        with pytest.raises(StoreError, match="moves a damaged one aside"):
+            await store.get_many(Table.RECORDS, [b"%d" % each for each in range(2000)])
+    async with open_sqlite_store(path, ROOMY) as store:
+        assert store.quarantined is not None
 
 
 def commit_and_kill(path: Path, commits: int) -> list[int]:
@@ -260,11 +397,38 @@ async def test_what_was_acknowledged_outlives_a_kill(path: Path, commits: int) -
     assert len(told) >= commits
     async with open_sqlite_store(path, ROOMY) as store:
         assert store.quarantined is None
-        found = {key for key, _ in await store.scan(Table.RECORDS)}
+        found = {key async for key, _ in store.scan(Table.RECORDS)}
     assert {b"%d.%s" % (each, half) for each in told for half in (b"a", b"b")} <= found
     # A commit is there whole or not at all.
     assert {key[:-1] + b"a" for key in found} == {key for key in found if key.endswith(b"a")}
     assert {key[:-1] + b"b" for key in found} == {key for key in found if key.endswith(b"b")}
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_of_a_torn_log_whole_commits_are_left_and_none_between_them_is_missing(
+    path: Path, tmp_path: Path, seed: int
+) -> None:
+    rng = random.Random(seed)
+    async with open_sqlite_store(path, ROOMY) as store:
+        for number in range(20):
+            size = rng.randrange(3000)
+            await store.apply([record(b"%d.%d" % (number, each), bytes(size)) for each in range(3)])
+        torn = tmp_path / "torn" / path.name
+        torn.parent.mkdir()
+        shutil.copy(path, torn)
+        log = bytearray(contents(path.with_name(path.name + "-wal")))
+    cut = rng.randrange(len(log))
+    # Either the end never came to the disk, or something else is there.
+    log[cut:] = rng.choice([b"", bytes(len(log) - cut), rng.randbytes(len(log) - cut)])
+    torn.with_name(path.name + "-wal").write_bytes(log)
+    async with open_sqlite_store(torn, ROOMY) as store:
+        assert store.quarantined is None
+        found = {key async for key, _ in store.scan(Table.RECORDS)}
+        assert len(found) % 3 == 0
+        assert found == {
+            b"%d.%d" % (number, each) for number in range(len(found) // 3) for each in range(3)
+        }
+        await store.apply([record(b"after", b"x")])
 
 
 async def test_a_copy_taken_while_it_runs_is_whole(path: Path, tmp_path: Path) -> None:

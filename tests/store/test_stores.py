@@ -1,5 +1,6 @@
 """What every store promises, in memory or on disk."""
 
+import tempfile
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -27,6 +28,10 @@ def peer(key: bytes, value: bytes | None) -> Change:
     return Change(Table.PEERS, key, value)
 
 
+async def all_of(store: Store, table: Table, start: bytes = b"") -> list[tuple[bytes, bytes]]:
+    return [entry async for entry in store.scan(table, start)]
+
+
 async def test_what_was_written_is_read(open_store: OpenStore) -> None:
     async with open_store(ROOMY) as store:
         assert await store.get(Table.RECORDS, b"a") is None
@@ -39,6 +44,15 @@ async def test_what_was_written_is_read(open_store: OpenStore) -> None:
         assert await store.get(Table.RECORDS, b"a") == b"2"
         assert await store.get(Table.RECORDS, b"b") is None
         assert await store.get(Table.PEERS, b"a") == b"3"
+
+
+async def test_many_are_read_in_one_go(open_store: OpenStore) -> None:
+    async with open_store(ROOMY) as store:
+        await store.apply([record(b"%d" % each, b"v%d" % each) for each in range(100)])
+        await store.apply([peer(b"none", b"of these"), record(b"7", None)])
+        asked = [b"5", b"none", b"7", b"99", b"5"]
+        assert await store.get_many(Table.RECORDS, asked) == {b"5": b"v5", b"99": b"v99"}
+        assert await store.get_many(Table.RECORDS, []) == {}
 
 
 async def test_any_bytes_are_a_key_or_a_value(open_store: OpenStore) -> None:
@@ -66,13 +80,47 @@ async def test_a_table_is_scanned_in_the_order_of_its_keys(open_store: OpenStore
         keys = [b"\xff", b"b", b"", b"ab", b"a", b"\x00"]
         await store.apply([peer(key, b"v" + key) for key in keys])
         await store.apply([record(b"other", b"x")])
-        assert await store.scan(Table.PEERS) == [(key, b"v" + key) for key in sorted(keys)]
-        assert await store.scan(Table.RECORDS) == [(b"other", b"x")]
+        assert await all_of(store, Table.PEERS) == [(key, b"v" + key) for key in sorted(keys)]
+        assert await all_of(store, Table.RECORDS) == [(b"other", b"x")]
+
+
+async def test_a_scan_begins_where_it_is_told(open_store: OpenStore) -> None:
+    async with open_store(ROOMY) as store:
+        await store.apply([peer(key, b"") for key in (b"", b"a", b"b", b"b\x00", b"c")])
+        assert [key for key, _ in await all_of(store, Table.PEERS, b"b")] == [
+            *(b"b", b"b\x00", b"c")
+        ]
+        assert await all_of(store, Table.PEERS, b"c\x00") == []
+
+
+@pytest.mark.parametrize(("count", "size"), [(3000, 1), (5, 700_000)])
+async def test_a_scan_goes_on_over_many_pages(open_store: OpenStore, count: int, size: int) -> None:
+    async with open_store(1 << 30) as store:
+        keys = [b"%05d" % each for each in range(count)]
+        await store.apply([record(key, key * size) for key in keys])
+        assert await all_of(store, Table.RECORDS) == [(key, key * size) for key in keys]
+
+
+async def test_a_scan_meets_once_what_is_there_all_the_time(open_store: OpenStore) -> None:
+    async with open_store(ROOMY) as store:
+        kept = [b"%05d" % each for each in range(0, 3000, 2)]
+        await store.apply([record(key, b"kept") for key in kept])
+        met: list[bytes] = []
+        async for key, value in store.scan(Table.RECORDS):
+            if value != b"kept":
+                continue
+            met.append(key)
+            if len(met) % 100 == 2:
+                # One behind the scan, one right before it, one far before it.
+                near = [b"%05d" % (int(key) + off) for off in (-1, 1, 601)]
+                await store.apply([record(each, b"new") for each in near])
+                await store.apply([record(near[1], None)])
+        assert met == kept
 
 
 async def test_an_empty_table_scans_to_nothing(open_store: OpenStore) -> None:
     async with open_store(ROOMY) as store:
-        assert await store.scan(Table.PEERS) == []
+        assert await all_of(store, Table.PEERS) == []
         await store.apply([])
         assert store.usage(Table.PEERS) == Usage(0, 0)
 
@@ -91,7 +139,7 @@ async def test_what_expired_is_purged_and_nothing_else(open_store: OpenStore) ->
         )
         await store.apply([record(b"renewed", b"55", expires=99.0), record(b"kept", b"66")])
         assert await store.purge(20.0) == 2
-        assert [key for key, _ in await store.scan(Table.RECORDS)] == sorted(
+        assert [key for key, _ in await all_of(store, Table.RECORDS)] == sorted(
             [b"later", b"never", b"renewed", b"kept"]
         )
         assert store.usage(Table.RECORDS) == Usage(4, 11)
@@ -105,6 +153,16 @@ async def test_what_was_deleted_is_not_purged_again(open_store: OpenStore) -> No
         await store.apply([record(b"a", b"1", expires=1.0)])
         await store.apply([record(b"a", None)])
         assert await store.purge(2.0) == 0
+
+
+async def test_any_number_is_purged(open_store: OpenStore) -> None:
+    async with open_store(ROOMY) as store:
+        expiring = [record(b"%d" % each, b"xx", expires=1.0 + each % 2) for each in range(5000)]
+        await store.apply(expiring)
+        assert await store.purge(1.5) == 2500
+        assert store.usage(Table.RECORDS) == Usage(2500, 5000)
+        assert await store.purge(2.0) == 2500
+        assert await all_of(store, Table.RECORDS) == []
 
 
 async def test_a_full_store_takes_nothing_of_what_is_too_much(open_store: OpenStore) -> None:
@@ -138,10 +196,55 @@ async def test_only_records_count_for_the_size(open_store: OpenStore) -> None:
 async def test_many_writers_at_once_all_get_through(open_store: OpenStore) -> None:
     async with open_store(ROOMY) as store:
         async with trio.open_nursery() as nursery:
-            for number in range(20):
+            for number in range(2000):
                 nursery.start_soon(store.apply, [record(b"%d" % number, b"x")])
-        assert store.usage(Table.RECORDS) == Usage(20, 20)
-        assert len(await store.scan(Table.RECORDS)) == 20
+        assert store.usage(Table.RECORDS) == Usage(2000, 2000)
+        assert len(await all_of(store, Table.RECORDS)) == 2000
+
+
+async def test_writers_at_once_are_refused_each_by_itself(open_store: OpenStore) -> None:
+    async with open_store(30) as store:
+        refused: list[bytes] = []
+
+        async def write(key: bytes, size: int) -> None:
+            try:
+                await store.apply([record(key, bytes(size)), record(key + b"'", b"")])
+            except StoreFull:
+                refused.append(key)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(6):
+                nursery.start_soon(write, b"small %d" % number, 5)
+                nursery.start_soon(write, b"large %d" % number, 31)
+        assert sorted(refused) == [b"large %d" % number for number in range(6)]
+        assert store.usage(Table.RECORDS) == Usage(12, 30)
+        assert len(await all_of(store, Table.RECORDS)) == 12
+
+
+async def test_writers_that_are_cancelled_leave_all_or_nothing_and_harm_nobody(
+    open_store: OpenStore,
+) -> None:
+    async with open_store(ROOMY) as store:
+        told: list[bytes] = []
+
+        async def write(key: bytes) -> None:
+            await store.apply([record(key + half, b"x") for half in (b"a", b"b")])
+            told.append(key)
+
+        async with trio.open_nursery() as lasting:
+            for number in range(10):
+                async with trio.open_nursery() as nursery:
+                    for each in range(5):
+                        nursery.start_soon(write, b"cancelled %d %d " % (number, each))
+                        lasting.start_soon(write, b"lasting %d %d " % (number, each))
+                    for _ in range(number):
+                        await trio.lowlevel.checkpoint()
+                    nursery.cancel_scope.cancel()
+        found = {key for key, _ in await all_of(store, Table.RECORDS)}
+        assert len([key for key in told if key.startswith(b"lasting")]) == 50
+        assert {key + half for key in told for half in (b"a", b"b")} <= found
+        assert {key[:-1] + b"a" for key in found} | {key[:-1] + b"b" for key in found} == found
+        assert store.usage(Table.RECORDS) == Usage(len(found), len(found))
 
 
 changes = st.builds(
@@ -158,17 +261,18 @@ changes = st.builds(
 def test_both_stores_agree(script: list[list[Change] | int]) -> None:
     async def play() -> None:
         memory = MemoryStore(12)
-        async with open_sqlite_store(Path(":memory:"), 12) as sqlite:
+        async with open_sqlite_store(Path(place) / "p2pd.db", 12) as sqlite:
             for step in script:
                 outcomes = [await outcome(store, step) for store in (memory, sqlite)]
                 assert outcomes[0] == outcomes[1]
                 for table in Table:
-                    found = await memory.scan(table)
-                    assert found == await sqlite.scan(table)
+                    found = await all_of(memory, table)
+                    assert found == await all_of(sqlite, table)
                     usage = Usage(len(found), sum(len(value) for _, value in found))
                     assert memory.usage(table) == sqlite.usage(table) == usage
 
-    trio.run(play)
+    with tempfile.TemporaryDirectory() as place:
+        trio.run(play)
 
 
 async def outcome(store: Store, step: list[Change] | int) -> object:

@@ -179,7 +179,7 @@ def test_a_crash_loses_what_was_not_synced_and_nothing_else() -> None:
         await store.apply([Change(Table.RECORDS, b"synced", b"1")])
         with trio.move_on_after(0.5):
             await store.apply([Change(Table.RECORDS, b"under way", b"1")])
-        assert await store.scan(Table.RECORDS) == [(b"synced", b"1")]
+        assert [pair async for pair in store.scan(Table.RECORDS)] == [(b"synced", b"1")]
 
         lucky = MemoryStore(sync_seconds=1, survives=lambda: True)
         with trio.move_on_after(0.5):
