@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -72,18 +73,22 @@ class Daemon:
 
 
 @contextmanager
-def daemon(parent: Path, name: str, *, target: int = CONNECTIONS) -> Iterator[Daemon]:
+def daemon(
+    parent: Path, name: str, *, settings: Mapping[str, object] = MappingProxyType({})
+) -> Iterator[Daemon]:
     """Run a daemon within the `with`, which begins once it answers on its control socket.
 
     It finds others by multicast, and keeps what is in its state directory from before.
+    `settings` are more of its configuration.
     """
+    settings = {"identity.difficulty": 8, "connections.target": CONNECTIONS, **settings}
     directory = parent / name
     directory.mkdir(exist_ok=True)
     arguments = [
         *("--instance", name, "--port", "0"),
         *("--state-dir", str(directory / "state"), "--control", str(directory / "control.sock")),
-        *("--set", "identity.difficulty=8", "--log-format", "json"),
-        *("--set", f"connections.target={target}"),
+        *("--log-format", "json"),
+        *(part for key, value in settings.items() for part in ("--set", f"{key}={value}")),
     ]
     with (directory / "log").open("w") as log:
         spawned_at = time.time()
@@ -102,12 +107,16 @@ def daemon(parent: Path, name: str, *, target: int = CONNECTIONS) -> Iterator[Da
 
 @contextmanager
 def daemons(
-    parent: Path, count: int, peers: int, *, target: int = CONNECTIONS
+    parent: Path,
+    count: int,
+    peers: int,
+    *,
+    settings: Mapping[str, object] = MappingProxyType({}),
 ) -> Iterator[list[Daemon]]:
     """Run several daemons within the `with`, which begins once each has so many peers."""
     with ExitStack() as stack:
         running = [
-            stack.enter_context(daemon(parent, f"n{i}", target=target)) for i in range(count)
+            stack.enter_context(daemon(parent, f"n{i}", settings=settings)) for i in range(count)
         ]
         for each in running:
             each.wait_for_peers(peers)

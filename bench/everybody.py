@@ -39,7 +39,9 @@ async def everybody(effort: Effort) -> list[Figure]:
     """Measure from publishing to the last of twenty, and from a kill to the last who knows."""
     with (
         tempfile.TemporaryDirectory() as parent,
-        daemons(Path(parent), SIZE, CONNECTIONS, target=CONNECTIONS) as running,
+        daemons(
+            Path(parent), SIZE, CONNECTIONS, settings={"connections.target": CONNECTIONS}
+        ) as running,
         _subscribed_to_all(running) as network,
         ExitStack() as stack,
     ):
@@ -160,7 +162,9 @@ def _kill(count: int) -> float:
     """
     with (
         tempfile.TemporaryDirectory() as parent,
-        daemons(Path(parent), SIZE, CONNECTIONS, target=CONNECTIONS) as running,
+        daemons(
+            Path(parent), SIZE, CONNECTIONS, settings={"connections.target": CONNECTIONS}
+        ) as running,
     ):
         survivors, victims = running[count:], running[:count]
         dead = {each.status()["node_id"] for each in victims}

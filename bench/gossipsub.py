@@ -5,17 +5,16 @@ py-libp2p comes with p2pd's extra `bench`; where it is absent, nothing is compar
 """
 
 import importlib.util
-import json
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import attrs
+
+from bench.hosts import DEADLINE, Host, host
 
 NAME = "gossipsub of py-libp2p"
 SKIPPED = "skipped: py-libp2p is not installed (pip install '.[bench]')"
@@ -24,7 +23,6 @@ SKIPPED = "skipped: py-libp2p is not installed (pip install '.[bench]')"
 # connections: six, at most three links from anybody in a ring of 20.
 _STRIDES = (1, 3, 8)
 _LEAST_MESH = 4
-_DEADLINE = 60.0
 _POLL = 0.1
 
 
@@ -34,32 +32,10 @@ def is_installed() -> bool:
 
 
 @attrs.frozen
-class _Host:
-    """A running host: what goes to its socket, and the lines that come from it."""
-
-    sock: socket.socket
-    lines: IO[bytes]
-
-    def tell(self, command: dict[str, Any]) -> None:
-        self.sock.sendall(json.dumps(command).encode() + b"\n")
-
-    def hear(self) -> dict[str, Any]:
-        line = self.lines.readline()
-        if not line:
-            raise RuntimeError("a gossipsub host ended")
-        told: dict[str, Any] = json.loads(line)
-        return told
-
-    def ask(self, command: dict[str, Any]) -> dict[str, Any]:
-        self.tell(command)
-        return self.hear()
-
-
-@attrs.frozen
 class Hosts:
     """Connected hosts that all subscribe to one topic."""
 
-    hosts: list[_Host]
+    hosts: list[Host]
 
     def publish(self, number: int) -> float:
         """Publish from one of them; returns the milliseconds until the last one had it.
@@ -82,11 +58,13 @@ def hosts(parent: Path, count: int) -> Iterator[Hosts]:
     What they log stays in `parent`.
     """
     with ExitStack() as stack:
-        running = [stack.enter_context(_host(parent / f"host{i}.log")) for i in range(count)]
+        command = [sys.executable, "-m", "bench.gossipsub_host"]
+        logs = [parent / f"host{i}.log" for i in range(count)]
+        running = [stack.enter_context(host(command, log)) for log in logs]
         addresses = [each.hear()["address"] for each in running]
         for i, each in enumerate(running):
             each.ask({"dial": [addresses[(i + stride) % count] for stride in _STRIDES]})
-        deadline = time.monotonic() + _DEADLINE
+        deadline = time.monotonic() + DEADLINE
         for each in running:
             while not _is_meshed(each.ask({})):
                 if time.monotonic() > deadline:
@@ -97,22 +75,3 @@ def hosts(parent: Path, count: int) -> Iterator[Hosts]:
 
 def _is_meshed(told: dict[str, Any]) -> bool:
     return bool(told["subscribers"] >= 2 * len(_STRIDES) and told["mesh"] >= _LEAST_MESH)
-
-
-@contextmanager
-def _host(log: Path) -> Iterator[_Host]:
-    ours, theirs = socket.socketpair()
-    ours.settimeout(_DEADLINE)
-    with ours, ours.makefile("rb") as lines, log.open("w") as written:
-        with theirs:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "bench.gossipsub_host", str(theirs.fileno())],
-                stdout=written,
-                stderr=written,
-                pass_fds=[theirs.fileno()],
-            )
-        try:
-            yield _Host(ours, lines)
-        finally:
-            process.kill()
-            process.wait()

@@ -1,66 +1,127 @@
-"""Put and get through the control socket, one at a time and many at once."""
+"""Put and get with twenty daemons, beside other distributed hash tables with as many nodes."""
 
 import tempfile
 import uuid
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-from bench.daemons import CONNECTIONS, Daemon, call_all, daemons
-from bench.figures import Effort, Figure, compare
+import attrs
 
+from bench.daemons import Daemon, call_all, daemons
+from bench.figures import Effort, Figure, Spread, compare
+from bench.tables import REFERENCES, Table
+from p2pd.ids import Key, NodeId, distance
+
+SIZE = 20
+# By default as many replicas as there are nodes; eight copies are what the references keep.
+REPLICATIONS = (8, 20)
 AT_ONCE = 32
-SIZES = (3, 20)
+CONNECTIONS = 6
+_VALUE = "x" * 100
+
+# Calls a method for so many new keys, so many at a time; returns the seconds spent.
+Call = Callable[[str, int], float]
 
 
 async def keys(effort: Effort) -> list[Figure]:
-    """Measure in a small network and in one as large as the replication."""
+    """Measure over the control socket of a node that holds none of the keys, if there is one."""
     figures: list[Figure] = []
-    for size in SIZES:
-        awaited = min(size - 1, CONNECTIONS)
+    for replication in REPLICATIONS:
+        settings = {"dht.replication": replication, "connections.target": CONNECTIONS}
         with (
             tempfile.TemporaryDirectory() as parent,
-            daemons(Path(parent), size, awaited) as running,
+            daemons(Path(parent), SIZE, CONNECTIONS, settings=settings) as running,
+            ExitStack() as stack,
         ):
-            figures += await _in_network(effort, running)
+            there = {
+                each.name: stack.enter_context(each.nodes(Path(parent), SIZE))
+                for each in REFERENCES
+                if each.is_installed
+            }
+            ours = _Ours(running, replication)
+            for reference in REFERENCES:
+                theirs = there.get(reference.name)
+                skipped = f"skipped: {reference.name} is not installed ({reference.remedy})"
+                figures += await compare_keys(
+                    ours.call,
+                    None if theirs is None else _Theirs(theirs).call,
+                    reference.name if theirs is not None else skipped,
+                    f"{replication} replicas",
+                    effort.rounds,
+                )
     return figures
 
 
-async def _in_network(effort: Effort, running: list[Daemon]) -> list[Figure]:
-    # Each takes seconds, and nothing is promised of them.
-    rounds = max(effort.rounds // 3, 1)
-    path = running[0].socket
-    peer = running[1].status()["node_id"]
-    where = f"{len(running)} nodes"
-
-    async def echo() -> float:
-        return call_all(path, "echo", [{"peer": peer, "text": "x"}] * AT_ONCE, 1) / AT_ONCE * 1000
-
+async def compare_keys(
+    ours: Call, theirs: Call | None, against: str, where: str, rounds: int
+) -> list[Figure]:
+    """Put, then get, one at a time and many at once; ours alone where there is no reference."""
     figures: list[Figure] = []
-    for method, make in (("put", _puts), ("get", _gets)):
+    for method in ("put", "get"):
+        for at_once in (1, AT_ONCE):
 
-        async def one(method: str = method, make: Any = make) -> float:
-            return call_all(path, method, make(path), 1) / AT_ONCE * 1000
+            async def measure(call: Call, method: str = method, at_once: int = at_once) -> float:
+                seconds = call(method, at_once)
+                return seconds / AT_ONCE * 1000 if at_once == 1 else AT_ONCE / seconds
 
-        async def rate_of_one(method: str = method, make: Any = make) -> float:
-            return AT_ONCE / call_all(path, method, make(path), 1)
+            async def mine() -> float:
+                return await measure(ours)
 
-        async def rate_at_once(method: str = method, make: Any = make) -> float:
-            return AT_ONCE / call_all(path, method, make(path), AT_ONCE)
+            name = f"{method}, {where}, {'one' if at_once == 1 else at_once} at a time"
+            unit = "ms" if at_once == 1 else "1/s"
+            if theirs is None:
+                spread = Spread.of([await mine() for _ in range(rounds)])
+                figures.append(Figure(name, unit, spread, against))
+                continue
 
-        mine, theirs, ratio = await compare(rounds, one, echo)
-        name = f"{method}, {where}, one at a time"
-        figures.append(Figure(name, "ms", mine, "echo to one peer", theirs, ratio))
-        mine, theirs, ratio = await compare(rounds, rate_at_once, rate_of_one)
-        name = f"{method}, {where}, {AT_ONCE} at once"
-        figures.append(Figure(name, "1/s", mine, "one at a time", theirs, ratio))
+            async def reference(call: Call = theirs) -> float:
+                return await measure(call)
+
+            spent, other, ratio = await compare(rounds, mine, reference)
+            figures.append(Figure(name, unit, spent, against, other, ratio))
     return figures
 
 
-def _puts(_: str) -> list[dict[str, Any]]:
-    return [{"key": uuid.uuid4().hex, "value": "x" * 100} for _ in range(AT_ONCE)]
+@attrs.define
+class _Ours:
+    """Daemons; the last one is asked for keys of which it is no replica, where that can be."""
+
+    running: list[Daemon]
+    replication: int
+    _ids: list[NodeId] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._ids = [NodeId.from_hex(each.status()["node_id"]) for each in self.running]
+
+    def call(self, method: str, at_once: int) -> float:
+        path = self.running[-1].socket
+        names = [self._name() for _ in range(AT_ONCE)]
+        puts = [{"key": name, "value": _VALUE} for name in names]
+        if method == "put":
+            return call_all(path, "put", puts, at_once)
+        # Elsewhere: who has put a key may have it at hand.
+        call_all(self.running[0].socket, "put", puts, AT_ONCE)
+        return call_all(path, "get", [{"key": name} for name in names], at_once)
+
+    def _name(self) -> str:
+        while True:
+            name = uuid.uuid4().hex
+            key = Key.of(name)
+            closest = sorted(self._ids, key=lambda each: distance(each, key))[: self.replication]
+            if self._ids[-1] not in closest or len(closest) == len(self._ids):
+                return name
 
 
-def _gets(path: str) -> list[dict[str, Any]]:
-    puts = _puts(path)
-    call_all(path, "put", puts, AT_ONCE)
-    return [{"key": each["key"]} for each in puts]
+@attrs.frozen
+class _Theirs:
+    """A network of a reference, asked in the same way."""
+
+    table: Table
+
+    def call(self, method: str, at_once: int) -> float:
+        names = [uuid.uuid4().hex for _ in range(AT_ONCE)]
+        if method == "get":
+            # Elsewhere: who has put a key may have it at hand.
+            self.table.call("put", names, _VALUE, 1, at=0)
+        return self.table.call(method, names, _VALUE, at_once)

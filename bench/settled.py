@@ -49,7 +49,9 @@ async def settled(effort: Effort) -> list[Figure]:
     """
     with (
         tempfile.TemporaryDirectory() as parent,
-        daemons(Path(parent), SIZE, _FIRST_CONNECTIONS, target=CONNECTIONS) as running,
+        daemons(
+            Path(parent), SIZE, _FIRST_CONNECTIONS, settings={"connections.target": CONNECTIONS}
+        ) as running,
     ):
         await trio.sleep(effort.settle_seconds * _SETTLE_TIMES)
         cpu_before = [cpu_seconds(each.pid) for each in running]
