@@ -147,7 +147,11 @@ def test_each_of_three_is_killed_while_another_is_written_to(
 ) -> None:
     rng = random.Random(rounds)
     ledger = Ledger()
-    nodes = [make_daemon(name).start() for name in "abc"]
+    nodes = [make_daemon(name) for name in "abc"]
+    for node in nodes:
+        node.launch()
+    for node in nodes:
+        node.wait_ready()
 
     def all_know_each_other() -> bool:
         return all(len(node.connected()) == 2 for node in nodes)
