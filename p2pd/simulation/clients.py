@@ -63,9 +63,10 @@ async def live_through(
         for key in KEYS:
             await clients.get(node, key)
     for key in KEYS:
+        history.replicas[key] = [node.name for node in rightful(world, key)]
         history.kept[key] = {
             node.name: frozenset(each.name.hex() for each in await stored(node, key))
-            for node in rightful(world, key)
+            for node in world.living()
         }
     return history
 
@@ -239,7 +240,8 @@ class Faults:
         """Let one fault follow the other; all is healed when this returns."""
         while trio.current_time() < until:
             await trio.sleep(self._rng.uniform(0, 4))
-            await self._rng.choice(kinds)(self)
+            if self._here():
+                await self._rng.choice(kinds)(self)
 
     async def crash(self) -> None:
         """Crash one node; it comes back after a while."""

@@ -98,9 +98,10 @@ class Fact:
 class History:
     """What happened, in the order in which it began.
 
-    `kept` is what the rightful replicas of each key hold in the end: versions by node, by
-    key; `repaired` says whether they had the time to agree. `full` are the keys of which a
-    disk once held as many siblings as there may be: what is dropped then is no breach.
+    `kept` is what the disks hold of each key in the end: versions by node, by key;
+    `replicas` are the nodes that should. `repaired` says whether these had the time to
+    agree. `full` are the keys of which a disk once held as many siblings as there may be:
+    what is dropped then is no breach.
     """
 
     calm: bool = False
@@ -110,6 +111,7 @@ class History:
     full: set[str] = attrs.field(factory=set)
     settled_at: float = math.inf
     kept: dict[str, dict[str, frozenset[str]]] = attrs.field(factory=dict)
+    replicas: dict[str, list[str]] = attrs.field(factory=dict)
     _heirs: dict[str, frozenset[str]] = attrs.field(factory=dict)
 
     def acknowledged(self) -> list[Operation]:
@@ -180,21 +182,22 @@ def nothing_lost(history: History) -> Iterator[str]:
             yield f"{write}; it never was on a disk"
         elif write.key not in history.full:
             left = {each for held in history.kept.get(write.key, {}).values() for each in held}
-            if write.version not in left and not left & history.heirs(write.version):
+            if not left & {write.version, *history.heirs(write.version)}:
                 yield f"{write}; it is gone, and nothing that is left replaces it"
 
 
 def replicas_agree(history: History) -> Iterator[str]:
-    """Once repaired, all replicas of a key hold the same versions."""
-    if not history.repaired:
-        return
-    for key, kept in history.kept.items():
-        if len(set(kept.values())) > 1:
+    """Once repaired, all replicas of a key hold the same versions, and all that are left."""
+    for key, kept in history.kept.items() if history.repaired else ():
+        left = {each for held in kept.values() for each in held if each in history.facts}
+        newest = {each for each in left if not left & history.heirs(each)}
+        replicas = {node: kept.get(node, frozenset()) for node in history.replicas[key]}
+        if any(held != newest for held in replicas.values()) and key not in history.full:
             shown = ", ".join(
                 f"{node}: {'+'.join(sorted(each[:8] for each in held)) or 'nothing'}"
-                for node, held in kept.items()
+                for node, held in replicas.items()
             )
-            yield f"{key} differs: {shown}"
+            yield f"{key} should be {sorted(each[:8] for each in newest)}, and is {shown}"
 
 
 def nothing_invented(history: History) -> Iterator[str]:
@@ -272,32 +275,32 @@ def binds(history: History, get: Operation) -> bool:
 
 
 def stale(history: History) -> Iterator[tuple[Operation, Operation, str]]:
-    """Find gets that read what an acknowledged write had replaced before: get, write, version."""
-    for get, write in _pairs(history):
+    """Find what was read although an acknowledged write had replaced it: get, write, version."""
+    for get, before in _what_it_must_know(history):
         for version in get.found:
-            if version in history.facts and write.version in history.heirs(version):
+            heirs = history.heirs(version) if version in history.facts else frozenset()
+            write = next((each for each in before if each.version in heirs), None)
+            if write is not None:
                 yield get, write, version
 
 
 def missed(history: History) -> Iterator[tuple[Operation, Operation]]:
     """Find gets that saw neither an acknowledged value nor what replaced it: get, write."""
     tombstones = [each for each in history.facts.values() if each.value is None]
-    for get, write in _pairs(history):
-        if write.kind is Kind.DELETE:
-            continue
+    for get, before in _what_it_must_know(history):
         gone = {each.version for each in tombstones if each.first_at < get.ended}
         shown = gone.union(get.found)
-        if write.version not in shown and not shown & history.heirs(write.version):
-            yield get, write
+        for write in before:
+            value_is_gone = not shown & {write.version, *history.heirs(write.version)}
+            if write.kind is Kind.PUT and value_is_gone:
+                yield get, write
 
 
-def _pairs(history: History) -> Iterator[tuple[Operation, Operation]]:
-    """Find each answered get with each write that was acknowledged before it began."""
+def _what_it_must_know(history: History) -> Iterator[tuple[Operation, list[Operation]]]:
+    """Show each answered get, and the writes that were acknowledged before it began."""
     writes: dict[str, list[Operation]] = {}
     for each in history.acknowledged():
         if each.version in history.facts and each.key not in history.full:
             writes.setdefault(each.key, []).append(each)
     for get in history.answered():
-        for write in writes.get(get.key, ()):
-            if write.ended < get.began:
-                yield get, write
+        yield get, [each for each in writes.get(get.key, ()) if each.ended < get.began]
