@@ -187,9 +187,7 @@ def rightful(world: World, name: str) -> list[SimNode]:
 async def holders(world: World, name: str) -> list[SimNode]:
     """Return the living nodes that hold a key."""
     key = Key.of(name)
-    return [
-        node for node in world.living() if await node.store.get(Table.RECORDS, key) is not None
-    ]
+    return [node for node in world.living() if await node.store.get(Table.RECORDS, key) is not None]
 
 
 async def copies(world: World, name: str) -> tuple[int, int]:

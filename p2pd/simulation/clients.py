@@ -5,10 +5,8 @@
 
 import math
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from functools import partial
 
-import attrs
 import trio
 
 from p2pd.core.records import Version, version_of
@@ -294,4 +292,9 @@ class Faults:
 Fault = Callable[[Faults], Awaitable[None]]
 
 CALM: tuple[Fault, ...] = (Faults.crash, Faults.pause, Faults.skew, Faults.break_connections)
-STORMY: tuple[Fault, ...] = (Faults.partition, Faults.partition, Faults.crash_half, Faults.crash_all)
+STORMY: tuple[Fault, ...] = (
+    Faults.partition,
+    Faults.partition,
+    Faults.crash_half,
+    Faults.crash_all,
+)

@@ -14,6 +14,7 @@ Kingsbury's Jepsen: to look for what must not be, in what clients saw of a run w
 
 import enum
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from itertools import combinations, permutations
 
@@ -267,6 +268,17 @@ RULES: tuple[Rule, ...] = (
     settled_store_answers,
     one_of_a_kind,
 )
+
+
+def summary(history: History) -> dict[str, float]:
+    """Count what clients were told, and which reads were late: `stale` and `missed` are gets."""
+    outcomes = Counter(each.outcome for each in history.operations)
+    return {
+        "acknowledged": len(history.acknowledged()),
+        **{each.value: outcomes[each] for each in Outcome},
+        "stale": len({get.number for get, _, _ in stale(history)}),
+        "missed": len({get.number for get, _ in missed(history)}),
+    }
 
 
 def binds(history: History, get: Operation) -> bool:
