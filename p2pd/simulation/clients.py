@@ -46,7 +46,7 @@ async def live_through(
     """
     history = History(calm=calm, repaired=repair is not None)
     for node in world.nodes.values():
-        node.store.on_disk = partial(_witness, history)
+        node.store.on_disk = partial(_witness, history, node.name)
     clients = Clients(world, history)
     faults = Faults(world)
     until = trio.current_time() + seconds
@@ -82,7 +82,7 @@ def _versions(saved: bytes) -> list[Version]:
     ]
 
 
-def _witness(history: History, changes: Sequence[Change]) -> None:
+def _witness(history: History, node: str, changes: Sequence[Change]) -> None:
     """Take note of every version that reaches a disk."""
     names = {Key.of(name): name for name in KEYS}
     for change in changes:
@@ -93,8 +93,8 @@ def _witness(history: History, changes: Sequence[Change]) -> None:
         if len(versions) == MAX_SIBLINGS:
             history.full.add(name)
         for version in versions:
-            if version.name.hex() not in history.facts:
-                history.facts[version.name.hex()] = _fact(name, version)
+            fact = history.facts.setdefault(version.name.hex(), _fact(name, version))
+            fact.disks.setdefault(node, trio.current_time())
 
 
 def _fact(name: str, version: Version) -> Fact:
@@ -106,7 +106,6 @@ def _fact(name: str, version: Version) -> Fact:
         actor=version.name,
         clock=0,
         seen=dict.fromkeys(record.supersedes, 0),
-        first_at=trio.current_time(),
     )
 
 
@@ -195,7 +194,7 @@ class Clients:
                 else:
                     operation.outcome = Outcome.OK
                     if isinstance(result, PutResult):
-                        operation.version = result.version
+                        operation.version, operation.stored = result.version, result.stored
                     elif result is not None:
                         versions = (result.winner, *result.siblings)
                         operation.found = {each.version: each.value for each in versions}

@@ -46,8 +46,8 @@ class Operation:
     """One request of a client at a node; `began` and `ended` in virtual seconds.
 
     `expected` is the version that a put names (`--if-version`). `version` is the one that
-    a write was told, `found` what a get was: value by version, empty where it was told that
-    there is no such key.
+    a write was told, `stored` how many replicas have it; `found` is what a get was told:
+    value by version, empty where there is no such key.
     """
 
     number: int
@@ -60,6 +60,7 @@ class Operation:
     ended: float = math.inf
     outcome: Outcome = Outcome.UNKNOWN
     version: str = ""
+    stored: int = 0
     found: dict[str, bytes] = attrs.field(factory=dict)
     reason: str = ""
 
@@ -76,7 +77,7 @@ class Operation:
 
 @attrs.frozen
 class Fact:
-    """A version that was on a disk, from `first_at` on (virtual seconds).
+    """A version that was on disks: `disks` tells from when on (virtual seconds), by node.
 
     It is the write `clock` of `actor`; `seen` names, by actor, the last write that its
     writer knew. `value` None is a tombstone.
@@ -88,7 +89,12 @@ class Fact:
     actor: bytes
     clock: int
     seen: Mapping[bytes, int]
-    first_at: float
+    disks: dict[str, float] = attrs.field(factory=dict)
+
+    @property
+    def first_at(self) -> float:
+        """When it was on a disk for the first time."""
+        return min(self.disks.values())
 
     def names(self, other: "Fact") -> bool:
         """Whether it says of itself that it replaces another."""
@@ -187,6 +193,21 @@ def nothing_lost(history: History) -> Iterator[str]:
                 yield f"{write}; it is gone, and nothing that is left replaces it"
 
 
+def told_once_on_disk(history: History) -> Iterator[str]:
+    """Who was told that so many replicas have a write on disk was told the truth."""
+    for write in history.acknowledged():
+        if write.version in history.facts:
+            versions = (write.version, *history.heirs(write.version))
+            disks = {
+                node
+                for each in versions
+                for node, since in history.facts[each].disks.items()
+                if since <= write.ended
+            }
+            if len(disks) < write.stored:
+                yield f"{write}; it was on {len(disks)} disks, not {write.stored}"
+
+
 def replicas_agree(history: History) -> Iterator[str]:
     """Once repaired, all replicas of a key hold the same versions, and all that are left."""
     for key, kept in history.kept.items() if history.repaired else ():
@@ -261,6 +282,7 @@ def one_of_a_kind(history: History) -> Iterator[str]:
 
 RULES: tuple[Rule, ...] = (
     nothing_lost,
+    told_once_on_disk,
     replicas_agree,
     nothing_invented,
     nothing_returns,
