@@ -103,9 +103,9 @@ def _fact(name: str, version: Version) -> Fact:
         version=version.name.hex(),
         key=name,
         value=record.value,
-        actor=version.name,
-        clock=0,
-        seen=dict.fromkeys(record.supersedes, 0),
+        actor=version.actor,
+        clock=record.clock,
+        seen={each.actor: each.clock for each in record.seen},
     )
 
 
