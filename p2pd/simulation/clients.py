@@ -30,7 +30,7 @@ MEAN_PAUSE = 0.4
 PATIENCE = 20.0
 MOST_SKEW = 600.0
 # How long the network may take to find itself again once nothing is broken any more.
-HEALING = 60.0
+HEALING = 40.0
 
 _WRITTEN_NOTHING = (VersionConflict, NotFound, InvalidRequest)
 

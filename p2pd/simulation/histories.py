@@ -66,7 +66,7 @@ class Operation:
 
     def __str__(self) -> str:
         condition = f" --if-version {self.expected[:8]}" if self.expected else ""
-        answer = f" {self.version[:8]}" if self.version else ""
+        answer = f" {self.version[:8]} on {self.stored}" if self.version else ""
         if self.kind is Kind.GET and self.outcome is Outcome.OK:
             answer = f" {', '.join(each[:8] for each in self.found) or 'no such key'}"
         return (

@@ -189,13 +189,13 @@ NAMED: dict[str, Scenario] = {
         ),
     ),
     "histories": Scenario(
-        nodes=7, replication=5, settle=10, step=_steps({"kind": "history", "seconds": 60})
+        nodes=7, replication=5, settle=10, step=_steps({"kind": "history", "seconds": 40})
     ),
     "histories-calm": Scenario(
         nodes=7,
         replication=5,
         settle=10,
-        step=_steps({"kind": "history", "seconds": 60, "calm": True}),
+        step=_steps({"kind": "history", "seconds": 40, "calm": True}),
     ),
     "third-away": Scenario(
         nodes=100,

@@ -1,5 +1,6 @@
 """What each kind of step does; what it measures becomes a row of its run."""
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 import trio
@@ -34,8 +35,10 @@ async def _history(run: Run, step: Step) -> None:
     history = await clients.live_through(run.world, step.seconds, calm=step.calm, repair=repair)
     found = histories.breaches(history)
     if found:
+        rules = Counter(each.partition(":")[0] for each in found)
+        counts = ", ".join(f"{count} of {rule}" for rule, count in rules.items())
         shown = "\n".join(found[:_SHOWN])
-        raise Unsound(f"seed {run.world.seed}, {len(found)} breaches in a history:\n{shown}")
+        raise Unsound(f"seed {run.world.seed}, breaches in a history: {counts}\n{shown}")
     run.add_row("history", store=histories.summary(history))
 
 
