@@ -4,6 +4,7 @@
 """
 
 import math
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
@@ -115,8 +116,8 @@ class Clients:
     def __init__(self, world: World, history: History) -> None:
         self._world = world
         self._history = history
-        # The version of each key that any of them was told last.
-        self._latest: dict[str, str] = {}
+        # The versions of each key that any of them was told last.
+        self._latest = {key: deque[str](maxlen=2) for key in KEYS}
 
     async def run(self, number: int, until: float) -> None:
         """Ask for one thing after the other, each at a random node."""
@@ -135,7 +136,8 @@ class Clients:
             elif drawn < 0.65:
                 await self.put(node, key, value)
             elif drawn < 0.85:
-                await self.put(node, key, value, expected=self._latest.get(key))
+                expected = rng.choice(self._latest[key]) if self._latest[key] else None
+                await self.put(node, key, value, expected=expected)
             else:
                 await self.delete(node, key)
 
@@ -163,24 +165,24 @@ class Clients:
             except NotFound:
                 return None
 
-        if await self._wait_for(operation, node, ask):
-            for each in operation.found:
-                self._latest[key] = each
-                break
+        await self._wait_for(operation, node, ask)
+        # The winner comes first.
+        for each in list(operation.found)[:1]:
+            self._latest[key].append(each)
 
     async def _written(
         self, operation: Operation, node: SimNode, ask: Callable[[], Awaitable[PutResult]]
     ) -> None:
         await self._wait_for(operation, node, ask)
         if operation.version:
-            self._latest[operation.key] = operation.version
+            self._latest[operation.key].append(operation.version)
 
     async def _wait_for(
         self,
         operation: Operation,
         node: SimNode,
         ask: Callable[[], Awaitable[PutResult | GetResult | None]],
-    ) -> bool:
+    ) -> None:
         """Wait for an answer until patience ends, or the node does."""
         with trio.move_on_after(PATIENCE):
             async with trio.open_nursery() as nursery:
@@ -200,7 +202,6 @@ class Clients:
                         operation.found = {each.version: each.value for each in versions}
                 nursery.cancel_scope.cancel()
         operation.ended = trio.current_time()
-        return operation.outcome is Outcome.OK
 
     def _begin(
         self,

@@ -7,7 +7,6 @@ import pytest
 from p2pd.core.records import merge
 from p2pd.node import dht, quorum, replica
 from p2pd.node.replica import Replica
-from p2pd.simulation import world
 from p2pd.simulation.checks import Unsound
 from p2pd.simulation.determinism import run_in_virtual_time
 from p2pd.simulation.histories import Fact, History, Kind, Operation, Outcome, breaches, summary
@@ -79,8 +78,6 @@ def test_a_replica_that_acknowledges_before_the_disk_is_found(
 
     monkeypatch.setattr(Replica, "_commit", hasty)
     assert first_to_break("told_once_on_disk", "histories", 100) is not None
-    monkeypatch.setattr(world, "SYNC_SECONDS", 0.1)
-    assert first_to_break("nothing_lost", "histories", 100) is not None
 
 
 def test_one_who_does_not_look_at_the_expected_version_is_found(

@@ -4,7 +4,7 @@ import attrs
 import pytest
 
 from p2pd.simulation.determinism import run_in_virtual_time
-from p2pd.simulation.plan import Row, Scenario, Step
+from p2pd.simulation.plan import Row, Step
 from p2pd.simulation.scenarios import NAMED, run_scenario
 
 
