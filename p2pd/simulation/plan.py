@@ -57,13 +57,17 @@ class Step:
 
 @attrs.frozen
 class Scenario:
-    """A world and what befalls it; `replication` is `dht.replication`."""
+    """A world and what befalls it.
+
+    `replication` and `repair_interval` (0: the default) are those of its nodes' `dht`.
+    """
 
     nodes: int = 20
     join_per_second: float = 10.0
     settle: float = 30.0
     keys: int = 20
     replication: int = 20
+    repair_interval: float = 0.0
     latency: str = attrs.field(default="lan", validator=_one_of(*LATENCIES))
     tick: float = TICK
     multicast: bool = False
@@ -72,10 +76,13 @@ class Scenario:
     @property
     def settings(self) -> dict[str, Any]:
         """What each of its nodes is configured with, as `World.start` takes it."""
-        return {
+        settings: dict[str, Any] = {
             "lan": "lan" if self.multicast else None,
             "dht__replication": self.replication,
         }
+        if self.repair_interval:
+            settings["dht__repair_interval"] = self.repair_interval
+        return settings
 
 
 @attrs.frozen
