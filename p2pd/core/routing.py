@@ -6,6 +6,7 @@ cache. A contact leaves only when it fails and somebody waits for its place, so 
 outage empties no table.
 """
 
+import heapq
 import random
 from collections.abc import Callable, Iterator
 from itertools import islice

@@ -12,7 +12,8 @@ from p2pd.errors import ConfigError
 from p2pd.simulation import report
 from p2pd.simulation.checks import Unsound
 from p2pd.simulation.determinism import run_in_virtual_time
-from p2pd.simulation.scenarios import NAMED, Outcome, Scenario, load_scenario, run_scenario
+from p2pd.simulation.plan import Outcome, Scenario
+from p2pd.simulation.scenarios import NAMED, load_scenario, run_scenario
 from p2pd.simulation.world import World
 
 

@@ -178,12 +178,19 @@ def closest(world: World, key: bytes, count: int) -> list[SimNode]:
     return sorted(world.living(), key=lambda node: distance(node.node_id, key))[:count]
 
 
+def rightful(world: World, name: str) -> list[SimNode]:
+    """Return the living nodes that should hold a key: the `dht.replication` closest to it."""
+    replication = max((node.config.dht.replication for node in world.living()), default=0)
+    return closest(world, Key.of(name), replication)
+
+
+async def holders(world: World, name: str) -> list[SimNode]:
+    """Return the living nodes that hold a key."""
+    key = Key.of(name)
+    return [node for node in world.living() if await node.store.get(Table.RECORDS, key) is not None]
+
+
 async def copies(world: World, name: str) -> tuple[int, int]:
     """Count the living nodes that hold a key, and how many of them are its rightful replicas."""
-    key = Key.of(name)
-    holders = [
-        node for node in world.living() if await node.store.get(Table.RECORDS, key) is not None
-    ]
-    replication = max((node.config.dht.replication for node in world.living()), default=0)
-    rightful = closest(world, key, replication)
-    return len(holders), sum(node in rightful for node in holders)
+    held = await holders(world, name)
+    return len(held), sum(node in rightful(world, name) for node in held)

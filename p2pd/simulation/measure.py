@@ -4,7 +4,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 
 import attrs
@@ -28,12 +28,25 @@ AT_ONCE = 250
 
 @attrs.define
 class Tally:
-    """How a number of like questions went; `seconds` and `hops` are of those that succeeded."""
+    """How a number of like questions went; `seconds` and `hops` are of those that succeeded.
+
+    `failed` are the names of the others.
+    """
 
     asked: int = 0
     succeeded: int = 0
     seconds: list[float] = attrs.field(factory=list)
     hops: list[int] = attrs.field(factory=list)
+    failed: list[str] = attrs.field(factory=list)
+
+    def add(self, name: str, asked_at: float, *, right: bool) -> None:
+        """Take note of the answer to a question that was asked at a virtual time."""
+        self.asked += 1
+        if right:
+            self.succeeded += 1
+            self.seconds.append(trio.current_time() - asked_at)
+        else:
+            self.failed.append(name)
 
     @property
     def share(self) -> float:
@@ -195,19 +208,14 @@ async def _ask(world: World, names: Sequence[str], question: Question) -> Tally:
 
     async def ask_one(node: SimNode, name: str) -> None:
         async with limit:
-            asked_at = trio.current_time()
-            try:
+            asked_at, hops = trio.current_time(), -1
+            with suppress(P2PError):
                 hops = await question(node, name, world)
-            except P2PError:
-                return
-            if hops >= 0:
-                tally.succeeded += 1
-                tally.seconds.append(trio.current_time() - asked_at)
-                if hops > 0:
-                    tally.hops.append(hops)
+            tally.add(name, asked_at, right=hops >= 0)
+            if hops > 0:
+                tally.hops.append(hops)
 
     async with trio.open_nursery() as nursery:
         for name in names:
-            tally.asked += 1
             nursery.start_soon(ask_one, world.rng.choice(world.living()), name)
     return tally

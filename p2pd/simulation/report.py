@@ -9,7 +9,7 @@ import attrs
 from tabulate import tabulate
 
 from p2pd.errors import ConfigError
-from p2pd.simulation.scenarios import Outcome, Row
+from p2pd.simulation.plan import Outcome, Row
 
 _KINDS = ("put", "get", "lookup", "gossip")
 _HEADERS = (
@@ -45,7 +45,23 @@ def table(outcomes: Sequence[Outcome]) -> str:
         for outcome in outcomes
         for row in outcome.rows
     ]
-    return tabulate(rows, headers=_HEADERS, tablefmt="plain")
+    return "\n\n".join([tabulate(rows, headers=_HEADERS, tablefmt="plain"), *_details(outcomes)])
+
+
+def _details(outcomes: Sequence[Outcome]) -> list[str]:
+    """Lay out what only some steps measure, a table for each kind of step."""
+    by_kind: dict[str, list[dict[str, object]]] = {}
+    for outcome in outcomes:
+        for row in outcome.rows:
+            for kind, measured in (("", row.store), ("bytes/s/node of ", row.traffic)):
+                if measured:
+                    shown = {"seed": outcome.seed, "nodes": outcome.nodes, "step": row.step}
+                    name = kind + row.step.rpartition(" ")[0]
+                    by_kind.setdefault(name, []).append({**shown, **measured})
+    return [
+        f"{name}:\n" + tabulate(rows, headers="keys", tablefmt="plain")
+        for name, rows in by_kind.items()
+    ]
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:

@@ -2,8 +2,10 @@
 
 import hashlib
 import struct
-from collections import deque
+from collections import Counter, deque
 
+from p2pd.net.medium import Medium
+from p2pd.wire.framing import HEADER_BYTES
 from p2pd.wire.messages import TAGS
 
 LAST = 20_000
@@ -48,6 +50,35 @@ class Trace:
             f"{now:12.4f} {source:>15} -> {destination:<15} {_kind(data)}"
             for now, source, destination, data in self._last
         ]
+
+
+class Traffic:
+    """Counts what is sent, by kind of message, within its `with`."""
+
+    def __init__(self, medium: Medium) -> None:
+        self._medium = medium
+        self._trace = medium.trace
+        self._bytes: Counter[str] = Counter()
+
+    def __enter__(self) -> "Traffic":
+        self._medium.trace = self._record
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._medium.trace = self._trace
+
+    def most_first(self) -> list[tuple[str, int]]:
+        """Return the bytes of each kind, headers included, the most first."""
+        return self._bytes.most_common()
+
+    def _record(self, now: float, source: str, destination: str, data: bytes) -> None:
+        self._trace(now, source, destination, data)
+        # What is sent at once are whole frames.
+        while data:
+            length = HEADER_BYTES + int.from_bytes(data[HEADER_BYTES - 4 : HEADER_BYTES], "big")
+            whole = data[:1] == b"{"
+            self._bytes[_kind(data[:2])] += len(data) if whole else min(length, len(data))
+            data = b"" if whole else data[length:]
 
 
 def _kind(data: bytes) -> str:

@@ -9,12 +9,17 @@ from p2pd.errors import StoreFull
 from p2pd.store.base import Change, Table, Usage
 
 
+def _unobserved(_: Sequence[Change]) -> None:
+    """Tell nobody."""
+
+
 class MemoryStore:
     """See `Store`; `max_bytes` bounds the values of all records.
 
     Writes reach the disk one after the other, each in `sync_seconds`. One that is cancelled
     on its way, as by a crash, is lost, or is on the disk although nobody was told:
     `survives()` decides. Those behind it are lost, those before it are not.
+    `on_disk` is told of all changes once they are there.
     """
 
     def __init__(
@@ -27,6 +32,7 @@ class MemoryStore:
         self._max_bytes = max_bytes
         self._sync_seconds = sync_seconds
         self._survives = survives
+        self.on_disk: Callable[[Sequence[Change]], None] = _unobserved
         self._tables: dict[Table, dict[bytes, bytes]] = {table: {} for table in Table}
         self._expires: dict[tuple[Table, bytes], float] = {}
         self._bytes = dict.fromkeys(Table, 0)
@@ -65,6 +71,7 @@ class MemoryStore:
             raise StoreFull(f"the store holds {self._max_bytes} bytes already (store.max_bytes)")
         for change in changes:
             self._write(change)
+        self.on_disk(changes)
 
     async def scan(self, table: Table, start: bytes = b"") -> AsyncIterator[tuple[bytes, bytes]]:
         """See `Store`."""

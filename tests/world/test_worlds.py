@@ -10,10 +10,11 @@ from p2pd.core.registry import Registry
 from p2pd.errors import P2PError
 from p2pd.node import roster
 from p2pd.node.connection import Connection
-from p2pd.simulation import measure, scenarios
+from p2pd.simulation import measure, steps
 from p2pd.simulation.checks import Unsound, check_always, check_quiet, copies
 from p2pd.simulation.determinism import run_in_virtual_time
-from p2pd.simulation.scenarios import NAMED, Outcome, Scenario, Step, run_scenario
+from p2pd.simulation.plan import Outcome, Scenario, Step
+from p2pd.simulation.scenarios import NAMED, run_scenario
 from p2pd.simulation.world import SimNode, open_world
 
 
@@ -46,7 +47,7 @@ def test_the_first_of_each_kind_of_measure_is_a_first(
 ) -> None:
     """Whatever was measured before: keys are put, and the tree is warmed up."""
     scenario = Scenario(nodes=5, keys=5, step=tuple(map(Step, (*kinds, *kinds))))
-    monkeypatch.setattr(scenarios, "PUBLISHED", 2)
+    monkeypatch.setattr(steps, "PUBLISHED", 2)
     rows = run_in_virtual_time(run_scenario, scenario, 1, print, seed=1).rows
     assert [row.step for row in rows] == [f"{kind} {each}" for each in (1, 2) for kind in kinds]
     by_step = {row.step: row for row in rows}
@@ -55,7 +56,7 @@ def test_the_first_of_each_kind_of_measure_is_a_first(
     ended = [0.0, *(row.virtual_seconds for row in rows)]
     took = {row.step: row.virtual_seconds - began for row, began in zip(rows, ended, strict=False)}
     # A message to everybody is given some seconds.
-    assert took["publish 1"] - took["publish 2"] > 2 * scenarios.WARM_UP
+    assert took["publish 1"] - took["publish 2"] > 2 * steps.WARM_UP
 
 
 def test_a_kind_of_step_that_is_none_is_refused() -> None:
