@@ -195,6 +195,12 @@ def compare(tree: Tree, question: Compare) -> Compared:
     )
 
 
+def digest_of(names: Iterable[bytes]) -> bytes | None:
+    """Return what stands for versions of these names in a tree; None for none."""
+    ordered = sorted(names)
+    return _hash(b"".join(ordered)) if ordered else None
+
+
 class Comparison:
     """The comparison of one's own tree with a neighbour's, under `prefixes` that don't overlap.
 
@@ -402,7 +408,7 @@ def _entries(node: _Node) -> bytes:
 
 
 def _entry(key: bytes, names: Iterable[bytes]) -> bytes:
-    return key + _hash(b"".join(sorted(names)))
+    return key + (digest_of(names) or EMPTY)
 
 
 def _hash(data: bytes) -> bytes:

@@ -72,7 +72,18 @@ Slot number fingerprint
 Subtree path bits fingerprint
 Difference index children entries
 """
-FACTS = (Signed, PeerRecord, Seen, Record, Publication, DeadReport, Heard, Slot, Subtree, Difference)
+FACTS = (
+    Signed,
+    PeerRecord,
+    Seen,
+    Record,
+    Publication,
+    DeadReport,
+    Heard,
+    Slot,
+    Subtree,
+    Difference,
+)
 
 
 def fields_of(cls: type) -> list[str]:
