@@ -189,7 +189,7 @@ class Tree:
 
 def compare(tree: Tree, question: Compare) -> Compared:
     """Answer a question; raises `BadMessage` for a path that is none."""
-    told = [tree.tell(_prefix_of(each), each.fingerprint) for each in question.subtrees]
+    told = [tree.tell(prefix_of(each), each.fingerprint) for each in question.subtrees]
     return Compared(
         tuple(Difference(index, *each) for index, each in enumerate(told) if each is not None)
     )
@@ -306,7 +306,8 @@ def _subtree(prefix: Prefix, fingerprint: bytes) -> Subtree:
     return Subtree(path.to_bytes((prefix.bits + 7) // 8), prefix.bits, fingerprint)
 
 
-def _prefix_of(subtree: Subtree) -> Prefix:
+def prefix_of(subtree: Subtree) -> Prefix:
+    """Read the path of a subtree; raises `BadMessage` for one that is none."""
     prefix = Prefix(subtree.bits, int.from_bytes(subtree.path) >> -subtree.bits % 8)
     if prefix.path.bit_length() > prefix.bits or _subtree(prefix, subtree.fingerprint) != subtree:
         raise BadMessage("not the path of a subtree")
