@@ -90,6 +90,14 @@ def without(prefixes: Iterable[Prefix], known: Iterable[Prefix]) -> list[Prefix]
     ]
 
 
+def shared(some: Iterable[Prefix], others: Iterable[Prefix]) -> list[Prefix]:
+    """Return the prefixes of the keys that two lists of prefixes, each merged, both hold."""
+    one, other = list(some), list(others)
+    new_in_one, new_in_other = without(one, other), without(other, one)
+    in_both = [each for each in one if each not in new_in_one]
+    return merged([*in_both, *(each for each in other if each not in new_in_other)])
+
+
 def population(own_id: bytes, nearest: Iterable[bytes]) -> float:
     """Estimate how many nodes there are from how near the nearest ones known are."""
     distances = sorted(distance(own_id, each) for each in nearest)

@@ -32,6 +32,8 @@ MARGIN = 8
 # A newcomer asks so many of the nearest whether there are any records, and takes over what it
 # is to tend from these.
 ASKED_FIRST = 3
+# A node that was started less than so many seconds ago is new.
+NEW = 60.0
 # Seconds that handing over may take, and to how many at a time.
 HAND_OVER = 2.0
 HEIRS_AT_ONCE = 8
@@ -68,6 +70,7 @@ class Repair:
         self._survey_at = math.inf
         self._all_known = False
         self._watching = False
+        self._started = trio.current_time()
         self._connected = trio.Event()
         self._sleep = trio.CancelScope()
         roster.on_connected.append(self._came)
@@ -187,10 +190,14 @@ class Repair:
         self._all_known = False
 
     def _begin(self) -> None:
-        """With the first record: those who are there now were given it by its writer."""
+        """With the first record: its writer gave it to those who are there now.
+
+        Unless this node is new, and was given it as a part of what it is to tend.
+        """
         if self._replica.loaded.is_set() and not self._watching:
-            self._all_known = True
-            self._survey_at = trio.current_time()
+            now = trio.current_time()
+            self._all_known = now - self._started > NEW
+            self._survey_at = now
             self._wake()
 
     def _came(self, connection: Connection) -> None:

@@ -12,6 +12,7 @@ from p2pd.core.closest_sets import (
     foreign_prefixes,
     merged,
     population,
+    shared,
     without,
 )
 from p2pd.core.merkle import EVERYTHING, Prefix
@@ -119,6 +120,13 @@ def test_what_is_new_of_some_prefixes(some: list[Prefix], known: list[Prefix]) -
     for each in some:
         below = [short for short in SHORT if holds([each], short)]
         assert (each not in new) == all(holds(known, short) for short in below)
+
+
+@given(st.lists(prefixes), st.lists(prefixes))
+def test_what_two_lists_of_prefixes_both_hold(some: list[Prefix], others: list[Prefix]) -> None:
+    both = shared(merged(some), merged(others))
+    for each in SHORT:
+        assert holds(both, each) == (holds(some, each) and holds(others, each))
 
 
 def test_how_many_nodes_there_are_is_seen_by_how_near_the_nearest_are() -> None:
