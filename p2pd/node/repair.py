@@ -29,6 +29,9 @@ from p2pd.wire.messages import FindNode
 AT_ONCE = 2
 # How many more nodes than replicas are looked at: XOR distances from keys nearby differ a little.
 MARGIN = 8
+# Seconds between two lookups of the node's own ID. A death or a newcomer asks for one: others
+# become neighbours, or came with it.
+LOOK_AGAIN = 60.0
 # A newcomer asks so many of the nearest whether there are any records, and takes over what it
 # is to tend from these.
 ASKED_FIRST = 3
@@ -67,7 +70,8 @@ class Repair:
         )
         self._near: list[NodeId] = []
         self._lost: dict[NodeId, None] = {}
-        self._survey_at = math.inf
+        self._survey_at = self._look_at = math.inf
+        self._looked_at = -math.inf
         self._all_known = False
         self._watching = False
         self._started = trio.current_time()
@@ -84,12 +88,15 @@ class Repair:
             nursery.start_soon(self._join)
             limit = trio.CapacityLimiter(AT_ONCE)
             while True:
-                due = min(self._survey_at, self.tending.next_due())
+                due = min(self._survey_at, self._look_at, self.tending.next_due())
                 with trio.CancelScope(deadline=due) as self._sleep:
                     await trio.sleep_forever()
                 now = trio.current_time()
                 if now >= self._survey_at:
                     self._survey(now)
+                if now >= self._look_at:
+                    self._look_at, self._looked_at = math.inf, now
+                    nursery.start_soon(self._look_around)
                 while (visit := self.tending.take(now)) is not None:
                     await limit.acquire_on_behalf_of(visit)
                     nursery.start_soon(self._visit, visit, limit)
@@ -99,6 +106,8 @@ class Repair:
         if not self._watching or not self._is_near(node_id):
             return
         self._survey_at = min(self._survey_at, self._soon())
+        at_once = max(self._survey_at, self._looked_at + LOOK_AGAIN)
+        self._look_at = min(self._look_at, at_once)
         self._wake()
 
     async def hand_over(self) -> None:
@@ -144,7 +153,8 @@ class Repair:
         await trio.sleep_until(self._soon())
         if not await self._are_there_records():
             return
-        await self._routes.look_up(self._own_id, FindNode(self._own_id))
+        self._looked_at = trio.current_time()
+        await self._look_around()
         self._all_known = False
         self._survey(trio.current_time())
         for peer in self._near[:ASKED_FIRST]:
@@ -159,6 +169,10 @@ class Repair:
                 if await self._reconciler.holds_anything(peer):
                     return True
         return False
+
+    async def _look_around(self) -> None:
+        """Become acquainted with all nodes nearby; who is new is noted in `_came`."""
+        await self._routes.look_up(self._own_id, FindNode(self._own_id))
 
     async def _visit(self, visit: Visit, limit: trio.CapacityLimiter) -> None:
         peer = NodeId(visit.peer)
@@ -198,6 +212,7 @@ class Repair:
             now = trio.current_time()
             self._all_known = now - self._started > NEW
             self._survey_at = now
+            self._look_at = now + self._env.rng.uniform(0, LOOK_AGAIN)
             self._wake()
 
     def _came(self, connection: Connection) -> None:
