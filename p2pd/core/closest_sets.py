@@ -5,6 +5,7 @@ nodes apart (Maymounkov, Mazieres 2002, section 2.1). So what a node is responsi
 all keys under a few prefixes, and a Merkle tree can be compared under these as it is.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate, pairwise
 
@@ -64,9 +65,7 @@ def foreign_prefixes(
 
 def merged(prefixes: Iterable[Prefix]) -> list[Prefix]:
     """Put prefixes of the same keys as shortly as it goes, in order."""
-    left: dict[int, dict[int, None]] = {}
-    for each in prefixes:
-        left.setdefault(each.bits, {})[each.path] = None
+    left = _paths(prefixes)
     for bits in range(max(left, default=0), 0, -1):
         paths = left.get(bits, {})
         for path in list(paths):
@@ -80,14 +79,8 @@ def merged(prefixes: Iterable[Prefix]) -> list[Prefix]:
 
 def without(prefixes: Iterable[Prefix], known: Iterable[Prefix]) -> list[Prefix]:
     """Return those prefixes that hold keys which none of `known`, merged, holds."""
-    paths: dict[int, dict[int, None]] = {}
-    for each in known:
-        paths.setdefault(each.bits, {})[each.path] = None
-    return [
-        each
-        for each in prefixes
-        if each.path not in paths.get(each.bits, {}) and not _is_below(each, paths)
-    ]
+    paths = _paths(known)
+    return [each for each in prefixes if not _is_in(each, paths)]
 
 
 def shared(some: Iterable[Prefix], others: Iterable[Prefix]) -> list[Prefix]:
@@ -98,10 +91,40 @@ def shared(some: Iterable[Prefix], others: Iterable[Prefix]) -> list[Prefix]:
     return merged([*in_both, *(each for each in other if each not in new_in_other)])
 
 
+def outside(prefixes: Iterable[Prefix], *, but_for: Callable[[Prefix], bool]) -> list[Prefix]:
+    """Return the prefixes of all keys that none of `prefixes` holds; `but_for` as above."""
+    known = merged(prefixes)
+    paths = _paths(known)
+    starts = [each.path << ID_BITS - each.bits for each in known]
+    found: list[Prefix] = []
+    ahead = [EVERYTHING]
+    for prefix in ahead:
+        if but_for(prefix) or _is_in(prefix, paths):
+            continue
+        start = prefix.path << ID_BITS - prefix.bits
+        if bisect_left(starts, start) < bisect_left(starts, start + (1 << ID_BITS - prefix.bits)):
+            ahead += prefix.longer(1)
+        else:
+            found.append(prefix)
+    return found
+
+
 def population(own_id: bytes, nearest: Iterable[bytes]) -> float:
     """Estimate how many nodes there are from how near the nearest ones known are."""
     distances = sorted(distance(own_id, each) for each in nearest)
     return len(distances) / (distances[-1] / (1 << ID_BITS)) if distances else 1.0
+
+
+def _paths(prefixes: Iterable[Prefix]) -> dict[int, dict[int, None]]:
+    """Index prefixes by their bits; dictionaries, not sets, for their order."""
+    paths: dict[int, dict[int, None]] = {}
+    for each in prefixes:
+        paths.setdefault(each.bits, {})[each.path] = None
+    return paths
+
+
+def _is_in(prefix: Prefix, paths: dict[int, dict[int, None]]) -> bool:
+    return prefix.path in paths.get(prefix.bits, {}) or _is_below(prefix, paths)
 
 
 def _is_below(prefix: Prefix, paths: dict[int, dict[int, None]]) -> bool:

@@ -334,6 +334,7 @@ async def _running(
             services.dht.run,
             services.reconciler.run,
             services.repair.run,
+            services.republisher.run,
             services.keepalive.run,
             services.exchange.run,
             services.gossip.run,

@@ -12,6 +12,7 @@ import trio
 
 from p2pd.config import DhtConfig
 from p2pd.core.closest_sets import closest_sets, merged
+from p2pd.core.confirmations import Confirmations
 from p2pd.core.merkle import EMPTY, Prefix
 from p2pd.core.routing import MAX_FAILURES
 from p2pd.core.tending import SOON, Tending, Visit
@@ -53,6 +54,7 @@ class Repair:
         routes: Routes,
         replica: Replica,
         reconciler: Reconciler,
+        confirmations: Confirmations,
     ) -> None:
         self._env = env
         self._own_id = env.identity.node_id
@@ -60,6 +62,7 @@ class Repair:
         self._routes = routes
         self._replica = replica
         self._reconciler = reconciler
+        self._confirmations = confirmations
         # More than `k` nodes of a range nobody knows.
         self.replication = min(config.replication, config.k)
         self.tending = Tending(
@@ -182,6 +185,9 @@ class Repair:
                 self.tending.made(visit, trio.current_time(), learned=False, gave=False)
                 return
             outcome = await self._reconciler.reconcile(peer, prefixes)
+            if outcome.same:
+                for each in prefixes:
+                    self._confirmations.note(each, trio.current_time())
             self.tending.made(
                 visit,
                 trio.current_time(),

@@ -28,6 +28,7 @@ from p2pd.node.quorum import Quorum
 from p2pd.node.reconciler import Reconciler
 from p2pd.node.repair import Repair
 from p2pd.node.replica import Replica
+from p2pd.node.republish import Republisher
 from p2pd.node.roster import Roster
 from p2pd.node.routes import Routes
 from p2pd.node.seeds import Seeds
@@ -62,6 +63,7 @@ class Services:
     dht: Dht
     reconciler: Reconciler
     repair: Repair
+    republisher: Republisher
 
 
 def wire_services(config: Config, env: Env, events: Events, listening: list[Address]) -> Services:
@@ -113,7 +115,7 @@ def wire_services(config: Config, env: Env, events: Events, listening: list[Addr
     quorum = Quorum(env, config.dht, roster, routes, dialer, replica)
     confirmations = Confirmations(trio.current_time())
     reconciler = Reconciler(env, dialer, replica, confirmations, dispatch)
-    repair = Repair(env, config.dht, roster, routes, replica, reconciler)
+    repair = Repair(env, config.dht, roster, routes, replica, reconciler, confirmations)
     liveness.on_dead += [routes.died, registry.died, repair.changed]
     # Who said goodbye keeps no place in the routing table from others.
     liveness.on_left += [routes.died, repair.changed]
@@ -139,6 +141,9 @@ def wire_services(config: Config, env: Env, events: Events, listening: list[Addr
         dht=Dht(env, config.dht, routes, quorum, replica, dispatch, max_value_bytes=limit),
         reconciler=reconciler,
         repair=repair,
+        republisher=Republisher(
+            env, config.dht, routes, replica, reconciler, confirmations, repair
+        ),
     )
 
 

@@ -11,6 +11,7 @@ from p2pd.core.closest_sets import (
     closest_sets,
     foreign_prefixes,
     merged,
+    outside,
     population,
     shared,
     without,
@@ -29,15 +30,15 @@ def closest(key: bytes, nodes: Iterable[bytes], count: int) -> list[bytes]:
 
 @settings(max_examples=60)
 @given(
-    st.sets(st.integers(0, 255), min_size=1, max_size=60),
+    st.sets(st.integers(0, 63), min_size=1, max_size=60),
     st.lists(st.integers(1, 25), min_size=1, max_size=3, unique=True).map(sorted),
     st.lists(st.integers(0, 10_000).map(sha256), min_size=1, max_size=20),
 )
 def test_each_key_has_the_closest_set_of_its_prefix(
     made: set[int], counts: list[int], sample: list[bytes]
 ) -> None:
-    # No two have more than seven bits in common, so that the bound does not matter.
-    nodes = [bytes([first]) + sha256(first)[1:] for first in sorted(made)]
+    # No two have more than five bits in common, so that the bound does not matter.
+    nodes = [bytes([first << 2]) + sha256(first)[1:] for first in sorted(made)]
     own_id = nodes[len(nodes) // 2]
     sets = closest_sets(own_id, nodes, tuple(counts), within=counts[0])
     assert sets == closest_sets(own_id, nodes[::-1], tuple(counts), within=counts[0])
@@ -127,6 +128,19 @@ def test_what_two_lists_of_prefixes_both_hold(some: list[Prefix], others: list[P
     both = shared(merged(some), merged(others))
     for each in SHORT:
         assert holds(both, each) == (holds(some, each) and holds(others, each))
+
+
+@given(st.lists(prefixes))
+def test_what_is_outside_of_some_prefixes(some: list[Prefix]) -> None:
+    empty = Prefix(2, 1)
+    others = outside(some, but_for=lambda prefix: prefix == empty)
+    for each in SHORT:
+        if each.path >> 2 != empty.path:
+            assert holds(others, each) != holds(some, each)
+        elif holds(others, each):
+            # It was not looked at more closely.
+            assert not holds(some, each)
+    assert outside([], but_for=lambda _: False) == [EVERYTHING]
 
 
 def test_how_many_nodes_there_are_is_seen_by_how_near_the_nearest_are() -> None:
