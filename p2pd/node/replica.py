@@ -238,18 +238,26 @@ class Replica:
     async def _try_to_commit(self, batch: Sequence[_Write]) -> P2PError | None:
         try:
             async with self._changing:
-                merged: dict[Key, list[Version]] = {}
+                merged = await self._stored_under({write.version.key: None for write in batch})
                 for write in batch:
-                    key = write.version.key
-                    before = merged[key] if key in merged else await self._stored(key)
-                    merged[key] = merge(kept([*before, write.version], self._horizon_ms()))
+                    together = [*merged[write.version.key], write.version]
+                    merged[write.version.key] = merge(kept(together, self._horizon_ms()))
                 await self._replace(merged)
         except P2PError as error:
             self._note_trouble(error)
             return error
         return None
 
-    async def _replace(self, changed: Mapping[Key, list[Version]]) -> None:
+    async def _stored_under(self, keys: Iterable[Key]) -> dict[Key, Sequence[Version]]:
+        known = {key: self._cache.get(key) for key in keys}
+        unknown = [key for key, versions in known.items() if versions is None]
+        saved = await self._env.store.get_many(Table.RECORDS, unknown) if unknown else {}
+        return {
+            key: _versions_in(saved[key]) if key in saved else versions or []
+            for key, versions in known.items()
+        }
+
+    async def _replace(self, changed: Mapping[Key, Sequence[Version]]) -> None:
         """Put these in place of what is stored under their keys."""
         # What was given again is on disk already.
         changes = [
@@ -316,22 +324,25 @@ class Replica:
 
     async def _load(self) -> None:
         """Make the tree of what is on disk, beside all else."""
+        count = 0
         try:
-            saved = await self._env.store.scan(Table.RECORDS)
+            async for raw, value in self._env.store.scan(Table.RECORDS):
+                key, count = Key(raw), count + 1
+                if key not in self._changed_early:
+                    self._note_saved(key, value)
+                if count % _SLICE == 0:
+                    await trio.lowlevel.checkpoint()
         except StoreError as error:
             self._note_trouble(error)
             return
-        for count, (raw, value) in enumerate(saved, 1):
-            key = Key(raw)
-            if key not in self._changed_early:
-                try:
-                    self._note(key, _versions_in(value))
-                except BadMessage as error:
-                    self._note_trouble(error)
-            if count % _SLICE == 0:
-                await trio.lowlevel.checkpoint()
         self._changed_early.clear()
         self.loaded.set()
+
+    def _note_saved(self, key: Key, saved: bytes) -> None:
+        try:
+            self._note(key, _versions_in(saved))
+        except BadMessage as error:
+            self._note_trouble(error)
 
     def _horizon_ms(self) -> int:
         """Return as of when what need not be kept any more has gone, in Unix milliseconds."""
@@ -350,9 +361,9 @@ class Replica:
             # What the disk refuses to delete is tried again, and is not shown meanwhile.
             with suppress(StoreError):
                 async with self._changing:
-                    batch = due[start : start + MAX_BATCH]
+                    stored = await self._stored_under(due[start : start + MAX_BATCH])
                     await self._replace(
-                        {key: kept(await self._stored(key), horizon) for key in batch}
+                        {key: kept(versions, horizon) for key, versions in stored.items()}
                     )
 
 
