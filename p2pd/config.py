@@ -275,6 +275,20 @@ class DhtConfig:
     record_ttl: float = _seconds(
         0.0, 0, 3650 * DAY, "How long a record lives that was put without --ttl. 0: for ever."
     )
+    republish_interval: float = _seconds(
+        3600.0,
+        1,
+        30 * DAY,
+        "After so long without another replica having shown that it has the same, a record is "
+        "looked up and given to those who lack it.",
+    )
+    repair_interval: float = _seconds(
+        600.0,
+        1,
+        30 * DAY,
+        "Time between two rounds in which records are compared with those of other replicas, "
+        "where nothing happened that asks for it sooner.",
+    )
     request_timeout: float = _seconds(
         2.0, 0.1, 300, "How long a node may take to answer a request."
     )

@@ -19,6 +19,7 @@ from p2pd.core import (
     history,
     isolation,
     membership,
+    merkle,
     missing,
     offers,
     records,
@@ -26,6 +27,7 @@ from p2pd.core import (
     reporters,
     suspects,
     suspicion,
+    tending,
 )
 from p2pd.ids import Key
 from p2pd.node import (
@@ -39,6 +41,10 @@ from p2pd.node import (
     keepalive,
     liveness,
     probing,
+    reconciler,
+    repair,
+    replica,
+    republish,
     roster,
     routes,
     seeds,
@@ -49,6 +55,7 @@ from p2pd.wire.identity import Identity, open_peer_record, open_publication, ope
 from p2pd.wire.messages import (
     TAGS,
     DeadReport,
+    Difference,
     Echo,
     Gossip,
     Heard,
@@ -59,6 +66,7 @@ from p2pd.wire.messages import (
     Seen,
     Signed,
     Slot,
+    Subtree,
 )
 
 PAGE = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text()
@@ -112,7 +120,9 @@ def test_every_message_stands_in_the_page(tag: int, cls: type[Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "cls", [Signed, PeerRecord, Record, Publication, DeadReport, Heard, Slot], ids=str
+    "cls",
+    [Signed, PeerRecord, Record, Publication, DeadReport, Heard, Slot, Subtree, Difference],
+    ids=str,
 )
 def test_every_part_of_a_message_stands_in_the_page(cls: type[Any]) -> None:
     assert [row[:2] for row in table_under(cls.__name__)] == fields_of(cls)
@@ -213,6 +223,23 @@ def test_habits_of_gossip() -> None:
         "max_items": history.MAX_ITEMS,
         "max_bytes": history.MAX_BYTES,
         "max_seen": history.MAX_SEEN,
+    }
+
+
+def test_habits_of_repair() -> None:
+    assert VECTORS["repair_habits"] == {
+        "purge_interval_s": replica.PURGE_INTERVAL,
+        "max_questions": merkle.MAX_QUESTIONS,
+        "max_found": merkle.MAX_FOUND,
+        "deputy_s": list(tending.SOON[1]),
+        "small": tending.SMALL,
+        "retry_s": tending.RETRY,
+        "look_again_s": repair.LOOK_AGAIN,
+        "hand_over_s": repair.HAND_OVER,
+        "max_lookups": republish.MAX_LOOKUPS,
+        "bytes_at_once": reconciler.BYTES_AT_ONCE,
+        "bytes_per_second": reconciler.BYTES_PER_SECOND,
+        "least_cost": reconciler.LEAST_COST,
     }
 
 

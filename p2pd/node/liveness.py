@@ -64,6 +64,7 @@ class LivenessService:
         events: Events,
     ) -> None:
         self.on_dead: list[Callable[[NodeId], None]] = []
+        self.on_left: list[Callable[[NodeId], None]] = []
         self._env = env
         self._own_id = env.identity.node_id
         self._roster = roster
@@ -209,11 +210,16 @@ class LivenessService:
     def _disconnected(self, connection: Connection) -> None:
         node, now = connection.node_id, trio.current_time()
         if connection.ending is Ending.LEFT:
-            self._machine.left(node, now)
+            self._note_leave(node)
         elif connection.ending in {Ending.BROKEN, Ending.SILENT}:
             broken = connection.ending is Ending.BROKEN
             self._machine.lost(node, evidence_is_reset=broken, now=now)
         self._wake()
+
+    def _note_leave(self, node: NodeId) -> None:
+        self._machine.left(node, trio.current_time())
+        for callback in self.on_left:
+            callback(node)
 
     def _count(self) -> None:
         self._machine.set_population(len(self._roster.lasting()), len(self._registry))
@@ -277,7 +283,7 @@ class LivenessService:
             return
         # With a later record, it was started again since.
         if record.sequence >= entry.sequence:
-            self._machine.left(origin, trio.current_time())
+            self._note_leave(origin)
             self._wake()
 
     def _learn_own(self, origin: NodeId, publication: Publication) -> PeerRecord | None:

@@ -332,6 +332,9 @@ async def _running(
         for run in (
             services.replica.run,
             services.dht.run,
+            services.reconciler.run,
+            services.repair.run,
+            services.republisher.run,
             services.keepalive.run,
             services.exchange.run,
             services.gossip.run,
@@ -348,6 +351,7 @@ async def _running(
         nursery.start_soon(keep_registry, env, services.registry, events)
         node = Node(config, env, services, chronicle, instance)
         yield node
+        await services.repair.hand_over()
         services.inbound.stop()
         services.dialer.stop()
         services.liveness.say_goodbye()

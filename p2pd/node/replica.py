@@ -1,18 +1,20 @@
 """The replica side of the store: records kept for others, on disk before it says so.
 
 All writes pass through one task, which takes what has gathered, merges it into what is
-stored, and commits it together: many writes share one fsync.
+stored, and commits it together: many writes share one fsync. Beside the disk there is a
+Merkle tree of all that is on it, to compare with other replicas, and what was read last.
 """
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Annotated
 
 import attrs
 import trio
 
+from p2pd.core.merkle import Tree, digest_of
 from p2pd.core.records import (
     Version,
     clock_is_plausible,
@@ -21,6 +23,7 @@ from p2pd.core.records import (
     merge,
     version_of,
 )
+from p2pd.core.version_cache import VersionCache
 from p2pd.errors import BadMessage, Busy, InvalidRequest, P2PError, StoreError
 from p2pd.ids import Key, NodeId
 from p2pd.node.dispatch import Call, Dispatch, failure
@@ -32,7 +35,10 @@ from p2pd.wire import codec
 from p2pd.wire.identity import open_record
 from p2pd.wire.messages import (
     MAX_SIBLINGS,
+    Give,
+    Given,
     Length,
+    Message,
     Record,
     Signed,
     Store,
@@ -44,7 +50,13 @@ from p2pd.wire.messages import (
 MAX_WAITING = 1 << 24
 LEAST_SIZE = 1 << 14
 MAX_BATCH = 256
+MAX_CACHED = 1 << 24
+# What need not be kept any more goes at full multiples of this of Unix time, at the same
+# moment everywhere: else the trees of two replicas would differ for a while over each record.
 PURGE_INTERVAL = 600.0
+_PURGE_MS = int(PURGE_INTERVAL * 1000)
+# After so many keys read at the start, all others have their turn.
+_SLICE = 32
 # A disk that refuses does so for each record; this often it is worth a line in the log.
 TELL_AGAIN_AFTER = 600.0
 
@@ -57,31 +69,67 @@ class SavedVersions:
 
 
 @attrs.define(eq=False)
+class _Reply:
+    """The answer to records that came in one message, once all of them are settled."""
+
+    call: Call
+    waiting: int
+    gift: bool
+    stored: int = 0
+
+    def settled(self, error: P2PError | None) -> None:
+        """Count one of the records; send the answer after the last one."""
+        self.waiting -= 1
+        self.stored += error is None
+        if self.waiting:
+            return
+        if error is not None and not self.stored:
+            self.call.answer(failure(error))
+        else:
+            self.call.answer(Given(self.stored) if self.gift else Stored())
+
+
+@attrs.define(eq=False)
 class _Write:
     """A record on its way to the disk, and what became of it."""
 
     version: Version
     done: trio.Event = attrs.field(factory=trio.Event)
     error: P2PError | None = None
-    call: Call | None = None
+    reply: _Reply | None = None
 
 
 class Replica:
-    """The records that this node stores."""
+    """The records that this node stores.
+
+    `tree` is of all of them, once `loaded`; until then it may lack some. `on_begun` is called
+    when the first record comes to an empty tree.
+    """
 
     def __init__(
         self, env: Env, dispatch: Dispatch, events: Events, *, max_value_bytes: int
     ) -> None:
+        self.tree = Tree()
+        self.loaded = trio.Event()
+        self.on_begun: list[Callable[[], None]] = []
         self._env = env
         self._events = events
         self._told_at: dict[str, float] = {}
         self._max_value_bytes = max_value_bytes
         self._waiting: FairChannel[NodeId, _Write] = FairChannel(MAX_WAITING)
+        # Whoever changes what is stored, from reading it to writing it.
+        self._changing = trio.Lock()
+        self._cache = VersionCache(MAX_CACHED)
+        self._reading: dict[Key, object] = {}
+        self._ends: dict[Key, int] = {}
+        self._changed_early: set[Key] = set()
         dispatch.add(Store, self._take)
+        dispatch.add(Give, self._take_gift)
 
     async def run(self) -> None:
         """Write what comes, until cancelled."""
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._load)
             nursery.start_soon(self._purge_at_times)
             while True:
                 batch = [await self._waiting.receive()]
@@ -89,12 +137,18 @@ class Replica:
                     batch.append(write)
                 await self._commit(batch)
 
+    def cached(self, key: Key) -> list[Version] | None:
+        """Return what `read` would, where that takes no disk; else None."""
+        versions = self._cache.get(key)
+        return None if versions is None else kept(versions, self._horizon_ms())
+
     async def read(self, key: Key) -> list[Version]:
         """Return the versions stored under a key, the winner first; see `core.records.kept`.
 
         Raises `StoreError`.
         """
-        return kept(await self._stored(key), self._env.wall_ms())
+        known = self.cached(key)
+        return kept(await self._stored(key), self._horizon_ms()) if known is None else known
 
     async def write(self, signed: Signed) -> None:
         """Store a record; on return it is on disk.
@@ -107,8 +161,51 @@ class Replica:
         if write.error is not None:
             raise write.error
 
+    async def write_all(self, records: Iterable[Signed], keys: Container[Key]) -> list[Version]:
+        """Store those that are in order, and return them; on return they are on disk.
+
+        Raises `BadMessage`, before anything is stored, where one belongs under none of `keys`.
+        """
+        writes: list[_Write] = []
+        for signed in records:
+            with suppress(InvalidRequest):
+                writes.append(_Write(self._checked(signed)))
+        if not all(write.version.key in keys for write in writes):
+            raise BadMessage("a record that was not asked for")
+        for write in writes:
+            self._enqueue(write)
+        for write in writes:
+            await write.done.wait()
+        return [write.version for write in writes if write.error is None]
+
+    async def drop(self, digests: Mapping[Key, bytes]) -> None:
+        """Delete what is under these keys, where it still has the digest given.
+
+        Raises `StoreError`.
+        """
+        async with self._changing:
+            same = [key for key, digest in digests.items() if self.tree.digest(key) == digest]
+            await self._replace({key: [] for key in same})
+
+    def lasting(self, versions: Iterable[Version]) -> list[Version]:
+        """Leave out what other replicas, by their clocks, may have dropped already."""
+        return kept(versions, self._horizon_ms() + _PURGE_MS)
+
     def _take(self, call: Call, message: Store) -> None:
-        self._enqueue(_Write(self._checked(message.record), call=call))
+        version = self._checked(message.record)
+        self._enqueue(_Write(version, reply=_Reply(call, waiting=1, gift=False)))
+
+    def _take_gift(self, call: Call, message: Give) -> Message | None:
+        versions: list[Version] = []
+        for signed in message.versions:
+            with suppress(InvalidRequest):
+                versions.append(self._checked(signed))
+        if not versions:
+            return Given(0)
+        reply = _Reply(call, waiting=len(versions), gift=True)
+        for version in versions:
+            self._enqueue(_Write(version, reply=reply))
+        return None
 
     def _checked(self, signed: Signed) -> Version:
         try:
@@ -122,7 +219,8 @@ class Replica:
         return version_of(signed, record)
 
     def _enqueue(self, write: _Write) -> None:
-        writer = self._env.identity.node_id if write.call is None else write.call.connection.node_id
+        reply, own_id = write.reply, self._env.identity.node_id
+        writer = own_id if reply is None else reply.call.connection.node_id
         size = max(len(write.version.signed.body), LEAST_SIZE)
         for each in self._waiting.put(writer, write, size):
             self._settle(each, Busy("too many writes wait for the disk; try again"))
@@ -139,19 +237,58 @@ class Replica:
 
     async def _try_to_commit(self, batch: Sequence[_Write]) -> P2PError | None:
         try:
-            merged: dict[Key, list[Version]] = {}
-            now_ms = self._env.wall_ms()
-            for write in batch:
-                key = write.version.key
-                before = merged[key] if key in merged else await self._stored(key)
-                merged[key] = merge(kept([*before, write.version], now_ms))
-            await self._env.store.apply(
-                [_change(key, versions) for key, versions in merged.items()]
-            )
+            async with self._changing:
+                merged = await self._stored_under({write.version.key: None for write in batch})
+                for write in batch:
+                    together = [*merged[write.version.key], write.version]
+                    merged[write.version.key] = merge(kept(together, self._horizon_ms()))
+                await self._replace(merged)
         except P2PError as error:
             self._note_trouble(error)
             return error
         return None
+
+    async def _stored_under(self, keys: Iterable[Key]) -> dict[Key, Sequence[Version]]:
+        known = {key: self._cache.get(key) for key in keys}
+        unknown = [key for key, versions in known.items() if versions is None]
+        saved = await self._env.store.get_many(Table.RECORDS, unknown) if unknown else {}
+        return {
+            key: _versions_in(saved[key]) if key in saved else versions or []
+            for key, versions in known.items()
+        }
+
+    async def _replace(self, changed: Mapping[Key, Sequence[Version]]) -> None:
+        """Put these in place of what is stored under their keys."""
+        # What was given again is on disk already.
+        changes = [
+            _change(key, versions)
+            for key, versions in changed.items()
+            if self.tree.digest(key) != digest_of(each.name for each in versions)
+        ]
+        if changes:
+            await self._env.store.apply(changes)
+        for key, versions in changed.items():
+            self._reading.pop(key, None)
+            self._cache.remove(key)
+            if versions:
+                self._cache.put(key, versions)
+            self._note(key, versions)
+            if not self.loaded.is_set():
+                self._changed_early.add(key)
+
+    def _note(self, key: Key, versions: Sequence[Version]) -> None:
+        """Keep the tree, and when something is due to go, in step with the disk."""
+        self._ends.pop(key, None)
+        if not versions:
+            self.tree.remove(key)
+            return
+        self.tree.put(key, (version.name for version in versions))
+        ends = [end for each in versions if (end := gone_at_ms(each.record)) is not None]
+        if ends:
+            self._ends[key] = min(ends)
+        if len(self.tree) == 1:
+            for callback in self.on_begun:
+                callback()
 
     def _note_trouble(self, error: P2PError) -> None:
         now = trio.current_time()
@@ -164,25 +301,78 @@ class Replica:
     def _settle(self, write: _Write, error: P2PError | None) -> None:
         write.error = error
         write.done.set()
-        if write.call is not None:
-            write.call.answer(Stored() if error is None else failure(error))
+        if write.reply is not None:
+            write.reply.settled(error)
 
-    async def _stored(self, key: Key) -> list[Version]:
-        saved = await self._env.store.get(Table.RECORDS, key)
+    async def _stored(self, key: Key) -> Sequence[Version]:
+        known = self._cache.get(key)
+        if known is not None:
+            return known
+        token = self._reading[key] = object()
+        try:
+            saved = await self._env.store.get(Table.RECORDS, key)
+        finally:
+            unchanged = self._reading.get(key) is token
+            if unchanged:
+                del self._reading[key]
         if saved is None:
             return []
-        # Signatures were checked on the way in.
-        return [
-            version_of(signed, codec.decode(Record, signed.body))
-            for signed in codec.decode(SavedVersions, saved).versions
-        ]
+        versions = _versions_in(saved)
+        if unchanged:
+            self._cache.put(key, versions)
+        return versions
+
+    async def _load(self) -> None:
+        """Make the tree of what is on disk, beside all else."""
+        count = 0
+        try:
+            async for raw, value in self._env.store.scan(Table.RECORDS):
+                key, count = Key(raw), count + 1
+                if key not in self._changed_early:
+                    self._note_saved(key, value)
+                if count % _SLICE == 0:
+                    await trio.lowlevel.checkpoint()
+        except StoreError as error:
+            self._note_trouble(error)
+            return
+        self._changed_early.clear()
+        self.loaded.set()
+
+    def _note_saved(self, key: Key, saved: bytes) -> None:
+        try:
+            self._note(key, _versions_in(saved))
+        except BadMessage as error:
+            self._note_trouble(error)
+
+    def _horizon_ms(self) -> int:
+        """Return as of when what need not be kept any more has gone, in Unix milliseconds."""
+        return self._env.wall_ms() // _PURGE_MS * _PURGE_MS
 
     async def _purge_at_times(self) -> None:
+        await self.loaded.wait()
         while True:
-            await trio.sleep(PURGE_INTERVAL)
-            # What the disk refuses to delete is tried again, and is expired meanwhile.
+            await self._purge()
+            await trio.sleep((self._horizon_ms() + _PURGE_MS - self._env.wall_ms()) / 1000)
+
+    async def _purge(self) -> None:
+        horizon = self._horizon_ms()
+        due = [key for key, end in self._ends.items() if end <= horizon]
+        for start in range(0, len(due), MAX_BATCH):
+            # What the disk refuses to delete is tried again, and is not shown meanwhile.
             with suppress(StoreError):
-                await self._env.store.purge(self._env.wall_clock())
+                async with self._changing:
+                    stored = await self._stored_under(due[start : start + MAX_BATCH])
+                    await self._replace(
+                        {key: kept(versions, horizon) for key, versions in stored.items()}
+                    )
+
+
+def _versions_in(saved: bytes) -> list[Version]:
+    # Signatures were checked on the way in.
+    return [
+        version_of(signed, codec.decode(Record, signed.body))
+        for signed in codec.decode(SavedVersions, saved).versions
+    ]
 
 
 def _change(key: bytes, versions: Sequence[Version]) -> Change:

@@ -104,6 +104,9 @@ class Routes:
 
     def known_closest(self, target: bytes, count: int) -> list[NodeId] | None:
         """Return who is closest, this node among them, if no lookup is needed to know that."""
+        # In larger networks a bucket with room left may still lack most of its range.
+        if len(self._roster.registry) > FEW:
+            return None
         return self.table.known_closest(target, count, but_for=self._is_dead)
 
     def closest_records(self, target: bytes, exclude: NodeId) -> tuple[Signed, ...]:

@@ -1,9 +1,11 @@
 """The services of one node, wired together. `node.node` runs them."""
 
 import attrs
+import trio
 
 from p2pd.address import Address
 from p2pd.config import Config
+from p2pd.core.confirmations import Confirmations
 from p2pd.core.entries import Backoff
 from p2pd.core.registry import Registry
 from p2pd.node.bootstrap import Bootstrap
@@ -23,7 +25,10 @@ from p2pd.node.own_record import OwnRecord
 from p2pd.node.peer_book import PeerBook
 from p2pd.node.probing import Probing
 from p2pd.node.quorum import Quorum
+from p2pd.node.reconciler import Reconciler
+from p2pd.node.repair import Repair
 from p2pd.node.replica import Replica
+from p2pd.node.republish import Republisher
 from p2pd.node.roster import Roster
 from p2pd.node.routes import Routes
 from p2pd.node.seeds import Seeds
@@ -56,6 +61,9 @@ class Services:
     replica: Replica
     routes: Routes
     dht: Dht
+    reconciler: Reconciler
+    repair: Repair
+    republisher: Republisher
 
 
 def wire_services(config: Config, env: Env, events: Events, listening: list[Address]) -> Services:
@@ -105,7 +113,12 @@ def wire_services(config: Config, env: Env, events: Events, listening: list[Addr
     replica = Replica(env, dispatch, events, max_value_bytes=limit)
     routes = Routes(env, config.dht, roster, dialer, book, dispatch)
     quorum = Quorum(env, config.dht, roster, routes, dialer, replica)
-    liveness.on_dead += [routes.died, registry.died]
+    confirmations = Confirmations(trio.current_time())
+    reconciler = Reconciler(env, dialer, replica, confirmations, dispatch)
+    repair = Repair(env, config.dht, roster, routes, replica, reconciler, confirmations)
+    liveness.on_dead += [routes.died, registry.died, repair.changed]
+    # Who said goodbye keeps no place in the routing table from others.
+    liveness.on_left += [routes.died, repair.changed]
     return Services(
         events=events,
         dispatch=dispatch,
@@ -126,6 +139,11 @@ def wire_services(config: Config, env: Env, events: Events, listening: list[Addr
         replica=replica,
         routes=routes,
         dht=Dht(env, config.dht, routes, quorum, replica, dispatch, max_value_bytes=limit),
+        reconciler=reconciler,
+        repair=repair,
+        republisher=Republisher(
+            env, config.dht, routes, replica, reconciler, confirmations, repair
+        ),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, NamedTuple
 
 import attrs
 
-from p2pd.ids import ID_BYTES
+from p2pd.ids import ID_BITS, ID_BYTES
 
 
 class Length(NamedTuple):
@@ -41,6 +41,15 @@ MAX_REDIRECTS = 12
 MAX_TEXT = 256
 MAX_PUBLICATION_BYTES = 1 << 16
 MAX_IDS = 64
+# Of Merkle trees: how many bits an answer goes down, subtrees of one question, and keys told
+# at once to one who has none there, who will need to hear of all of them.
+FINGERPRINT_BYTES = 16
+STEP = 4
+MAX_SUBTREES = 64
+MAX_LISTED = 64
+ENTRY_BYTES = ID_BYTES + FINGERPRINT_BYTES
+MAX_KEYS = 64
+MAX_GIVEN = 32
 
 IdBytes = Annotated[bytes, Length(ID_BYTES, ID_BYTES)]
 Sha256 = Annotated[bytes, Length(32, 32)]
@@ -58,6 +67,7 @@ MessageIds = Annotated[tuple[MessageId, ...], Length(0, MAX_IDS)]
 Hops = Annotated[int, Range(0, 255)]
 InstanceId = Annotated[bytes, Length(8, 8)]
 Clock = Annotated[int, Range(0, (1 << 64) - 1)]
+Fingerprint = Annotated[bytes, Length(FINGERPRINT_BYTES, FINGERPRINT_BYTES)]
 
 
 @attrs.frozen
@@ -403,6 +413,75 @@ class Reached:
     alive: bool
 
 
+@attrs.frozen
+class Subtree:
+    """All keys that begin with the first `bits` bits of `path`, as the asker has them.
+
+    `path` has no more bytes than it needs, and zeros after its bits. The fingerprint is
+    `EMPTY` for no keys.
+    """
+
+    path: Annotated[bytes, Length(0, ID_BYTES)]
+    bits: Annotated[int, Range(0, ID_BITS)]
+    fingerprint: Fingerprint
+
+
+@attrs.frozen
+class Difference:
+    """What the answerer has in a subtree that differs; `index` is its place in the question.
+
+    Either the fingerprints of the 16 subtrees `STEP` bits further down, or, where `children` is
+    empty, all keys, each followed by the digest of its versions.
+    """
+
+    index: Annotated[int, Range(0, MAX_SUBTREES - 1)]
+    children: Annotated[bytes, Length(0, FINGERPRINT_BYTES << STEP)]
+    entries: Annotated[bytes, Length(0, MAX_LISTED * ENTRY_BYTES)]
+
+
+@attrs.frozen
+class Compare:
+    """Which of these subtrees are not the same with you?"""
+
+    subtrees: Annotated[tuple[Subtree, ...], Length(1, MAX_SUBTREES)]
+
+
+@attrs.frozen
+class Compared:
+    """Those that are not, in the order of the question."""
+
+    differences: Annotated[tuple[Difference, ...], Length(0, MAX_SUBTREES)]
+
+
+@attrs.frozen
+class Fetch:
+    """Send me all versions that you keep under these keys."""
+
+    keys: Annotated[tuple[IdBytes, ...], Length(1, MAX_KEYS)]
+
+
+@attrs.frozen
+class Fetched:
+    """The versions under the first `keys` of the keys asked for; ask again for the others."""
+
+    keys: Annotated[int, Range(1, MAX_KEYS)]
+    versions: SignedList
+
+
+@attrs.frozen
+class Give:
+    """Keep these: they belong to you, too, and you do not have them."""
+
+    versions: Annotated[tuple[Signed, ...], Length(1, MAX_GIVEN)]
+
+
+@attrs.frozen
+class Given:
+    """How many of them are on disk."""
+
+    stored: Annotated[int, Range(0, MAX_GIVEN)]
+
+
 Message = (
     Hello
     | Proof
@@ -434,6 +513,12 @@ Message = (
     | Held
     | Reach
     | Reached
+    | Compare
+    | Compared
+    | Fetch
+    | Fetched
+    | Give
+    | Given
 )
 
 TAGS: dict[int, type[Message]] = {
@@ -467,4 +552,10 @@ TAGS: dict[int, type[Message]] = {
     28: Held,
     29: Reach,
     30: Reached,
+    31: Compare,
+    32: Compared,
+    33: Fetch,
+    34: Fetched,
+    35: Give,
+    36: Given,
 }

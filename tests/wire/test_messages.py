@@ -10,6 +10,7 @@ from p2pd.wire.messages import (
     PROTOCOL_VERSION,
     TAGS,
     DeadReport,
+    Difference,
     Heard,
     PeerRecord,
     Publication,
@@ -17,6 +18,7 @@ from p2pd.wire.messages import (
     Seen,
     Signed,
     Slot,
+    Subtree,
 )
 
 FIELDS = """
@@ -51,6 +53,12 @@ dial_number passing
 28 Held ids
 29 Reach record
 30 Reached alive
+31 Compare subtrees
+32 Compared differences
+33 Fetch keys
+34 Fetched keys versions
+35 Give versions
+36 Given stored
 """
 FACT_FIELDS = """
 Signed body signature
@@ -61,8 +69,21 @@ Publication origin sequence issued topic data
 DeadReport accused address sequence observed evidence
 Heard message_id hops
 Slot number fingerprint
+Subtree path bits fingerprint
+Difference index children entries
 """
-FACTS = (Signed, PeerRecord, Seen, Record, Publication, DeadReport, Heard, Slot)
+FACTS = (
+    Signed,
+    PeerRecord,
+    Seen,
+    Record,
+    Publication,
+    DeadReport,
+    Heard,
+    Slot,
+    Subtree,
+    Difference,
+)
 
 
 def fields_of(cls: type) -> list[str]:

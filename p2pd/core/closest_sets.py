@@ -1,0 +1,176 @@
+"""Whose keys are whose: the key space cut into prefixes with the same closest nodes.
+
+By XOR, the nodes closest to a key follow from its first bits, as many as it takes to tell
+nodes apart (Maymounkov, Mazieres 2002, section 2.1). So what a node is responsible for are
+all keys under a few prefixes, and a Merkle tree can be compared under these as it is.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate, pairwise
+
+import attrs
+
+from p2pd.core.merkle import EVERYTHING, Prefix
+from p2pd.ids import ID_BITS, distance
+
+# Nodes that have many bits in common take twice as many prefixes to be told apart for each.
+MAX_VISITS = 128
+
+
+@attrs.frozen
+class ClosestSet:
+    """The nodes closest to all keys under a prefix.
+
+    For each of the `counts` asked for, the first `count` of them are the `count` closest;
+    those between two counts are in no order. `rank` is how many are closer than the
+    node that asked.
+    """
+
+    prefix: Prefix
+    nodes: tuple[bytes, ...]
+    rank: int
+
+
+def closest_sets(
+    own_id: bytes,
+    nodes: Iterable[bytes],
+    counts: tuple[int, ...],
+    *,
+    within: int,
+    but_for: Callable[[Prefix], bool] = lambda _: False,
+) -> list[ClosestSet]:
+    """Cut what belongs to `own_id` into prefixes, and tell which nodes are closest to each.
+
+    That are all keys to which it is among the `within` (one of `counts`) closest of itself
+    and `nodes`. The prefixes don't overlap. `but_for` says where to look no further, as
+    nothing is there. At the bound of `MAX_VISITS` a prefix stays whole: then some are among
+    its nodes, or taken to be closer, that are so to a part of its keys only.
+    """
+    cuts = _cut(own_id, nodes, counts, within, but_for)
+    return [each for each in cuts if each.rank < within]
+
+
+def foreign_prefixes(
+    own_id: bytes,
+    nodes: Iterable[bytes],
+    count: int,
+    *,
+    but_for: Callable[[Prefix], bool],
+) -> list[Prefix]:
+    """Return the prefixes of all keys to which `count` of `nodes` are closer than `own_id`."""
+    cuts = _cut(own_id, nodes, (count,), count, but_for)
+    return [each.prefix for each in cuts if each.rank >= count]
+
+
+def merged(prefixes: Iterable[Prefix]) -> list[Prefix]:
+    """Put prefixes of the same keys as shortly as it goes, in order."""
+    left = _paths(prefixes)
+    for bits in range(max(left, default=0), 0, -1):
+        paths = left.get(bits, {})
+        for path in list(paths):
+            if path & 1 == 0 and path | 1 in paths:
+                del paths[path], paths[path | 1]
+                left.setdefault(bits - 1, {})[path >> 1] = None
+    found = [Prefix(bits, path) for bits, paths in left.items() for path in paths]
+    found = [each for each in found if not _is_below(each, left)]
+    return sorted(found, key=lambda each: (each.path << ID_BITS - each.bits, each.bits))
+
+
+def without(prefixes: Iterable[Prefix], known: Iterable[Prefix]) -> list[Prefix]:
+    """Return those prefixes that hold keys which none of `known`, merged, holds."""
+    paths = _paths(known)
+    return [each for each in prefixes if not _is_in(each, paths)]
+
+
+def shared(some: Iterable[Prefix], others: Iterable[Prefix]) -> list[Prefix]:
+    """Return the prefixes of the keys that two lists of prefixes, each merged, both hold."""
+    one, other = list(some), list(others)
+    new_in_one, new_in_other = without(one, other), without(other, one)
+    in_both = [each for each in one if each not in new_in_one]
+    return merged([*in_both, *(each for each in other if each not in new_in_other)])
+
+
+def outside(prefixes: Iterable[Prefix], *, but_for: Callable[[Prefix], bool]) -> list[Prefix]:
+    """Return the prefixes of all keys that none of `prefixes` holds; `but_for` as above."""
+    known = merged(prefixes)
+    paths = _paths(known)
+    starts = [each.path << ID_BITS - each.bits for each in known]
+    found: list[Prefix] = []
+    ahead = [EVERYTHING]
+    for prefix in ahead:
+        if but_for(prefix) or _is_in(prefix, paths):
+            continue
+        start = prefix.path << ID_BITS - prefix.bits
+        if bisect_left(starts, start) < bisect_left(starts, start + (1 << ID_BITS - prefix.bits)):
+            ahead += prefix.longer(1)
+        else:
+            found.append(prefix)
+    return found
+
+
+def population(own_id: bytes, nearest: Iterable[bytes]) -> float:
+    """Estimate how many nodes there are from how near the nearest ones known are."""
+    distances = sorted(distance(own_id, each) for each in nearest)
+    return len(distances) / (distances[-1] / (1 << ID_BITS)) if distances else 1.0
+
+
+def _paths(prefixes: Iterable[Prefix]) -> dict[int, dict[int, None]]:
+    """Index prefixes by their bits; dictionaries, not sets, for their order."""
+    paths: dict[int, dict[int, None]] = {}
+    for each in prefixes:
+        paths.setdefault(each.bits, {})[each.path] = None
+    return paths
+
+
+def _is_in(prefix: Prefix, paths: dict[int, dict[int, None]]) -> bool:
+    return prefix.path in paths.get(prefix.bits, {}) or _is_below(prefix, paths)
+
+
+def _is_below(prefix: Prefix, paths: dict[int, dict[int, None]]) -> bool:
+    return any(
+        prefix.path >> prefix.bits - bits in shorter
+        for bits, shorter in paths.items()
+        if bits < prefix.bits
+    )
+
+
+def _cut(
+    own_id: bytes,
+    nodes: Iterable[bytes],
+    counts: tuple[int, ...],
+    within: int,
+    but_for: Callable[[Prefix], bool],
+) -> Iterator[ClosestSet]:
+    # Nodes in a group are equally far from the prefix, as far as it goes; the groups
+    # stand in order.
+    ahead: list[tuple[Prefix, list[list[bytes]]]] = [(EVERYTHING, [sorted({own_id, *nodes})])]
+    for visits, (prefix, groups) in enumerate(ahead):
+        if but_for(prefix):
+            continue
+        spans = list(pairwise(accumulate(map(len, groups), initial=0)))
+        rank = next(
+            start for group, (start, _) in zip(groups, spans, strict=True) if own_id in group
+        )
+        undecided = [any(start < count < end for count in counts) for start, end in spans]
+        if rank >= within or visits >= MAX_VISITS or not any(undecided):
+            near = [
+                group
+                for group, (start, _) in zip(groups, spans, strict=True)
+                if start < max(counts)
+            ]
+            yield ClosestSet(prefix, tuple(node for group in near for node in group), rank)
+            continue
+        for bit, longer in enumerate(prefix.longer(1)):
+            split: list[list[bytes]] = []
+            for group, divide in zip(groups, undecided, strict=True):
+                split += _divided(group, prefix.bits, bit) if divide else [group]
+            ahead.append((longer, split))
+
+
+def _divided(group: list[bytes], index: int, bit: int) -> list[list[bytes]]:
+    """Tell nodes apart by one bit: those that have the key's bit are closer."""
+    halves: tuple[list[bytes], list[bytes]] = [], []
+    for node in group:
+        halves[node[index >> 3] >> (7 - (index & 7)) & 1 ^ bit].append(node)
+    return [half for half in halves if half]

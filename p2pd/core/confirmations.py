@@ -1,0 +1,31 @@
+"""When it was last seen that another replica has the same as this node, by prefix."""
+
+from p2pd.core.closest_sets import merged
+from p2pd.core.merkle import Prefix
+
+# At the bound what was confirmed longest ago is forgotten: it is only looked up in vain.
+MAX_CONFIRMED = 4096
+
+
+class Confirmations:
+    """What comparisons showed to be the same elsewhere; times are monotonic.
+
+    Who makes this believes all to be confirmed, at `now`.
+    """
+
+    def __init__(self, now: float) -> None:
+        self._begun = now
+        self._seen_at: dict[Prefix, float] = {}
+
+    def note(self, prefix: Prefix, now: float) -> None:
+        """Note that all under a prefix is the same elsewhere."""
+        self._seen_at.pop(prefix, None)
+        self._seen_at[prefix] = now
+        if len(self._seen_at) > MAX_CONFIRMED:
+            del self._seen_at[next(iter(self._seen_at))]
+
+    def since(self, then: float) -> list[Prefix]:
+        """Return all that was confirmed since."""
+        if self._begun >= then:
+            return [Prefix()]
+        return merged(prefix for prefix, at in self._seen_at.items() if at >= then)

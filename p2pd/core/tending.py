@@ -1,0 +1,180 @@
+"""Who compares which records with whom, and when: each record has its two tenders.
+
+The node closest to a key tends it, and knows best who else is close: it compares what it has
+under the prefixes of such keys with each of the other replicas. The second closest does the
+same, later, so that it finds all equal unless the first one is gone or a liar. No other
+replica does anything: a record has `replication` comparisons, not that many squared.
+
+A comparison is due soon where another replica is new, has come back, or is one for more
+keys than before, as somebody died; with the others in turn. Whom newcomers displace as a
+tender brings them, once, what they have to tend.
+"""
+
+import math
+import random
+from collections.abc import Sequence
+
+import attrs
+
+from p2pd.core.closest_sets import closest_sets, merged, population, shared, without
+from p2pd.core.merkle import Prefix
+
+# How many of the closest tend a record.
+TENDERS = 2
+DISPLACED = -1
+# Seconds after which a tender acts, by its rank: deaths come in groups, and the second one
+# shall find the work done.
+SOON = {DISPLACED: (2.0, 4.0), 0: (2.0, 4.0), 1: (20.0, 40.0)}
+# After a failure a visit is due again after so many seconds, twice as many after each further
+# one, but at most after the interval.
+RETRY = 15.0
+MOST_FAILURES = 3
+# In larger networks nodes compare in turn as often, all together, as so many of them would do
+# that each compare with all others in each interval.
+SMALL = 32
+
+
+@attrs.define(eq=False)
+class Visit:
+    """What is to be compared with another replica; `due` is monotonic, infinite for in turn.
+
+    `rank` is that of this node: 0 where it is the closest of all, 1 for the second, and
+    `DISPLACED` where the peer took its place. With `news` the peer is expected to lack
+    something.
+    """
+
+    peer: bytes
+    rank: int
+    prefixes: list[Prefix]
+    due: float
+    made_at: float = -math.inf
+    failures: int = 0
+    news: bool = False
+    under_way: bool = False
+
+
+class Tending:
+    """The visits that a node is to make; `replication` and `interval` as in `DhtConfig`.
+
+    `prefixes` are those of the keys that it tends, `population` is about how many nodes there
+    are.
+    """
+
+    def __init__(
+        self, own_id: bytes, *, replication: int, interval: float, rng: random.Random
+    ) -> None:
+        self._own_id = own_id
+        self._replication = replication
+        self._interval = interval
+        self._rng = rng
+        self._visits: dict[tuple[bytes, int], Visit] = {}
+        self._nodes: Sequence[bytes] = ()
+        self._round_at = math.inf
+        self.population = 1.0
+        self.prefixes: list[Prefix] = []
+
+    def __len__(self) -> int:
+        return len(self._visits)
+
+    def survey(self, nodes: Sequence[bytes], now: float, *, all_known: bool) -> None:
+        """Take who else is alive nearby, all that are known, closest first.
+
+        `all_known`: what is new of it is new to us only, and is compared in turn.
+        """
+        self.population = population(self._own_id, nodes[: self._replication])
+        if len(nodes) <= self._replication:
+            self.population = len(nodes) + 1.0
+        if self._round_at == math.inf:
+            self._round_at = now + self._interval * self._rng.uniform(0.75, 1.25)
+        within = min(TENDERS, self._replication)
+        counts = tuple(sorted({1, within, self._replication}))
+        wanted: dict[tuple[bytes, int], list[Prefix]] = {}
+        sets = closest_sets(self._own_id, nodes, counts, within=within)
+        for each in sets:
+            for node in each.nodes:
+                if node != self._own_id:
+                    wanted.setdefault((node, min(each.rank, 1)), []).append(each.prefix)
+        visits: dict[tuple[bytes, int], Visit] = {}
+        for (peer, rank), prefixes in wanted.items():
+            visit = self._visits.get((peer, rank)) or Visit(peer, rank, [], math.inf)
+            shortest = merged(prefixes)
+            if not all_known and without(shortest, visit.prefixes):
+                visit.due = min(visit.due, self._soon(rank, now))
+                visit.news = True
+            visit.prefixes = shortest
+            visits[peer, rank] = visit
+        visits |= {where: each for where, each in self._visits.items() if where[1] == DISPLACED}
+        self._visits = visits
+        before, self.prefixes = self.prefixes, merged(each.prefix for each in sets)
+        lost = without(before, self.prefixes)
+        newcomers = [each for each in nodes if each not in self._nodes] if lost else []
+        self._nodes = nodes
+        for peer in newcomers:
+            others = [self._own_id, *nodes]
+            theirs = merged(
+                each.prefix for each in closest_sets(peer, others, (within,), within=within)
+            )
+            if taken := shared(lost, theirs):
+                due = self._soon(DISPLACED, now)
+                self._visits[peer, DISPLACED] = Visit(peer, DISPLACED, taken, due, news=True)
+
+    def again(self, now: float, peer: bytes | None = None) -> None:
+        """Let all visits, or those to one peer, be due soon."""
+        for visit in self._visits.values():
+            if peer is None or visit.peer == peer:
+                visit.due = min(visit.due, self._soon(visit.rank, now))
+
+    def take(self, now: float) -> Visit | None:
+        """Return the visit that is due for longest, now under way."""
+        if now >= self._round_at:
+            self._begin_round(now)
+        due = [each for each in self._visits.values() if each.due <= now and not each.under_way]
+        if not due:
+            return None
+        visit = min(due, key=lambda each: each.due)
+        visit.under_way, visit.due = True, math.inf
+        return visit
+
+    def made(self, visit: Visit, now: float, *, learned: bool, gave: bool) -> None:
+        """Note that a visit was made, and what came of it.
+
+        What was learned, or was lacking unexpectedly, others may lack, too: all are due soon.
+        """
+        if learned or (gave and not visit.news):
+            self.again(now)
+        if visit.rank == DISPLACED:
+            self._drop(visit)
+        visit.under_way, visit.made_at = False, now
+        visit.failures, visit.news = 0, False
+
+    def failed(self, visit: Visit, now: float) -> None:
+        """Note that a visit came to nothing."""
+        if visit.rank == DISPLACED and visit.failures == MOST_FAILURES:
+            self._drop(visit)
+        pause = min(RETRY * 2.0 ** min(visit.failures, 16), self._interval)
+        visit.under_way, visit.failures = False, visit.failures + 1
+        visit.due = min(visit.due, now + pause * self._rng.uniform(0.75, 1.25))
+
+    def next_due(self) -> float:
+        """Return when `take` has something to return, as far as that is known."""
+        waiting = (each.due for each in self._visits.values() if not each.under_way)
+        return min(self._round_at, min(waiting, default=math.inf))
+
+    def turn(self) -> float:
+        """Return the seconds in which all are visited once in turn."""
+        return self._interval * max(1.0, self.population / SMALL)
+
+    def _begin_round(self, now: float) -> None:
+        """Spread the visits whose turn it is over the interval."""
+        self._round_at = now + self._interval * self._rng.uniform(0.75, 1.25)
+        share = self._interval / self.turn()
+        longest_ago = sorted(self._visits.values(), key=lambda each: each.made_at)
+        for visit in longest_ago[: math.ceil(share * len(longest_ago))]:
+            visit.due = min(visit.due, now + self._rng.uniform(0, self._interval))
+
+    def _drop(self, visit: Visit) -> None:
+        if self._visits.get((visit.peer, visit.rank)) is visit:
+            del self._visits[visit.peer, visit.rank]
+
+    def _soon(self, rank: int, now: float) -> float:
+        return now + self._rng.uniform(*SOON[rank])

@@ -1,0 +1,249 @@
+"""Keeps every record on its closest nodes while nodes come and go.
+
+`core.tending` says what this node is to compare with whom, and when; `Reconciler` does it.
+Here are the occasions: a node nearby died, left, came or came back; this node starts, or
+leaves. `node.republish` looks after what nobody tends.
+"""
+
+import math
+from contextlib import suppress
+
+import trio
+
+from p2pd.config import DhtConfig
+from p2pd.core.closest_sets import closest_sets, merged
+from p2pd.core.confirmations import Confirmations
+from p2pd.core.merkle import EMPTY, Prefix
+from p2pd.core.routing import MAX_FAILURES
+from p2pd.core.tending import SOON, Tending, Visit
+from p2pd.errors import DialFailed, P2PError, RequestTimedOut
+from p2pd.ids import NodeId, distance
+from p2pd.node.connection import Connection, Ending
+from p2pd.node.env import Env
+from p2pd.node.reconciler import Reconciler
+from p2pd.node.replica import Replica
+from p2pd.node.roster import Roster
+from p2pd.node.routes import Routes
+from p2pd.wire.messages import FindNode
+
+# Comparisons that one node has started and not finished.
+AT_ONCE = 2
+# How many more nodes than replicas are looked at: XOR distances from keys nearby differ a little.
+MARGIN = 8
+# Seconds between two lookups of the node's own ID. A death or a newcomer asks for one: others
+# become neighbours, or came with it.
+LOOK_AGAIN = 60.0
+# A newcomer asks so many of the nearest whether there are any records, and takes over what it
+# is to tend from these.
+ASKED_FIRST = 3
+# A node that was started less than so many seconds ago is new.
+NEW = 60.0
+# Seconds that handing over may take, and to how many at a time.
+HAND_OVER = 2.0
+HEIRS_AT_ONCE = 8
+
+
+class Repair:
+    """Compares with other replicas when it is time, from `run` until `hand_over`."""
+
+    def __init__(
+        self,
+        env: Env,
+        config: DhtConfig,
+        roster: Roster,
+        routes: Routes,
+        replica: Replica,
+        reconciler: Reconciler,
+        confirmations: Confirmations,
+    ) -> None:
+        self._env = env
+        self._own_id = env.identity.node_id
+        self._roster = roster
+        self._routes = routes
+        self._replica = replica
+        self._reconciler = reconciler
+        self._confirmations = confirmations
+        # More than `k` nodes of a range nobody knows.
+        self.replication = min(config.replication, config.k)
+        self.tending = Tending(
+            self._own_id,
+            replication=self.replication,
+            interval=config.repair_interval,
+            rng=env.rng,
+        )
+        self._near: list[NodeId] = []
+        self._lost: dict[NodeId, None] = {}
+        self._survey_at = self._look_at = math.inf
+        self._looked_at = -math.inf
+        self._all_known = False
+        self._watching = False
+        self._started = trio.current_time()
+        self._connected = trio.Event()
+        self._sleep = trio.CancelScope()
+        roster.on_connected.append(self._came)
+        roster.on_disconnected.append(self._went)
+        replica.on_begun.append(self._begin)
+
+    async def run(self) -> None:
+        """Compare when it is time, until cancelled."""
+        await self._replica.loaded.wait()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._join)
+            limit = trio.CapacityLimiter(AT_ONCE)
+            while True:
+                due = min(self._survey_at, self._look_at, self.tending.next_due())
+                with trio.CancelScope(deadline=due) as self._sleep:
+                    await trio.sleep_forever()
+                now = trio.current_time()
+                if now >= self._survey_at:
+                    self._survey(now)
+                if now >= self._look_at:
+                    self._look_at, self._looked_at = math.inf, now
+                    nursery.start_soon(self._look_around)
+                while (visit := self.tending.take(now)) is not None:
+                    await limit.acquire_on_behalf_of(visit)
+                    nursery.start_soon(self._visit, visit, limit)
+
+    def changed(self, node_id: NodeId) -> None:
+        """Take note that a node died, left, or came."""
+        if not self._watching or not self._is_near(node_id):
+            return
+        self._survey_at = min(self._survey_at, self._soon())
+        at_once = max(self._survey_at, self._looked_at + LOOK_AGAIN)
+        self._look_at = min(self._look_at, at_once)
+        self._wake()
+
+    async def hand_over(self) -> None:
+        """Give the records of this node to those who become replicas once it has left.
+
+        Takes at most `HAND_OVER` seconds. Where there are no more nodes than replicas, nobody
+        becomes one.
+        """
+        nodes = self.alive()
+        if len(nodes) < self.replication or not len(self._replica.tree):
+            return
+        heirs: dict[bytes, list[Prefix]] = {}
+        counts = (self.replication, self.replication + 1)
+        for each in closest_sets(
+            self._own_id, nodes, counts, within=self.replication, but_for=self._is_empty
+        ):
+            for node in each.nodes[self.replication :]:
+                heirs.setdefault(node, []).append(each.prefix)
+        limit = trio.CapacityLimiter(HEIRS_AT_ONCE)
+
+        async def give(heir: NodeId, prefixes: list[Prefix]) -> None:
+            async with limit:
+                with suppress(P2PError):
+                    await self._reconciler.reconcile(heir, prefixes, take=False)
+
+        with trio.move_on_after(HAND_OVER):
+            async with trio.open_nursery() as nursery:
+                for heir, prefixes in heirs.items():
+                    if heir != self._own_id:
+                        nursery.start_soon(give, NodeId(heir), merged(prefixes))
+
+    def alive(self) -> list[NodeId]:
+        """Return all nodes known to be alive, closest first."""
+        known = (each for each in self._routes.table if each.failures < MAX_FAILURES)
+        return sorted(
+            (each.node_id for each in known), key=lambda each: distance(each, self._own_id)
+        )
+
+    async def _join(self) -> None:
+        """Take over what is now this node's to tend, and become known to who has the rest."""
+        if not self._routes.table:
+            await self._connected.wait()
+        await trio.sleep_until(self._soon())
+        if not await self._are_there_records():
+            return
+        self._looked_at = trio.current_time()
+        await self._look_around()
+        self._all_known = False
+        self._survey(trio.current_time())
+        for peer in self._near[:ASKED_FIRST]:
+            with suppress(P2PError):
+                await self._reconciler.reconcile(peer, self.tending.prefixes)
+
+    async def _are_there_records(self) -> bool:
+        if len(self._replica.tree):
+            return True
+        for peer in self.alive()[:ASKED_FIRST]:
+            with suppress(P2PError):
+                if await self._reconciler.holds_anything(peer):
+                    return True
+        return False
+
+    async def _look_around(self) -> None:
+        """Become acquainted with all nodes nearby; who is new is noted in `_came`."""
+        await self._routes.look_up(self._own_id, FindNode(self._own_id))
+
+    async def _visit(self, visit: Visit, limit: trio.CapacityLimiter) -> None:
+        peer = NodeId(visit.peer)
+        try:
+            prefixes = [each for each in visit.prefixes if not self._is_empty(each)]
+            if not prefixes:
+                self.tending.made(visit, trio.current_time(), learned=False, gave=False)
+                return
+            outcome = await self._reconciler.reconcile(peer, prefixes)
+            if outcome.same:
+                for each in prefixes:
+                    self._confirmations.note(each, trio.current_time())
+            self.tending.made(
+                visit,
+                trio.current_time(),
+                learned=outcome.learned > 0,
+                gave=outcome.given > 0,
+            )
+        except P2PError as error:
+            self.tending.failed(visit, trio.current_time())
+            if isinstance(error, DialFailed | RequestTimedOut):
+                self._routes.table.failed(peer)
+                self.changed(peer)
+        finally:
+            limit.release_on_behalf_of(visit)
+            self._wake()
+
+    def _survey(self, now: float) -> None:
+        self._survey_at, self._watching = math.inf, True
+        self._near = self.alive()[: self.replication + MARGIN]
+        self.tending.survey(self._near, now, all_known=self._all_known)
+        self._all_known = False
+
+    def _begin(self) -> None:
+        """With the first record: its writer gave it to those who are there now.
+
+        Unless this node is new, and was given it as a part of what it is to tend.
+        """
+        if self._replica.loaded.is_set() and not self._watching:
+            now = trio.current_time()
+            self._all_known = now - self._started > NEW
+            self._survey_at = now
+            self._look_at = now + self._env.rng.uniform(0, LOOK_AGAIN)
+            self._wake()
+
+    def _came(self, connection: Connection) -> None:
+        self._connected.set()
+        if connection.node_id in self._lost:
+            del self._lost[connection.node_id]
+            self.tending.again(trio.current_time(), connection.node_id)
+            self._wake()
+        if connection.node_id not in self._near:
+            self.changed(connection.node_id)
+
+    def _went(self, connection: Connection) -> None:
+        if connection.ending is not Ending.UNWANTED and connection.node_id in self._near:
+            self._lost[connection.node_id] = None
+
+    def _is_near(self, node_id: NodeId) -> bool:
+        if len(self._near) < self.replication + MARGIN:
+            return True
+        return distance(node_id, self._own_id) <= distance(self._near[-1], self._own_id)
+
+    def _is_empty(self, prefix: Prefix) -> bool:
+        return self._replica.tree.fingerprint(prefix) == EMPTY
+
+    def _soon(self) -> float:
+        return trio.current_time() + self._env.rng.uniform(*SOON[0])
+
+    def _wake(self) -> None:
+        self._sleep.deadline = -math.inf

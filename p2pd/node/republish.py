@@ -1,0 +1,138 @@
+"""Looks after the records that nobody is seen to tend, and drops those that belong elsewhere.
+
+A record that is not this node's any more stays until each of the nodes that it belongs to
+was seen to have it. One that is, but that no comparison showed to be the same elsewhere for
+`republish_interval`, is looked up and given to whom it belongs (Kademlia, section 2.5); those
+who got it have seen a comparison then, and do not do it again.
+"""
+
+import random
+from itertools import islice
+
+import trio
+
+from p2pd.config import DhtConfig
+from p2pd.core.closest_sets import foreign_prefixes, outside
+from p2pd.core.confirmations import Confirmations
+from p2pd.core.merkle import EMPTY, Prefix
+from p2pd.errors import P2PError, PeerError
+from p2pd.ids import ID_BITS, Key, NodeId, distance, distance_bits
+from p2pd.node.env import Env
+from p2pd.node.reconciler import Reconciler
+from p2pd.node.repair import Repair
+from p2pd.node.replica import Replica
+from p2pd.node.routes import Routes
+from p2pd.wire.messages import FindNode
+
+# Lookups in one round, of which there is one in each `repair_interval`.
+MAX_LOOKUPS = 32
+# Keys that one lookup can stand for at most.
+MAX_KEYS = 1024
+# What is tended is looked up after so many times the time in which tenders come round.
+PATIENCE = 2.0
+
+
+class Republisher:
+    """Works in rounds, until `run` is cancelled."""
+
+    def __init__(
+        self,
+        env: Env,
+        config: DhtConfig,
+        routes: Routes,
+        replica: Replica,
+        reconciler: Reconciler,
+        confirmations: Confirmations,
+        repair: Repair,
+    ) -> None:
+        self._rng: random.Random = env.rng
+        self._own_id = env.identity.node_id
+        self._config = config
+        self._routes = routes
+        self._replica = replica
+        self._reconciler = reconciler
+        self._confirmations = confirmations
+        self._repair = repair
+
+    async def run(self) -> None:
+        """Make a round once in each `repair_interval`, until cancelled."""
+        await self._replica.loaded.wait()
+        while True:
+            await trio.sleep(self._config.repair_interval * self._rng.uniform(0.75, 1.25))
+            await self.round()
+
+    async def round(self) -> None:
+        """Bring some of what nobody tends to where it belongs."""
+        for prefix in self._untended():
+            if self._is_empty(prefix):
+                continue
+            try:
+                await self._bring_home(prefix)
+            except P2PError:
+                # It stays, and its turn comes again.
+                continue
+
+    def _untended(self) -> list[Prefix]:
+        """Return some of the prefixes that are not this node's, or were not confirmed lately.
+
+        In a network with no more nodes than replicas there are none: all is everybody's, and
+        everybody compares with all others.
+        """
+        nodes = self._repair.alive()
+        if len(nodes) < self._repair.replication or not len(self._replica.tree):
+            return []
+        now = trio.current_time()
+        patience = max(self._config.republish_interval, PATIENCE * self._repair.tending.turn())
+        foreign = foreign_prefixes(
+            self._own_id, nodes, self._repair.replication, but_for=self._is_empty
+        )
+        seen = [*self._confirmations.since(now - patience), *foreign]
+        unseen = outside(seen, but_for=self._is_empty)
+        chosen = [*foreign, *unseen]
+        return self._rng.sample(chosen, min(len(chosen), MAX_LOOKUPS))
+
+    async def _bring_home(self, prefix: Prefix) -> None:
+        """Give keys of a prefix to the nodes they belong to; drop them if that is not this one.
+
+        Raises what `Reconciler.reconcile` raises: then nothing is dropped.
+        """
+        some = list(islice(self._replica.tree.entries(prefix), MAX_KEYS))
+        key = Key(self._rng.choice(some)[0])
+        route = await self._routes.look_up(key, FindNode(key))
+        found = [*(each.node_id for each in route.closest), self._own_id]
+        found.sort(key=lambda each: distance(each, key))
+        home = found[: self._repair.replication]
+        if len(home) < self._repair.replication:
+            raise PeerError("too few nodes were found to tell whose it is")
+        around = _around(key, found, len(home), prefix)
+        held = {Key(each): digest for each, digest in self._replica.tree.entries(around)}
+        for node in home:
+            if node != self._own_id:
+                await self._make_sure(node, around)
+        if self._own_id in home:
+            self._confirmations.note(around, trio.current_time())
+        else:
+            await self._replica.drop(held)
+
+    async def _make_sure(self, node: NodeId, prefix: Prefix) -> None:
+        for _ in range(2):
+            outcome = await self._reconciler.reconcile(node, [prefix], take=False)
+            if outcome.same:
+                return
+        raise PeerError(f"{node.hex()[:12]} does not keep what it was given")
+
+    def _is_empty(self, prefix: Prefix) -> bool:
+        return self._replica.tree.fingerprint(prefix) == EMPTY
+
+
+def _around(key: Key, found: list[NodeId], count: int, prefix: Prefix) -> Prefix:
+    """Return the prefix of the keys around one that have the same `count` closest nodes.
+
+    That are those that no node found tells apart, nor the last one that is in from the first
+    that is not.
+    """
+    bits = max(ID_BITS - distance_bits(key, each) for each in found) + 1
+    if len(found) > count:
+        bits = max(bits, ID_BITS - distance_bits(found[count - 1], found[count]) + 1)
+    bits = min(max(bits, prefix.bits), ID_BITS)
+    return Prefix(bits, int.from_bytes(key) >> ID_BITS - bits)
