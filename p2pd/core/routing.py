@@ -6,7 +6,6 @@ cache. A contact leaves only when it fails and somebody waits for its place, so 
 outage empties no table.
 """
 
-import heapq
 import random
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -121,35 +120,6 @@ class RoutingTable:
         """
         closest_first = sorted(self, key=lambda contact: distance(contact.node_id, target))
         return list(islice((each for each in closest_first if not but_for(each.node_id)), count))
-
-    def known_closest(
-        self, target: bytes, count: int, *, but_for: Callable[[NodeId], bool] = lambda _: False
-    ) -> list[NodeId] | None:
-        """Return the closest `count` nodes there are, `own_id` among them; None if unknown.
-
-        What is in a bucket that is not full is all there is in its range, as far as anybody
-        told. Where all nodes are fewer than `count`, all are returned. Failing ones are left
-        out, and those for whom `but_for` holds.
-        """
-        bits = distance_bits(self._own_id, target)
-        # In the range of the target, then in those nearer to this node, then ever further off.
-        ranges = [[bits], [*range(1, bits)], *([each] for each in range(bits + 1, 257))]
-        found: list[NodeId] = []
-        for index, group in enumerate(ranges):
-            buckets = [self._buckets[each] for each in group if each in self._buckets]
-            if any(len(bucket.contacts) >= self._k for bucket in buckets):
-                return None
-            found += [
-                contact.node_id
-                for bucket in buckets
-                for contact in bucket.contacts.values()
-                if contact.failures < MAX_FAILURES and not but_for(contact.node_id)
-            ]
-            if index == 1:
-                found.append(self._own_id)
-            if len(found) >= count:
-                break
-        return sorted(found, key=lambda node_id: distance(node_id, target))[:count]
 
     def _replace_failing(self, bucket: _Bucket) -> None:
         failing = [each for each in bucket.contacts.values() if each.failures >= MAX_FAILURES]

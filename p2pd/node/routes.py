@@ -10,7 +10,7 @@ from p2pd.core.lookup import Candidate, Lookup
 from p2pd.core.round_trips import RoundTrips
 from p2pd.core.routing import MAX_FAILURES, Contact, RoutingTable
 from p2pd.errors import Busy, DialFailed, P2PError
-from p2pd.ids import NodeId
+from p2pd.ids import NodeId, distance
 from p2pd.node.connection import Connection
 from p2pd.node.dialer import Dialer
 from p2pd.node.dispatch import Call, Dispatch
@@ -78,6 +78,7 @@ class Routes:
         self.table = RoutingTable(self._own_id, config.k, trio.current_time())
         self._round_trips = RoundTrips()
         self._joined = trio.Event()
+        self._has_joined = False
         dispatch.add(FindNode, self._answer)
         roster.on_connected.append(self._heard_from)
 
@@ -90,6 +91,7 @@ class Routes:
         await self.look_up(self._own_id, FindNode(self._own_id), k=JOIN_WIDTH)
         if len(self._roster.registry) <= FEW:
             await self.look_up(self._own_id, FindNode(self._own_id))
+        self._has_joined = True
         rng = self._env.rng
         while True:
             await trio.sleep(_REFRESH_CHECK * rng.uniform(0.5, 1.5))
@@ -103,11 +105,19 @@ class Routes:
             self.table.failed(node_id)
 
     def known_closest(self, target: bytes, count: int) -> list[NodeId] | None:
-        """Return who is closest, this node among them, if no lookup is needed to know that."""
-        # In larger networks a bucket with room left may still lack most of its range.
-        if len(self._roster.registry) > FEW:
+        """Return who is closest, this node among them, if no lookup is needed to know that.
+
+        That is so in a small network, once every peer that anybody told of has been a contact
+        or could not be reached.
+        """
+        registry = self._roster.registry
+        if not self._has_joined or len(registry) > FEW:
             return None
-        return self.table.known_closest(target, count, but_for=self._is_dead)
+        there = [contact.node_id for contact in self.table if not self._is_dead(contact.node_id)]
+        untried = (each for each in registry if not (each.dead or each.fail_count))
+        if any(each.node_id is not None and each.node_id not in there for each in untried):
+            return None
+        return sorted([*there, self._own_id], key=lambda each: distance(each, target))[:count]
 
     def closest_records(self, target: bytes, exclude: NodeId) -> tuple[Signed, ...]:
         """Return the signed records of the closest known nodes, for an answer."""

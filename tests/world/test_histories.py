@@ -73,7 +73,7 @@ def test_a_replica_that_acknowledges_before_the_disk_is_found(
     async def hasty(self: Replica, batch: list[replica._Write]) -> None:
         for each in batch:
             self._settle(each, None)
-            each.call = None
+            each.reply = None
         await sound(self, batch)
 
     monkeypatch.setattr(Replica, "_commit", hasty)
