@@ -208,6 +208,7 @@ class Repair:
         self._near = self.alive()[: self.replication + MARGIN]
         self.tending.survey(self._near, now, all_known=self._all_known)
         self._all_known = False
+        self._wake()
 
     def _begin(self) -> None:
         """With the first record: its writer gave it to those who are there now.

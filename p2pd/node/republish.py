@@ -7,6 +7,7 @@ who got it have seen a comparison then, and do not do it again.
 """
 
 import random
+from contextlib import suppress
 from itertools import islice
 
 import trio
@@ -26,8 +27,8 @@ from p2pd.wire.messages import FindNode
 
 # Lookups in one round, of which there is one in each `repair_interval`.
 MAX_LOOKUPS = 32
-# Keys that one lookup can stand for at most.
-MAX_KEYS = 1024
+# A key is taken at random from so many.
+AMONG = 1024
 # What is tended is looked up after so many times the time in which tenders come round.
 PATIENCE = 2.0
 
@@ -63,14 +64,17 @@ class Republisher:
 
     async def round(self) -> None:
         """Bring some of what nobody tends to where it belongs."""
-        for prefix in self._untended():
+        ahead = self._untended()
+        for _ in range(MAX_LOOKUPS):
+            if not ahead:
+                return
+            prefix = ahead.pop(self._rng.randrange(len(ahead)))
             if self._is_empty(prefix):
                 continue
-            try:
-                await self._bring_home(prefix)
-            except P2PError:
-                # It stays, and its turn comes again.
-                continue
+            # Where that fails, all under the prefix stays, and its turn comes again.
+            with suppress(P2PError):
+                around = await self._bring_home(prefix)
+                ahead += _rest(prefix, around)
 
     def _untended(self) -> list[Prefix]:
         """Return some of the prefixes that are not this node's, or were not confirmed lately.
@@ -88,19 +92,17 @@ class Republisher:
         )
         seen = [*self._confirmations.since(now - patience), *foreign]
         unseen = outside(seen, but_for=self._is_empty)
-        chosen = [*foreign, *unseen]
-        return self._rng.sample(chosen, min(len(chosen), MAX_LOOKUPS))
+        return [*foreign, *unseen]
 
-    async def _bring_home(self, prefix: Prefix) -> None:
+    async def _bring_home(self, prefix: Prefix) -> Prefix:
         """Give keys of a prefix to the nodes they belong to; drop them if that is not this one.
 
-        Raises what `Reconciler.reconcile` raises: then nothing is dropped.
+        Returns under which part of the prefix. Raises what `Reconciler.reconcile` raises: then
+        nothing is dropped.
         """
-        some = list(islice(self._replica.tree.entries(prefix), MAX_KEYS))
+        some = list(islice(self._replica.tree.entries(prefix), AMONG))
         key = Key(self._rng.choice(some)[0])
-        route = await self._routes.look_up(key, FindNode(key))
-        found = [*(each.node_id for each in route.closest), self._own_id]
-        found.sort(key=lambda each: distance(each, key))
+        found = await self._closest(key)
         home = found[: self._repair.replication]
         if len(home) < self._repair.replication:
             raise PeerError("too few nodes were found to tell whose it is")
@@ -113,6 +115,16 @@ class Republisher:
             self._confirmations.note(around, trio.current_time())
         else:
             await self._replica.drop(held)
+        return around
+
+    async def _closest(self, key: Key) -> list[NodeId]:
+        """Return the nodes closest to a key, this one among them, and one more if there is."""
+        known = self._routes.known_closest(key, self._repair.replication + 1)
+        if known is not None:
+            return known
+        route = await self._routes.look_up(key, FindNode(key))
+        found = [*(each.node_id for each in route.closest), self._own_id]
+        return sorted(found, key=lambda each: distance(each, key))
 
     async def _make_sure(self, node: NodeId, prefix: Prefix) -> None:
         for _ in range(2):
@@ -136,3 +148,11 @@ def _around(key: Key, found: list[NodeId], count: int, prefix: Prefix) -> Prefix
         bits = max(bits, ID_BITS - distance_bits(found[count - 1], found[count]) + 1)
     bits = min(max(bits, prefix.bits), ID_BITS)
     return Prefix(bits, int.from_bytes(key) >> ID_BITS - bits)
+
+
+def _rest(prefix: Prefix, part: Prefix) -> list[Prefix]:
+    """Return the prefixes of all keys under a prefix that are not under a part of it."""
+    return [
+        Prefix(bits, part.path >> part.bits - bits ^ 1)
+        for bits in range(prefix.bits + 1, part.bits + 1)
+    ]

@@ -35,6 +35,11 @@ from p2pd.wire.messages import (
     Compare,
     Compared,
     Difference,
+    Fetch,
+    Fetched,
+    Give,
+    Given,
+    Signed,
     Subtree,
 )
 
@@ -247,6 +252,37 @@ def test_ten_differences_among_a_hundred_thousand_cost_little(
     )
     assert bill.questions == 1
     assert bill.sent + bill.received < 50
+
+
+def test_two_replicas_that_differ_in_ten_of_a_hundred_thousand_agree_for_little(
+    many: dict[bytes, list[bytes]],
+) -> None:
+    here, there = Tree(many), Tree(many)
+    chosen = random.Random(8).sample(sorted(many), 10)
+    for key in chosen[:5]:
+        here.remove(key)
+    for key in chosen[5:]:
+        there.remove(key)
+    bill = Bill()
+    rng = random.Random(8)
+    # Until a comparison has nothing left to do.
+    while True:
+        comparison = Comparison(here, [EVERYTHING], rng)
+        asked = carry_out(comparison, lambda question: compare(there, question))
+        bill.sent, bill.received = bill.sent + asked.sent, bill.received + asked.received
+        if not comparison.only_here and not comparison.only_there:
+            break
+        versions = tuple(Signed(rng.randbytes(400), bytes(64)) for _ in range(5))
+        bill.sent += len(codec.encode(Fetch(tuple(comparison.only_there))))
+        bill.received += len(codec.encode(Fetched(5, versions)))
+        bill.sent += len(codec.encode(Give(versions)))
+        bill.received += len(codec.encode(Given(5)))
+        for tree, keys in ((here, comparison.only_there), (there, comparison.only_here)):
+            for key in keys:
+                tree.put(key, many[key])
+    print(bill)
+    assert here.fingerprint() == there.fingerprint()
+    assert bill.sent + bill.received < 20_000
 
 
 def test_one_who_has_nothing_learns_of_all_in_messages_that_are_full(

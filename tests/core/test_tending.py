@@ -1,0 +1,202 @@
+"""Who compares with whom, and when: every other replica, soon where something changed."""
+
+import hashlib
+import random
+from collections import Counter
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from p2pd.core.merkle import EVERYTHING, Prefix
+from p2pd.core.tending import DISPLACED, MOST_FAILURES, SMALL, SOON, TENDERS, Tending, Visit
+from p2pd.ids import distance
+
+INTERVAL = 600.0
+
+
+def sha256(number: int) -> bytes:
+    return hashlib.sha256(number.to_bytes(8)).digest()
+
+
+def ordered(node: bytes, nodes: list[bytes]) -> list[bytes]:
+    return sorted((each for each in nodes if each != node), key=lambda each: distance(each, node))
+
+
+def tending(own_id: bytes, replication: int = 20) -> Tending:
+    rng = random.Random(1)
+    return Tending(own_id, replication=replication, interval=INTERVAL, rng=rng)
+
+
+def made_until(machine: Tending, until: float) -> list[tuple[float, Visit]]:
+    """Make all visits that fall due, each at its time, and return them."""
+    made: list[tuple[float, Visit]] = []
+    while (now := machine.next_due()) <= until:
+        while (visit := machine.take(now)) is not None:
+            made.append((now, visit))
+            machine.made(visit, now, learned=False, gave=False)
+    return made
+
+
+def holds(visit: Visit, key: bytes) -> bool:
+    return any(each.holds(key) for each in visit.prefixes)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 60), st.integers(1, 25), st.integers(0, 10_000))
+def test_each_key_has_its_tenders_who_visit_all_its_replicas(
+    count: int, replication: int, number: int
+) -> None:
+    # No two have more than five bits in common, so that no prefix is left uncut.
+    nodes = [bytes([each << 2]) + sha256(each)[1:] for each in range(count)]
+    key = sha256(1000 + number)
+    closest = ordered(key, nodes)
+    replicas = closest[:replication]
+    for node in nodes:
+        machine = tending(node, replication)
+        machine.survey(ordered(node, nodes), 0.0, all_known=False)
+        visits = [visit for _, visit in made_until(machine, 100.0)]
+        ranks = [visit.rank for visit in visits if holds(visit, key)]
+        visited = sorted(visit.peer for visit in visits if holds(visit, key))
+        if node in replicas[:TENDERS]:
+            assert visited == sorted(each for each in replicas if each != node)
+            assert set(ranks) <= {closest.index(node)}
+        else:
+            assert visited == []
+
+
+def test_the_second_closest_waits_for_the_first() -> None:
+    nodes = [sha256(each) for each in range(10)]
+    machine = tending(nodes[0])
+    machine.survey(ordered(nodes[0], nodes), 50.0, all_known=False)
+    made = made_until(machine, 100.0)
+    assert {visit.rank for _, visit in made} == {0, 1}
+    for at, visit in made:
+        earliest, latest = SOON[visit.rank]
+        assert 50.0 + earliest <= at <= 50.0 + latest
+
+
+def test_what_is_known_is_compared_in_turn() -> None:
+    nodes = [sha256(each) for each in range(SMALL)]
+    machine = tending(nodes[0])
+    machine.survey(ordered(nodes[0], nodes), 0.0, all_known=True)
+    assert made_until(machine, 0.7 * INTERVAL) == []
+    visits = [visit for _, visit in made_until(machine, 2.3 * INTERVAL)]
+    assert len({id(visit) for visit in visits}) == len(machine)
+
+
+def test_in_a_large_network_the_turn_comes_more_seldom() -> None:
+    nodes = [sha256(each) for each in range(2000)]
+    shares = []
+    for own_id in nodes[:20]:
+        machine = tending(own_id)
+        machine.survey(ordered(own_id, nodes)[:28], 0.0, all_known=True)
+        made = made_until(machine, 10 * INTERVAL)
+        shares.append(len(made) / 10)
+        peers = [visit.peer for _, visit in made]
+        assert max(map(peers.count, peers)) <= 2
+    # All together make as many visits as 32 nodes with 20 replicas each would.
+    assert sum(shares) / len(shares) * 2000 < 3 * SMALL * TENDERS * 20
+
+
+def test_only_what_is_new_is_due_after_a_change() -> None:
+    nodes = [sha256(each) for each in range(60)]
+    near = ordered(nodes[0], nodes)
+    machine = tending(nodes[0], 5)
+    machine.survey(near, 0.0, all_known=True)
+    machine.survey(near, 1.0, all_known=False)
+    assert made_until(machine, 100.0) == []
+    # The farthest of the replicas dies, and the next one becomes one.
+    machine.survey([each for each in near if each != near[3]], 101.0, all_known=False)
+    visits = [visit for _, visit in made_until(machine, 200.0)]
+    assert visits
+    assert near[2] not in {visit.peer for visit in visits if visit.rank == 0}
+
+
+def test_the_death_of_the_closest_makes_the_second_tend_its_keys() -> None:
+    nodes = [sha256(each) for each in range(60)]
+    own_id = nodes[0]
+    near = ordered(own_id, nodes)
+    machine = tending(own_id, 5)
+    machine.survey(near, 0.0, all_known=True)
+    dead = near[0]
+    machine.survey(near[1:], 1.0, all_known=False)
+    visits = [visit for _, visit in made_until(machine, 100.0) if visit.rank == 0]
+    replicas = ordered(dead, [each for each in nodes if each != dead])[:5]
+    assert own_id in replicas
+    if replicas[0] == own_id:
+        assert {visit.peer for visit in visits if holds(visit, dead)} == set(replicas[1:])
+
+
+def test_whom_newcomers_displace_brings_them_what_they_have_to_tend() -> None:
+    nodes = [sha256(each) for each in range(30)]
+    own_id = nodes[0]
+    alone = tending(own_id, 5)
+    alone.survey([], 0.0, all_known=False)
+    assert alone.prefixes == [EVERYTHING]
+    alone.survey(ordered(own_id, nodes), 1.0, all_known=False)
+    brought = [visit for _, visit in made_until(alone, 100.0) if visit.rank == DISPLACED]
+    for number in range(200):
+        key = sha256(1000 + number)
+        tenders = ordered(key, nodes)[:TENDERS]
+        if own_id not in tenders:
+            assert {visit.peer for visit in brought if holds(visit, key)} == set(tenders)
+    assert [visit for _, visit in made_until(alone, 3 * INTERVAL) if visit.rank == DISPLACED] == []
+
+
+def test_what_was_learned_makes_all_due_again() -> None:
+    nodes = [sha256(each) for each in range(10)]
+    machine = tending(nodes[0])
+    machine.survey(ordered(nodes[0], nodes), 0.0, all_known=False)
+    made_until(machine, 100.0)
+    for learned, gave in ((True, False), (False, True)):
+        machine.again(100.0, nodes[1])
+        visit = machine.take(200.0)
+        assert visit is not None
+        assert visit.peer == nodes[1]
+        machine.made(visit, 200.0, learned=learned, gave=gave)
+        assert len(made_until(machine, 300.0)) == len(machine)
+
+
+def test_a_visit_is_not_made_twice_at_once_and_a_failed_one_is_repeated() -> None:
+    nodes = [sha256(each) for each in range(2)]
+    machine = tending(nodes[0])
+    machine.survey([nodes[1]], 0.0, all_known=False)
+    taken = [machine.take(100.0) for _ in range(3)]
+    assert [visit is not None for visit in taken] == [True, True, False]
+    assert machine.next_due() > 100.0
+    pauses = []
+    now = 100.0
+    visit = taken[0]
+    for _ in range(12):
+        assert visit is not None
+        machine.failed(visit, now)
+        due = visit.due
+        pauses.append(due - now)
+        now = due
+        visit = machine.take(now)
+    assert pauses[0] < 20.0
+    assert pauses[0] < pauses[3] < pauses[5] <= 1.25 * INTERVAL
+    assert max(pauses) <= 1.25 * INTERVAL
+
+
+def test_a_newcomer_that_can_not_be_reached_is_given_up() -> None:
+    nodes = [sha256(each) for each in range(30)]
+    machine = tending(nodes[0], 5)
+    machine.survey([], 0.0, all_known=False)
+    machine.survey(ordered(nodes[0], nodes), 1.0, all_known=False)
+    tries: Counter[bytes] = Counter()
+    while (now := machine.next_due()) < 3 * INTERVAL:
+        while (visit := machine.take(now)) is not None:
+            if visit.rank == DISPLACED:
+                tries[visit.peer] += 1
+                machine.failed(visit, now)
+            else:
+                machine.made(visit, now, learned=False, gave=False)
+    assert set(tries.values()) == {MOST_FAILURES + 1}
+
+
+def test_nobody_else_is_nothing_to_do() -> None:
+    machine = tending(sha256(0))
+    machine.survey([], 0.0, all_known=False)
+    assert made_until(machine, 10 * INTERVAL) == []
+    assert machine.prefixes == [Prefix()]

@@ -1,0 +1,384 @@
+"""Replicas that compare, give and fetch, among few nodes and with scripted peers."""
+
+import hashlib
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from p2pd.core.merkle import EMPTY, EVERYTHING, Tree, compare
+from p2pd.errors import BadMessage, NotFound, P2PError, PeerError, StoreError
+from p2pd.ids import Key, NodeId
+from p2pd.net.faults import Cut
+from p2pd.node.reconciler import BATCH_BYTES, BYTES_AT_ONCE, BYTES_PER_SECOND
+from p2pd.node.replica import PURGE_INTERVAL
+from p2pd.simulation.checks import closest
+from p2pd.simulation.world import SimNode, World, open_world
+from p2pd.store.memory import MemoryStore
+from p2pd.wire.messages import (
+    MAX_KEYS,
+    Compare,
+    Compared,
+    Difference,
+    Failed,
+    Fetch,
+    Fetched,
+    Give,
+    Given,
+    Message,
+    Signed,
+    Subtree,
+)
+from tests.node.scripted import ScriptedPeer, assert_unharmed, now_ms
+from tests.node.test_dht import network, record
+
+WHAT_IS_THERE = Compare((Subtree(b"", 0, EMPTY),))
+
+
+def tree(node: SimNode) -> Tree:
+    return node.services.replica.tree
+
+
+def holders(world: World, name: str) -> list[SimNode]:
+    return [node for node in world.living() if Key.of(name) in tree(node)]
+
+
+def all_at_home(world: World, names: list[str], replication: int) -> bool:
+    return all(
+        Key.of(name) in tree(node)
+        for name in names
+        for node in closest(world, Key.of(name), replication)
+    )
+
+
+async def put_all(nodes: list[SimNode], names: list[str]) -> None:
+    for number, name in enumerate(names):
+        await nodes[number % len(nodes)].node.put(name, name.encode())
+
+
+async def test_the_tree_is_of_what_is_stored_also_after_a_restart(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a, b, _ = await network(world, 3)
+        await put_all([a, b], [f"k{number}" for number in range(50)])
+        await a.node.put("k1", b"other")
+        await b.node.delete("k2")
+        before = tree(a).fingerprint()
+        assert len(tree(a)) == 50
+        assert before == tree(b).fingerprint() != EMPTY
+        await world.stop(a)
+        await world.start(a.name)
+        await a.services.replica.loaded.wait()
+        assert tree(a).fingerprint() == before
+
+
+async def test_what_expires_leaves_all_trees_at_the_same_moment(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        nodes = await network(world, 3)
+        for number in range(20):
+            await nodes[0].node.put(f"k{number}", b"v", ttl=20.0 * (number + 1))
+        await nodes[1].node.put("replaced", b"v")
+        await nodes[1].node.put("replaced", b"w", ttl=1.0)
+        for moment in range(60):
+            await trio.sleep(PURGE_INTERVAL / 30 + 0.3)
+            prints = {tree(node).fingerprint() for node in nodes}
+            assert len(prints) == 1, moment
+        # What replaced something is kept, so that nobody brings back what was there.
+        assert [len(tree(node)) for node in nodes] == [1, 1, 1]
+        with pytest.raises(NotFound):
+            await nodes[2].node.get("replaced")
+        assert [node.node.snapshot().store.records for node in nodes] == [1, 1, 1]
+
+
+async def test_a_newcomer_takes_over_and_a_node_that_was_away_catches_up(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a, b = await network(world, 2)
+        names = [f"k{number}" for number in range(100)]
+        await put_all([a, b], names)
+        c = await world.start("c", lan=None, bootstrap=[a])
+        await world.until(lambda: len(tree(c)) == len(names), within=10)
+        await world.stop(c)
+        await a.node.delete("k1")
+        await a.node.put("k2", b"changed")
+        await a.node.put("new", b"v")
+        await world.start("c")
+        await world.until(lambda: tree(c).fingerprint() == tree(a).fingerprint(), within=10)
+        await world.crash(a)
+        await world.crash(b)
+        await trio.sleep(30)
+        assert (await c.node.get("k2", consistency="one")).winner.value == b"changed"
+        assert (await c.node.get("new", consistency="one")).winner.value == b"v"
+        with pytest.raises(NotFound):
+            await c.node.get("k1", consistency="one")
+
+
+async def test_what_was_written_on_both_sides_of_a_cut_is_on_both_afterwards(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(2) as world:
+        nodes = await network(world, 6)
+        hosts = [node.network.host for node in nodes]
+        cut = Cut(frozenset(hosts[:3]), frozenset(hosts[3:]))
+        world.network.medium.cut(cut)
+        await trio.sleep(60)
+        for node in (nodes[0], nodes[5]):
+            await node.node.put("both", node.name.encode())
+        await nodes[1].node.put("one side", b"v")
+        world.network.medium.heal(cut)
+        await world.until(
+            lambda: len({tree(node).fingerprint() for node in nodes}) == 1, within=120
+        )
+        for node in nodes:
+            assert len((await node.node.get("both", consistency="one")).siblings) == 1
+            assert (await node.node.get("one side", consistency="one")).winner.value == b"v"
+
+
+async def test_who_leaves_hands_over(autojump_clock: MockClock) -> None:
+    async with open_world(3) as world:
+        nodes = await network(world, 10, dht__replication=3)
+        names = [f"k{number}" for number in range(60)]
+        await put_all(nodes, names)
+        await trio.sleep(120)
+        assert all_at_home(world, names, 3)
+        for node in nodes[:6]:
+            began = trio.current_time()
+            await world.stop(node)
+            assert trio.current_time() - began < 5
+            # At once, before any of those who stay could have noticed.
+            assert all_at_home(world, names, 3)
+            await trio.sleep(60)
+        assert_unharmed(*nodes[6:])
+
+
+async def test_what_belongs_elsewhere_is_dropped_once_it_is_there(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(4) as world:
+        settings: dict[str, Any] = {"dht__replication": 3, "dht__repair_interval": 60.0}
+        first = await network(world, 3, **settings)
+        names = [f"k{number}" for number in range(40)]
+        await put_all(first, names)
+        for number in range(7):
+            await world.start(f"m{number}", lan=None, bootstrap=[first[0]], **settings)
+        await world.until(lambda: all_at_home(world, names, 3), within=60)
+        gone = await world.until(
+            lambda: all(len(holders(world, name)) == 3 for name in names), within=600
+        )
+        print(f"dropped after {gone:.0f} s")
+        assert all_at_home(world, names, 3)
+        assert_unharmed(*world.living())
+
+
+async def test_nothing_is_dropped_while_one_of_its_replicas_lacks_it(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(5) as world:
+        settings: dict[str, Any] = {"dht__replication": 3, "dht__repair_interval": 60.0}
+        nodes = await network(world, 10, **settings)
+        key = Key.of("k")
+        *home, elsewhere = [*closest(world, key, 3), closest(world, key, 10)[9]]
+
+        async def refuse(*_: object) -> None:
+            raise StoreError("full")
+
+        home[2].store.apply = refuse  # type: ignore[assignment, method-assign]
+        writer = ScriptedPeer(world)
+        await elsewhere.services.replica.write(record(writer, "k", b"v"))
+        await trio.sleep(600)
+        assert Key.of("k") in tree(elsewhere)
+        assert [Key.of("k") in tree(node) for node in home] == [True, True, False]
+        del home[2].store.apply
+        await world.until(lambda: holders(world, "k") == sorted_like(nodes, home), within=600)
+
+
+def sorted_like(nodes: list[SimNode], some: list[SimNode]) -> list[SimNode]:
+    return [node for node in nodes if node in some]
+
+
+async def test_equal_replicas_are_left_in_peace(autojump_clock: MockClock) -> None:
+    async with open_world(6) as world:
+        nodes = await network(world, 5)
+        await put_all(nodes, [f"k{number}" for number in range(500)])
+        await trio.sleep(100)
+        peer = ScriptedPeer(world)
+        line = await peer.connect(nodes[0])
+        whole = Compare((Subtree(b"", 0, tree(nodes[1]).fingerprint()),))
+        assert await line.ask(whole) == Compared(())
+
+
+async def test_questions_are_answered_in_bounded_batches(autojump_clock: MockClock) -> None:
+    async with open_world(7) as world:
+        a = await world.start("a", lan=None)
+        peer = ScriptedPeer(world)
+        line = await peer.connect(a)
+        records = [record(peer, f"k{number}", bytes(20_000)) for number in range(30)]
+        forged = Signed(records[0].body, bytes(64))
+        assert await line.ask(Give((*records[:15], forged))) == Given(15)
+        assert await line.ask(Give(tuple(records[10:]))) == Given(20)
+        assert await line.ask(Give((forged,))) == Given(0)
+        keys = tuple(Key.of(f"k{number}") for number in range(30))
+        place = 0
+        fetched: list[Signed] = []
+        while place < len(keys):
+            answer = await line.ask(Fetch(keys[place:]))
+            assert isinstance(answer, Fetched)
+            assert sum(len(each.body) for each in answer.versions) <= BATCH_BYTES
+            fetched += answer.versions
+            place += answer.keys
+        assert fetched == records
+        nothing = tuple(hashlib.sha256(bytes([number])).digest() for number in range(MAX_KEYS))
+        assert await line.ask(Fetch(nothing)) == Fetched(MAX_KEYS, ())
+        bad_path = Compare((Subtree(b"\x01", 4, EMPTY),))
+        assert isinstance(await line.ask(bad_path), Failed)
+        assert_unharmed(a)
+
+
+async def test_nobody_makes_a_node_send_more_than_its_budget(autojump_clock: MockClock) -> None:
+    async with open_world(8) as world:
+        a = await world.start("a", lan=None)
+        peer = ScriptedPeer(world)
+        line = await peer.connect(a)
+        for number in range(10):
+            await line.ask(Give((record(peer, f"k{number}", bytes(60_000)),)))
+        key = Key.of("k1")
+        began, count = trio.current_time(), 200
+        for _ in range(count):
+            assert isinstance(await line.ask(Fetch((key,))), Fetched)
+        sent = count * 60_000
+        assert trio.current_time() - began >= (sent - BYTES_AT_ONCE) / BYTES_PER_SECOND - 0.5
+
+
+async def with_liar(world: World, answer: Callable[[Message], Message]) -> tuple[SimNode, NodeId]:
+    """Start a node with a few records, and a peer that answers its questions so."""
+    a = await world.start("a", lan=None)
+    liar = ScriptedPeer(world, listens=True)
+    await world._nursery.start(liar.listen, lambda line: line.serve(answer))
+    await a.node.connect(str(liar.address))
+    return a, liar.identity.node_id
+
+
+async def test_what_was_not_asked_for_is_not_taken(autojump_clock: MockClock) -> None:
+    async with open_world(9) as world:
+        writer = ScriptedPeer(world, host="10.9.0.2")
+        wanted, other = Key.of("wanted"), record(writer, "other", b"v")
+
+        def answer(question: Message, versions: tuple[Signed, ...] = (other,)) -> Message:
+            if isinstance(question, Compare):
+                return Compared((Difference(0, b"", wanted + bytes(16)),))
+            return Fetched(1, versions)
+
+        a, liar = await with_liar(world, answer)
+        with pytest.raises(BadMessage):
+            await a.services.reconciler.reconcile(liar, [EVERYTHING])
+        assert len(tree(a)) == 0
+        assert_unharmed(a)
+
+
+async def test_a_liar_is_asked_a_bounded_number_of_questions(autojump_clock: MockClock) -> None:
+    async with open_world(10) as world:
+        asked: list[type] = []
+
+        def answer(question: Message) -> Message:
+            asked.append(type(question))
+            if isinstance(question, Compare):
+                children = b"".join(bytes([number]) * 16 for number in range(1, 17))
+                many = (Difference(index, children, b"") for index in range(len(question.subtrees)))
+                return Compared(tuple(many))
+            return Fetched(1, ())
+
+        a, liar = await with_liar(world, answer)
+        await a.services.reconciler.reconcile(liar, [EVERYTHING])
+        assert asked.count(Compare) <= 64
+        assert_unharmed(a)
+
+
+@pytest.mark.parametrize(
+    "reply", [Failed("busy", "later"), Given(3), Fetched(2, ()), Compared(())], ids=repr
+)
+async def test_an_answer_that_is_none_ends_the_comparison(
+    autojump_clock: MockClock, reply: Message
+) -> None:
+    async with open_world(11) as world:
+
+        def answer(question: Message) -> Message:
+            if isinstance(question, Compare) and not isinstance(reply, Failed | Compared):
+                return Compared((Difference(0, b"", Key.of("k") + bytes(16)),))
+            return reply
+
+        a, liar = await with_liar(world, answer)
+        if isinstance(reply, Compared):
+            outcome = await a.services.reconciler.reconcile(liar, [EVERYTHING])
+            assert (outcome.learned, outcome.given, outcome.same) == (0, 0, True)
+        else:
+            with pytest.raises((PeerError, BadMessage)):
+                await a.services.reconciler.reconcile(liar, [EVERYTHING])
+
+
+async def test_a_silent_peer_costs_a_timeout(autojump_clock: MockClock) -> None:
+    async with open_world(12) as world:
+        a = await world.start("a", lan=None)
+        silent = ScriptedPeer(world, listens=True)
+        await world._nursery.start(silent.listen, lambda line: line.serve(lambda _: None))
+        await a.node.connect(str(silent.address))
+        began = trio.current_time()
+        with pytest.raises(P2PError):
+            await a.services.reconciler.reconcile(silent.identity.node_id, [EVERYTHING])
+        assert trio.current_time() - began < 15
+
+
+class Closing(MemoryStore):
+    """A disk that can be made to refuse to read."""
+
+    closed = False
+
+    async def get(self, table: Any, key: bytes) -> bytes | None:
+        if self.closed:
+            raise StoreError("closed")
+        return await super().get(table, key)
+
+
+async def test_what_was_read_or_written_last_is_read_without_the_disk(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(13) as world:
+        a = await world.start("a", lan=None)
+        await world.stop(a)
+        a.store = store = Closing()
+        await world.start("a")
+        await a.node.put("k", b"1")
+        await a.node.put("k", b"2")
+        store.closed = True
+        assert (await a.node.get("k")).winner.value == b"2"
+        store.closed = False
+        await world.stop(a)
+        await world.start("a")
+        assert a.services.replica.cached(Key.of("k")) is None
+        assert (await a.node.get("k")).winner.value == b"2"
+        store.closed = True
+        assert (await a.node.get("k")).winner.value == b"2"
+        await a.node.delete("k")
+        with pytest.raises(NotFound):
+            await a.node.get("k")
+
+
+async def test_a_record_about_to_go_is_not_given_any_more(autojump_clock: MockClock) -> None:
+    async with open_world(14) as world:
+        a = await world.start("a", lan=None)
+        peer = ScriptedPeer(world)
+        line = await peer.connect(a)
+        soon = record(peer, "soon", b"v", expires=now_ms() + 60_000)
+        late = record(peer, "late", b"v", expires=now_ms() + 3_600_000)
+        assert await line.ask(Give((soon, late))) == Given(2)
+        told = await line.ask(WHAT_IS_THERE)
+        assert told == compare(tree(a), WHAT_IS_THERE)
+        assert len(tree(a)) == 2
+        ask = partial(Fetch, (Key.of("soon"), Key.of("late")))
+        assert await line.ask(ask()) == Fetched(2, (late,))
