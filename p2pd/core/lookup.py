@@ -16,6 +16,11 @@ counts when it comes. So a silent node holds up the lookup as long as an answer 
 take, not until its time is up. The end waits for one that is late no longer, however close
 it is, once k others have answered; where there are fewer, it waits until they fail.
 
+`alpha` bounds what is asked on the way, where each answer tells better whom to ask. Whoever
+is `near` the target will most likely be among the k closest, and all of those are asked at
+once; all that is left, too, when the `alpha` closest have answered. `spare` more than k are
+asked then, for those that will not answer.
+
 Disjoint paths (Baumgart, Mies 2007, "S/Kademlia", section 4.4): the first candidates are dealt
 out to `paths` lookups side by side. Each goes on only from what those named whom it asked
 itself, and no node is asked by two. What they found is taken together. A liar leads astray
@@ -25,7 +30,7 @@ only the path that asked it.
 import enum
 import math
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from operator import attrgetter
 
 import attrs
@@ -76,22 +81,28 @@ class Candidate:
 
 @attrs.define
 class _Path:
-    """Those whom one of the disjoint paths has heard of, closest first, by node ID as well."""
+    """One of the disjoint paths: whom it has heard of, and whom it asked.
+
+    `closest_first` are those known that have not failed. So many whom it asked have.
+    """
 
     known: dict[NodeId, Candidate] = attrs.field(factory=dict)
     closest_first: list[Candidate] = attrs.field(factory=list)
+    under_way: list[Candidate] = attrs.field(factory=list)
+    failed: int = 0
 
     def frontier(self, count: int) -> Iterator[Candidate]:
-        """Return the closest, but for those passed over."""
-        hopeful = (each for each in self.closest_first if each.state not in _PASSED_OVER)
+        """Return the closest that may still answer, or have, but for late ones."""
+        hopeful = (each for each in self.closest_first if each.state is not State.LATE)
         return islice(hopeful, count)
 
 
 class Lookup:
     """A lookup of `target`, started from `start`, the closest nodes already known.
 
-    `patience` says within how many seconds a node's answer is expected. With more than one
-    of the `paths`, each may ask its share of `alpha` at a time, and at least one.
+    `patience` says within how many seconds a node's answer is expected, `near` is the distance
+    of which about k nodes, or somewhat more, are closer to the target. With more than one of
+    the `paths`, each may ask its share of `alpha` at a time, and at least one.
     """
 
     def __init__(
@@ -103,6 +114,8 @@ class Lookup:
         k: int,
         alpha: int,
         patience: Callable[[NodeId], float],
+        near: int = 0,
+        spare: int = 0,
         paths: int = 1,
     ) -> None:
         self._target = target
@@ -110,8 +123,9 @@ class Lookup:
         self._k = k
         self._alpha = alpha
         self._patience = patience
+        self._near = near
+        self._spare = spare
         self._candidates: dict[NodeId, Candidate] = {}
-        self._under_way: list[Candidate] = []
         self._paths = [_Path() for _ in range(paths)]
         first = list(start)
         for number, path in enumerate(self._paths):
@@ -123,7 +137,7 @@ class Lookup:
         for path in self._paths:
             if any(each.state is not State.ANSWERED for each in path.frontier(self._k)):
                 return False
-        if all(each.state is not State.LATE for each in self._under_way):
+        if all(each.state is not State.LATE for each in self._under_way()):
             return True
         return len(self.closest()) == self._k
 
@@ -135,22 +149,21 @@ class Lookup:
     @property
     def late_at(self) -> float:
         """When the next of those asked will be late; infinity if none can be."""
-        due = (each.late_at for each in self._under_way if each.state is State.ASKED)
+        due = (each.late_at for each in self._under_way() if each.state is State.ASKED)
         return min(due, default=math.inf)
 
     def next(self, now: float) -> Candidate | None:
         """Return the next node to ask, now marked as asked; None while one must wait."""
-        for each in self._under_way:
+        for each in self._under_way():
             if each.state is State.ASKED and each.late_at <= now:
                 each.state = State.LATE
         for number, path in enumerate(self._paths):
-            if self._has_room(number, path):
-                for candidate in path.frontier(self._k):
-                    if candidate.state is State.NEW:
-                        candidate.state, candidate.path = State.ASKED, number
-                        self.sent(candidate, now)
-                        self._under_way.append(candidate)
-                        return candidate
+            candidate = self._next_of(path)
+            if candidate is not None:
+                candidate.state, candidate.path = State.ASKED, number
+                self.sent(candidate, now)
+                path.under_way.append(candidate)
+                return candidate
         return None
 
     def held_up(self, candidate: Candidate) -> None:
@@ -173,6 +186,15 @@ class Lookup:
         `gone`: it is known not to run, so nobody misses its answer.
         """
         self._settle(candidate, State.GONE if gone else State.FAILED)
+        self._paths[candidate.path].failed += 1
+        for path in self._paths:
+            if candidate.node_id in path.known:
+                path.closest_first.remove(candidate)
+
+    def tally(self) -> tuple[int, int]:
+        """Return how many have answered, and how many have not that should have by now."""
+        states = [each.state for each in self._candidates.values()]
+        return states.count(State.ANSWERED), sum(map(states.count, _PASSED_OVER))
 
     def closest(self) -> list[Candidate]:
         """Return up to k candidates that answered, closest first."""
@@ -194,23 +216,30 @@ class Lookup:
     def _closest_first(self) -> list[Candidate]:
         return sorted(self._candidates.values(), key=attrgetter("distance"))
 
-    def _has_room(self, number: int, path: _Path) -> bool:
-        asked = [each.state for each in self._under_way if each.path == number]
-        late = asked.count(State.LATE)
-        # Late ones cost something, too: no more of them than would be asked anyway.
-        under_way = len(asked) - min(late, self._k)
-        at_once = max(1, self._alpha // len(self._paths))
-        if under_way < at_once:
-            return True
-        # No answer need wait for another from then on.
-        return self._has_converged(path) and under_way < self._k
-
     def _has_converged(self, path: _Path) -> bool:
         return all(each.state is State.ANSWERED for each in path.frontier(self._alpha))
 
+    def _under_way(self) -> Iterator[Candidate]:
+        return chain.from_iterable(path.under_way for path in self._paths)
+
+    def _next_of(self, path: _Path) -> Candidate | None:
+        late = sum(each.state is State.LATE for each in path.under_way)
+        # Whoever does not answer makes room for one more: else liars who name many that do
+        # not exist could have them waited for one after another. But late ones cost, too.
+        at_once = max(1, self._alpha // len(self._paths)) + min(path.failed + late, self._k)
+        at_once_near = max(at_once, self._k + self._spare)
+        on_time = len(path.under_way) - min(late, self._k)
+        if on_time >= at_once_near:
+            return None
+        for candidate in path.frontier(self._k + self._spare):
+            if candidate.state is State.NEW:
+                near = candidate.distance <= self._near or self._has_converged(path)
+                return candidate if on_time < (at_once_near if near else at_once) else None
+        return None
+
     def _settle(self, candidate: Candidate, state: State) -> None:
         candidate.state = state
-        self._under_way.remove(candidate)
+        self._paths[candidate.path].under_way.remove(candidate)
 
     def _add(self, path: _Path, nodes: Iterable[tuple[NodeId, Signed]], depth: int) -> None:
         for node_id, signed in nodes:
@@ -224,4 +253,6 @@ class Lookup:
                 away = distance(node_id, self._target)
                 candidate = self._candidates[node_id] = Candidate(node_id, signed, depth, away)
             path.known[node_id] = candidate
-        path.closest_first = sorted(path.known.values(), key=attrgetter("distance"))
+            if candidate.state not in (State.FAILED, State.GONE):
+                path.closest_first.append(candidate)
+        path.closest_first.sort(key=attrgetter("distance"))

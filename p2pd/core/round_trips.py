@@ -16,6 +16,8 @@ FIRST_SECONDS = 1.0
 LEAST_SECONDS = 0.1
 # RFC 6298, 2.3.
 _ALPHA, _BETA, _K = 1 / 8, 1 / 4, 4
+# What one lookup counts against all before it.
+_LOST_WEIGHT = 1 / 4
 
 
 @attrs.frozen
@@ -25,12 +27,16 @@ class _Estimate:
 
 
 class RoundTrips:
-    """What questions to peers took, over open connections and with a dial before them."""
+    """What questions to peers took, over open connections and with a dial before them.
+
+    `lost` is the share of questions, of late, that were not answered in time.
+    """
 
     def __init__(self) -> None:
         self._peers: dict[NodeId, _Estimate] = {}
         self._asked: _Estimate | None = None
         self._dialed: _Estimate | None = None
+        self.lost = 0.0
 
     def took(self, peer: NodeId, seconds: float, *, dialed: bool) -> None:
         """Note what an answer took; `dialed`: there was no connection before."""
@@ -41,6 +47,19 @@ class RoundTrips:
         self._peers[peer] = _updated(self._peers.pop(peer, None), seconds)
         if len(self._peers) > MAX_PEERS:
             del self._peers[next(iter(self._peers))]
+
+    def came_back(self, answered: int, lost: int) -> None:
+        """Note how many questions of one lookup were answered, and how many were not in time."""
+        if answered + lost > 0:
+            self.lost += _LOST_WEIGHT * (lost / (answered + lost) - self.lost)
+
+    def spare(self, count: int) -> int:
+        """Return how many more to ask so that of all of them `count` answer in time.
+
+        At most half as many: who lies about whom there is shall not make us ask without end.
+        """
+        lost = min(self.lost, 1 / 3)
+        return round(count * lost / (1 - lost))
 
     def expected(self, peer: NodeId, *, dialed: bool) -> float:
         """Return within how many seconds an answer can be expected.

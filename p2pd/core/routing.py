@@ -12,7 +12,7 @@ from itertools import islice
 
 import attrs
 
-from p2pd.ids import ID_BYTES, NodeId, distance, distance_bits
+from p2pd.ids import ID_BITS, ID_BYTES, NodeId, distance, distance_bits
 from p2pd.wire.messages import Signed
 
 MAX_FAILURES = 2
@@ -120,6 +120,15 @@ class RoutingTable:
         """
         closest_first = sorted(self, key=lambda contact: distance(contact.node_id, target))
         return list(islice((each for each in closest_first if not but_for(each.node_id)), count))
+
+    def radius(self, count: int) -> int:
+        """Return a distance of which about `count` nodes are closer to any point: the density.
+
+        It is the greatest there is where fewer contacts are known.
+        """
+        around = self.closest(self._own_id, count)
+        known = len(around) == count
+        return distance(around[-1].node_id, self._own_id) if known else 2**ID_BITS
 
     def _replace_failing(self, bucket: _Bucket) -> None:
         failing = [each for each in bucket.contacts.values() if each.failures >= MAX_FAILURES]

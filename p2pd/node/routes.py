@@ -27,6 +27,10 @@ _REFRESH_CHECK = 300.0
 # knows no more peers than `FEW`, it goes on to k: in a small network all shall know each other.
 JOIN_WIDTH = 8
 FEW = 64
+# Who is closer to a target than this many times the distance within which k nodes lie is asked
+# at once. Measured with `simulation.lookups`: less leads to one more round of questions, more
+# to no fewer.
+NEAR = 2
 
 
 @attrs.frozen
@@ -164,6 +168,7 @@ class Routes:
                     await progress.wait()
             nursery.cancel_scope.cancel()
         _update(route, lookup)
+        self._round_trips.came_back(*lookup.tally())
         return route
 
     async def ask(self, node_id: NodeId, question: Message) -> Message | None:
@@ -194,6 +199,8 @@ class Routes:
             k=k,
             alpha=self._config.alpha,
             patience=self.patience,
+            near=NEAR * self.table.radius(k),
+            spare=self._round_trips.spare(k),
             paths=self._config.disjoint_paths,
         )
 

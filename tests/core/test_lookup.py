@@ -75,7 +75,7 @@ def drive(
         new = all_to_ask(lookup, 0)
         asked += new
         under_way += new
-        assert 0 < len(under_way) <= K
+        assert 0 < len(under_way) <= K + ALPHA
         candidate = under_way.pop(rng.randrange(len(under_way)))
         nodes = answer(candidate)
         if nodes is None:
@@ -249,13 +249,16 @@ def test_who_is_late_is_replaced_but_still_counts() -> None:
     [slow] = all_to_ask(lookup, 10)
     assert lookup.late_at == 11
     assert all_to_ask(lookup, 10.9) == []
-    [second] = all_to_ask(lookup, 11)
-    assert (slow.node_id, second.node_id) == (ids[0], ids[1])
+    # One in its place, and one more: the next may be as slow.
+    second, third = all_to_ask(lookup, 11)
+    assert [slow.node_id, second.node_id, third.node_id] == ids[:3]
     closer = NodeId(bytes(31) + b"\1")
     lookup.answered(slow, known(closer))
-    # The second still is what `alpha` allows.
+    # The others are more already than `alpha` allows.
     assert all_to_ask(lookup, 11.5) == []
     lookup.answered(second, [])
+    assert all_to_ask(lookup, 11.5) == []
+    lookup.answered(third, [])
     assert [each.node_id for each in all_to_ask(lookup, 11.5)] == [closer]
 
 
@@ -313,12 +316,30 @@ def test_only_failures_among_the_k_closest_are_missing() -> None:
     assert [each.node_id for each in lookup.missing()] == [ids[1]]
 
 
-def test_all_being_silent_no_more_are_asked_than_k_and_alpha() -> None:
+def test_all_being_silent_ever_more_are_asked_at_once_up_to_a_bound() -> None:
     target = NodeId(bytes(32))
-    lookup = start(target, *in_order(target, 100))
-    asked = [each for now in range(50) for each in all_to_ask(lookup, now)]
-    assert len(asked) == K + ALPHA
+    lookup = start(target, *in_order(target, 200), k=20)
+    asked = [len(all_to_ask(lookup, now)) for now in range(50)]
+    assert asked[:3] == [3, 6, 12]
+    assert sum(asked) == 20 + 20 + ALPHA
     assert not lookup.finished
+
+
+def test_whoever_is_near_is_asked_at_once_and_some_to_spare() -> None:
+    target = NodeId(bytes(32))
+    ids = in_order(target, 12)
+    far = NodeId(b"\xff" * 32)
+    lookup = start(target, far, k=8, alpha=1, near=10 << 248, spare=3)
+    [first] = all_to_ask(lookup, 0)
+    lookup.answered(first, known(*ids[1:9]))
+    assert [each.node_id for each in all_to_ask(lookup, 0)] == ids[1:9]
+    lookup = start(target, *ids, k=4, alpha=1, near=6 << 248, spare=4)
+    asked = all_to_ask(lookup, 0)
+    # Not more than are near, and no more than k and the spare ones.
+    assert [each.node_id for each in asked] == ids[:6]
+    for each in asked[:4]:
+        lookup.answered(each, [])
+    assert lookup.finished
 
 
 @given(seeds, st.integers(1, 8), st.floats(0, 0.9))
@@ -376,4 +397,4 @@ def test_whose_question_is_held_up_is_not_late() -> None:
     lookup.sent(first, 20)
     assert (first.sent_at, lookup.late_at) == (20, 21)
     assert all_to_ask(lookup, 20.9) == []
-    assert len(all_to_ask(lookup, 21)) == 1
+    assert all_to_ask(lookup, 21)

@@ -59,3 +59,19 @@ def test_only_so_many_peers_are_remembered_and_the_one_measured_longest_ago_goes
         trips.took(NodeId(rng.randbytes(32)), 0.1, dialed=False)
     assert trips.expected(B, dialed=False) >= 50
     assert trips.expected(A, dialed=False) == trips.expected(NodeId(bytes(32)), dialed=False)
+
+
+def test_as_many_are_asked_to_spare_as_were_lost_of_late() -> None:
+    trips = RoundTrips()
+    assert trips.spare(20) == 0
+    for _ in range(50):
+        trips.came_back(16, 4)
+    assert trips.spare(20) == 5
+    trips.came_back(0, 0)
+    assert trips.spare(20) == 5
+    for _ in range(50):
+        trips.came_back(0, 20)
+    assert trips.spare(20) == 10
+    for _ in range(50):
+        trips.came_back(20, 0)
+    assert trips.spare(20) == 0

@@ -194,3 +194,20 @@ def test_a_range_in_which_nothing_was_looked_up_is_refreshed() -> None:
     [target] = table.to_refresh(150, rng)
     assert distance_bits(OWN, target) == distance_bits(OWN, node(0x01))
     assert len(table.to_refresh(300, rng)) == 2
+
+
+def test_the_radius_is_that_of_so_many_neighbours() -> None:
+    table = RoutingTable(OWN, K)
+    assert table.radius(1) == 2**256
+    for each in (0x01, 0x02, 0x04, 0x80):
+        table.heard_from(node(each), signed())
+    assert table.radius(3) == distance(OWN, node(0x04))
+    assert table.radius(5) == 2**256
+
+
+def test_the_closest_but_for_some() -> None:
+    table = RoutingTable(OWN, K)
+    for each in (0x01, 0x02, 0x04):
+        table.heard_from(node(each), signed())
+    found = table.closest(OWN, 2, but_for=lambda each: each == node(0x02))
+    assert [each.node_id for each in found] == [node(0x01), node(0x04)]
