@@ -299,7 +299,11 @@ class Suspects:
             self._news.append(AskOthers(node))
         if case.quorum_due(self.patience) <= now and now - self._last_heard() > IN_TOUCH:
             # A refutation could not have come.
+            case.out_of_touch = True
             case.quorum_at = now + IN_TOUCH / 2 - REFUTE_WAIT * self.patience
+        elif case.quorum_due(self.patience) <= now and case.out_of_touch:
+            # What comes first after that need not be the refutation.
+            case.out_of_touch, case.quorum_at = False, now
         elif case.quorum_due(self.patience) <= now:
             # Somebody may have been discredited meanwhile.
             self.recount(case, now)

@@ -99,6 +99,15 @@ def test_who_answers_the_last_dial_was_never_dead() -> None:
     assert run(machine, 600.0) == [Revive(ACCUSED)]
 
 
+def test_whom_others_reach_at_last_is_alive_though_our_last_dial_fails() -> None:
+    machine = membership()
+    fail_silently(machine, ACCUSED, 1.0)
+    run(machine, 20.0)
+    machine.others_reached(ACCUSED, 20.2)
+    machine.dial_failed(ACCUSED, False, 21.0)
+    assert run(machine, 600.0) == [Revive(ACCUSED)]
+
+
 def test_a_last_dial_that_could_not_be_made_is_made_a_little_later() -> None:
     machine = membership()
     fail_silently(machine, ACCUSED, 1.0)
