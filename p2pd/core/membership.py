@@ -16,12 +16,11 @@ from collections.abc import Callable
 from p2pd.core.acquaintances import Acquaintances, Known
 from p2pd.core.isolation import Isolation
 from p2pd.core.reporters import REPORT_TTL, Reporters
-from p2pd.core.suspects import Suspects, independent
+from p2pd.core.suspects import Suspects
 from p2pd.core.suspicion import (
     ASK_AGAIN,
     MAX_REPORTS,
     MOST_UNCLEAR,
-    QUORUM,
     Case,
     Statement,
 )
@@ -150,8 +149,9 @@ class Membership:
         """Note a publication signed by a node, of its Unix milliseconds `issued_ms`.
 
         It is alive, unless the publication is older than the latest one known, than what we
-        saw ourselves, or than a report that stands (a quorum of them, if it is dead).
-        `wall_ms` is the present in Unix milliseconds.
+        saw ourselves, or than a report that stands (a quorum of them, if it is dead). What was
+        reported of an earlier time counts no more in any case. `wall_ms` is the present in
+        Unix milliseconds.
         """
         self._now = now
         if node == self._own_id:
@@ -160,22 +160,16 @@ class Membership:
         if issued_ms <= known.issued_ms:
             return
         known.issued_ms = issued_ms
-        case, dead = self._suspects.case(node), self._suspects.dead(node)
-        gone_at = known.gone_at
+        older = [who for who, each in known.claims.items() if each.observed_ms < issued_ms]
+        self._suspects.refute(older, now)
+        for reporter in older:
+            del known.claims[reporter]
+        gone_at, dead = known.gone_at, self._suspects.dead(node)
         if dead is not None and dead.failed_at is not None:
             gone_at = max(gone_at, dead.failed_at)
-        if now - (wall_ms - issued_ms) / 1000 <= gone_at:
-            return
-        if case is not None and any(
-            each.observed_ms >= issued_ms for each in case.reports.values()
-        ):
-            self._suspects.refute_older(node, issued_ms, now)
-            return
-        if dead is not None and dead.failed_at is None:
-            standing = [each for each in dead.reports.values() if each.observed_ms >= issued_ms]
-            if independent(standing) >= QUORUM:
-                return
-        self._acquit(node, known, now)
+        gone_since = now - (wall_ms - issued_ms) / 1000 <= gone_at
+        if self._suspects.refute_older(node, issued_ms, now, gone_since=gone_since):
+            self._acquit(node, known, now)
 
     def left(self, node: NodeId, now: float) -> None:
         """Note that a node said goodbye: it is unknown, and nobody probes it."""
@@ -205,9 +199,7 @@ class Membership:
         claims, known.claims = known.claims, {}
         if self._suspects.dead(node) is not None:
             return
-        case = self._suspects.open_lost(node, now)
-        case.reports |= claims
-        self._suspects.recount(case, now)
+        case = self._suspects.open_lost(node, claims, now)
         if not evidence_is_reset:
             case.ask_due = now
             self._fell_silent(node, case, now)

@@ -90,8 +90,8 @@ class Suspects:
         """Return the verdict on a node."""
         return self._dead.get(node)
 
-    def open_lost(self, node: NodeId, now: float) -> Case:
-        """Suspect a node that we lost; what was reported of it stands."""
+    def open_lost(self, node: NodeId, reports: dict[NodeId, Statement], now: float) -> Case:
+        """Suspect a node that we lost; what was reported of it stands, `reports` too."""
         case = self._cases.get(node)
         if case is None:
             if len(self._cases) >= MAX_SUSPECTS:
@@ -100,6 +100,8 @@ class Suspects:
             case = self._cases[node] = Case(now)
         case.lost = True
         self.start_over(node, now, uncounted=True)
+        case.reports |= reports
+        self.recount(case, now)
         return case
 
     def accuse(self, accused: NodeId, reporter: NodeId, statement: Statement, now: float) -> bool:
@@ -125,16 +127,33 @@ class Suspects:
         self.schedule(accused)
         return True
 
-    def refute_older(self, node: NodeId, issued_ms: int, now: float) -> None:
-        """Leave of a suspicion what is newer than its node's own word: reports, no loss."""
-        case = self._cases[node]
-        older = [who for who, each in case.reports.items() if each.observed_ms < issued_ms]
-        self.refute(older, now)
-        for reporter in older:
-            del case.reports[reporter]
-        case.lost = False
+    def refute_older(self, node: NodeId, issued_ms: int, now: float, *, gone_since: bool) -> bool:
+        """Take away what is older than a node's own word; returns whether nothing is left.
+
+        `gone_since`: we lost it, or dialled it in vain, later than that. A verdict by reports
+        then becomes a suspicion again: it stands on what we saw, and that was not enough.
+        """
+        case, dead = self._cases.get(node), self._dead.get(node)
+        if dead is not None and dead.failed_at is None:
+            newer = _newer(dead.reports, issued_ms)
+            if gone_since and independent(newer.values()) < QUORUM:
+                self.drop(node)
+                self.open_lost(node, newer, now)
+            return not gone_since and independent(newer.values()) < QUORUM
+        if case is None:
+            return not gone_since
+        newer, still_lost = _newer(case.reports, issued_ms), case.lost and gone_since
+        if not newer and not still_lost:
+            return not gone_since
+        if not case.lost:
+            self.refute((each for each in case.reports if each not in newer), now)
+        case.reports, case.lost = newer, still_lost
         self.recount(case, now)
-        self.start_over(node, now)
+        if still_lost:
+            self.schedule(node)
+        else:
+            self.start_over(node, now)
+        return False
 
     def start_over(self, node: NodeId, now: float, *, uncounted: bool = False) -> None:
         """Judge a suspect anew: dial it at once if we lost it, else in a window.
@@ -265,6 +284,9 @@ class Suspects:
             # It may have come back since it was dialled.
             case.last_chance = not case.held
             case.dial_due = math.inf if case.held else now
+            if case.lost and case.last_chance:
+                # It may have come back for all but us.
+                self._news.append(AskOthers(node, last=True))
         if case.dial_due <= now:
             if case.lost or case.last_chance or self._probes.spend(1, now):
                 case.dial_due, case.dialled_at = now + OUTCOME_WITHIN, now
@@ -277,7 +299,11 @@ class Suspects:
             self._news.append(AskOthers(node))
         if case.quorum_due(self.patience) <= now and now - self._last_heard() > IN_TOUCH:
             # A refutation could not have come.
+            case.out_of_touch = True
             case.quorum_at = now + IN_TOUCH / 2 - REFUTE_WAIT * self.patience
+        elif case.quorum_due(self.patience) <= now and case.out_of_touch:
+            # What comes first after that need not be the refutation.
+            case.out_of_touch, case.quorum_at = False, now
         elif case.quorum_due(self.patience) <= now:
             # Somebody may have been discredited meanwhile.
             self.recount(case, now)
@@ -307,6 +333,10 @@ class Suspects:
         if due < math.inf:
             self._entries += 1
             heapq.heappush(self._agenda, (due, self._entries, node))
+
+
+def _newer(reports: dict[NodeId, Statement], issued_ms: int) -> dict[NodeId, Statement]:
+    return {who: each for who, each in reports.items() if each.observed_ms >= issued_ms}
 
 
 def independent(statements: Iterable[Statement]) -> int:

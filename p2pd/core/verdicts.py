@@ -39,10 +39,11 @@ class AskOthers:
     """Ask connected peers to reach it.
 
     Tell the outcome by `others_reached`, `others_failed` or `others_unclear`; where there is
-    nobody to ask, they failed.
+    nobody to ask, they failed. `last`: beside the last dial; only `others_reached` is told.
     """
 
     node: NodeId
+    last: bool = False
 
 
 @attrs.frozen

@@ -160,8 +160,8 @@ class LivenessService:
         match action:
             case Redial(node, last):
                 nursery.start_soon(self._redial, node, last)
-            case AskOthers(node):
-                nursery.start_soon(self._ask_others, node)
+            case AskOthers(node, last):
+                nursery.start_soon(self._ask_others, node, last)
             case Report(node, evidence):
                 self._report(node, evidence)
             case Declare(node, evidence, reporters):
@@ -191,10 +191,12 @@ class LivenessService:
             self._machine.dial_failed(node, refused=outcome is Outcome.REFUSED, now=now)
         self._wake()
 
-    async def _ask_others(self, node: NodeId) -> None:
+    async def _ask_others(self, node: NodeId, last: bool = False) -> None:  # noqa: FBT001, FBT002 - a task's argument
         word, now = await self._probing.ask_others(node), trio.current_time()
         if word is Word.REACHED:
             self._machine.others_reached(node, now)
+        elif last:
+            return
         elif word is Word.NONE:
             self._machine.others_unclear(node, now)
         else:

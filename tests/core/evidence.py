@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from p2pd.core.membership import (
     Action,
+    AskOthers,
     Membership,
     Redial,
 )
@@ -66,14 +67,17 @@ def run(machine: Membership, until: float) -> list[Action]:
 
 
 def run_unanswered(machine: Membership, until: float) -> list[Action]:
-    """As `run`, where no last dial is answered; returns the other actions."""
+    """As `run`, where nobody answers the last dial, nor those asked beside it.
+
+    Returns the other actions.
+    """
     actions: list[Action] = []
     while machine.next_due() <= until:
         now = machine.next_due()
         for action in machine.take_actions(now):
             if isinstance(action, Redial) and action.last:
                 machine.dial_failed(action.node, False, now)
-            else:
+            elif not isinstance(action, AskOthers) or not action.last:
                 actions.append(action)
     return actions
 

@@ -1,5 +1,7 @@
 """What others report: evidence, not a verdict."""
 
+import math
+
 import pytest
 
 from p2pd.core.membership import (
@@ -319,6 +321,58 @@ def test_who_hears_nobody_gives_no_verdict_by_reports() -> None:
     for number in range(10, 10 + QUORUM):
         accuse(machine, ACCUSED, node(number), 100.0)
     assert run(machine, 160.0) == []
-    heard_at = 160.0
-    [declared] = run(machine, 161.0)
+    heard_at = math.inf
+    assert run(machine, 160.0 + REFUTE_WAIT) == []
+    [declared] = run(machine, 161.0 + REFUTE_WAIT)
     assert isinstance(declared, Declare)
+
+
+def test_a_refutation_that_comes_soon_after_a_time_without_contact_is_in_time() -> None:
+    heard_at = 100.0
+    machine = membership(known=100_000, last_heard=lambda: heard_at)
+    for number in range(10, 10 + QUORUM):
+        accuse(machine, ACCUSED, node(number), 100.0)
+    run(machine, 108.0)
+    heard_at = math.inf
+    assert run(machine, 109.0) == []
+    machine.vouched(ACCUSED, wall(102.0), 109.0, wall(109.0))
+    assert run(machine, 700.0) == [Revive(ACCUSED)]
+
+
+def test_a_word_refutes_what_was_reported_while_there_was_a_connection() -> None:
+    machine = membership(known=100_000)
+    machine.heard(ACCUSED, 90.0)
+    for number in range(10, 10 + QUORUM):
+        assert not accuse(machine, ACCUSED, node(number), 100.0, heard_at=99.0)
+    machine.vouched(ACCUSED, wall(101.0), 101.5, wall(101.5))
+    machine.lost(ACCUSED, True, 102.0)
+    assert machine.accusers(ACCUSED) == {}
+    assert not any(isinstance(each, Declare) for each in run(machine, 700.0))
+
+
+def test_a_word_from_before_our_loss_refutes_reports_but_not_the_loss() -> None:
+    machine = membership(known=100_000)
+    for number in range(10, 10 + QUORUM):
+        accuse(machine, ACCUSED, node(number), 100.0)
+    machine.lost(ACCUSED, False, 101.0)
+    run(machine, 101.0)
+    machine.vouched(ACCUSED, wall(100.5), 101.5, wall(101.5))
+    assert machine.liveness(ACCUSED) is Liveness.SUSPECT
+    assert machine.accusers(ACCUSED) == {}
+    assert run(machine, 150.0) == []
+    machine.dial_failed(ACCUSED, False, 150.0)
+    machine.others_failed(ACCUSED, 150.0)
+    assert Declare(ACCUSED, Evidence.SILENT, ()) in run_unanswered(machine, 160.0)
+
+
+def test_a_verdict_by_reports_that_a_word_refutes_is_left_to_our_own_probes() -> None:
+    machine = membership(known=100_000)
+    for number in range(10, 10 + QUORUM):
+        accuse(machine, ACCUSED, node(number), 100.0)
+    machine.lost(ACCUSED, True, 101.0)
+    assert any(isinstance(each, Declare) for each in run(machine, 110.0))
+    machine.vouched(ACCUSED, wall(100.5), 110.5, wall(110.5))
+    assert machine.liveness(ACCUSED) is Liveness.SUSPECT
+    assert run(machine, 110.5) == [Redial(ACCUSED)]
+    machine.heard(ACCUSED, 110.6)
+    assert run(machine, 110.6) == [Revive(ACCUSED)]

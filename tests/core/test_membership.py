@@ -94,8 +94,17 @@ def test_silence_has_it_dialled_and_others_asked_at_once_and_both_must_fail() ->
 def test_who_answers_the_last_dial_was_never_dead() -> None:
     machine = membership()
     fail_silently(machine, ACCUSED, 1.0)
-    assert run(machine, 20.0) == [Redial(ACCUSED, last=True)]
+    assert run(machine, 20.0) == [AskOthers(ACCUSED, last=True), Redial(ACCUSED, last=True)]
     machine.heard(ACCUSED, 20.1)
+    assert run(machine, 600.0) == [Revive(ACCUSED)]
+
+
+def test_whom_others_reach_at_last_is_alive_though_our_last_dial_fails() -> None:
+    machine = membership()
+    fail_silently(machine, ACCUSED, 1.0)
+    run(machine, 20.0)
+    machine.others_reached(ACCUSED, 20.2)
+    machine.dial_failed(ACCUSED, False, 21.0)
     assert run(machine, 600.0) == [Revive(ACCUSED)]
 
 
@@ -130,6 +139,7 @@ def test_others_who_give_no_answer_are_asked_again_a_few_times() -> None:
     asked_last = 5.0 * MOST_UNCLEAR
     assert run(machine, asked_last + REFUTE_WAIT) == [
         Report(ACCUSED, Evidence.SILENT),
+        AskOthers(ACCUSED, last=True),
         Redial(ACCUSED, last=True),
     ]
 
