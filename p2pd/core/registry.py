@@ -153,9 +153,11 @@ class Registry:
         *,
         remote: Address,
         dialed: bool,
+        passing: bool = False,
     ) -> Entry:
         """Note a finished handshake with the peer at `remote`, and whether we dialled it.
 
+        A connection in passing does not undo that a user asked for the end of the last one.
         A proven peer always finds a place: at the bound, the worst entry goes; if the
         peer's public network fills its share already, the worst of that network.
         """
@@ -178,8 +180,9 @@ class Registry:
         entry.status = Status.CONNECTED
         entry.success_count += 1
         entry.failures_in_row = 0
-        entry.retry_at = 0.0
-        entry.parted = entry.dead = False
+        entry.dead = False
+        if not (passing and entry.parted):
+            entry.retry_at, entry.parted = 0.0, False
         entry.last_seen = wall
         entry.last_error = None
         self._changed.add(node_id)
@@ -197,9 +200,10 @@ class Registry:
         entry.status = Status.DISCONNECTED
         entry.last_seen = wall
         entry.last_error = reason
-        pause = self.backoff.most if on_request else self.backoff.delay(1, self._rng)
-        entry.retry_at = now + pause
-        entry.parted = on_request
+        if on_request or not entry.parted:
+            pause = self.backoff.most if on_request else self.backoff.delay(1, self._rng)
+            entry.retry_at = now + pause
+        entry.parted |= on_request
         self._changed.add(node_id)
         return entry
 

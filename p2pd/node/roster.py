@@ -204,6 +204,7 @@ class Roster:
             wall,
             remote=connection.remote,
             dialed=connection.direction is Direction.OUTBOUND,
+            passing=connection.passing,
         )
         claimed = reachable(peer.addresses, connection.remote.host)
         # First what was dialled just now, then what the peer says now, then what was known.
