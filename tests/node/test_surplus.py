@@ -114,14 +114,14 @@ async def test_a_question_in_passing_makes_nobody_find_a_replacement(
     """Else each would leave one lasting connection more."""
     async with open_world(1) as world:
         node = await world.start("a", lan=None, connections__target=1)
+        kept = ScriptedPeer(world, host="10.9.0.1")
+        world.meanwhile(agreeable, await kept.connect(node))
         hosts = [f"10.8.{number}.1" for number in range(5)]
         for host in hosts:
             peer = ScriptedPeer(world, host=host, listens=True)
             await world._nursery.start(peer.listen, agreeable)
             once = await peer.connect(node, passing=True)
             await once.stream.aclose()
-        kept = ScriptedPeer(world, host="10.9.0.1")
-        world.meanwhile(agreeable, await kept.connect(node))
         # What was lost may be dialled again.
         await trio.sleep(60)
         assert connected(node) == {kept.identity.node_id.hex()}
