@@ -55,6 +55,7 @@ from p2pd.wire.identity import Identity, open_peer_record, open_publication, ope
 from p2pd.wire.messages import (
     TAGS,
     DeadReport,
+    DeadReports,
     Difference,
     Echo,
     Gossip,
@@ -121,7 +122,18 @@ def test_every_message_stands_in_the_page(tag: int, cls: type[Any]) -> None:
 
 @pytest.mark.parametrize(
     "cls",
-    [Signed, PeerRecord, Record, Publication, DeadReport, Heard, Slot, Subtree, Difference],
+    [
+        Signed,
+        PeerRecord,
+        Record,
+        Publication,
+        DeadReport,
+        DeadReports,
+        Heard,
+        Slot,
+        Subtree,
+        Difference,
+    ],
     ids=str,
 )
 def test_every_part_of_a_message_stands_in_the_page(cls: type[Any]) -> None:
@@ -217,6 +229,7 @@ def test_habits_of_gossip() -> None:
         "peer_per_second": admission.PEER_PER_SECOND,
         "most_at_once": admission.MOST_AT_ONCE,
         "most_per_second": admission.MOST_PER_SECOND,
+        "scarce_for_s": admission.SCARCE_FOR,
         "bytes_count": admission.BYTES_COUNT,
         "most_of_origin": admission.MOST_OF_ORIGIN,
         "origin_s": admission.ORIGIN_SECONDS,
@@ -259,6 +272,8 @@ def test_habits_of_liveness() -> None:
         "fewest_losses": isolation.FEWEST_LOSSES,
         "quorum": suspicion.QUORUM,
         "refute_wait_s": suspicion.REFUTE_WAIT,
+        "gather_s": suspects.GATHER,
+        "tell_again": suspects.TELL_AGAIN,
         "refute_interval_s": liveness.REFUTE_INTERVAL,
         "report_ttl_s": reporters.REPORT_TTL,
         "report_early_s": membership.REPORT_EARLY,
@@ -358,15 +373,14 @@ def publication(name: str, data: bytes) -> Signed:
 
 def dead_report() -> bytes:
     given = VECTORS["dead_report"]
-    return codec.encode(
-        DeadReport(
-            accused=identity("server").node_id,
-            address=given["address"],
-            sequence=given["record_sequence"],
-            observed=given["observed"],
-            evidence=given["evidence"],
-        )
+    report = DeadReport(
+        accused=identity("server").node_id,
+        address=given["address"],
+        sequence=given["record_sequence"],
+        observed=given["observed"],
+        evidence=given["evidence"],
     )
+    return codec.encode(DeadReports((report,)))
 
 
 def test_publication() -> None:

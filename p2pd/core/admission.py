@@ -5,7 +5,15 @@ message is paid from a budget that whoever floods can't multiply: that of its or
 were ever connected to it; of whoever told of its origin, if we only heard of it; of the
 neighbour that brings it; and at last one that all share. What is left of a neighbour's own
 budget is nobody else's: who floods behind one neighbour starves nobody behind another.
+
+For that to hold at the next node, too, an honest neighbour must not be the one who floods. So
+as long as there is too much, a node passes on by itself only what is paid by its origin: the
+rest is there for whoever asks. Its own budget at its neighbours is then left to those whom it
+knows and they don't.
 """
+
+import enum
+import math
 
 from p2pd.core.budget import Budget
 from p2pd.core.entries import Entry
@@ -37,6 +45,8 @@ PEER_AT_ONCE = 500
 PEER_PER_SECOND = 10.0
 MOST_AT_ONCE = 4000
 MOST_PER_SECOND = 100.0
+# Seconds after that last one was used up in which there is too much.
+SCARCE_FOR = 30.0
 # A message from these budgets counts once more for each so many bytes.
 BYTES_COUNT = 4096
 # Budgets that are kept; beyond it the one that is quiet for longest starts anew.
@@ -48,6 +58,14 @@ MOST_OF_ORIGIN = 1200
 MAX_SLICES = 65_536
 
 
+class Grant(enum.Enum):
+    """What may be done with a publication. `KEEP`: it is taken, and sent to who asks for it."""
+
+    DROP = enum.auto()
+    KEEP = enum.auto()
+    SPREAD = enum.auto()
+
+
 class Admission:
     """Counts what comes. Budgets outlive connections: whoever comes again has no other."""
 
@@ -55,6 +73,7 @@ class Admission:
         self._registry = registry
         self._budgets: dict[tuple[str, NodeId | None], Budget] = {}
         self._issued: dict[tuple[NodeId, int], int] = {}
+        self._scarce_until = -math.inf
 
     def account_of(self, origin: NodeId, wall: float) -> Account:
         """Say on whose account a publication takes room, see `History`; `wall` in Unix seconds."""
@@ -65,36 +84,29 @@ class Admission:
             return origin
         return entry.told_by and ("told", entry.told_by)
 
-    def has_room(
-        self, peer: NodeId, item: Item, publication: Publication, now: float, wall: float
-    ) -> bool:
-        """Pay for a new publication that a peer brings; False if there is no budget for it.
+    def grant(
+        self,
+        peer: NodeId,
+        item: Item,
+        publication: Publication,
+        now: float,
+        wall: float,
+        *,
+        asked: bool = False,
+    ) -> Grant:
+        """Pay for a new publication that a peer brings, and say what may be done with it.
 
-        `now` is monotonic, `wall` Unix seconds.
+        `asked`: it was found by a digest; what a neighbour may bring by itself is then left to
+        it. `now` is monotonic, `wall` Unix seconds.
         """
         entry, origin = self._registry.get(item.origin), item.origin
-        if entry is not None and entry.proven:
-            if publication.topic.startswith(SYSTEM) and self._spend(
-                "words", origin, WORDS_AT_ONCE, WORDS_PER_SECOND, 1, now
-            ):
-                return True
-            if self._spend("known", origin, KNOWN_AT_ONCE, KNOWN_PER_SECOND, 1, now):
-                return True
-        elif entry is not None:
-            if _is_acquainted(entry, wall) and self._spend(
-                "acquainted", origin, ACQUAINTED_AT_ONCE, ACQUAINTED_PER_SECOND, 1, now
-            ):
-                return True
-            if (
-                entry.told_by is not None
-                and self._spend("heard", origin, HEARD_OF_AT_ONCE, HEARD_OF_PER_SECOND, 1, now)
-                and self._spend("told", entry.told_by, TOLD_AT_ONCE, TOLD_PER_SECOND, 1, now)
-            ):
-                return True
-        cost = 1 + len(item.signed.body) // BYTES_COUNT
-        return self._spend("peer", peer, PEER_AT_ONCE, PEER_PER_SECOND, cost, now) or self._spend(
-            "all", None, MOST_AT_ONCE, MOST_PER_SECOND, cost, now
-        )
+        is_word = publication.topic.startswith(SYSTEM)
+        if entry is not None and self._pays_itself(entry, origin, now, wall, is_word=is_word):
+            return Grant.SPREAD
+        if not self._pay_shared(entry, peer, item, now, asked=asked, is_word=is_word):
+            self._scarce_until = now + SCARCE_FOR
+            return Grant.DROP
+        return Grant.KEEP if now < self._scarce_until else Grant.SPREAD
 
     def within_bounds(self, origin: NodeId, issued: int) -> bool:
         """Whether an origin may have issued one more at that time, in Unix milliseconds."""
@@ -106,6 +118,43 @@ class Admission:
         self._issued[slice_] = self._issued.pop(slice_, 0) + 1
         if len(self._issued) > MAX_SLICES:
             del self._issued[next(iter(self._issued))]
+
+    def _pays_itself(
+        self, entry: Entry, origin: NodeId, now: float, wall: float, *, is_word: bool
+    ) -> bool:
+        if entry.proven:
+            return (
+                is_word and self._spend("words", origin, WORDS_AT_ONCE, WORDS_PER_SECOND, 1, now)
+            ) or self._spend("known", origin, KNOWN_AT_ONCE, KNOWN_PER_SECOND, 1, now)
+        # Whoever accuses it again and again makes it speak: that must not cost it its messages.
+        what = "acquainted words" if is_word else "acquainted"
+        return _is_acquainted(entry, wall) and self._spend(
+            what, origin, ACQUAINTED_AT_ONCE, ACQUAINTED_PER_SECOND, 1, now
+        )
+
+    def _pay_shared(
+        self,
+        entry: Entry | None,
+        peer: NodeId,
+        item: Item,
+        now: float,
+        *,
+        asked: bool,
+        is_word: bool,
+    ) -> bool:
+        if (
+            entry is not None
+            and not entry.proven
+            and entry.told_by is not None
+            and self._spend("heard", item.origin, HEARD_OF_AT_ONCE, HEARD_OF_PER_SECOND, 1, now)
+            and self._spend("told", entry.told_by, TOLD_AT_ONCE, TOLD_PER_SECOND, 1, now)
+        ):
+            return True
+        cost = 1 + len(item.signed.body) // BYTES_COUNT
+        what = "peer words" if is_word else "peer"
+        if not asked and self._spend(what, peer, PEER_AT_ONCE, PEER_PER_SECOND, cost, now):
+            return True
+        return self._spend("all", None, MOST_AT_ONCE, MOST_PER_SECOND, cost, now)
 
     def _spend(
         self,

@@ -33,7 +33,8 @@ from p2pd.wire.messages import (
     Want,
 )
 
-# Seconds in which what was pushed before and what was asked for may cross on a new tree link.
+# Seconds in which what was pushed before and what was asked for may cross on a new tree link,
+# and what was pushed before with the word that the link is none.
 GRAFT_GRACE = 0.5
 MAX_CHUNKS = 8
 NEWEST_CHUNKS = MAX_CHUNKS // 4
@@ -56,12 +57,13 @@ class Counts:
 class _Link:
     """One connection.
 
-    `grafted_at` is when we asked for it to be of the tree; `told` says where the next round
-    of `Held` begins.
+    `grafted_at` is when we asked for it to be of the tree, `pruned_at` for it to be not;
+    `told` says where the next round of `Held` begins.
     """
 
     eager: bool
     grafted_at: float = -math.inf
+    pruned_at: float = -math.inf
     told: int = 0
 
 
@@ -138,14 +140,19 @@ class Broadcast:
         if self._history.add(item, now):
             self._spread(item, frozenset(), now)
 
-    def receive(self, peer: NodeId, item: Item, now: float) -> bool:
+    def was_asked(self, peer: NodeId, message_id: bytes) -> bool:
+        """Whether a peer was asked for a publication of late, since it held it."""
+        return self._offers.is_wanted(message_id, peer)
+
+    def receive(self, peer: NodeId, item: Item, now: float, *, spread: bool = True) -> bool:
         """Take a publication that is verified and not stale; True if it is to be delivered.
 
-        `item.hops` counts the link from `peer`, too. False: it was seen before.
+        `item.hops` counts the link from `peer`, too. Unless it is to `spread`, it is only kept
+        for who asks for it. False: it was seen before.
         """
         self._now = now
         link = self._links.get(peer)
-        wanted = self._offers.is_wanted(item.message_id, peer)
+        wanted = self.was_asked(peer, item.message_id)
         if not self._history.add(item, now):
             self.counts.duplicates += 1
             if link is not None and not wanted and now >= link.grafted_at + GRAFT_GRACE:
@@ -157,6 +164,9 @@ class Broadcast:
         asked = absent.asked if absent is not None else []
         if wanted:
             self._offers.brought(peer, now)
+        if not spread:
+            return True
+        if wanted:
             # Most neighbours have had it for long. A push would be a duplicate to them, and
             # cost the link its place in the tree.
             self._spread(item, {peer, *announcers, *asked}, now, push=False)
@@ -331,9 +341,11 @@ class Broadcast:
         self._sends.append((peer, Graft(ids)))
 
     def _prune(self, peer: NodeId, link: _Link) -> None:
-        if self.eager == [peer]:
+        under_way = not link.eager and self._now < link.pruned_at + GRAFT_GRACE
+        if under_way or self.eager == [peer]:
             return
         self._set_eager(link, eager=False)
+        link.pruned_at = self._now
         self._sends.append((peer, Prune()))
 
     def _set_eager(self, link: _Link, *, eager: bool) -> None:

@@ -339,6 +339,11 @@ class Membership:
         known.alive = False
         return True
 
+    def told(self, accused: NodeId, now: float) -> None:
+        """Note that somebody's report of a node came, whether or not it counts."""
+        self._now = now
+        self._suspects.told(accused, now)
+
     def slept(self, now: float) -> None:
         """Note that we were paused or very late: silence meanwhile says nothing of others.
 

@@ -14,7 +14,7 @@ import attrs
 
 from p2pd.core.budget import Budget
 from p2pd.core.isolation import Isolation
-from p2pd.core.reporters import REPORTS_PER_MINUTE, Reporters
+from p2pd.core.reporters import REPORT_TTL, REPORTS_PER_MINUTE, Reporters
 from p2pd.core.suspicion import MAX_REPORTS, QUORUM, REFUTE_WAIT, Case, Statement
 from p2pd.core.verdicts import Action, AskOthers, Declare, Evidence, Redial, Report, Revive
 from p2pd.ids import NodeId
@@ -27,6 +27,12 @@ PROBE_WINDOW_LEAST = 0.3
 OUTCOME_WITHIN = 60.0
 # Who has not heard anybody for so many seconds gives no verdict by the reports of others.
 IN_TOUCH = 1.0
+# Who reported just now gathers for so many seconds what else it finds out: of many that die at
+# once each witness tells in few publications, and nothing that enough others have told by then.
+GATHER = 0.3
+# Others know but some of the tellers. Where so many have told of a death, it is by chance whether
+# one more that finds it out tells it, too: about so many of all nodes do.
+TELL_AGAIN = 2 * QUORUM
 # At the bound a reported node is not suspected; a lost one takes the place of the oldest
 # reported one, and if there is none, of the oldest.
 MAX_SUSPECTS = 4096
@@ -77,6 +83,11 @@ class Suspects:
         self._windows: dict[NodeId, _Window] = {}
         self._probes = Budget(DIALS_PER_SECOND, DIALS_PER_SECOND)
         self._own_reports: deque[float] = deque(maxlen=REPORTS_PER_MINUTE)
+        # What is yet to be reported; and when that was done last.
+        self._to_report: dict[NodeId, Report] = {}
+        # How many reports of a node came, by whomever, and since when.
+        self._told: dict[NodeId, tuple[int, float]] = {}
+        self._reported_at = -math.inf
         self._news: list[Action] = []
         # (due, count, node): a case may have several entries, outdated ones do nothing.
         self._agenda: list[tuple[float, int, NodeId]] = []
@@ -126,6 +137,14 @@ class Suspects:
         self.recount(case, now)
         self.schedule(accused)
         return True
+
+    def told(self, accused: NodeId, now: float) -> None:
+        """Note that a report came, be it by somebody of whom nothing is known."""
+        count, since = self._told.pop(accused, (0, now))
+        fresh = now - since <= REPORT_TTL
+        self._told[accused] = (count + 1, since) if fresh else (1, now)
+        if len(self._told) > MAX_DEAD:
+            del self._told[next(iter(self._told))]
 
     def refute_older(self, node: NodeId, issued_ms: int, now: float, *, gone_since: bool) -> bool:
         """Take away what is older than a node's own word; returns whether nothing is left.
@@ -221,7 +240,8 @@ class Suspects:
     ) -> None:
         """Declare a suspect dead, and report it if our own probe says so (`failed_at`).
 
-        Not reported: what a quorum said already, and more than `REPORTS_PER_MINUTE`.
+        Not reported: what a quorum said already, or says within `GATHER` seconds, and more than
+        `REPORTS_PER_MINUTE`.
         """
         case = self._cases.pop(node)
         if len(self._dead) >= MAX_DEAD:
@@ -232,8 +252,8 @@ class Suspects:
             return
         for reporter in case.reports:
             self._reporters.confirmed(reporter)
-        if case.independent < QUORUM and not case.announced:
-            self._report(node, evidence, now)
+        if case.independent < QUORUM and not case.announced and self._may_report(now):
+            self._to_report[node] = Report(node, evidence, now)
 
     def announce(self, node: NodeId, now: float) -> None:
         """Report a suspect before the verdict if none of those asked could say anything.
@@ -244,29 +264,49 @@ class Suspects:
         alone = case.lost and case.others_failed and not case.others_tried
         complete = case.failed_at is not None and not case.announced
         if alone and complete and not case.independent and not self._isolation.isolated:
-            case.announced = self._report(node, Evidence.SILENT, now)
+            case.announced = self._may_report(now)
+            if case.announced:
+                self._news.append(Report(node, Evidence.SILENT, now))
 
-    def _report(self, node: NodeId, evidence: Evidence, now: float) -> bool:
+    def _may_report(self, now: float) -> bool:
         times = self._own_reports
         if len(times) >= REPORTS_PER_MINUTE and now - times[0] < 60:
             return False
         times.append(now)
-        self._news.append(Report(node, evidence))
         return True
+
+    def _report(self, now: float) -> None:
+        if not self._to_report or now < self._reported_at + GATHER:
+            return
+        for report in self._to_report.values():
+            if self._is_news(report.node):
+                self._news.append(report)
+                self._reported_at = now
+        self._to_report.clear()
+
+    def _is_news(self, node: NodeId) -> bool:
+        """Whether others may need our word, too, that a node is dead."""
+        dead = self._dead.get(node)
+        if dead is None or independent(dead.reports.values()) >= QUORUM:
+            return False
+        # Tellers may be invented: they must not keep all others silent.
+        told, _ = self._told.get(node, (0, 0.0))
+        return told < TELL_AGAIN or self._rng.random() * max(1, self.population) < TELL_AGAIN
 
     def next_due(self) -> float:
         """Return when there are actions to take: infinity if never."""
         if self._news:
             return -math.inf
+        reports_due = self._reported_at + GATHER if self._to_report else math.inf
         while self._agenda:
             due, _, node = self._agenda[0]
             case = self._cases.get(node)
             if case is not None and case.due(self.patience) <= due:
-                return due
+                return min(due, reports_due)
             heapq.heappop(self._agenda)
             if case is not None:
                 self._push(node)
-        return math.inf
+        return reports_due
 
     def take(self, now: float) -> list[Action]:
         """Return what is to be done now, in order; each is returned once."""
@@ -275,6 +315,7 @@ class Suspects:
             case = self._cases.get(node)
             if case is not None:
                 self._look_at(node, case, now)
+        self._report(now)
         news, self._news = self._news, []
         return news
 

@@ -48,10 +48,14 @@ class AskOthers:
 
 @attrs.frozen
 class Report:
-    """Publish a signed dead report."""
+    """Publish a signed dead report: it was found dead `at` that moment, in monotonic seconds.
+
+    All reports that are asked for at one moment go together.
+    """
 
     node: NodeId
     evidence: Evidence
+    at: float
 
 
 @attrs.frozen

@@ -13,7 +13,7 @@ from typing import cast
 import trio
 
 from p2pd.config import GossipConfig
-from p2pd.core.admission import MOST_OF_ORIGIN, ORIGIN_SECONDS, SYSTEM, Admission
+from p2pd.core.admission import MOST_OF_ORIGIN, ORIGIN_SECONDS, SYSTEM, Admission, Grant
 from p2pd.core.broadcast import Broadcast
 from p2pd.core.history import History, Item
 from p2pd.errors import BadMessage, Busy, InvalidRequest
@@ -230,31 +230,32 @@ class GossipService:
             return
         account = self._admission.account_of(origin, now_ms / 1000)
         item = Item(message_id_of(signed), signed, origin, publication.issued, gossip.hops, account)
+        grant = Grant.SPREAD
         if not self._history.has_seen(item.message_id):
-            problem = self._problem(peer, item, publication, now, now_ms)
-            if problem is not None:
-                self.dropped[problem] += 1
+            problem = self._problem(item, publication, now_ms)
+            if problem is None:
+                asked = self._machine.was_asked(peer, item.message_id)
+                wall = now_ms / 1000
+                grant = self._admission.grant(peer, item, publication, now, wall, asked=asked)
+            if problem is not None or grant is Grant.DROP:
+                self.dropped[problem or "peer_flood"] += 1
                 self._machine.decline(item.message_id, now)
                 return
+            self._admission.count(item.origin, item.issued)
             self._link_all()
         self._payloads += not publication.topic.startswith(SYSTEM)
-        if self._machine.receive(peer, item, now):
+        if self._machine.receive(peer, item, now, spread=grant is Grant.SPREAD):
             self._deliver(item, publication)
         self._flush()
 
-    def _problem(
-        self, peer: NodeId, item: Item, publication: Publication, now: float, now_ms: int
-    ) -> str | None:
+    def _problem(self, item: Item, publication: Publication, now_ms: int) -> str | None:
+        """Say why a publication is taken from nobody, however much room there is."""
         if len(publication.data) > self._config.max_message_bytes:
             return "oversized"
         if self._history.is_stale(item.issued, now_ms):
             return "stale"
-        # First: what is dropped in any case must not spend what others share.
         if not self._admission.within_bounds(item.origin, item.issued):
             return "origin_flood"
-        if not self._admission.has_room(peer, item, publication, now, now_ms / 1000):
-            return "peer_flood"
-        self._admission.count(item.origin, item.issued)
         return None
 
     def _deliver(self, item: Item, publication: Publication) -> None:

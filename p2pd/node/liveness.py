@@ -37,7 +37,7 @@ from p2pd.node.probing import Outcome, Probing, Word
 from p2pd.node.roster import Roster, describe
 from p2pd.node.snapshot import WhyStep
 from p2pd.wire import codec
-from p2pd.wire.messages import DeadReport, PeerRecord, Publication, Signed
+from p2pd.wire.messages import MAX_IDS, DeadReport, DeadReports, PeerRecord, Publication, Signed
 
 DEAD_TOPIC = "$dead"
 ALIVE_TOPIC = "$alive"
@@ -89,7 +89,7 @@ class LivenessService:
         self._nursery: trio.Nursery | None = None
         roster.on_connected.append(self._connected)
         roster.on_disconnected.append(self._disconnected)
-        gossip.on_system(DEAD_TOPIC, self._take_report)
+        gossip.on_system(DEAD_TOPIC, self._take_reports)
         gossip.on_system(ALIVE_TOPIC, self._take_sign_of_life)
         gossip.on_system(LEFT_TOPIC, self._take_leave)
 
@@ -153,8 +153,10 @@ class LivenessService:
                     await trio.sleep_forever()
                 self._refute()
                 self._count()
-                for action in self._machine.take_actions(trio.current_time()):
+                actions = self._machine.take_actions(trio.current_time())
+                for action in actions:
                     self._do(action, nursery)
+                self._report([each for each in actions if isinstance(each, Report)])
 
     def _do(self, action: Action, nursery: trio.Nursery) -> None:
         match action:
@@ -162,8 +164,6 @@ class LivenessService:
                 nursery.start_soon(self._redial, node, last)
             case AskOthers(node, last):
                 nursery.start_soon(self._ask_others, node, last)
-            case Report(node, evidence):
-                self._report(node, evidence)
             case Declare(node, evidence, reporters):
                 self._declare(node, evidence, len(reporters))
             case Revive(node):
@@ -226,39 +226,47 @@ class LivenessService:
     def _count(self) -> None:
         self._machine.set_population(len(self._roster.lasting()), len(self._registry))
 
-    def _report(self, node: NodeId, evidence: Evidence) -> None:
-        if self._hears(node):
-            return
-        entry = self._registry.get(node)
-        report = DeadReport(
-            accused=node,
+    def _report(self, dead: list[Report]) -> None:
+        reports = tuple(self._seen_dead(each) for each in dead if not self._hears(each.node))
+        for at in range(0, len(reports), MAX_IDS):
+            # Where it is too much, others saw it, too, or will.
+            with suppress(Busy):
+                data = codec.encode(DeadReports(reports[at : at + MAX_IDS]))
+                self._gossip.publish_system(DEAD_TOPIC, data)
+
+    def _seen_dead(self, report: Report) -> DeadReport:
+        entry = self._registry.get(report.node)
+        return DeadReport(
+            accused=report.node,
             address=str(entry.addresses[0]) if entry and entry.addresses else "",
             sequence=max(0, entry.sequence) if entry else 0,
-            observed=self._env.wall_ms(),
-            evidence=evidence.value,
+            observed=self._env.wall_ms() - round((trio.current_time() - report.at) * 1000),
+            evidence=report.evidence.value,
         )
-        try:
-            self._gossip.publish_system(DEAD_TOPIC, codec.encode(report))
-        except Busy:
-            # Others saw it, too, or will.
-            return
 
-    def _take_report(self, reporter: NodeId, publication: Publication) -> None:
+    def _take_reports(self, reporter: NodeId, publication: Publication) -> None:
         try:
-            report = codec.decode(DeadReport, publication.data)
+            reports = codec.decode(DeadReports, publication.data).reports
         except BadMessage:
             return
+        for report in reports:
+            self._take_report(reporter, report)
+
+    def _take_report(self, reporter: NodeId, report: DeadReport) -> None:
         accused = NodeId(report.accused)
         if accused == self._own_id:
             latest = self._env.wall_ms() + CLOCKS_DIFFER_MS
             self.say_alive(after=min(report.observed, latest))
             return
-        entry = self._registry.get(accused)
+        entry, now = self._registry.get(accused), trio.current_time()
+        if entry is None:
+            return
+        self._machine.told(accused, now)
         # An identity of which nothing is known may have cost nothing.
-        if entry is None or self._registry.get(reporter) is None:
+        if self._registry.get(reporter) is None:
             return
         connection = self._roster.connections.get(accused)
-        self._machine.reported(
+        if self._machine.reported(
             accused,
             reporter,
             report.observed,
@@ -266,12 +274,12 @@ class LivenessService:
             self._env.wall_ms(),
             max(0, entry.sequence),
             heard_at=connection.last_heard if connection is not None else None,
-            now=trio.current_time(),
-        )
+            now=now,
+        ):
+            self._wake()
         if connection is not None and self._nursery is not None:
             # Its word against the reporter's.
             self._nursery.start_soon(self._redial, accused)
-        self._wake()
 
     def _take_sign_of_life(self, origin: NodeId, publication: Publication) -> None:
         if self._learn_own(origin, publication) is not None:

@@ -38,7 +38,9 @@ REACHES_AT_ONCE = 16
 REACHES_PER_SECOND = 1.0
 # Of the other peers, pinged beside a probe: an answer shows that we are not cut off.
 MAX_PINGS = 3
-# It must not come in the last part of the shortest probe, this share of it.
+# They are asked after this share of the shortest probe: most hosts have refused it by then.
+PING_AFTER = 0.125
+# The answer must not come in the last part of the shortest probe, this share of it.
 MARGIN = 0.25
 # Questions of others under way at once; beyond it, they are told `busy`.
 MAX_REACHES = 16
@@ -124,7 +126,7 @@ class Probing:
         async with self._limit, trio.open_nursery() as nursery:
             began = trio.current_time()
             for each in others:
-                nursery.start_soon(self._ping, each, answers)
+                nursery.start_soon(self._ping, each, answers, began + soon * PING_AFTER)
             outcome = await self._outcome(node, seconds)
             # Where those answer only at the end, it had no time to answer, either.
             latest = max(trio.current_time(), began + soon) - soon * MARGIN
@@ -149,7 +151,8 @@ class Probing:
             answered = False
         return Outcome.ANSWERED if answered else Outcome.SILENT
 
-    async def _ping(self, other: Connection, answers: _Answers) -> None:
+    async def _ping(self, other: Connection, answers: _Answers, at: float) -> None:
+        await trio.sleep_until(at)
         with suppress(P2PError):
             await other.request(Ping(), self.config.ping_timeout)
             answers.first_at = min(answers.first_at, trio.current_time())

@@ -13,6 +13,7 @@ from p2pd.wire import codec
 from p2pd.wire.identity import Identity
 from p2pd.wire.messages import (
     DeadReport,
+    DeadReports,
     Digest,
     FindNode,
     FindValue,
@@ -91,7 +92,7 @@ def false_report(accused: SimNode, evidence: str) -> bytes:
         observed=wall_ms(),
         evidence=evidence,
     )
-    return codec.encode(report)
+    return codec.encode(DeadReports((report,)))
 
 
 def wall_ms() -> int:

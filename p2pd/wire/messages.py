@@ -164,6 +164,13 @@ class DeadReport:
 
 
 @attrs.frozen
+class DeadReports:
+    """What the origin of a publication observed of some nodes at about the same time."""
+
+    reports: Annotated[tuple[DeadReport, ...], Length(1, MAX_IDS)]
+
+
+@attrs.frozen
 class Heard:
     """A publication that the sender has, and over how many hops it came."""
 

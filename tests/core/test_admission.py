@@ -6,7 +6,7 @@ import pytest
 
 from p2pd.address import Address
 from p2pd.core import admission
-from p2pd.core.admission import Admission
+from p2pd.core.admission import Admission, Grant
 from p2pd.core.entries import Backoff, Source
 from p2pd.core.history import Item
 from p2pd.core.registry import Registry
@@ -37,21 +37,33 @@ class Gate:
         assert entry is not None
         entry.success_count = 1
 
-    def hear_of(self, node_id: NodeId, teller: NodeId) -> None:
+    def hear_of(self, node_id: NodeId, teller: NodeId, first_seen: float = 0.0) -> None:
         address = Address("10.0.0.2", 1)
-        self.registry.heard(node_id, address, Source.EXCHANGE, 0.0, told_by=teller)
+        self.registry.heard(node_id, address, Source.EXCHANGE, first_seen, told_by=teller)
+
+    def grant(
+        self,
+        peer: NodeId,
+        origin: NodeId,
+        now: float = 0.0,
+        *,
+        topic: str = "t",
+        size: int = 100,
+        asked: bool = False,
+    ) -> Grant:
+        publication = Publication(bytes(32), 0, 0, topic, b"")
+        item = Item(bytes(16), Signed(bytes(size), bytes(64)), origin, 0, 1)
+        return self.admission.grant(peer, item, publication, now, WALL + now, asked=asked)
 
     def brings(
         self, peer: NodeId, origin: NodeId, now: float = 0.0, *, topic: str = "t", size: int = 100
     ) -> bool:
-        publication = Publication(bytes(32), 0, 0, topic, b"")
-        item = Item(bytes(16), Signed(bytes(size), bytes(64)), origin, 0, 1)
-        return self.admission.has_room(peer, item, publication, now, WALL + now)
+        return self.grant(peer, origin, now, topic=topic, size=size) is not Grant.DROP
 
-    def exhaust(self, peer: NodeId, now: float = 0.0) -> int:
+    def exhaust(self, peer: NodeId, now: float = 0.0, *, topic: str = "t") -> int:
         """Let a peer bring messages of invented origins until one is refused; counts them."""
         count = 0
-        while self.brings(peer, stranger(count), now):
+        while self.brings(peer, stranger(count), now, topic=topic):
             count += 1
         return count
 
@@ -84,6 +96,7 @@ def test_one_known_origin_brings_only_so_much() -> None:
 def test_a_word_of_one_who_floods_is_heard() -> None:
     gate = Gate()
     gate.exhaust(LIAR)
+    gate.exhaust(LIAR, topic="$alive")
     while gate.brings(LIAR, KNOWN):
         pass
     words = sum(gate.brings(LIAR, KNOWN, topic="$alive") for _ in range(100))
@@ -187,3 +200,44 @@ def test_who_was_heard_of_before_does_not_share_with_whom_the_same_peer_invents(
             pass
     taken = sum(gate.brings(LIAR, stranger(1), later) for _ in range(100))
     assert taken >= admission.ACQUAINTED_AT_ONCE
+
+
+def test_while_there_is_too_much_only_what_its_origin_pays_is_passed_on() -> None:
+    gate = Gate()
+    later = admission.ACQUAINTED_AFTER
+    assert gate.grant(HONEST, stranger(0), later) is Grant.SPREAD
+    gate.exhaust(LIAR, later)
+    gate.hear_of(stranger(1), HONEST, first_seen=later)
+    for origin in (stranger(0), stranger(1)):
+        assert gate.grant(HONEST, origin, later) is Grant.KEEP
+    for origin in (KNOWN, HEARD_OF):
+        assert gate.grant(HONEST, origin, later) is Grant.SPREAD
+    calm = later + admission.SCARCE_FOR
+    assert gate.grant(HONEST, stranger(0), calm - 0.1) is Grant.KEEP
+    assert gate.grant(HONEST, stranger(0), calm) is Grant.SPREAD
+
+
+def test_what_was_asked_for_spends_nothing_of_what_a_neighbour_may_bring_by_itself() -> None:
+    gate = Gate()
+    asked = 0
+    while gate.grant(HONEST, stranger(asked), asked=True) is not Grant.DROP:
+        asked += 1
+    assert asked == admission.MOST_AT_ONCE
+    assert gate.exhaust(HONEST) == admission.PEER_AT_ONCE
+
+
+def test_who_is_made_to_speak_again_and_again_loses_no_messages_by_that() -> None:
+    gate = Gate()
+    later = admission.ACQUAINTED_AFTER
+    gate.exhaust(LIAR, later)
+    while gate.brings(LIAR, HEARD_OF, later, topic="$alive"):
+        pass
+    taken = sum(gate.brings(LIAR, HEARD_OF, later) for _ in range(100))
+    assert taken == admission.ACQUAINTED_AT_ONCE
+
+
+def test_words_of_whom_nobody_knows_leave_a_neighbour_what_users_publish() -> None:
+    gate = Gate()
+    gate.exhaust(LIAR)
+    assert gate.exhaust(HONEST, topic="$alive") == admission.PEER_AT_ONCE
+    assert gate.exhaust(HONEST) == admission.PEER_AT_ONCE

@@ -12,7 +12,7 @@ import attrs
 import pytest
 
 from p2pd.core.announcements import MAX_ANNOUNCED
-from p2pd.core.broadcast import MAX_CHUNKS, Broadcast, Send
+from p2pd.core.broadcast import GRAFT_GRACE, MAX_CHUNKS, Broadcast, Send
 from p2pd.core.declined import DECLINED_FOR
 from p2pd.core.history import History, Item
 from p2pd.core.missing import GRAFT_AFTER
@@ -674,3 +674,29 @@ def test_what_was_declined_is_asked_of_nobody_for_a_while() -> None:
     node.take_held(C, Held((item.message_id,)), DECLINED_FOR + 0.1)
     assert node.take_sends(DECLINED_FOR + 0.1) == [(C, Want((item.message_id,)))]
     assert node.receive(C, item, DECLINED_FOR + 0.2)
+
+
+def test_what_is_not_to_be_spread_is_told_to_who_compares_and_sent_to_who_asks() -> None:
+    network = Network(3, [(0, 1), (1, 2)])
+    kept = publication(0, 0)
+    assert network.machines[1].receive(node_id(0), kept, network.now, spread=False)
+    network.flush(1)
+    network.run()
+    assert not network.sent
+    network.compare(2, 1)
+    network.run()
+    assert network.delivered[kept.message_id] == Counter([2])
+
+
+def test_a_burst_of_duplicates_is_answered_by_one_prune() -> None:
+    node = machine(A, B)
+    items = [come(number) for number in range(20)]
+    for each in items:
+        assert node.receive(A, each, 0.0)
+    node.take_sends(0.0)
+    for each in items:
+        assert not node.receive(B, each, 0.1)
+    assert node.take_sends(0.1) == [(B, Prune())]
+    # Perhaps it got lost in a change of connections.
+    assert not node.receive(B, items[0], 0.2 + GRAFT_GRACE)
+    assert node.take_sends(0.2 + GRAFT_GRACE) == [(B, Prune())]

@@ -7,6 +7,7 @@ import pytest
 from p2pd.core.membership import (
     HEARD_LATELY,
     REPORT_EARLY,
+    Action,
     Declare,
     Evidence,
     Liveness,
@@ -23,7 +24,9 @@ from p2pd.core.reporters import (
 )
 from p2pd.core.suspects import (
     DIALS_PER_SECOND,
+    GATHER,
     PROBE_WINDOW_LEAST,
+    TELL_AGAIN,
 )
 from p2pd.core.suspicion import QUORUM, REFUTE_WAIT, SUSPICION_MOST
 from p2pd.ids import NodeId
@@ -77,7 +80,7 @@ def test_a_refused_probe_confirms_a_report_at_once_and_is_reported() -> None:
     machine.dial_failed(ACCUSED, True, 101.0)
     assert machine.take_actions(101.0) == [
         Declare(ACCUSED, Evidence.REFUSED, (LIAR,)),
-        Report(ACCUSED, Evidence.REFUSED),
+        Report(ACCUSED, Evidence.REFUSED, 101.0),
     ]
 
 
@@ -89,8 +92,74 @@ def test_an_unanswered_probe_confirms_a_report_after_a_moment() -> None:
     assert machine.take_actions(101.0) == []
     assert run_unanswered(machine, 100.0 + SUSPICION_MOST) == [
         Declare(ACCUSED, Evidence.SILENT, (LIAR,)),
-        Report(ACCUSED, Evidence.SILENT),
+        Report(ACCUSED, Evidence.SILENT, 103.0),
     ]
+
+
+def find_refused(machine: Membership, number: int, now: float) -> None:
+    machine.lost(node(number), True, now)
+    machine.dial_failed(node(number), True, now)
+
+
+def reports(actions: list[Action]) -> list[Report]:
+    return [each for each in actions if isinstance(each, Report)]
+
+
+def test_of_many_that_die_at_once_the_first_is_told_at_once_and_all_others_together() -> None:
+    machine = membership(known=1000)
+    find_refused(machine, 10, 100.0)
+    assert reports(machine.take_actions(100.0)) == [Report(node(10), Evidence.REFUSED, 100.0)]
+    for number in range(11, 16):
+        find_refused(machine, number, 100.1)
+    assert not reports(run(machine, 100.0 + GATHER - 0.01))
+    rest = [Report(node(number), Evidence.REFUSED, 100.1) for number in range(11, 16)]
+    assert machine.next_due() == 100.0 + GATHER
+    assert reports(machine.take_actions(100.0 + GATHER)) == rest
+    find_refused(machine, 16, 101.0)
+    assert reports(machine.take_actions(101.0)) == [Report(node(16), Evidence.REFUSED, 101.0)]
+
+
+def test_what_enough_others_report_meanwhile_or_who_is_back_is_not_reported() -> None:
+    machine = membership(known=1000)
+    for number in (10, 11, 12, 13):
+        find_refused(machine, number, 100.0)
+        machine.take_actions(100.0)
+    for number in range(QUORUM):
+        accuse(machine, node(11), node(100 + number), 100.1)
+        if number < QUORUM - 1:
+            accuse(machine, node(12), node(100 + number), 100.1)
+    machine.heard(node(13), 100.1)
+    told = reports(run(machine, 101.0))
+    assert told == [Report(node(12), Evidence.REFUSED, 100.0)]
+
+
+def test_where_others_told_who_are_not_known_here_it_is_told_again_by_about_so_many_of_all() -> (
+    None
+):
+    known = 100
+    told = 0
+    for seed in range(known):
+        machine = membership(known=known, seed=seed)
+        find_refused(machine, 10, 100.0)
+        for _ in range(TELL_AGAIN - 1):
+            machine.told(node(10), 100.0)
+        assert machine.take_actions(100.0)[-1] == Report(node(10), Evidence.REFUSED, 100.0)
+        for _ in range(TELL_AGAIN):
+            machine.told(node(11), 100.0)
+        find_refused(machine, 11, 200.0)
+        told += len(reports(machine.take_actions(200.0)))
+    assert TELL_AGAIN / 3 <= told <= TELL_AGAIN * 3
+
+
+def test_what_was_told_long_ago_keeps_nobody_silent() -> None:
+    for seed in range(20):
+        machine = membership(known=1000, seed=seed)
+        for _ in range(100):
+            machine.told(node(10), 100.0)
+        now = 100.1 + REPORT_TTL
+        machine.told(node(10), now)
+        find_refused(machine, 10, now)
+        assert len(reports(machine.take_actions(now))) == 1
 
 
 def test_no_report_is_added_to_a_quorum() -> None:

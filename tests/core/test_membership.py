@@ -54,7 +54,7 @@ def test_a_reset_is_followed_by_a_dial_and_a_refusal_by_the_verdict() -> None:
     machine.dial_failed(ACCUSED, True, 1.1)
     assert machine.take_actions(1.1) == [
         Declare(ACCUSED, Evidence.REFUSED, ()),
-        Report(ACCUSED, Evidence.REFUSED),
+        Report(ACCUSED, Evidence.REFUSED, 1.1),
     ]
     assert machine.liveness(ACCUSED) is Liveness.DEAD
     assert machine.next_due() == float("inf")
@@ -72,7 +72,7 @@ def test_a_dial_without_answer_has_others_asked_before_the_verdict() -> None:
     assert run(machine, 9.5) == []
     assert run_unanswered(machine, 10.0) == [
         Declare(ACCUSED, Evidence.SILENT, ()),
-        Report(ACCUSED, Evidence.SILENT),
+        Report(ACCUSED, Evidence.SILENT, 10.0),
     ]
 
 
@@ -138,7 +138,7 @@ def test_others_who_give_no_answer_are_asked_again_a_few_times() -> None:
     machine.others_unclear(ACCUSED, 5.0 * MOST_UNCLEAR)
     asked_last = 5.0 * MOST_UNCLEAR
     assert run(machine, asked_last + REFUTE_WAIT) == [
-        Report(ACCUSED, Evidence.SILENT),
+        Report(ACCUSED, Evidence.SILENT, asked_last),
         AskOthers(ACCUSED, last=True),
         Redial(ACCUSED, last=True),
     ]
@@ -150,7 +150,7 @@ def test_whom_nobody_asked_knows_is_reported_before_the_verdict_and_can_refute_i
     run(machine, 1.0)
     machine.dial_failed(ACCUSED, False, 3.0)
     machine.others_failed(ACCUSED, 3.5, tried=False)
-    assert run(machine, 3.5) == [Report(ACCUSED, Evidence.SILENT)]
+    assert run(machine, 3.5) == [Report(ACCUSED, Evidence.SILENT, 3.5)]
     machine.vouched(ACCUSED, wall(3.6), 3.7, wall(3.7))
     assert run(machine, 600.0) == [Revive(ACCUSED)]
 
@@ -161,7 +161,7 @@ def test_a_report_before_the_verdict_is_not_repeated_with_it() -> None:
     run(machine, 1.0)
     machine.others_failed(ACCUSED, 3.0, tried=False)
     machine.dial_failed(ACCUSED, False, 6.5)
-    assert run(machine, 6.5 + REFUTE_WAIT - 0.1) == [Report(ACCUSED, Evidence.SILENT)]
+    assert run(machine, 6.5 + REFUTE_WAIT - 0.1) == [Report(ACCUSED, Evidence.SILENT, 6.5)]
     assert run_unanswered(machine, 600.0) == [Declare(ACCUSED, Evidence.SILENT, ())]
 
 

@@ -104,3 +104,10 @@ def test_the_dead_is_probed_soon_after_endless_false_reports_of_it() -> None:
         run(machine, now + 0.1)
     accuse(machine, ACCUSED, LIAR, 1200.0)
     assert run(machine, 1200.0 + 2 * 100 / DIALS_PER_SECOND) == [Redial(ACCUSED)]
+
+
+def test_whose_deaths_were_told_of_is_remembered_within_a_bound() -> None:
+    machine = membership(known=100)
+    for number in range(MAX_DEAD + 100):
+        machine.told(node(number), 100.0)
+    assert len(machine._suspects._told) == MAX_DEAD

@@ -13,6 +13,7 @@ from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.wire import codec
 from p2pd.wire.messages import (
     DeadReport,
+    DeadReports,
     Failed,
     Gossip,
     Message,
@@ -69,7 +70,7 @@ def report(reporter: ScriptedPeer, accused: SimNode, **changes: int) -> Gossip:
         evidence="refused",
         **fields,
     )
-    return publish(reporter, liveness.DEAD_TOPIC, codec.encode(body))
+    return publish(reporter, liveness.DEAD_TOPIC, codec.encode(DeadReports((body,))))
 
 
 def publish(origin: ScriptedPeer, topic: str, data: bytes) -> Gossip:

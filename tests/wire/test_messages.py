@@ -10,6 +10,7 @@ from p2pd.wire.messages import (
     PROTOCOL_VERSION,
     TAGS,
     DeadReport,
+    DeadReports,
     Difference,
     Heard,
     PeerRecord,
@@ -67,6 +68,7 @@ Seen actor clock
 Record name_digest owned value writer instance clock seen expires
 Publication origin sequence issued topic data
 DeadReport accused address sequence observed evidence
+DeadReports reports
 Heard message_id hops
 Slot number fingerprint
 Subtree path bits fingerprint
@@ -79,6 +81,7 @@ FACTS = (
     Record,
     Publication,
     DeadReport,
+    DeadReports,
     Heard,
     Slot,
     Subtree,
