@@ -242,6 +242,32 @@ async def test_a_flood_is_cut_to_what_one_peer_may_bring(
         assert len(connected(a)) == 2
 
 
+async def test_a_flood_behind_an_honest_neighbour_leaves_room_for_whom_that_one_knows(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, bound in (("PEER_AT_ONCE", 20), ("MOST_AT_ONCE", 50)):
+        monkeypatch.setattr(admission, name, bound)
+    for name in ("PEER_PER_SECOND", "MOST_PER_SECOND"):
+        monkeypatch.setattr(admission, name, 2.0)
+    async with open_world(1) as world:
+        honest, far = await in_line(world, 2)
+        flood, known = await ScriptedPeer(world).connect(honest), ScriptedPeer(world)
+        with ExitStack() as stack:
+            inbox = Inbox(stack, far)
+            for number in range(600):
+                if number == 450:
+                    line = await known.connect(honest)
+                invented = [publication(stranger(world.rng), b"f") for _ in range(5)]
+                await flood.send(*[Gossip(each, 1) for each in invented])
+                if number >= 450 and number % 10 == 0:
+                    await line.send(Gossip(publication(known.identity, b"%d" % number), 1))
+                await trio.sleep(0.1)
+            came = inbox.data()
+        assert far.services.registry.get(known.identity.node_id) is None
+        assert [came[b"%d" % number] for number in range(450, 600, 10)] == [1] * 15
+        assert 0 < came[b"f"] < 300
+
+
 async def test_a_flooding_origin_is_cut_by_when_it_issued(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

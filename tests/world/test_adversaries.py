@@ -169,3 +169,9 @@ def test_four_of_twenty_do_their_worst_for_longer(seed: int) -> None:
 @pytest.mark.slow
 def test_a_flood_at_the_true_bounds() -> None:
     run(20, 0, seconds=30, what=Sabotage(), scale=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_ten_of_fifty_do_their_worst(seed: int) -> None:
+    run(50, seed, seconds=40, what=Sabotage(own=5, invented=50), scale=0.1)
