@@ -35,12 +35,12 @@ WORDS_PER_SECOND = 1.0
 ACQUAINTED_AFTER = 60.0
 ACQUAINTED_AT_ONCE = 10
 ACQUAINTED_PER_SECOND = 0.1
-# Of one origin that we only heard of, and of all that one and the same peer told of.
+# Of one origin that is paid by somebody else, and of all that one and the same peer told of.
 HEARD_OF_AT_ONCE = 60
 HEARD_OF_PER_SECOND = 1.0
 TOLD_AT_ONCE = 500
 TOLD_PER_SECOND = 10.0
-# Of all others, and beyond the above: what one peer brings, then what all bring together.
+# Of all others: what one peer brings by itself, then, and beyond the above, what all bring.
 PEER_AT_ONCE = 500
 PEER_PER_SECOND = 10.0
 MOST_AT_ONCE = 4000
@@ -142,18 +142,16 @@ class Admission:
         asked: bool,
         is_word: bool,
     ) -> bool:
-        if (
-            entry is not None
-            and not entry.proven
-            and entry.told_by is not None
-            and self._spend("heard", item.origin, HEARD_OF_AT_ONCE, HEARD_OF_PER_SECOND, 1, now)
-            and self._spend("told", entry.told_by, TOLD_AT_ONCE, TOLD_PER_SECOND, 1, now)
-        ):
-            return True
+        teller = entry.told_by if entry is not None and not entry.proven else None
         cost = 1 + len(item.signed.body) // BYTES_COUNT
-        what = "peer words" if is_word else "peer"
-        if not asked and self._spend(what, peer, PEER_AT_ONCE, PEER_PER_SECOND, cost, now):
-            return True
+        # One that floods may be known to an honest neighbour: it must not use up all of that
+        # one's budget here.
+        if self._spend("heard", item.origin, HEARD_OF_AT_ONCE, HEARD_OF_PER_SECOND, 1, now):
+            if teller and self._spend("told", teller, TOLD_AT_ONCE, TOLD_PER_SECOND, 1, now):
+                return True
+            what = "peer words" if is_word else "peer"
+            if not asked and self._spend(what, peer, PEER_AT_ONCE, PEER_PER_SECOND, cost, now):
+                return True
         return self._spend("all", None, MOST_AT_ONCE, MOST_PER_SECOND, cost, now)
 
     def _spend(

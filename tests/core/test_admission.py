@@ -241,3 +241,11 @@ def test_words_of_whom_nobody_knows_leave_a_neighbour_what_users_publish() -> No
     gate.exhaust(LIAR)
     assert gate.exhaust(HONEST, topic="$alive") == admission.PEER_AT_ONCE
     assert gate.exhaust(HONEST) == admission.PEER_AT_ONCE
+
+
+def test_one_origin_that_floods_behind_an_honest_neighbour_leaves_room_for_others_there() -> None:
+    gate = Gate()
+    gate.exhaust(LIAR)
+    taken = sum(gate.brings(HONEST, stranger(99_999)) for _ in range(1000))
+    assert taken == admission.HEARD_OF_AT_ONCE
+    assert gate.exhaust(HONEST) == admission.PEER_AT_ONCE - taken
