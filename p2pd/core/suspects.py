@@ -305,8 +305,9 @@ class Suspects:
             # A refutation could not have come.
             case.cut_off |= silence > CUT_OFF
             case.quorum_at = now + IN_TOUCH / 2 - REFUTE_WAIT * self.patience
-        elif case.quorum_due(self.patience) <= now and case.cut_off:
-            case.cut_off, case.quorum_at = False, now
+        elif case.quorum_due(self.patience) <= now and case.cut_off and not case.waited_anew:
+            # Once: among few peers silences are long, and a verdict must come at last.
+            case.waited_anew, case.quorum_at = True, now
         elif case.quorum_due(self.patience) <= now:
             # Somebody may have been discredited meanwhile.
             self.recount(case, now)
