@@ -33,6 +33,9 @@ GATHER = 0.3
 # Others know but some of the tellers. Where so many have told of a death, it is by chance whether
 # one more that finds it out tells it, too: about so many of all nodes do.
 TELL_AGAIN = 2 * QUORUM
+# After a longer silence, in seconds, than a well node has with a handful of connections, it was
+# cut off: what it missed may still be on its way, a refutation, too.
+CUT_OFF = 3.0
 # At the bound a reported node is not suspected; a lost one takes the place of the oldest
 # reported one, and if there is none, of the oldest.
 MAX_SUSPECTS = 4096
@@ -338,13 +341,14 @@ class Suspects:
         if case.ask_due <= now:
             case.ask_due = now + OUTCOME_WITHIN
             self._news.append(AskOthers(node))
-        if case.quorum_due(self.patience) <= now and now - self._last_heard() > IN_TOUCH:
+        silence = now - self._last_heard()
+        if case.quorum_due(self.patience) <= now and silence > IN_TOUCH:
             # A refutation could not have come.
-            case.out_of_touch = True
+            case.cut_off |= silence > CUT_OFF
             case.quorum_at = now + IN_TOUCH / 2 - REFUTE_WAIT * self.patience
-        elif case.quorum_due(self.patience) <= now and case.out_of_touch:
-            # What comes first after that need not be the refutation.
-            case.out_of_touch, case.quorum_at = False, now
+        elif case.quorum_due(self.patience) <= now and case.cut_off and not case.waited_anew:
+            # Once: among few peers silences are long, and a verdict must come at last.
+            case.waited_anew, case.quorum_at = True, now
         elif case.quorum_due(self.patience) <= now:
             # Somebody may have been discredited meanwhile.
             self.recount(case, now)

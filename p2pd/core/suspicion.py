@@ -61,7 +61,8 @@ class Case:
     until we are isolated no more; `last_chance`: it takes the outcome of one more dial.
     `announced`: it was reported before the verdict, as nobody asked could say anything.
     `quorum_at` is when the wait for a refutation of enough reports began; `independent` how
-    many there are; `out_of_touch`: when it was over, nobody had been heard of late.
+    many there are; `cut_off`: when it was over, nobody had been heard for long, `waited_anew`:
+    it began again because of that.
     """
 
     since: float
@@ -79,7 +80,8 @@ class Case:
     failed_at: float | None = None
     held: bool = False
     quorum_at: float | None = None
-    out_of_touch: bool = False
+    cut_off: bool = False
+    waited_anew: bool = False
     independent: int = 0
     reports: dict[NodeId, Statement] = attrs.field(factory=dict)
 

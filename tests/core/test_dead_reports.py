@@ -396,6 +396,17 @@ def test_who_hears_nobody_gives_no_verdict_by_reports() -> None:
     assert isinstance(declared, Declare)
 
 
+def test_a_moment_without_contact_costs_a_verdict_no_more_than_itself() -> None:
+    heard_at = 100.0
+    machine = membership(known=100_000, last_heard=lambda: heard_at)
+    for number in range(10, 10 + QUORUM):
+        accuse(machine, ACCUSED, node(number), 100.0)
+    assert run(machine, 100.0 + REFUTE_WAIT + 0.5) == []
+    heard_at = math.inf
+    [declared] = run(machine, 100.0 + REFUTE_WAIT + 1.0)
+    assert isinstance(declared, Declare)
+
+
 def test_a_refutation_that_comes_soon_after_a_time_without_contact_is_in_time() -> None:
     heard_at = 100.0
     machine = membership(known=100_000, last_heard=lambda: heard_at)
