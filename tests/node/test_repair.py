@@ -206,7 +206,7 @@ def sorted_like(nodes: list[SimNode], some: list[SimNode]) -> list[SimNode]:
 async def test_equal_replicas_are_left_in_peace(autojump_clock: MockClock) -> None:
     async with open_world(6) as world:
         nodes = await network(world, 5)
-        await put_all(nodes, [f"k{number}" for number in range(500)])
+        await put_all(nodes, [f"k{number}" for number in range(100)])
         await trio.sleep(100)
         peer = ScriptedPeer(world)
         line = await peer.connect(nodes[0])
