@@ -33,7 +33,7 @@ MOST_FAILURES = 3
 AGAIN_AFTER = 60.0
 # In larger networks nodes compare in turn as often, all together, as so many of them would do
 # that each compare with all others in each interval.
-SMALL = 32
+SMALL = 20
 
 
 @attrs.define(eq=False)
