@@ -334,6 +334,19 @@ async def test_a_silent_peer_costs_a_timeout(autojump_clock: MockClock) -> None:
         assert trio.current_time() - began < 15
 
 
+async def test_whom_a_user_disconnected_is_not_dialled_to_compare(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(15) as world:
+        a, b = await network(world, 2)
+        await a.node.put("k", b"v")
+        await a.node.disconnect(b.node_id)
+        for one, other in ((a, b), (b, a)):
+            with pytest.raises(PeerError, match="a user disconnected"):
+                await one.services.reconciler.reconcile(other.node_id, [EVERYTHING])
+        assert not a.is_connected_to(b)
+
+
 class Closing(MemoryStore):
     """A disk that can be made to refuse to read."""
 
