@@ -175,7 +175,8 @@ class Repair:
 
     async def _look_around(self) -> None:
         """Become acquainted with all nodes nearby; who is new is noted in `_came`."""
-        await self._routes.look_up(self._own_id, FindNode(self._own_id))
+        count = self.replication + MARGIN
+        await self._routes.look_up(self._own_id, FindNode(self._own_id), k=count)
 
     async def _visit(self, visit: Visit, limit: trio.CapacityLimiter) -> None:
         peer = NodeId(visit.peer)

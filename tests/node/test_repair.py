@@ -341,6 +341,7 @@ async def test_whom_a_user_disconnected_is_not_dialled_to_compare(
         a, b = await network(world, 2)
         await a.node.put("k", b"v")
         await a.node.disconnect(b.node_id)
+        await trio.sleep(1)
         for one, other in ((a, b), (b, a)):
             with pytest.raises(PeerError, match="a user disconnected"):
                 await one.services.reconciler.reconcile(other.node_id, [EVERYTHING])
