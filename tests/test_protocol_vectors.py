@@ -247,6 +247,7 @@ def test_habits_of_repair() -> None:
         "deputy_s": list(tending.SOON[1]),
         "small": tending.SMALL,
         "retry_s": tending.RETRY,
+        "again_after_s": tending.AGAIN_AFTER,
         "look_again_s": repair.LOOK_AGAIN,
         "hand_over_s": repair.HAND_OVER,
         "max_lookups": republish.MAX_LOOKUPS,

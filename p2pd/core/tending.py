@@ -29,9 +29,11 @@ SOON = {DISPLACED: (2.0, 4.0), 0: (2.0, 4.0), 1: (20.0, 40.0)}
 # one, but at most after the interval.
 RETRY = 15.0
 MOST_FAILURES = 3
+# Whoever brings something new at each visit makes nobody visit all others without end.
+AGAIN_AFTER = 60.0
 # In larger networks nodes compare in turn as often, all together, as so many of them would do
 # that each compare with all others in each interval.
-SMALL = 32
+SMALL = 20
 
 
 @attrs.define(eq=False)
@@ -70,6 +72,7 @@ class Tending:
         self._visits: dict[tuple[bytes, int], Visit] = {}
         self._nodes: Sequence[bytes] = ()
         self._round_at = math.inf
+        self._again_after = -math.inf
         self.population = 1.0
         self.prefixes: list[Prefix] = []
 
@@ -141,7 +144,8 @@ class Tending:
         What was learned, or was lacking unexpectedly, others may lack, too: all are due soon.
         """
         if learned or (gave and not visit.news):
-            self.again(now)
+            self.again(max(now, self._again_after))
+            self._again_after = now + AGAIN_AFTER
         if visit.rank == DISPLACED:
             self._drop(visit)
         visit.under_way, visit.made_at = False, now

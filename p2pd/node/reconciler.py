@@ -22,6 +22,7 @@ from p2pd.node.dispatch import Call, Dispatch, failure
 from p2pd.node.env import Env
 from p2pd.node.fair_channel import FairChannel
 from p2pd.node.replica import Replica
+from p2pd.node.roster import Roster
 from p2pd.wire.messages import (
     MAX_GIVEN,
     MAX_KEYS,
@@ -72,12 +73,14 @@ class Reconciler:
     def __init__(
         self,
         env: Env,
+        roster: Roster,
         dialer: Dialer,
         replica: Replica,
         confirmations: Confirmations,
         dispatch: Dispatch,
     ) -> None:
         self._env = env
+        self._roster = roster
         self._dialer = dialer
         self._replica = replica
         self._confirmations = confirmations
@@ -169,6 +172,9 @@ class Reconciler:
         return (await self._ask(peer, Give(tuple(batch)), Given)).stored
 
     async def _ask(self, peer: NodeId, question: Message, kind: type[R]) -> R:
+        entry = self._roster.registry.get(peer)
+        if entry is not None and entry.parted and peer not in self._roster.connections:
+            raise PeerError(f"a user disconnected {peer.hex()[:12]}")
         with trio.move_on_after(REPLY_TIMEOUT):
             reply = await self._dialer.request(peer, question, REPLY_TIMEOUT)
             if isinstance(reply, kind):

@@ -27,7 +27,7 @@ from p2pd.node.routes import Routes
 from p2pd.wire.messages import FindNode
 
 # Comparisons that one node has started and not finished.
-AT_ONCE = 2
+AT_ONCE = 4
 # How many more nodes than replicas are looked at: XOR distances from keys nearby differ a little.
 MARGIN = 8
 # Seconds between two lookups of the node's own ID. A death or a newcomer asks for one: others
@@ -175,7 +175,8 @@ class Repair:
 
     async def _look_around(self) -> None:
         """Become acquainted with all nodes nearby; who is new is noted in `_came`."""
-        await self._routes.look_up(self._own_id, FindNode(self._own_id))
+        count = self.replication + MARGIN
+        await self._routes.look_up(self._own_id, FindNode(self._own_id), k=count)
 
     async def _visit(self, visit: Visit, limit: trio.CapacityLimiter) -> None:
         peer = NodeId(visit.peer)
@@ -206,6 +207,7 @@ class Repair:
     def _survey(self, now: float) -> None:
         self._survey_at, self._watching = math.inf, True
         self._near = self.alive()[: self.replication + MARGIN]
+        self._lost = {each: None for each in self._lost if each in self._near}
         self.tending.survey(self._near, now, all_known=self._all_known)
         self._all_known = False
         self._wake()

@@ -114,7 +114,7 @@ def wire_services(config: Config, env: Env, events: Events, listening: list[Addr
     routes = Routes(env, config.dht, roster, dialer, book, dispatch)
     quorum = Quorum(env, config.dht, roster, routes, dialer, replica)
     confirmations = Confirmations(trio.current_time())
-    reconciler = Reconciler(env, dialer, replica, confirmations, dispatch)
+    reconciler = Reconciler(env, roster, dialer, replica, confirmations, dispatch)
     repair = Repair(env, config.dht, roster, routes, replica, reconciler, confirmations)
     liveness.on_dead += [routes.died, registry.died, repair.changed]
     # Who said goodbye keeps no place in the routing table from others.

@@ -206,7 +206,7 @@ def sorted_like(nodes: list[SimNode], some: list[SimNode]) -> list[SimNode]:
 async def test_equal_replicas_are_left_in_peace(autojump_clock: MockClock) -> None:
     async with open_world(6) as world:
         nodes = await network(world, 5)
-        await put_all(nodes, [f"k{number}" for number in range(500)])
+        await put_all(nodes, [f"k{number}" for number in range(100)])
         await trio.sleep(100)
         peer = ScriptedPeer(world)
         line = await peer.connect(nodes[0])
@@ -332,6 +332,20 @@ async def test_a_silent_peer_costs_a_timeout(autojump_clock: MockClock) -> None:
         with pytest.raises(P2PError):
             await a.services.reconciler.reconcile(silent.identity.node_id, [EVERYTHING])
         assert trio.current_time() - began < 15
+
+
+async def test_whom_a_user_disconnected_is_not_dialled_to_compare(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(15) as world:
+        a, b = await network(world, 2)
+        await a.node.put("k", b"v")
+        await a.node.disconnect(b.node_id)
+        await trio.sleep(1)
+        for one, other in ((a, b), (b, a)):
+            with pytest.raises(PeerError, match="a user disconnected"):
+                await one.services.reconciler.reconcile(other.node_id, [EVERYTHING])
+        assert not a.is_connected_to(b)
 
 
 class Closing(MemoryStore):
