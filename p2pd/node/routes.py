@@ -221,11 +221,13 @@ class Routes:
         outcome, answer, gone = "answered", None, False
 
         def on_wait(waits: bool) -> None:  # noqa: FBT001 - of `Dialer.request`
+            nonlocal dialed
             if waits:
                 lookup.held_up(candidate)
             else:
                 lookup.sent(candidate, trio.current_time())
-                wake()
+                dialed = node_id not in self._roster.connections
+            wake()
 
         try:
             within = self._config.request_timeout
