@@ -260,6 +260,12 @@ class DhtConfig:
         "Over how many paths a lookup goes that share no node. More withstand more liars, and "
         "cost more requests.",
     )
+    limit_local_networks: bool = _key(
+        default=False,
+        rule=_FLAG,
+        doc="Whether the limits of routing contacts from one network (/24, /48) also hold in "
+        "private, loopback and link-local ranges.",
+    )
     replication: int = _count(20, "nodes", 1, MAX_K, "How many of the closest nodes keep a record.")
     write_quorum: int = _count(
         0,

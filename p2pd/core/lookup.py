@@ -160,7 +160,7 @@ class Lookup:
         for number, path in enumerate(self._paths):
             candidate = self._next_of(path)
             if candidate is not None:
-                candidate.state, candidate.path = State.ASKED, number
+                candidate.path = number
                 self.sent(candidate, now)
                 path.under_way.append(candidate)
                 return candidate
@@ -168,11 +168,11 @@ class Lookup:
 
     def held_up(self, candidate: Candidate) -> None:
         """Note that a question waits here to be sent: until `sent`, no answer is expected."""
-        candidate.late_at = math.inf
+        candidate.state, candidate.late_at = State.ASKED, math.inf
 
     def sent(self, candidate: Candidate, now: float) -> None:
-        """Note that a question that was held up is on its way at last."""
-        candidate.sent_at = now
+        """Note that a question that was held up, or has to be repeated, is on its way now."""
+        candidate.state, candidate.sent_at = State.ASKED, now
         candidate.late_at = now + self._patience(candidate.node_id)
 
     def answered(self, candidate: Candidate, nodes: Iterable[tuple[NodeId, Signed]]) -> None:

@@ -1,9 +1,12 @@
 """How long answers take, and until when the next one can be expected.
 
-The estimate is TCP's (RFC 6298, section 2: smoothed round trip plus four times its variation),
-but it ends no question: it only says from when on another peer is asked as well. So its bounds
-are tighter than those of the RFC.
+For a peer that was measured the estimate is TCP's (RFC 6298, section 2: smoothed round trip
+plus four times its variation). It ends no question: it only says from when on another peer is
+asked as well, so its bounds are tighter than those of the RFC. Of peers that were not, some
+are near and some far: for them it is what almost all answers took lately.
 """
+
+from collections import deque
 
 import attrs
 
@@ -14,6 +17,9 @@ MAX_PEERS = 1024
 # Before anything was measured (RFC 6298, 2.1). The least leaves a busy peer a moment.
 FIRST_SECONDS = 1.0
 LEAST_SECONDS = 0.1
+# Of so many answers lately, all but one took less than what is expected by this factor.
+RECENT = 64
+_MARGIN = 1.25
 # RFC 6298, 2.3.
 _ALPHA, _BETA, _K = 1 / 8, 1 / 4, 4
 # What one lookup counts against all before it.
@@ -34,16 +40,16 @@ class RoundTrips:
 
     def __init__(self) -> None:
         self._peers: dict[NodeId, _Estimate] = {}
-        self._asked: _Estimate | None = None
-        self._dialed: _Estimate | None = None
+        self._asked: deque[float] = deque(maxlen=RECENT)
+        self._dialed: deque[float] = deque(maxlen=RECENT)
         self.lost = 0.0
 
     def took(self, peer: NodeId, seconds: float, *, dialed: bool) -> None:
         """Note what an answer took; `dialed`: there was no connection before."""
         if dialed:
-            self._dialed = _updated(self._dialed, seconds)
+            self._dialed.append(seconds)
             return
-        self._asked = _updated(self._asked, seconds)
+        self._asked.append(seconds)
         self._peers[peer] = _updated(self._peers.pop(peer, None), seconds)
         if len(self._peers) > MAX_PEERS:
             del self._peers[next(iter(self._peers))]
@@ -67,10 +73,11 @@ class RoundTrips:
         By what the peer's own answers took, else by those of all peers that were asked in
         the same way.
         """
-        estimate = self._dialed if dialed else self._peers.get(peer, self._asked)
-        if estimate is None:
-            return FIRST_SECONDS
-        return max(LEAST_SECONDS, estimate.smoothed + _K * estimate.variation)
+        own = None if dialed else self._peers.get(peer)
+        if own is not None:
+            return max(LEAST_SECONDS, own.smoothed + _K * own.variation)
+        longest = sorted(self._dialed if dialed else self._asked)[-2:]
+        return max(LEAST_SECONDS, _MARGIN * longest[0]) if longest else FIRST_SECONDS
 
 
 def _updated(estimate: _Estimate | None, seconds: float) -> _Estimate:

@@ -3,7 +3,11 @@
 256 buckets, one for each length of the distance, made when first needed. A bucket keeps up
 to k contacts, least recently heard from first; who finds it full waits in its replacement
 cache. A contact leaves only when it fails and somebody waits for its place, so that an
-outage empties no table.
+outage empties no table. Who never proved that it can be dialled also leaves when nobody waits,
+and gives its place to whoever did.
+
+One network (/24, /48) has at most `MAX_IN_BUCKET` places in a bucket and `MAX_IN_TABLE` in all:
+addresses in many networks cost more than keys (S/Kademlia, section 4.1, on eclipse attacks).
 """
 
 import random
@@ -16,14 +20,23 @@ from p2pd.ids import ID_BITS, ID_BYTES, NodeId, distance, distance_bits
 from p2pd.wire.messages import Signed
 
 MAX_FAILURES = 2
+MAX_IN_BUCKET = 2
+MAX_IN_TABLE = 10
 
 
 @attrs.define(eq=False)
 class Contact:
-    """A node that a lookup can ask: proven by a connection, with its signed record."""
+    """A node that a lookup can ask: proven by a connection, with its signed record.
+
+    `heard_at` is when it gave the last sign of life, monotonic; `network` the one whose limits
+    it counts for, or None; `dialable`: it answered at an address that was dialled.
+    """
 
     node_id: NodeId
     signed: Signed
+    heard_at: float = 0.0
+    network: str | None = None
+    dialable: bool = True
     failures: int = 0
 
 
@@ -58,10 +71,19 @@ class RoutingTable:
         for bucket in self._buckets.values():
             yield from bucket.contacts.values()
 
-    def heard_from(self, node_id: NodeId, signed: Signed) -> None:
+    def heard_from(
+        self,
+        node_id: NodeId,
+        signed: Signed,
+        now: float = 0.0,
+        *,
+        network: str | None = None,
+        dialable: bool = True,
+    ) -> None:
         """Note a sign of life: the contact becomes the most recent of its bucket.
 
-        Where the bucket is full, it waits in the replacement cache, whose oldest goes.
+        Where the bucket is full, it waits in the replacement cache, whose oldest goes. Where
+        its network has enough places, it is not taken.
         """
         if node_id == self._own_id:
             return
@@ -69,11 +91,14 @@ class RoutingTable:
         bucket = self._buckets.setdefault(bits, _Bucket(self._made_at))
         contact = bucket.contacts.pop(node_id, None)
         if contact is not None:
-            contact.signed, contact.failures = signed, 0
+            contact.signed, contact.failures, contact.heard_at = signed, 0, now
+            contact.dialable |= dialable
             bucket.contacts[node_id] = contact
             return
         bucket.replacements.pop(node_id, None)
-        contact = Contact(node_id, signed)
+        if self._is_crowded(bucket, network):
+            return
+        contact = Contact(node_id, signed, now, network, dialable)
         if len(bucket.contacts) < self._k:
             bucket.contacts[node_id] = contact
             return
@@ -83,7 +108,10 @@ class RoutingTable:
         self._replace_failing(bucket)
 
     def failed(self, node_id: NodeId) -> None:
-        """Note that a node did not answer; it goes if it fails often and another waits."""
+        """Note that a node did not answer; it goes if it fails often and another waits.
+
+        Who was never dialled with success goes then in any case.
+        """
         bucket = self._buckets.get(distance_bits(self._own_id, node_id))
         if bucket is None:
             return
@@ -92,6 +120,25 @@ class RoutingTable:
         if contact is not None:
             contact.failures += 1
             self._replace_failing(bucket)
+            if contact.failures >= MAX_FAILURES and not contact.dialable:
+                bucket.contacts.pop(node_id, None)
+
+    def to_probe(self, before: float) -> list[Contact]:
+        """Return whom to probe: of each bucket the contact least recently heard from.
+
+        Only if nothing was heard of it since `before`, and if another waits for its place
+        (Kademlia, section 2.2) or it never proved that it can be dialled.
+        """
+        oldest = [
+            (next(iter(bucket.contacts.values())), bucket)
+            for bucket in self._buckets.values()
+            if bucket.contacts
+        ]
+        return [
+            contact
+            for contact, bucket in oldest
+            if contact.heard_at < before and (bucket.replacements or not contact.dialable)
+        ]
 
     def looked_up(self, target: bytes, now: float) -> None:
         """Note that `target` is being looked up: that refreshes the bucket of its range."""
@@ -130,9 +177,28 @@ class RoutingTable:
         known = len(around) == count
         return distance(around[-1].node_id, self._own_id) if known else 2**ID_BITS
 
+    def _is_crowded(self, bucket: _Bucket, network: str | None) -> bool:
+        if network is None:
+            return False
+        inside = [*bucket.contacts.values(), *bucket.replacements.values()]
+        return sum(each.network == network for each in inside) >= MAX_IN_BUCKET or self._is_full_of(
+            network
+        )
+
+    def _is_full_of(self, network: str | None) -> bool:
+        return network is not None and sum(each.network == network for each in self) >= MAX_IN_TABLE
+
     def _replace_failing(self, bucket: _Bucket) -> None:
-        failing = [each for each in bucket.contacts.values() if each.failures >= MAX_FAILURES]
-        for contact in failing[: len(bucket.replacements)]:
+        for contact in [each for each in bucket.contacts.values() if each.failures >= MAX_FAILURES]:
+            self._replace(bucket, contact, list(bucket.replacements.values()))
+        for contact in [each for each in bucket.contacts.values() if not each.dialable]:
+            better = [each for each in bucket.replacements.values() if each.dialable]
+            self._replace(bucket, contact, better)
+
+    def _replace(self, bucket: _Bucket, contact: Contact, waiting: list[Contact]) -> None:
+        """Give a contact's place to who was heard from last, among some who wait."""
+        allowed = [each for each in waiting if not self._is_full_of(each.network)]
+        if allowed:
             del bucket.contacts[contact.node_id]
-            node_id, newest = bucket.replacements.popitem()
-            bucket.contacts[node_id] = newest
+            del bucket.replacements[allowed[-1].node_id]
+            bucket.contacts[allowed[-1].node_id] = allowed[-1]

@@ -141,9 +141,9 @@ class Dialer:
         All together takes at most `within` seconds. Where there is no room for the
         connection, it waits until others make some; `on_wait` is told when it begins (True)
         and ends to wait. Where the connection ended under it, as a duplicate or to make
-        room, the request goes once more over another one. Raises `NotFound` for a peer
-        without a known address, `Busy` where there was no room in time, and what
-        `connect_to` and `Connection.request` raise.
+        room, the request goes once more over another one, as after a wait. Raises
+        `NotFound` for a peer without a known address, `Busy` where there was no room in
+        time, and what `connect_to` and `Connection.request` raise.
         """
         until = trio.current_time() + within
         connection = await self._connect_in_turn(peer, until, on_wait)
@@ -152,6 +152,7 @@ class Dialer:
         except ConnectionLost:
             with trio.move_on_at(until):
                 await connection.ended.wait()
+            on_wait(False)  # noqa: FBT003 - whether it waits is all there is to tell
             again = await self._connect_in_turn(peer, until, on_wait)
         return await self._request(again, message, until)
 
@@ -173,7 +174,7 @@ class Dialer:
                     return await self.connect_to(peer)
                 except Busy as full:
                     error = full
-                on_wait(True)  # noqa: FBT003 - whether it waits is all there is to tell
+                on_wait(True)  # noqa: FBT003 - as above
                 await self._waiting_for_room.park()
                 on_wait(False)  # noqa: FBT003 - as above
                 continue

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import attrs
 import trio
 
+from p2pd.address import is_local, network_group
 from p2pd.config import DhtConfig
 from p2pd.core.lookup import Candidate, Lookup
 from p2pd.core.round_trips import RoundTrips
@@ -17,7 +18,7 @@ from p2pd.node.dispatch import Call, Dispatch
 from p2pd.node.env import Env
 from p2pd.node.peer_book import PeerBook
 from p2pd.node.roster import Roster
-from p2pd.wire.messages import MAX_RECORDS, FindNode, FindValue, Message, Nodes, Signed, Value
+from p2pd.wire.messages import MAX_RECORDS, FindNode, FindValue, Message, Nodes, Ping, Signed, Value
 
 # Kademlia, section 2.3: a range in which nothing was looked up for an hour.
 REFRESH_AFTER = 3600.0
@@ -102,6 +103,16 @@ class Routes:
             before = trio.current_time() - REFRESH_AFTER
             for target in self.table.to_refresh(before, rng):
                 await self.look_up(target, FindNode(target))
+            for contact in self.table.to_probe(before):
+                await self._probe(contact)
+
+    async def _probe(self, contact: Contact) -> None:
+        """Ask a contact of which nothing was heard for long whether it is still there."""
+        if contact.node_id not in self._roster.connections:
+            # That it connects is a sign of life already.
+            await self.ask(contact.node_id, Ping())
+        else:
+            self._note_life(self._roster.connections[contact.node_id], contact.signed)
 
     def died(self, node_id: NodeId) -> None:
         """Take note that a node is dead: whoever waits for its place gets it."""
@@ -221,11 +232,13 @@ class Routes:
         outcome, answer, gone = "answered", None, False
 
         def on_wait(waits: bool) -> None:  # noqa: FBT001 - of `Dialer.request`
+            nonlocal dialed
             if waits:
                 lookup.held_up(candidate)
             else:
                 lookup.sent(candidate, trio.current_time())
-                wake()
+                dialed = node_id not in self._roster.connections
+            wake()
 
         try:
             within = self._config.request_timeout
@@ -236,9 +249,10 @@ class Routes:
         now = trio.current_time()
         if isinstance(answer, Nodes | Value):
             route.answers[node_id] = answer
-            self.table.heard_from(node_id, candidate.signed)
             self._round_trips.took(node_id, now - candidate.sent_at, dialed=dialed)
             connection = self._roster.connections.get(node_id)
+            if connection is not None:
+                self._note_life(connection, candidate.signed)
             lookup.answered(candidate, self._named(answer, connection))
         else:
             outcome = outcome if answer is None else "refused"
@@ -278,8 +292,31 @@ class Routes:
 
     def _heard_from(self, connection: Connection) -> None:
         if connection.peer.record.addresses:
-            self.table.heard_from(connection.node_id, connection.peer.signed_record)
+            self._note_life(connection, connection.peer.signed_record)
             self._joined.set()
+
+    def _note_life(self, connection: Connection, signed: Signed) -> None:
+        """Enter who is at the other end into the table, if it can be dialled.
+
+        Who dialled us has not proven that. If it comes from an address that it announces,
+        no address translation lies between, and it is taken until that turns out wrong.
+        """
+        host = connection.remote.host
+        entry = self._roster.registry.get(connection.node_id)
+        proven = entry is not None and bool(entry.answered)
+        announced = connection.remote.ip.is_loopback or any(
+            each.host == host for each in connection.peer.addresses
+        )
+        if not proven and not announced:
+            return
+        exempt = is_local(host) and not self._config.limit_local_networks
+        self.table.heard_from(
+            connection.node_id,
+            signed,
+            trio.current_time(),
+            network=None if exempt else network_group(host),
+            dialable=proven,
+        )
 
 
 def _update(route: Route, lookup: Lookup) -> None:

@@ -5,7 +5,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2pd.core.round_trips import FIRST_SECONDS, LEAST_SECONDS, MAX_PEERS, RoundTrips
+from p2pd.core.round_trips import FIRST_SECONDS, LEAST_SECONDS, MAX_PEERS, RECENT, RoundTrips
 from p2pd.ids import NodeId
 
 A, B = NodeId(b"\xaa" * 32), NodeId(b"\xbb" * 32)
@@ -32,13 +32,18 @@ def test_a_steady_peer_is_expected_soon_after_its_time() -> None:
     assert trips.expected(B, dialed=False) == LEAST_SECONDS
 
 
-def test_of_an_unknown_peer_what_others_took_is_expected() -> None:
+def test_of_an_unknown_peer_what_most_others_took_is_expected() -> None:
     trips = RoundTrips()
-    for _ in range(50):
+    for number in range(2 * RECENT):
         trips.took(A, 0.2, dialed=False)
-        trips.took(A, 0.8, dialed=True)
-    assert trips.expected(B, dialed=False) == trips.expected(A, dialed=False)
-    assert trips.expected(B, dialed=True) == trips.expected(A, dialed=True) > 0.8
+        # One in eight is far away.
+        trips.took(A, 1.6 if number % 8 == 0 else 0.1, dialed=True)
+    assert 0.2 <= trips.expected(B, dialed=False) < 0.3
+    assert trips.expected(A, dialed=True) == trips.expected(B, dialed=True)
+    assert 1.6 <= trips.expected(B, dialed=True) < 2.4
+    for _ in range(RECENT):
+        trips.took(A, 0.1, dialed=True)
+    assert trips.expected(B, dialed=True) < 0.2
 
 
 @given(st.lists(st.floats(0, 60), min_size=1))
@@ -57,7 +62,8 @@ def test_only_so_many_peers_are_remembered_and_the_one_measured_longest_ago_goes
     for _ in range(MAX_PEERS - 1):
         trips.took(B, 50.0, dialed=False)
         trips.took(NodeId(rng.randbytes(32)), 0.1, dialed=False)
-    assert trips.expected(B, dialed=False) >= 50
+    for _ in range(RECENT):
+        trips.took(B, 1.0, dialed=False)
     assert trips.expected(A, dialed=False) == trips.expected(NodeId(bytes(32)), dialed=False)
 
 

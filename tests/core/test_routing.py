@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from p2pd.core.routing import MAX_FAILURES, RoutingTable
+from p2pd.core.routing import MAX_FAILURES, MAX_IN_BUCKET, MAX_IN_TABLE, RoutingTable
 from p2pd.ids import NodeId, distance, distance_bits
 from p2pd.wire.messages import Signed
 
@@ -211,3 +211,62 @@ def test_the_closest_but_for_some() -> None:
         table.heard_from(node(each), signed())
     found = table.closest(OWN, 2, but_for=lambda each: each == node(0x02))
     assert [each.node_id for each in found] == [node(0x01), node(0x04)]
+
+
+def test_one_network_has_few_places_in_a_bucket() -> None:
+    table = RoutingTable(OWN, 10)
+    for each in FAR[:5]:
+        table.heard_from(each, signed(), network="192.0.2.0/24")
+    assert members(table) == FAR[:MAX_IN_BUCKET]
+    table.heard_from(FAR[6], signed(), network="198.51.100.0/24")
+    table.heard_from(FAR[7], signed())
+    assert members(table) == [*FAR[:MAX_IN_BUCKET], FAR[6], FAR[7]]
+
+
+def test_one_network_has_few_places_in_the_table() -> None:
+    table = RoutingTable(OWN, K)
+    for number in range(30):
+        table.heard_from(NodeId((1 << (255 - number)).to_bytes(32)), signed(), network="n")
+    assert len(table) == MAX_IN_TABLE
+
+
+def test_who_waits_takes_no_place_that_its_network_must_not_have() -> None:
+    table = RoutingTable(OWN, K)
+    for each in FAR[:K]:
+        table.heard_from(each, signed())
+    table.heard_from(FAR[K + 1], signed())
+    table.heard_from(FAR[K], signed(), network="n")
+    for number in range(2, 30):
+        table.heard_from(NodeId((1 << (255 - number)).to_bytes(32)), signed(), network="n")
+    for _ in range(MAX_FAILURES):
+        table.failed(FAR[0])
+    assert FAR[K] not in members(table)
+    assert FAR[K + 1] in members(table)
+
+
+def test_who_never_was_dialled_yields_to_who_was_and_leaves_when_it_fails() -> None:
+    table = RoutingTable(OWN, K)
+    for each in FAR[:K]:
+        table.heard_from(each, signed(), dialable=False)
+    table.heard_from(FAR[K], signed())
+    assert members(table) == [*FAR[1:K], FAR[K]]
+    table.heard_from(FAR[1], signed(), dialable=True)
+    for _ in range(MAX_FAILURES):
+        table.failed(FAR[1])
+        table.failed(FAR[2])
+    assert members(table) == [FAR[K], FAR[1]]
+
+
+def test_the_one_heard_least_recently_is_probed_if_another_waits() -> None:
+    table = RoutingTable(OWN, K)
+    for now, each in enumerate(FAR[:K], 1):
+        table.heard_from(each, signed(), now)
+    table.heard_from(node(0x40), signed(), 1)
+    table.heard_from(node(0x20), signed(), 1, dialable=False)
+    assert [each.node_id for each in table.to_probe(5)] == [node(0x20)]
+    table.heard_from(FAR[K], signed(), 9)
+    assert [each.node_id for each in table.to_probe(5)] == [FAR[0], node(0x20)]
+    table.heard_from(FAR[0], signed(), 9)
+    table.heard_from(node(0x20), signed(), 9)
+    assert [each.node_id for each in table.to_probe(5)] == [FAR[1]]
+    assert table.to_probe(1) == []

@@ -2,16 +2,19 @@
 
 from typing import Any
 
+import pytest
 import trio
 from trio.testing import MockClock
 
+from p2pd.core.routing import RoutingTable
 from p2pd.ids import Key, NodeId
 from p2pd.net.faults import Cut, constant_latency
-from p2pd.node.routes import Route, Routes
+from p2pd.node import feelers, surplus
+from p2pd.node.routes import REFRESH_AFTER, Route, Routes
 from p2pd.simulation.checks import closest
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.wire.messages import FindNode
-from tests.node.scripted import assert_unharmed
+from tests.node.scripted import Line, ScriptedPeer, assert_unharmed
 
 TIMEOUT = 10.0
 
@@ -159,3 +162,69 @@ async def test_lookups_at_once_share_few_connections(autojump_clock: MockClock) 
             for number in range(4):
                 nursery.start_soon(look_up, number)
         assert outcomes == {"answered"}
+
+
+async def test_who_never_was_dialled_is_a_contact_where_it_announces_where_it_comes_from(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(7) as world:
+        a = await world.start("a", lan=None, connections__target=0)
+        open_one = ScriptedPeer(world, listens=True)
+        behind_nat = ScriptedPeer(world, listens=True)
+        behind_nat.network.host = "192.0.2.7"
+        for each in (open_one, behind_nat):
+            await each.connect(a)
+        await trio.sleep(1)
+        contacts = {each.node_id: each.dialable for each in routes(a).table}
+        assert contacts == {open_one.identity.node_id: False}
+
+
+async def test_contacts_of_one_public_network_are_few(autojump_clock: MockClock) -> None:
+    async with open_world(8) as world:
+        a = await world.start("a", lan=None, connections__target=0)
+        limited = await world.start(
+            "b", lan=None, connections__target=0, dht__limit_local_networks=True
+        )
+        for network in ("9.9.9", "10.9.9"):
+            for number in range(1, 10):
+                host = f"{network}.{number}"
+                near = await world.start(host, host=host, lan=None, connections__target=0)
+                for each in (a, limited):
+                    await each.node.connect(str(near.address))
+        public = {
+            node_id: [each.network for each in routes(node).table].count("9.9.9.0/24")
+            for node, node_id in ((a, "a"), (limited, "b"))
+        }
+        assert min(public.values()) >= 2
+        assert max(public.values()) < 9
+        assert len(routes(a).table) >= 9 + public["a"]
+        assert len(routes(limited).table) < 9 + public["b"]
+
+
+async def test_who_never_was_dialled_is_probed_once_it_is_quiet(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nothing else shall dial it.
+    monkeypatch.setattr(RoutingTable, "to_refresh", lambda *_: [])
+    monkeypatch.setattr(feelers, "FEELER_INTERVAL", 10 * REFRESH_AFTER)
+    monkeypatch.setattr(surplus, "MIX_INTERVAL", 10 * REFRESH_AFTER)
+    async with open_world(9) as world:
+        a = await world.start("a", lan=None, connections__target=0)
+        peer = ScriptedPeer(world, listens=True)
+
+        async def talk(line: Line) -> None:
+            await line.serve(lambda _: None)
+
+        await world._nursery.start(peer.listen, talk)
+        line = await peer.connect(a)
+        await trio.sleep(1)
+        await line.stream.aclose()
+        await trio.sleep(REFRESH_AFTER / 4)
+        [contact] = routes(a).table
+        # That its connection broke had it dialled.
+        contact.dialable = False
+        await trio.sleep(REFRESH_AFTER / 2)
+        assert not contact.dialable
+        await trio.sleep(REFRESH_AFTER)
+        assert contact.dialable
+        assert_unharmed(a)
