@@ -37,15 +37,15 @@ _WRITTEN_NOTHING = (VersionConflict, NotFound, InvalidRequest)
 
 
 async def live_through(
-    world: World, seconds: float, *, calm: bool = False, repair: float | None = None
+    world: World, seconds: float, *, calm: bool = False, repair: float
 ) -> History:
     """Let clients put, get and delete for so long while faults befall the running nodes.
 
     `calm`: at most one node is away at any time. `repair` is how many seconds replicas get
-    to agree once all is healed, None where they are not held to. At the end all nodes run,
-    and every key was read at each of them.
+    to agree once all is healed. At the end all nodes run, and every key was read at each of
+    them.
     """
-    history = History(calm=calm, repaired=repair is not None)
+    history = History(calm=calm)
     for node in world.nodes.values():
         node.store.on_disk = partial(_witness, history, node.name)
     clients = Clients(world, history)
@@ -56,7 +56,7 @@ async def live_through(
             nursery.start_soon(clients.run, number, until)
         for _ in range(1 if calm else 2):
             nursery.start_soon(faults.run, until, CALM if calm else (*CALM, *STORMY))
-    await trio.sleep(HEALING + (repair or 0.0))
+    await trio.sleep(HEALING + repair)
     history.settled_at = trio.current_time()
     for node in world.living():
         for key in KEYS:

@@ -106,13 +106,11 @@ class History:
     """What happened, in the order in which it began.
 
     `kept` is what the disks hold of each key in the end: versions by node, by key;
-    `replicas` are the nodes that should. `repaired` says whether these had the time to
-    agree. `full` are the keys of which a disk once held as many siblings as there may be:
-    what is dropped then is no breach.
+    `replicas` are the nodes that should. `full` are the keys of which a disk once held as
+    many siblings as there may be: what is dropped then is no breach.
     """
 
     calm: bool = False
-    repaired: bool = False
     operations: list[Operation] = attrs.field(factory=list)
     facts: dict[str, Fact] = attrs.field(factory=dict)
     full: set[str] = attrs.field(factory=set)
@@ -209,8 +207,8 @@ def told_once_on_disk(history: History) -> Iterator[str]:
 
 
 def replicas_agree(history: History) -> Iterator[str]:
-    """Once repaired, all replicas of a key hold the same versions, and all that are left."""
-    for key, kept in history.kept.items() if history.repaired else ():
+    """In the end all replicas of a key hold the same versions, and all that are left."""
+    for key, kept in history.kept.items():
         left = {each for held in kept.values() for each in held if each in history.facts}
         newest = {each for each in left if not left & history.heirs(each)}
         replicas = {node: kept.get(node, frozenset()) for node in history.replicas[key]}

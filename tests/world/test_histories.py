@@ -91,7 +91,7 @@ class Told:
     """A history made by hand: one key, three replicas, versions named by letters."""
 
     def __init__(self) -> None:
-        self.history = History(repaired=True, settled_at=100, replicas={"k": list(NODES)})
+        self.history = History(settled_at=100, replicas={"k": list(NODES)})
         self.keep("a")
         self.put("a", 1)
 
