@@ -43,14 +43,15 @@ def leaf(group: BaseExceptionGroup[Unsound]) -> Unsound:
     return leaf(found) if isinstance(found, BaseExceptionGroup) else found
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_what_was_acknowledged_stays_and_what_was_deleted_does_not_return(seed: int) -> None:
+    assert run_named("histories", seed).store["acknowledged"] > 20
+
+
 @pytest.mark.xfail(reason="a node that reaches nobody makes a quorum with itself", strict=False)
-@pytest.mark.parametrize("name", ["histories", "histories-calm"])
-@pytest.mark.parametrize("seed", range(3))
-def test_what_was_acknowledged_stays_and_what_was_deleted_does_not_return(
-    name: str, seed: int
-) -> None:
-    row = run_named(name, seed)
-    assert row.store["acknowledged"] > 20
+@pytest.mark.parametrize("seed", range(2))
+def test_while_one_node_is_away_every_read_is_current(seed: int) -> None:
+    assert run_named("histories-calm", seed).store["acknowledged"] > 50
 
 
 @pytest.mark.slow
