@@ -8,8 +8,8 @@ disks hold in the end. Each rule lists its breaches::
 
 What a client may see while faults last depends on whom it can reach: then the rules only
 bind what is said to be written. From `settled_at` on all of them bind; in a `calm` history,
-where at most one node at a time is away, always. After Adya 1999, "Weak Consistency", and
-Kingsbury's Jepsen: to look for what must not be, in what clients saw of a run with faults.
+where at most one node at a time is away and nobody asks it, always. After Kingsbury's
+Jepsen: to look for what must not be in what clients saw of a run with faults.
 """
 
 import enum
