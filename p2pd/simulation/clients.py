@@ -30,6 +30,8 @@ MEAN_PAUSE = 0.4
 # A client that was not answered for so long gives up, and knows nothing.
 PATIENCE = 20.0
 MOST_SKEW = 600.0
+# Seconds that a node gets to find the others again before another one goes.
+FINDING = 5.0
 # How long the network may take to find itself again once nothing is broken any more.
 HEALING = 40.0
 
@@ -37,26 +39,26 @@ _WRITTEN_NOTHING = (VersionConflict, NotFound, InvalidRequest)
 
 
 async def live_through(
-    world: World, seconds: float, *, calm: bool = False, repair: float | None = None
+    world: World, seconds: float, *, calm: bool = False, repair: float
 ) -> History:
     """Let clients put, get and delete for so long while faults befall the running nodes.
 
-    `calm`: at most one node is away at any time. `repair` is how many seconds replicas get
-    to agree once all is healed, None where they are not held to. At the end all nodes run,
-    and every key was read at each of them.
+    `calm`: at most one node is away at any time, and nobody asks it. `repair` is how many
+    seconds replicas get to agree once all is healed. At the end all nodes run, and every key
+    was read at each of them.
     """
-    history = History(calm=calm, repaired=repair is not None)
+    history = History(calm=calm)
     for node in world.nodes.values():
         node.store.on_disk = partial(_witness, history, node.name)
-    clients = Clients(world, history)
     faults = Faults(world)
+    clients = Clients(world, history, faults.here if calm else world.living)
     until = trio.current_time() + seconds
     async with trio.open_nursery() as nursery:
         for number in range(CLIENTS):
             nursery.start_soon(clients.run, number, until)
         for _ in range(1 if calm else 2):
             nursery.start_soon(faults.run, until, CALM if calm else (*CALM, *STORMY))
-    await trio.sleep(HEALING + (repair or 0.0))
+    await trio.sleep(HEALING + repair)
     history.settled_at = trio.current_time()
     for node in world.living():
         for key in KEYS:
@@ -111,10 +113,11 @@ def _fact(name: str, version: Version) -> Fact:
 
 
 class Clients:
-    """Clients of the nodes of a world; all that they do enters `history`."""
+    """Clients of the nodes that `nodes` shows; all that they do enters `history`."""
 
-    def __init__(self, world: World, history: History) -> None:
+    def __init__(self, world: World, history: History, nodes: Callable[[], list[SimNode]]) -> None:
         self._world = world
+        self._nodes = nodes
         self._history = history
         # The versions of each key that any of them was told last.
         self._latest = {key: deque[str](maxlen=2) for key in KEYS}
@@ -125,10 +128,10 @@ class Clients:
         while trio.current_time() < until:
             pause = rng.expovariate(1 / MEAN_PAUSE)
             await trio.sleep_until(math.ceil((trio.current_time() + pause) / BEAT) * BEAT)
-            living = self._world.living()
-            if not living:
+            nodes = self._nodes()
+            if not nodes:
                 continue
-            node, key = rng.choice(living), rng.choice(KEYS)
+            node, key = rng.choice(nodes), rng.choice(KEYS)
             drawn = rng.random()
             value = f"{number} at {trio.current_time():.6f}".encode()
             if drawn < 0.35:
@@ -231,32 +234,40 @@ class Faults:
     def __init__(self, world: World) -> None:
         self._world = world
         self._rng = world.rng
-        # Nodes that are crashed now, each to be started again by who crashed it.
+        # Each is brought back by who took it away.
         self._away: list[SimNode] = []
+
+    def here(self) -> list[SimNode]:
+        """Return the nodes that run, were not paused, and have had the time to find the others."""
+        return [each for each in self._world.living() if each not in self._away]
 
     async def run(self, until: float, kinds: Sequence["Fault"]) -> None:
         """Let one fault follow the other; all is healed when this returns."""
         while trio.current_time() < until:
             await trio.sleep(self._rng.uniform(0, 4))
-            if self._here():
+            if self.here():
                 await self._rng.choice(kinds)(self)
 
     async def crash(self) -> None:
         """Crash one node; it comes back after a while."""
-        await self._crash(self._rng.sample(self._here(), 1))
+        await self._crash(self._rng.sample(self.here(), 1))
 
     async def crash_half(self) -> None:
         """Crash half of the nodes at the same moment."""
-        here = self._here()
+        here = self.here()
         await self._crash(self._rng.sample(here, len(here) // 2))
 
     async def crash_all(self) -> None:
         """Crash all nodes at the same moment."""
-        await self._crash(self._here())
+        await self._crash(self.here())
 
     async def pause(self) -> None:
         """Let nothing reach or leave one node for a while."""
-        await self._world.pause(self._rng.choice(self._here()), seconds=self._rng.uniform(1, 15))
+        node = self._rng.choice(self.here())
+        self._away.append(node)
+        await self._world.pause(node, seconds=self._rng.uniform(1, 15))
+        await trio.sleep(FINDING)
+        self._away.remove(node)
 
     async def partition(self) -> None:
         """Cut some nodes from the rest for a while, in one direction or both."""
@@ -274,9 +285,6 @@ class Faults:
         """Reset some connections."""
         await self._world.break_connections(per_second=4, seconds=self._rng.uniform(1, 5))
 
-    def _here(self) -> list[SimNode]:
-        return [each for each in self._world.living() if each not in self._away]
-
     async def _crash(self, nodes: list[SimNode]) -> None:
         self._away += nodes
         for each in nodes:
@@ -286,7 +294,8 @@ class Faults:
         await trio.sleep(self._rng.choice((0.0, self._rng.uniform(0, 15))))
         for each in nodes:
             await self._world.start(each.name)
-            self._away.remove(each)
+        await trio.sleep(FINDING)
+        self._away = [each for each in self._away if each not in nodes]
 
 
 Fault = Callable[[Faults], Awaitable[None]]

@@ -21,13 +21,12 @@ BETWEEN_TRIES = 15.0
 # A newcomer is given the addresses of so many others.
 BOOTSTRAP = 3
 # Without new puts, these messages only mend.
-REPAIR = ("Store", "Stored")
+REPAIR = ("Compare", "Compared", "Fetch", "Fetched", "Give", "Given", "Store", "Stored")
 
 
-def repair_interval(world: World) -> float | None:
-    """Return the seconds within which replicas are mended, None where nobody mends them."""
-    found: float | None = getattr(world.living()[0].config.dht, "repair_interval", None)
-    return found
+def repair_interval(world: World) -> float:
+    """Return the seconds within which replicas are mended."""
+    return world.living()[0].config.dht.repair_interval
 
 
 async def store(run: Run, step: Step) -> None:
@@ -62,18 +61,17 @@ async def store(run: Run, step: Step) -> None:
 async def halves(run: Run, step: Step) -> None:
     """Kill half of the nodes at one moment, again and again, down to `FEWEST`, at least once.
 
-    Each time, every key must be readable at once; and, where nodes mend, be at full
-    replication within `dht.repair_interval`.
+    Each time, every key must be readable at once, and be at full replication within
+    `dht.repair_interval`.
     """
     await store(run, attrs.evolve(step, at_least=1.0))
     repair = repair_interval(run.world)
     while True:
         await run.world.kill(0.5)
         await store(run, attrs.evolve(step, at_least=1.0))
-        if repair is not None:
-            await trio.sleep(repair)
-            await store(run, attrs.evolve(step, at_least=1.0, full=True))
-        if len(run.world.living()) < 2 * FEWEST or repair is None:
+        await trio.sleep(repair)
+        await store(run, attrs.evolve(step, at_least=1.0, full=True))
+        if len(run.world.living()) < 2 * FEWEST:
             return
 
 

@@ -8,8 +8,8 @@ disks hold in the end. Each rule lists its breaches::
 
 What a client may see while faults last depends on whom it can reach: then the rules only
 bind what is said to be written. From `settled_at` on all of them bind; in a `calm` history,
-where at most one node at a time is away, always. After Adya 1999, "Weak Consistency", and
-Kingsbury's Jepsen: to look for what must not be, in what clients saw of a run with faults.
+where at most one node at a time is away and nobody asks it, always. After Kingsbury's
+Jepsen: to look for what must not be in what clients saw of a run with faults.
 """
 
 import enum
@@ -106,13 +106,11 @@ class History:
     """What happened, in the order in which it began.
 
     `kept` is what the disks hold of each key in the end: versions by node, by key;
-    `replicas` are the nodes that should. `repaired` says whether these had the time to
-    agree. `full` are the keys of which a disk once held as many siblings as there may be:
-    what is dropped then is no breach.
+    `replicas` are the nodes that should. `full` are the keys of which a disk once held as
+    many siblings as there may be: what is dropped then is no breach.
     """
 
     calm: bool = False
-    repaired: bool = False
     operations: list[Operation] = attrs.field(factory=list)
     facts: dict[str, Fact] = attrs.field(factory=dict)
     full: set[str] = attrs.field(factory=set)
@@ -209,8 +207,8 @@ def told_once_on_disk(history: History) -> Iterator[str]:
 
 
 def replicas_agree(history: History) -> Iterator[str]:
-    """Once repaired, all replicas of a key hold the same versions, and all that are left."""
-    for key, kept in history.kept.items() if history.repaired else ():
+    """In the end all replicas of a key hold the same versions, and all that are left."""
+    for key, kept in history.kept.items():
         left = {each for held in kept.values() for each in held if each in history.facts}
         newest = {each for each in left if not left & history.heirs(each)}
         replicas = {node: kept.get(node, frozenset()) for node in history.replicas[key]}

@@ -189,11 +189,16 @@ NAMED: dict[str, Scenario] = {
         ),
     ),
     "histories": Scenario(
-        nodes=7, replication=5, settle=10, step=_steps({"kind": "history", "seconds": 40})
+        nodes=7,
+        replication=5,
+        repair_interval=20,
+        settle=10,
+        step=_steps({"kind": "history", "seconds": 40}),
     ),
     "histories-calm": Scenario(
         nodes=7,
         replication=5,
+        repair_interval=20,
         settle=10,
         step=_steps({"kind": "history", "seconds": 40, "calm": True}),
     ),
