@@ -211,6 +211,8 @@ def test_habits_of_gossip() -> None:
         "broken_for_s": offers.BROKEN_FOR,
         "slow_for_s": offers.SLOW_FOR,
         "declined_for_s": declined.DECLINED_FOR,
+        "digests_at_once": broadcast.DIGESTS_AT_ONCE,
+        "digests_per_second": broadcast.DIGESTS_PER_SECOND,
         "max_chunks": broadcast.MAX_CHUNKS,
         "newest_chunks": broadcast.NEWEST_CHUNKS,
         "max_skew_s": history.MAX_SKEW,

@@ -22,11 +22,15 @@ class StoreUseJson(TypedDict):
 
 
 class GossipUseJson(TypedDict):
-    """Messages since the start: own ones sent, ones delivered here, copies that were spare."""
+    """Messages since the start: own ones sent, ones delivered here, copies that were spare.
+
+    `dropped`: too old, too long, or too many.
+    """
 
     published: int
     delivered: int
     duplicates: int
+    dropped: int
 
 
 class StatusResult(TypedDict):

@@ -15,6 +15,7 @@ from typing import TypeVar
 import attrs
 
 from p2pd.core.announcements import Announcements
+from p2pd.core.budget import Budget
 from p2pd.core.declined import Declined
 from p2pd.core.history import History, Item
 from p2pd.core.missing import Missing
@@ -36,6 +37,10 @@ from p2pd.wire.messages import (
 # Seconds in which what was pushed before and what was asked for may cross on a new tree link,
 # and what was pushed before with the word that the link is none.
 GRAFT_GRACE = 0.5
+# Digests of one peer that are answered: so many in a row, and so many a second from then on. To
+# compare with all that may be retained takes a hundredth of a second and more.
+DIGESTS_AT_ONCE = 4
+DIGESTS_PER_SECOND = 0.5
 MAX_CHUNKS = 8
 NEWEST_CHUNKS = MAX_CHUNKS // 4
 # Bytes for one peer between two calls of `take_sends`, as `room` can't see them yet.
@@ -65,6 +70,7 @@ class _Link:
     grafted_at: float = -math.inf
     pruned_at: float = -math.inf
     told: int = 0
+    digests: Budget = attrs.field(factory=lambda: Budget(DIGESTS_AT_ONCE, DIGESTS_PER_SECOND))
 
 
 class Broadcast:
@@ -235,14 +241,15 @@ class Broadcast:
         if peer in self._links:
             self._sends.append((peer, Digest(self._history.slots(), reply=True)))
 
-    def take_digest(self, peer: NodeId, digest: Digest) -> None:
+    def take_digest(self, peer: NodeId, digest: Digest, now: float) -> None:
         """Tell a peer what is held where its digest differs; at most `MAX_CHUNKS` messages.
 
         A quarter of them are the newest of each account. The rest begins where that of the
-        round before ended, so that all is told at last.
+        round before ended, so that all is told at last. Who sends too many gets no answer.
         """
+        self._now = now
         link = self._links.get(peer)
-        if link is None:
+        if link is None or not link.digests.spend(1, now):
             return
         ids = self._history.differing(digest.slots)
         if len(ids) > MAX_CHUNKS * MAX_IDS:

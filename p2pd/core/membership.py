@@ -339,6 +339,11 @@ class Membership:
         known.alive = False
         return True
 
+    def forget(self, node: NodeId, now: float) -> None:
+        """Give up a suspicion of a node of which nothing is known any more: nobody can look."""
+        self._now = now
+        self._suspects.drop(node)
+
     def told(self, accused: NodeId, now: float) -> None:
         """Note that somebody's report of a node came, whether or not it counts."""
         self._now = now

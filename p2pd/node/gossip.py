@@ -85,13 +85,14 @@ class GossipService:
         self._hand_on(dispatch, Graft, self._machine.take_graft)
         self._hand_on(dispatch, Prune, lambda peer, _: self._machine.take_prune(peer))
         self._hand_on(dispatch, Want, self._machine.take_want)
-        self._hand_on(dispatch, Digest, self._machine.take_digest)
+        self._hand_on(dispatch, Digest, self._machine.take_digest, timed=True)
         self._hand_on(dispatch, Held, self._machine.take_held, timed=True)
 
     @property
     def use(self) -> GossipUse:
-        """How much was published here, delivered, and came again."""
-        return GossipUse(self._published, self._delivered, self._machine.counts.duplicates)
+        """How much was published here, delivered, came again, and was dropped."""
+        duplicates, dropped = self._machine.counts.duplicates, self.dropped.total()
+        return GossipUse(self._published, self._delivered, duplicates, dropped)
 
     @property
     def payloads(self) -> int:

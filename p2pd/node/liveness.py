@@ -172,6 +172,9 @@ class LivenessService:
 
     async def _redial(self, node: NodeId, last: bool = False) -> None:  # noqa: FBT001, FBT002 - a task's argument
         """Probe a node, unless that is under way; its outcome serves all who wait for one."""
+        if self._registry.get(node) is None:
+            self._machine.forget(node, trio.current_time())
+            return
         if node in self._under_way:
             return
         self._under_way[node] = None

@@ -32,11 +32,15 @@ class StoreUse:
 
 @attrs.frozen
 class GossipUse:
-    """Messages since the start: own ones sent, ones delivered here, copies that were spare."""
+    """Messages since the start: own ones sent, ones delivered here, copies that were spare.
+
+    `dropped`: too old, too long, or too many.
+    """
 
     published: int
     delivered: int
     duplicates: int
+    dropped: int
 
 
 @attrs.frozen

@@ -109,7 +109,7 @@ class FakeNode:
             roles=[],
             peers=PeerCounts(connected=1, attempted=0, disconnected=1),
             store=StoreUse(records=len(self.records), bytes=12),
-            gossip=GossipUse(published=3, delivered=5, duplicates=1),
+            gossip=GossipUse(published=3, delivered=5, duplicates=1, dropped=0),
         )
 
     def peers(self) -> list[PeerSnapshot]:

@@ -163,7 +163,12 @@ async def test_each_method_answers_with_the_promised_fields(wire: Wire, node: Fa
         "hops": [{"node_id": str(BOB), "depth": 1, "rtt_ms": None, "outcome": "timeout"}],
         "elapsed_ms": 1.5,
     }
-    assert (await result("status"))["gossip"] == {"published": 3, "delivered": 5, "duplicates": 1}
+    assert (await result("status"))["gossip"] == {
+        "published": 3,
+        "delivered": 5,
+        "duplicates": 1,
+        "dropped": 0,
+    }
     assert await result("publish", topic="news", data="grün") == {"message_id": f"{1:032x}"}
     assert await result("why", peer="bob") == {
         "node_id": str(BOB),

@@ -12,7 +12,14 @@ import attrs
 import pytest
 
 from p2pd.core.announcements import MAX_ANNOUNCED
-from p2pd.core.broadcast import GRAFT_GRACE, MAX_CHUNKS, Broadcast, Send
+from p2pd.core.broadcast import (
+    DIGESTS_AT_ONCE,
+    DIGESTS_PER_SECOND,
+    GRAFT_GRACE,
+    MAX_CHUNKS,
+    Broadcast,
+    Send,
+)
 from p2pd.core.declined import DECLINED_FOR
 from p2pd.core.history import History, Item
 from p2pd.core.missing import GRAFT_AFTER
@@ -165,7 +172,7 @@ class Network:
             case Want():
                 machine.take_want(peer, message)
             case Digest():
-                machine.take_digest(peer, message)
+                machine.take_digest(peer, message, self.now)
             case Held():
                 machine.take_held(peer, message, self.now)
 
@@ -562,7 +569,7 @@ def test_round_after_round_tells_of_everything() -> None:
     node.take_sends(9.0)
     told: list[bytes] = []
     for _ in range(4):
-        node.take_digest(A, Digest((), reply=True))
+        node.take_digest(A, Digest((), reply=True), 0.0)
         *held, (_, digest) = node.take_sends(9.0)
         assert isinstance(digest, Digest)
         assert not digest.reply
@@ -630,7 +637,7 @@ def test_strangers_change_nothing_but_their_publications_count() -> None:
     node.take_graft(D, Graft(()))
     node.take_prune(D)
     node.take_held(D, Held((item.message_id,)), 0.0)
-    node.take_digest(D, Digest((), reply=True))
+    node.take_digest(D, Digest((), reply=True), 0.0)
     node.digest_to(D)
     node.link_down(D)
     assert node.next_due() == math.inf
@@ -700,3 +707,15 @@ def test_a_burst_of_duplicates_is_answered_by_one_prune() -> None:
     # Perhaps it got lost in a change of connections.
     assert not node.receive(B, items[0], 0.2 + GRAFT_GRACE)
     assert node.take_sends(0.2 + GRAFT_GRACE) == [(B, Prune())]
+
+
+def test_who_sends_digests_without_end_is_answered_but_now_and_then() -> None:
+    node = machine(A, B)
+    node.publish(come(1), 0.0)
+    node.take_sends(0.0)
+    for number in range(1000):
+        node.take_digest(A, Digest((), reply=False), number / 10)
+    answers = sum(isinstance(message, Held) for _, message in node.take_sends(100.0))
+    assert answers <= DIGESTS_AT_ONCE + 100 * DIGESTS_PER_SECOND + 1
+    node.take_digest(B, Digest((), reply=False), 100.0)
+    assert [to for to, message in node.take_sends(100.0) if isinstance(message, Held)] == [B]

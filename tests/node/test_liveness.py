@@ -506,3 +506,17 @@ async def test_who_leaves_while_a_feeler_is_out_is_not_missed(
             ]
             assert said == "unknown"
         assert tried == 1
+
+
+async def test_a_suspect_that_the_registry_has_forgotten_is_given_up(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(0) as world:
+        a = await world.start("a", lan=None)
+        peer = await ScriptedPeer(world).connect(a)
+        services, gone = a.services, next(iter(a.services.roster.connections))
+        services.roster.on_disconnected.append(lambda each: services.registry._drop(each.node_id))
+        await peer.stream.aclose()
+        await trio.sleep(1)
+        assert services.registry.get(gone) is None
+        assert services.liveness.of(gone) == "unknown"

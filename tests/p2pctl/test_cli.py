@@ -75,7 +75,7 @@ def test_text_says_the_same(daemon: Daemon, capsys: Captured) -> None:
         return captured.out
 
     assert str(daemon.node.node_id) in text("status")
-    assert "gossip     3 published, 5 delivered, 1 duplicates\n" in text("status")
+    assert "gossip     3 published, 5 delivered, 1 duplicates, 0 dropped\n" in text("status")
     header, alice, bob = text("peers").splitlines()
     assert header.index("LIVENESS") == alice.index("alive")
     assert header.startswith("NODE ")
