@@ -13,7 +13,8 @@ from p2pd.core import admission
 from p2pd.core.missing import GRAFT_AFTER
 from p2pd.errors import Busy, InvalidRequest
 from p2pd.net.faults import Cut
-from p2pd.node import gossip
+from p2pd.node import exchange, gossip
+from p2pd.node.exchange import MOST_EXCHANGE_INTERVAL
 from p2pd.node.snapshot import Delivery
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.wire.identity import Identity
@@ -249,6 +250,8 @@ async def test_a_flood_behind_an_honest_neighbour_leaves_room_for_whom_that_one_
         monkeypatch.setattr(admission, name, bound)
     for name in ("PEER_PER_SECOND", "MOST_PER_SECOND"):
         monkeypatch.setattr(admission, name, 2.0)
+    # Nobody tells `far` of whom its neighbour knows.
+    monkeypatch.setattr(exchange, "EXCHANGE_INTERVAL", MOST_EXCHANGE_INTERVAL)
     async with open_world(1) as world:
         honest, far = await in_line(world, 2)
         flood, known = await ScriptedPeer(world).connect(honest), ScriptedPeer(world)
