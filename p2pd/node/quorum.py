@@ -57,8 +57,9 @@ class Holding:
     """What the replicas of a key hold.
 
     `versions` are those that no other one covers, the winner first. `nodes` are the replicas,
-    the closest first, of which `answered` have answered; `wanted` is how many there should be.
-    `silent` counts others as close that did not answer, though nobody says that they are dead.
+    the closest first, of which `answered` have answered. `wanted` is how many there should be:
+    as many as nobody could take the place of are missing, though they were heard of lately and
+    are not known to be gone. `silent` is how many near the key did not answer at all.
     """
 
     versions: list[Version]
@@ -102,12 +103,16 @@ class Quorum:
         With `until_found` all are asked before it says that there is nothing. Silent nodes
         cost no more than `dht.request_timeout`.
         """
-        near = self._routes.known_closest(key, self._config.replication)
-        if near is not None:
-            holding = await self._read_from(key, near, needed, until_found=until_found)
-            if holding.answered >= needed.of(holding.wanted):
-                return holding
-        return await self._look_up(key, needed, until_found=until_found)
+        await self._routes.join()
+        most = self._config.replication
+        near = self._routes.known_closest(key, most)
+        if near is None:
+            return await self._look_up(key, needed, until_found=until_found)
+        holding = await self._read_from(key, near, needed, until_found=until_found)
+        if holding.silent and len(near) == most:
+            # There may be others to take the place of the silent ones.
+            return await self._look_up(key, needed, until_found=until_found)
+        return holding
 
     async def store(self, signed: Signed, nodes: Sequence[NodeId], needed: int) -> Stores:
         """Give a record to all these nodes at once.
@@ -189,11 +194,12 @@ class Quorum:
                     with trio.move_on_at(hedge_at if waiting else math.inf):
                         await progress.wait()
                 nursery.cancel_scope.cancel()
-        silent = len(nodes) - len(answered) if lacking() else 0
-        if silent and len(nodes) < self._config.replication:
-            # There is nobody else who could take the place of the silent ones.
-            nodes = [node for node in nodes if node in answered]
-        return Holding(self._merged(versions), nodes, len(answered), len(nodes), silent)
+        if not lacking():
+            return Holding(self._merged(versions), nodes, len(answered), len(nodes), silent=0)
+        silent = len(nodes) - len(answered)
+        nodes = [node for node in nodes if node in answered]
+        wanted = self._wanted(nodes, answered)
+        return Holding(self._merged(versions), nodes, len(answered), wanted, silent)
 
     async def _look_up(self, key: Key, needed: Needed, *, until_found: bool) -> Holding:
         most = self._config.replication
@@ -221,7 +227,9 @@ class Quorum:
         route = await self._routes.look_up(key, FindValue(key, closer=True), enough=enough)
         nodes = replicas(route.frontier)
         found = self._merged(versions_of_answers(route))
-        return Holding(found, nodes, answered(route, nodes), len(nodes), len(route.failed))
+        wanted = self._wanted(nodes, [*route.answers, *nodes])
+        silent = max(len(route.failed), wanted - len(nodes))
+        return Holding(found, nodes, answered(route, nodes), wanted, silent)
 
     async def _ask(self, key: Key, node: NodeId) -> list[Version] | None:
         """Return the versions that a node holds, None where it did not say."""
@@ -232,6 +240,13 @@ class Quorum:
                 return None
         reply = await self._routes.ask(node, FindValue(key, closer=False))
         return versions_in(reply, key) if isinstance(reply, Value) else None
+
+    def _wanted(self, nodes: Sequence[NodeId], answered: Sequence[NodeId]) -> int:
+        missing = 0
+        if len(nodes) < self._config.replication:
+            # Its own disk may refuse, too.
+            missing = self._routes.missing(answered) + (self._own_id not in nodes)
+        return min(self._config.replication, len(nodes) + missing)
 
     def _merged(self, versions: list[Version]) -> list[Version]:
         return merge(kept(versions, self._env.wall_ms()))

@@ -1,12 +1,13 @@
 """The DHT's map: the routing table, kept by what connections show, and lookups along it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import attrs
 import trio
 
 from p2pd.address import is_local, network_group
 from p2pd.config import DhtConfig
+from p2pd.core.entries import Entry, Status
 from p2pd.core.lookup import Candidate, Lookup
 from p2pd.core.round_trips import RoundTrips
 from p2pd.core.routing import MAX_FAILURES, Contact, RoutingTable
@@ -28,6 +29,10 @@ _REFRESH_CHECK = 300.0
 # knows no more peers than `FEW`, it goes on to k: in a small network all shall know each other.
 JOIN_WIDTH = 8
 FEW = 64
+# Who was silent for longer is away: nobody waits for it any more, and quorums are of the others.
+AWAY_AFTER = 60.0
+# At the bound the oldest is missed again, should it be silent.
+MAX_GONE = 4096
 # Who is closer to a target than this many times the distance within which k nodes lie is asked
 # at once. Measured with `simulation.lookups`: less leads to one more round of questions, more
 # to no fewer.
@@ -82,8 +87,10 @@ class Routes:
         self._own_id = env.identity.node_id
         self.table = RoutingTable(self._own_id, config.k, trio.current_time())
         self._round_trips = RoundTrips()
+        self._connected = trio.Event()
         self._joined = trio.Event()
-        self._has_joined = False
+        # Whose host refused the last dial, so that it is no riddle why they don't answer.
+        self._gone: dict[NodeId, None] = {}
         dispatch.add(FindNode, self._answer)
         roster.on_connected.append(self._heard_from)
 
@@ -92,11 +99,11 @@ class Routes:
 
         Kademlia, section 2.3, but that a newcomer asks fewer of its neighbours than k.
         """
-        await self._joined.wait()
+        await self._connected.wait()
         await self.look_up(self._own_id, FindNode(self._own_id), k=JOIN_WIDTH)
         if len(self._roster.registry) <= FEW:
             await self.look_up(self._own_id, FindNode(self._own_id))
-        self._has_joined = True
+        self._joined.set()
         rng = self._env.rng
         while True:
             await trio.sleep(_REFRESH_CHECK * rng.uniform(0.5, 1.5))
@@ -119,6 +126,44 @@ class Routes:
         for _ in range(MAX_FAILURES):
             self.table.failed(node_id)
 
+    async def join(self) -> None:
+        """Wait until this node has joined, at most for `dht.request_timeout`.
+
+        Not at all where nobody is known, or all who are have been dialled in vain.
+        """
+        untried = any(not each.failures_in_row for each in self._roster.registry)
+        if untried and not self._joined.is_set():
+            with trio.move_on_after(self._config.request_timeout):
+                await self._joined.wait()
+
+    def missing(self, answered: Collection[NodeId]) -> int:
+        """Count the others that should have answered: heard of lately, and not known to be gone.
+
+        Before this node has joined, those that it has not dialled in vain yet.
+        """
+        registry = self._roster.registry
+        if not self._joined.is_set():
+            return sum(
+                each.status is not Status.CONNECTED and not each.failures_in_row
+                for each in registry
+            )
+        excused = {*answered, *self._gone}
+        # Who can't be dialled is no replica.
+        return sum(
+            self._was_heard_lately(each.node_id, each)
+            for each in registry
+            if each.node_id is not None
+            and each.node_id not in excused
+            and each.answered
+            and not each.dead
+        )
+
+    def _was_heard_lately(self, node_id: NodeId, entry: Entry) -> bool:
+        connection = self._roster.connections.get(node_id)
+        if connection is not None:
+            return trio.current_time() - connection.last_heard < AWAY_AFTER
+        return self._env.wall_clock() - (entry.last_seen or 0) < AWAY_AFTER
+
     def known_closest(self, target: bytes, count: int) -> list[NodeId] | None:
         """Return who is closest, this node among them, if no lookup is needed to know that.
 
@@ -126,7 +171,7 @@ class Routes:
         or could not be reached.
         """
         registry = self._roster.registry
-        if not self._has_joined or len(registry) > FEW:
+        if not self._joined.is_set() or len(registry) > FEW:
             return None
         there = [contact.node_id for contact in self.table if not self._is_dead(contact.node_id)]
         untried = (each for each in registry if not (each.dead or each.fail_count))
@@ -265,6 +310,9 @@ class Routes:
         gone = isinstance(error, DialFailed) and error.refused
         if gone:
             self.died(node_id)
+            self._gone[node_id] = None
+            if len(self._gone) > MAX_GONE:
+                del self._gone[next(iter(self._gone))]
         # Without room for a connection, nobody knows whether it would have answered.
         elif not isinstance(error, Busy):
             self.table.failed(node_id)
@@ -291,9 +339,10 @@ class Routes:
         return Nodes(self.closest_records(request.target, exclude=call.connection.node_id))
 
     def _heard_from(self, connection: Connection) -> None:
+        self._gone.pop(connection.node_id, None)
         if connection.peer.record.addresses:
             self._note_life(connection, connection.peer.signed_record)
-            self._joined.set()
+            self._connected.set()
 
     def _note_life(self, connection: Connection, signed: Signed) -> None:
         """Enter who is at the other end into the table, if it can be dialled.

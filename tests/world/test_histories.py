@@ -58,7 +58,6 @@ def test_while_one_node_is_away_every_read_is_current(seed: int) -> None:
     assert run_named("histories-calm", seed).store["acknowledged"] > 50
 
 
-@pytest.mark.xfail(reason="it makes a quorum with itself", strict=True)
 @pytest.mark.parametrize("restarted", [False, True])
 def test_who_reaches_nobody_says_that_the_quorum_is_lost(restarted: bool) -> None:
     async def main() -> None:
