@@ -146,10 +146,10 @@ class Admission:
         cost = 1 + len(item.signed.body) // BYTES_COUNT
         # One that floods may be known to an honest neighbour: it must not use up all of that
         # one's budget here.
-        if self._spend("heard", item.origin, HEARD_OF_AT_ONCE, HEARD_OF_PER_SECOND, 1, now):
+        heard, what = ("heard words", "peer words") if is_word else ("heard", "peer")
+        if self._spend(heard, item.origin, HEARD_OF_AT_ONCE, HEARD_OF_PER_SECOND, 1, now):
             if teller and self._spend("told", teller, TOLD_AT_ONCE, TOLD_PER_SECOND, 1, now):
                 return True
-            what = "peer words" if is_word else "peer"
             if not asked and self._spend(what, peer, PEER_AT_ONCE, PEER_PER_SECOND, cost, now):
                 return True
         return self._spend("all", None, MOST_AT_ONCE, MOST_PER_SECOND, cost, now)

@@ -18,7 +18,7 @@ from p2pd.core.announcements import Announcements
 from p2pd.core.budget import Budget
 from p2pd.core.declined import Declined
 from p2pd.core.history import History, Item
-from p2pd.core.missing import Missing
+from p2pd.core.missing import UNKNOWN_HOPS, Missing
 from p2pd.core.offers import Offers
 from p2pd.core.shortcuts import Shortcuts
 from p2pd.ids import NodeId
@@ -148,7 +148,8 @@ class Broadcast:
 
     def was_asked(self, peer: NodeId, message_id: bytes) -> bool:
         """Whether a peer was asked for a publication of late, since it held it."""
-        return self._offers.is_wanted(message_id, peer)
+        wanted = self._offers.is_wanted(message_id, peer)
+        return wanted or self._missing.only_holds(message_id, peer)
 
     def receive(self, peer: NodeId, item: Item, now: float, *, spread: bool = True) -> bool:
         """Take a publication that is verified and not stale; True if it is to be delivered.
@@ -158,7 +159,7 @@ class Broadcast:
         """
         self._now = now
         link = self._links.get(peer)
-        wanted = self.was_asked(peer, item.message_id)
+        wanted = self._offers.is_wanted(item.message_id, peer)
         if not self._history.add(item, now):
             self.counts.duplicates += 1
             if link is not None and not wanted and now >= link.grafted_at + GRAFT_GRACE:
@@ -167,7 +168,7 @@ class Broadcast:
         self._offers.arrived(item.message_id)
         absent = self._missing.arrived(item.message_id)
         announcers = absent.announcers if absent is not None else {}
-        asked = absent.asked if absent is not None else []
+        asked = absent.asked if absent is not None else {}
         if wanted:
             self._offers.brought(peer, now)
         if not spread:
@@ -275,7 +276,7 @@ class Broadcast:
                 continue
             if message_id in self._missing:
                 # Who announced it may lie.
-                self._missing.announced(message_id, peer, _MAX_HOPS, now)
+                self._missing.announced(message_id, peer, UNKNOWN_HOPS, now)
             else:
                 self._offers.offer(message_id, peer, now, alone=len(self._links) == 1)
 

@@ -16,6 +16,8 @@ MAX_MISSING = 4096
 # First announced by one peer: nobody alone can fill the table with IDs that never come.
 MAX_MISSING_OF_ONE = MAX_MISSING // 8
 MAX_ANNOUNCERS = 8
+# Of who holds it, but did not say over how many it came.
+UNKNOWN_HOPS = 255
 # Seconds. The copy over the tree travels more links than the announcement, which in turn waits
 # to be batched: fifteen links of 50 ms, as in a tree of a thousand nodes that is not low yet.
 # Less, and what is only late comes twice, prunes its links, and the tree never settles.
@@ -35,7 +37,7 @@ class Absent:
     first: NodeId
     due: float
     announcers: dict[NodeId, int] = attrs.field(factory=dict)
-    asked: list[NodeId] = attrs.field(factory=list)
+    asked: dict[NodeId, int] = attrs.field(factory=dict)
 
 
 class Missing:
@@ -73,6 +75,11 @@ class Missing:
         if len(absent.announcers) + len(absent.asked) < MAX_ANNOUNCERS:
             absent.announcers[peer] = hops
 
+    def only_holds(self, message_id: bytes, peer: NodeId) -> bool:
+        """Whether a peer was asked that never announced it, but holds it by its digest."""
+        absent = self._absent.get(message_id)
+        return absent is not None and absent.asked.get(peer) == UNKNOWN_HOPS
+
     def arrived(self, message_id: bytes) -> Absent | None:
         """Forget it, as it has come; returns what was known of it."""
         absent = self._absent.pop(message_id, None)
@@ -89,7 +96,7 @@ class Missing:
         """
         for message_id, absent in self._absent.items():
             absent.announcers.pop(peer, None)
-            if eager or absent.asked[-1:] == [peer]:
+            if eager or next(reversed(absent.asked), None) == peer:
                 absent.due = min(absent.due, now)
                 heapq.heappush(self._timers, (absent.due, message_id))
 
@@ -106,8 +113,7 @@ class Missing:
                 self.arrived(message_id)
                 continue
             peer = next(iter(absent.announcers))
-            del absent.announcers[peer]
-            absent.asked.append(peer)
+            absent.asked[peer] = absent.announcers.pop(peer)
             absent.due = now + GRAFT_AGAIN
             heapq.heappush(self._timers, (absent.due, message_id))
             asks.setdefault(peer, []).append(message_id)

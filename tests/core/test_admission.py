@@ -233,7 +233,7 @@ def test_who_is_made_to_speak_again_and_again_loses_no_messages_by_that() -> Non
     while gate.brings(LIAR, HEARD_OF, later, topic="$alive"):
         pass
     taken = sum(gate.brings(LIAR, HEARD_OF, later) for _ in range(100))
-    assert taken == admission.ACQUAINTED_AT_ONCE
+    assert taken == admission.ACQUAINTED_AT_ONCE + admission.HEARD_OF_AT_ONCE
 
 
 def test_words_of_whom_nobody_knows_leave_a_neighbour_what_users_publish() -> None:
@@ -249,3 +249,12 @@ def test_one_origin_that_floods_behind_an_honest_neighbour_leaves_room_for_other
     taken = sum(gate.brings(HONEST, stranger(99_999)) for _ in range(1000))
     assert taken == admission.HEARD_OF_AT_ONCE
     assert gate.exhaust(HONEST) == admission.PEER_AT_ONCE - taken
+
+
+def test_words_that_a_stranger_is_made_to_speak_leave_it_its_messages() -> None:
+    gate = Gate()
+    gate.exhaust(LIAR)
+    gate.exhaust(LIAR, topic="$alive")
+    spoken = sum(gate.brings(HONEST, stranger(99_999), topic="$alive") for _ in range(1000))
+    taken = sum(gate.brings(HONEST, stranger(99_999)) for _ in range(1000))
+    assert spoken == taken == admission.HEARD_OF_AT_ONCE

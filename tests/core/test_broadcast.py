@@ -22,7 +22,7 @@ from p2pd.core.broadcast import (
 )
 from p2pd.core.declined import DECLINED_FOR
 from p2pd.core.history import History, Item
-from p2pd.core.missing import GRAFT_AFTER
+from p2pd.core.missing import GRAFT_AFTER, GRAFT_AGAIN
 from p2pd.core.offers import RETRY, SLOW_FOR
 from p2pd.core.shortcuts import MIN_SAMPLES
 from p2pd.ids import NodeId
@@ -719,3 +719,13 @@ def test_who_sends_digests_without_end_is_answered_but_now_and_then() -> None:
     assert answers <= DIGESTS_AT_ONCE + 100 * DIGESTS_PER_SECOND + 1
     node.take_digest(B, Digest((), reply=False), 100.0)
     assert [to for to, message in node.take_sends(100.0) if isinstance(message, Held)] == [B]
+
+
+def test_who_was_asked_as_it_holds_something_is_told_from_who_announced_it() -> None:
+    node = machine(A, B, C)
+    item = come(1)
+    node.take_have(A, have(item), 0.0)
+    node.take_held(B, Held((item.message_id,)), 0.1)
+    node.take_sends(GRAFT_AFTER)
+    node.take_sends(GRAFT_AFTER + GRAFT_AGAIN)
+    assert [node.was_asked(each, item.message_id) for each in (A, B, C)] == [False, True, False]

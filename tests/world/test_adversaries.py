@@ -172,6 +172,6 @@ def test_a_flood_at_the_true_bounds() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_ten_of_fifty_do_their_worst(seed: int) -> None:
     run(50, seed, seconds=40, what=Sabotage(own=5, invented=50), scale=0.1)
