@@ -1,5 +1,6 @@
 """The DHT's map: the routing table, kept by what connections show, and lookups along it."""
 
+import math
 from collections.abc import Callable, Collection
 
 import attrs
@@ -31,7 +32,7 @@ JOIN_WIDTH = 8
 FEW = 64
 # Who was silent for longer is away: nobody waits for it any more, and quorums are of the others.
 AWAY_AFTER = 60.0
-# At the bound the oldest is missed again, should it be silent.
+# At the bound the oldest is judged anew.
 MAX_GONE = 4096
 # Who is closer to a target than this many times the distance within which k nodes lie is asked
 # at once. Measured with `simulation.lookups`: less leads to one more round of questions, more
@@ -91,6 +92,8 @@ class Routes:
         self._joined = trio.Event()
         # Whose host refused the last dial, so that it is no riddle why they don't answer.
         self._gone: dict[NodeId, None] = {}
+        # Since when each has answered no question.
+        self._unanswered: dict[NodeId, float] = {}
         dispatch.add(FindNode, self._answer)
         roster.on_connected.append(self._heard_from)
 
@@ -161,6 +164,9 @@ class Routes:
     def _was_heard_lately(self, node_id: NodeId, entry: Entry) -> bool:
         connection = self._roster.connections.get(node_id)
         if connection is not None:
+            # Who is heard, but answers no questions, shall hold nobody up.
+            if connection.last_heard > self._unanswered.get(node_id, math.inf):
+                return False
             return trio.current_time() - connection.last_heard < AWAY_AFTER
         return self._env.wall_clock() - (entry.last_seen or 0) < AWAY_AFTER
 
@@ -236,6 +242,7 @@ class Routes:
             self._note_failure(node_id, error)
             return None
         self._round_trips.took(node_id, trio.current_time() - sent_at, dialed=dialed)
+        self._unanswered.pop(node_id, None)
         return answer
 
     def patience(self, node_id: NodeId) -> float:
@@ -295,6 +302,7 @@ class Routes:
         if isinstance(answer, Nodes | Value):
             route.answers[node_id] = answer
             self._round_trips.took(node_id, now - candidate.sent_at, dialed=dialed)
+            self._unanswered.pop(node_id, None)
             connection = self._roster.connections.get(node_id)
             if connection is not None:
                 self._note_life(connection, candidate.signed)
@@ -316,6 +324,9 @@ class Routes:
         # Without room for a connection, nobody knows whether it would have answered.
         elif not isinstance(error, Busy):
             self.table.failed(node_id)
+            self._unanswered.setdefault(node_id, trio.current_time())
+            if len(self._unanswered) > MAX_GONE:
+                del self._unanswered[next(iter(self._unanswered))]
         return gone
 
     def _named(

@@ -9,6 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from p2pd.address import Address
+from p2pd.errors import TooFewReplicas
 from p2pd.node import inbound
 from p2pd.node.connection import TIME_SLICE
 from p2pd.node.dialer import STRANGERS_AT_ONCE, STRANGERS_PER_SECOND
@@ -205,9 +206,14 @@ async def test_a_peer_that_never_answers(autojump_clock: MockClock) -> None:
             mute = ScriptedPeer(world, host=f"10.9.{number}.1", listens=True)
             await talk_to(world, a, mute, lambda line: line.serve(lambda _: None))
         began = trio.current_time()
-        found = await a.node.get("k")
-        assert found.winner.value == b"v"
+        with pytest.raises(TooFewReplicas):
+            await a.node.get("k")
+        assert (await a.node.get("k", consistency="one")).winner.value == b"v"
         assert trio.current_time() - began < 5
+        # Their pings show that they could answer: nobody waits for a quorum with them.
+        await trio.sleep(10)
+        assert (await a.node.get("k")).winner.value == b"v"
+        assert (await a.node.put("k", b"w")).stored == 2
         route = await a.node.lookup("k")
         assert [each.outcome for each in route.hops].count("timeout") == 5
         assert_unharmed(a, b)
