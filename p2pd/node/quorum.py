@@ -77,6 +77,30 @@ class Stores:
     refusal: str
 
 
+class _Answers:
+    """The versions of a key in the answers to one read: most of them are the same."""
+
+    def __init__(self, key: Key) -> None:
+        self._key = key
+        self._opened: dict[Signed, Version | None] = {}
+
+    def versions_in(self, reply: Message | None) -> list[Version]:
+        """Return the versions in an answer, without those that are not what they say."""
+        told = reply.versions[:MAX_SIBLINGS] if isinstance(reply, Value) else ()
+        versions = [self._open(signed) for signed in told]
+        return [each for each in versions if each is not None]
+
+    def _open(self, signed: Signed) -> Version | None:
+        if signed not in self._opened:
+            try:
+                version = version_of(signed, open_record(signed))
+            except BadMessage:
+                version = None
+            sound = version is not None and version.key == self._key
+            self._opened[signed] = version if sound else None
+        return self._opened[signed]
+
+
 class Quorum:
     """Reads from and writes to the replicas of keys."""
 
@@ -156,6 +180,7 @@ class Quorum:
     ) -> Holding:
         """Ask as many as are needed, one more for each that fails, all where one is slow."""
         versions: list[Version] = []
+        answers = _Answers(key)
         answered: list[NodeId] = []
         under_way = 0
         # What is open is asked first: to the others a dial is in the way.
@@ -164,7 +189,7 @@ class Quorum:
 
         async def ask(node: NodeId) -> None:
             nonlocal under_way, progress
-            held = await self._ask(key, node)
+            held = await self._ask(key, node, answers)
             under_way -= 1
             if held is not None:
                 answered.append(node)
@@ -203,7 +228,8 @@ class Quorum:
 
     async def _look_up(self, key: Key, needed: Needed, *, until_found: bool) -> Holding:
         most = self._config.replication
-        own = await self._ask(key, self._own_id)
+        answers = _Answers(key)
+        own = await self._ask(key, self._own_id, answers)
         itself = [] if own is None else [self._own_id]
 
         def replicas(candidates: list[Candidate]) -> list[NodeId]:
@@ -211,8 +237,8 @@ class Quorum:
             return sorted(nodes, key=lambda each: distance(each, key))[:most]
 
         def versions_of_answers(route: Route) -> list[Version]:
-            answers = (versions_in(answer, key) for answer in route.answers.values())
-            return [*(own or ()), *chain.from_iterable(answers)]
+            told = map(answers.versions_in, route.answers.values())
+            return [*(own or ()), *chain.from_iterable(told)]
 
         def answered(route: Route, nodes: list[NodeId]) -> int:
             return sum(each in route.answers or each == self._own_id for each in nodes)
@@ -231,7 +257,7 @@ class Quorum:
         silent = max(len(route.failed), wanted - len(nodes))
         return Holding(found, nodes, answered(route, nodes), wanted, silent)
 
-    async def _ask(self, key: Key, node: NodeId) -> list[Version] | None:
+    async def _ask(self, key: Key, node: NodeId, answers: _Answers) -> list[Version] | None:
         """Return the versions that a node holds, None where it did not say."""
         if node == self._own_id:
             try:
@@ -239,7 +265,7 @@ class Quorum:
             except StoreError:
                 return None
         reply = await self._routes.ask(node, FindValue(key, closer=False))
-        return versions_in(reply, key) if isinstance(reply, Value) else None
+        return answers.versions_in(reply) if isinstance(reply, Value) else None
 
     def _wanted(self, nodes: Sequence[NodeId], answered: Sequence[NodeId]) -> int:
         missing = 0
@@ -260,16 +286,3 @@ class Quorum:
         """Return within how many seconds the answers of these nodes can be expected."""
         others = (node for node in nodes if node != self._own_id)
         return max((self._routes.patience(node) for node in others), default=0.0)
-
-
-def versions_in(reply: Message | None, key: Key) -> list[Version]:
-    """Return the versions of a key in an answer, without those that are not what they say."""
-    found: list[Version] = []
-    for signed in reply.versions[:MAX_SIBLINGS] if isinstance(reply, Value) else ():
-        try:
-            version = version_of(signed, open_record(signed))
-        except BadMessage:
-            continue
-        if version.key == key:
-            found.append(version)
-    return found

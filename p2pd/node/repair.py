@@ -176,7 +176,7 @@ class Repair:
     async def _look_around(self) -> None:
         """Become acquainted with all nodes nearby; who is new is noted in `_came`."""
         count = self.replication + MARGIN
-        await self._routes.look_up(self._own_id, FindNode(self._own_id), k=count)
+        await self._routes.look_up(self._own_id, FindNode(self._own_id), k=count, urgent=False)
 
     async def _visit(self, visit: Visit, limit: trio.CapacityLimiter) -> None:
         peer = NodeId(visit.peer)

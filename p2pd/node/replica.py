@@ -250,7 +250,12 @@ class Replica:
 
     async def _stored_under(self, keys: Iterable[Key]) -> dict[Key, Sequence[Version]]:
         known = {key: self._cache.get(key) for key in keys}
-        unknown = [key for key, versions in known.items() if versions is None]
+        # The tree knows what is not there.
+        unknown = [
+            key
+            for key, versions in known.items()
+            if versions is None and not (self.loaded.is_set() and self.tree.digest(key) is None)
+        ]
         saved = await self._env.store.get_many(Table.RECORDS, unknown) if unknown else {}
         return {
             key: _versions_in(saved[key]) if key in saved else versions or []

@@ -122,7 +122,7 @@ class Republisher:
         known = self._routes.known_closest(key, self._repair.replication + 1)
         if known is not None:
             return known
-        route = await self._routes.look_up(key, FindNode(key))
+        route = await self._routes.look_up(key, FindNode(key), urgent=False)
         found = [*(each.node_id for each in route.closest), self._own_id]
         return sorted(found, key=lambda each: distance(each, key))
 

@@ -103,16 +103,16 @@ class Routes:
         Kademlia, section 2.3, but that a newcomer asks fewer of its neighbours than k.
         """
         await self._connected.wait()
-        await self.look_up(self._own_id, FindNode(self._own_id), k=JOIN_WIDTH)
+        await self.look_up(self._own_id, FindNode(self._own_id), k=JOIN_WIDTH, urgent=False)
         if len(self._roster.registry) <= FEW:
-            await self.look_up(self._own_id, FindNode(self._own_id))
+            await self.look_up(self._own_id, FindNode(self._own_id), urgent=False)
         self._joined.set()
         rng = self._env.rng
         while True:
             await trio.sleep(_REFRESH_CHECK * rng.uniform(0.5, 1.5))
             before = trio.current_time() - REFRESH_AFTER
             for target in self.table.to_refresh(before, rng):
-                await self.look_up(target, FindNode(target))
+                await self.look_up(target, FindNode(target), urgent=False)
             for contact in self.table.to_probe(before):
                 await self._probe(contact)
 
@@ -202,14 +202,16 @@ class Routes:
         *,
         k: int | None = None,
         enough: Callable[[Route], bool] | None = None,
+        urgent: bool = True,
     ) -> Route:
         """Ask one's way to the k nodes closest to `target`; see `core.lookup`.
 
         `k` is `dht.k` where none is given. `enough` is asked after each answer whether the
         route will do as it is; if so, the lookup ends there. Nodes held dead are not asked.
+        Where nobody waits for it, it is not `urgent`: it asks no more nodes than it must.
         """
         route = Route()
-        lookup = self._begin(target, k or self._config.k)
+        lookup = self._begin(target, k or self._config.k, urgent=urgent)
         async with trio.open_nursery() as nursery:
             progress = trio.Event()
 
@@ -250,7 +252,7 @@ class Routes:
         dialed = node_id not in self._roster.connections
         return self._round_trips.expected(node_id, dialed=dialed)
 
-    def _begin(self, target: bytes, k: int) -> Lookup:
+    def _begin(self, target: bytes, k: int, *, urgent: bool) -> Lookup:
         self.table.looked_up(target, trio.current_time())
         known = self.table.closest(target, self._config.k, but_for=self._is_dead)
         # Where all are held dead, it may be this node that was cut off.
@@ -262,8 +264,8 @@ class Routes:
             k=k,
             alpha=self._config.alpha,
             patience=self.patience,
-            near=NEAR * self.table.radius(k),
-            spare=self._round_trips.spare(k),
+            near=NEAR * self.table.radius(k) if urgent else 0,
+            spare=self._round_trips.spare(k) if urgent else 0,
             paths=self._config.disjoint_paths,
         )
 
