@@ -245,7 +245,10 @@ class Quorum:
 
         def enough(route: Route) -> bool:
             nodes = replicas(route.frontier)
-            if not route.converged or answered(route, nodes) < needed.of(len(nodes)):
+            # Late ones may still answer, and nobody can take their place.
+            if not route.converged or (route.failed and len(nodes) < most):
+                return False
+            if answered(route, nodes) < needed.of(len(nodes)):
                 return False
             now_ms = self._env.wall_ms()
             return not until_found or bool(living(versions_of_answers(route), now_ms))
