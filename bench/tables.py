@@ -4,7 +4,6 @@ As many nodes as there are daemons, each a process of its own, over UDP on the s
 Neither of them encrypts, authenticates, or writes to a disk. What is absent is not compared.
 """
 
-import importlib.util
 import subprocess
 import sys
 import time
@@ -45,19 +44,18 @@ class Table:
 
 @attrs.frozen
 class Reference:
-    """Another distributed hash table: its name, how to get it, and how its nodes run."""
+    """Another distributed hash table: its name and module, how to get it, how its nodes run."""
 
     name: str
+    module: str
     remedy: str
     command: Sequence[str]
 
     @property
     def is_installed(self) -> bool:
         """Whether its nodes can run here."""
-        interpreter, module = self.command[0], self.command[-1]
-        if interpreter == sys.executable:
-            return importlib.util.find_spec(module.split(".")[-1].removesuffix("_host")) is not None
-        check = [interpreter, "-c", "import opendht"]
+        interpreter = self.command[0]
+        check = [interpreter, "-c", f"import {self.module}"]
         return Path(interpreter).exists() and not subprocess.call(check, stderr=subprocess.DEVNULL)
 
     @contextmanager
@@ -74,9 +72,15 @@ class Reference:
 
 
 REFERENCES = (
-    Reference("kademlia", "pip install '.[bench]'", [sys.executable, "-m", "bench.kademlia_host"]),
+    Reference(
+        "kademlia",
+        "kademlia",
+        "pip install '.[bench]'",
+        [sys.executable, "-m", "bench.kademlia_host"],
+    ),
     Reference(
         "OpenDHT",
+        "opendht",
         "the system's package python3-opendht",
         [_SYSTEM_PYTHON, str(Path(__file__).with_name("opendht_host.py"))],
     ),

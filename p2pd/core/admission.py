@@ -15,6 +15,7 @@ knows and they don't.
 import enum
 import math
 
+from p2pd.core.bounded import BoundedTable
 from p2pd.core.budget import Budget
 from p2pd.core.entries import Entry
 from p2pd.core.history import Account, Item
@@ -71,8 +72,8 @@ class Admission:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._budgets: dict[tuple[str, NodeId | None], Budget] = {}
-        self._issued: dict[tuple[NodeId, int], int] = {}
+        self._budgets = BoundedTable[tuple[str, NodeId | None], Budget](MAX_BUDGETS)
+        self._issued = BoundedTable[tuple[NodeId, int], int](MAX_SLICES)
         self._scarce_until = -math.inf
 
     def account_of(self, origin: NodeId, wall: float) -> Account:
@@ -115,9 +116,7 @@ class Admission:
     def count(self, origin: NodeId, issued: int) -> None:
         """Count a message by when it was issued: after a partition, all come at once."""
         slice_ = _slice(origin, issued)
-        self._issued[slice_] = self._issued.pop(slice_, 0) + 1
-        if len(self._issued) > MAX_SLICES:
-            del self._issued[next(iter(self._issued))]
+        self._issued[slice_] = self._issued.get(slice_, 0) + 1
 
     def _pays_itself(
         self, entry: Entry, origin: NodeId, now: float, wall: float, *, is_word: bool
@@ -164,10 +163,8 @@ class Admission:
         now: float,
     ) -> bool:
         key = what, who
-        budget = self._budgets.pop(key, None) or Budget(most, per_second)
+        budget = self._budgets.get(key) or Budget(most, per_second)
         self._budgets[key] = budget
-        if len(self._budgets) > MAX_BUDGETS:
-            del self._budgets[next(iter(self._budgets))]
         return budget.spend(cost, now)
 
 

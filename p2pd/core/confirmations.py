@@ -1,5 +1,6 @@
 """When it was last seen that another replica has the same as this node, by prefix."""
 
+from p2pd.core.bounded import BoundedTable
 from p2pd.core.closest_sets import merged
 from p2pd.core.merkle import Prefix
 
@@ -15,14 +16,11 @@ class Confirmations:
 
     def __init__(self, now: float) -> None:
         self._begun = now
-        self._seen_at: dict[Prefix, float] = {}
+        self._seen_at = BoundedTable[Prefix, float](MAX_CONFIRMED)
 
     def note(self, prefix: Prefix, now: float) -> None:
         """Note that all under a prefix is the same elsewhere."""
-        self._seen_at.pop(prefix, None)
         self._seen_at[prefix] = now
-        if len(self._seen_at) > MAX_CONFIRMED:
-            del self._seen_at[next(iter(self._seen_at))]
 
     def since(self, then: float) -> list[Prefix]:
         """Return all that was confirmed since."""

@@ -6,6 +6,8 @@ tree, just when there is too much already.
 
 import math
 
+from p2pd.core.bounded import BoundedTable
+
 # Seconds.
 DECLINED_FOR = 5.0
 MAX_DECLINED = 8192
@@ -16,14 +18,11 @@ class Declined:
 
     def __init__(self) -> None:
         # Oldest first.
-        self._at: dict[bytes, float] = {}
+        self._at = BoundedTable[bytes, float](MAX_DECLINED)
 
     def add(self, message_id: bytes, now: float) -> None:
         """Note that it was declined; at the bound the oldest is forgotten."""
-        self._at.pop(message_id, None)
         self._at[message_id] = now
-        if len(self._at) > MAX_DECLINED:
-            del self._at[next(iter(self._at))]
 
     def holds(self, message_id: bytes, now: float) -> bool:
         """Whether it was declined of late."""

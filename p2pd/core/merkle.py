@@ -142,6 +142,10 @@ class Tree:
         """Return 16 bytes that are the same where all below a prefix is; `EMPTY` for nothing."""
         return _fingerprint(_under(self._root, prefix))
 
+    def is_empty(self, prefix: Prefix) -> bool:
+        """Whether there is nothing below a prefix."""
+        return _under(self._root, prefix).count == 0
+
     def entries(self, prefix: Prefix = EVERYTHING) -> Iterator[tuple[bytes, bytes]]:
         """Go through keys and digests of their versions, in the order of the keys."""
         for leaf in _leaves(_under(self._root, prefix)):

@@ -9,6 +9,7 @@ from collections import Counter
 
 import attrs
 
+from p2pd.core.bounded import BoundedTable
 from p2pd.ids import NodeId
 
 # Seconds until another peer is asked for what one has promised.
@@ -48,7 +49,7 @@ class Offers:
         # When each last brought what it was asked for.
         self._brought: dict[NodeId, float] = {}
         # Who promised what and did not bring it, until when that counts; oldest first.
-        self._broken: dict[tuple[bytes, NodeId], float] = {}
+        self._broken = BoundedTable[tuple[bytes, NodeId], float](MAX_WANTED)
 
     def __len__(self) -> int:
         return len(self._offered)
@@ -123,8 +124,5 @@ class Offers:
 
     def _note_broken(self, message_id: bytes, wanted: _Wanted) -> None:
         key = message_id, wanted.peer
-        self._broken.pop(key, None)
         is_slow = self._brought.get(wanted.peer, -math.inf) >= wanted.asked_at
         self._broken[key] = wanted.asked_at + RETRY + (SLOW_FOR if is_slow else BROKEN_FOR)
-        if len(self._broken) > MAX_WANTED:
-            del self._broken[next(iter(self._broken))]

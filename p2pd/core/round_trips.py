@@ -10,6 +10,7 @@ from collections import deque
 
 import attrs
 
+from p2pd.core.bounded import BoundedTable
 from p2pd.ids import NodeId
 
 # Peers whose own round trips are remembered; beyond it, the one measured longest ago goes.
@@ -39,7 +40,7 @@ class RoundTrips:
     """
 
     def __init__(self) -> None:
-        self._peers: dict[NodeId, _Estimate] = {}
+        self._peers = BoundedTable[NodeId, _Estimate](MAX_PEERS)
         self._asked: deque[float] = deque(maxlen=RECENT)
         self._dialed: deque[float] = deque(maxlen=RECENT)
         self.lost = 0.0
@@ -50,9 +51,7 @@ class RoundTrips:
             self._dialed.append(seconds)
             return
         self._asked.append(seconds)
-        self._peers[peer] = _updated(self._peers.pop(peer, None), seconds)
-        if len(self._peers) > MAX_PEERS:
-            del self._peers[next(iter(self._peers))]
+        self._peers[peer] = _updated(self._peers.get(peer), seconds)
 
     def came_back(self, answered: int, lost: int) -> None:
         """Note how many questions of one lookup were answered, and how many were not in time."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 
 import attrs
 
+from p2pd.core.bounded import BoundedTable
 from p2pd.core.budget import Budget
 from p2pd.core.isolation import Isolation
 from p2pd.core.reporters import REPORT_TTL, REPORTS_PER_MINUTE, Reporters
@@ -89,7 +90,7 @@ class Suspects:
         # What is yet to be reported; and when that was done last.
         self._to_report: dict[NodeId, Report] = {}
         # How many reports of a node came, by whomever, and since when.
-        self._told: dict[NodeId, tuple[int, float]] = {}
+        self._told = BoundedTable[NodeId, tuple[int, float]](MAX_DEAD)
         self._reported_at = -math.inf
         self._news: list[Action] = []
         # (due, count, node): a case may have several entries, outdated ones do nothing.
@@ -143,11 +144,9 @@ class Suspects:
 
     def told(self, accused: NodeId, now: float) -> None:
         """Note that a report came, be it by somebody of whom nothing is known."""
-        count, since = self._told.pop(accused, (0, now))
+        count, since = self._told.get(accused, (0, now))
         fresh = now - since <= REPORT_TTL
         self._told[accused] = (count + 1, since) if fresh else (1, now)
-        if len(self._told) > MAX_DEAD:
-            del self._told[next(iter(self._told))]
 
     def refute_older(self, node: NodeId, issued_ms: int, now: float, *, gone_since: bool) -> bool:
         """Take away what is older than a node's own word; returns whether nothing is left.
@@ -158,10 +157,12 @@ class Suspects:
         case, dead = self._cases.get(node), self._dead.get(node)
         if dead is not None and dead.failed_at is None:
             newer = _newer(dead.reports, issued_ms)
-            if gone_since and independent(newer.values()) < QUORUM:
+            if independent(newer.values()) >= QUORUM:
+                return False
+            if gone_since:
                 self.drop(node)
                 self.open_lost(node, newer, now)
-            return not gone_since and independent(newer.values()) < QUORUM
+            return not gone_since
         if case is None:
             return not gone_since
         newer, still_lost = _newer(case.reports, issued_ms), case.lost and gone_since

@@ -2,6 +2,7 @@
 
 from collections import deque
 
+from p2pd.core.bounded import BoundedTable
 from p2pd.ids import NodeId
 from p2pd.node.events import Event
 from p2pd.node.snapshot import WhyStep
@@ -15,19 +16,17 @@ class Chronicle:
     """A sink for events: those that speak of a peer are kept."""
 
     def __init__(self) -> None:
-        self._steps: dict[NodeId, deque[WhyStep]] = {}
+        self._steps = BoundedTable[NodeId, deque[WhyStep]](MAX_PEERS)
 
     def sink(self, event: Event) -> None:
         """Take note of an event; one that repeats the last of its peer replaces it."""
         if event.peer is None:
             return
-        steps = self._steps.pop(event.peer, None) or deque(maxlen=MAX_STEPS)
+        steps = self._steps.get(event.peer) or deque(maxlen=MAX_STEPS)
         if steps and (steps[-1].code, steps[-1].text) == (event.code, event.message):
             steps.pop()
         steps.append(WhyStep(event.time, event.code, event.message))
         self._steps[event.peer] = steps
-        if len(self._steps) > MAX_PEERS:
-            del self._steps[next(iter(self._steps))]
 
     def steps(self, peer: NodeId) -> list[WhyStep]:
         """Return what happened with a peer, in order."""

@@ -183,7 +183,7 @@ class Dht:
             expires=now_ms + int(lifetime * 1000) if lifetime else 0,
         )
         signed = self._env.identity.vouch(record)
-        quorum = self._config.write_quorum or seen.wanted // 2 + 1
+        quorum = Needed(self._config.write_quorum).of(seen.wanted)
         stores = await self._quorum.store(signed, seen.nodes, quorum)
         if stores.count < quorum:
             raise TooFewReplicas(

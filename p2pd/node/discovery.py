@@ -11,6 +11,7 @@ import trio
 
 from p2pd.address import Address
 from p2pd.config import MulticastConfig
+from p2pd.core.bounded import BoundedTable
 from p2pd.core.entries import Source, Status
 from p2pd.core.registry import Registry
 from p2pd.errors import BadMessage
@@ -73,7 +74,7 @@ class Discovery:
         self._instance = instance
         self._links: dict[tuple[str, str], _Link] = {}
         self._failed: set[tuple[str, str]] = set()
-        self._seen: dict[tuple[NodeId, str, str], None] = {}
+        self._seen = BoundedTable[tuple[NodeId, str, str], None](MAX_SEEN)
         self.follow_addresses()
 
     def follow_addresses(self) -> list[Interface]:
@@ -249,10 +250,7 @@ class Discovery:
         """Note that a process was heard on a link; returns whether that is news."""
         heard = (beacon.node_id, beacon.instance, link.interface.name)
         news = heard not in self._seen
-        self._seen.pop(heard, None)
         self._seen[heard] = None
-        if len(self._seen) > MAX_SEEN:
-            del self._seen[next(iter(self._seen))]
         return news
 
     def _note_trouble(self, where: tuple[str, str], message: str) -> None:

@@ -46,10 +46,7 @@ class Needed:
 
     def of(self, wanted: int) -> int:
         """Return how many that is, where there are `wanted` replicas."""
-        majority = wanted // 2 + 1
-        return (
-            int(min(self.count, wanted)) if self.count == math.inf else int(self.count or majority)
-        )
+        return wanted if self.count == math.inf else int(self.count) or wanted // 2 + 1
 
 
 @attrs.frozen
@@ -188,7 +185,7 @@ class Quorum:
         progress = trio.Event()
 
         async def ask(node: NodeId) -> None:
-            nonlocal under_way, progress
+            nonlocal under_way
             held = await self._ask(key, node, answers)
             under_way -= 1
             if held is not None:

@@ -15,7 +15,7 @@ from p2pd.core.budget import Budget
 from p2pd.core.confirmations import Confirmations
 from p2pd.core.merkle import EMPTY, Comparison, Prefix, compare, prefix_of
 from p2pd.core.records import Version
-from p2pd.errors import BadMessage, Busy, P2PError, PeerError, RequestTimedOut
+from p2pd.errors import BadMessage, Busy, P2PError, PeerError
 from p2pd.ids import Key, NodeId
 from p2pd.node.dialer import Dialer
 from p2pd.node.dispatch import Call, Dispatch, failure
@@ -175,13 +175,11 @@ class Reconciler:
         entry = self._roster.registry.get(peer)
         if entry is not None and entry.parted and peer not in self._roster.connections:
             raise PeerError(f"a user disconnected {peer.hex()[:12]}")
-        with trio.move_on_after(REPLY_TIMEOUT):
-            reply = await self._dialer.request(peer, question, REPLY_TIMEOUT)
-            if isinstance(reply, kind):
-                return reply
-            said = reply.message if isinstance(reply, Failed) else type(reply).__name__
-            raise PeerError(f"{peer.hex()[:12]} answers {type(question).__name__}: {said}")
-        raise RequestTimedOut(f"no answer from {peer.hex()[:12]} in {REPLY_TIMEOUT:g} s")
+        reply = await self._dialer.request(peer, question, REPLY_TIMEOUT)
+        if isinstance(reply, kind):
+            return reply
+        said = reply.message if isinstance(reply, Failed) else type(reply).__name__
+        raise PeerError(f"{peer.hex()[:12]} answers {type(question).__name__}: {said}")
 
     def _take(self, call: Call, question: Compare | Fetch) -> None:
         for each, _ in self._questions.put(call.connection.node_id, (call, question)):

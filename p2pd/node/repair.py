@@ -13,7 +13,7 @@ import trio
 from p2pd.config import DhtConfig
 from p2pd.core.closest_sets import closest_sets, merged
 from p2pd.core.confirmations import Confirmations
-from p2pd.core.merkle import EMPTY, Prefix
+from p2pd.core.merkle import Prefix
 from p2pd.core.routing import MAX_FAILURES
 from p2pd.core.tending import SOON, Tending, Visit
 from p2pd.errors import DialFailed, P2PError, RequestTimedOut
@@ -125,7 +125,11 @@ class Repair:
         heirs: dict[bytes, list[Prefix]] = {}
         counts = (self.replication, self.replication + 1)
         for each in closest_sets(
-            self._own_id, nodes, counts, within=self.replication, but_for=self._is_empty
+            self._own_id,
+            nodes,
+            counts,
+            within=self.replication,
+            but_for=self._replica.tree.is_empty,
         ):
             for node in each.nodes[self.replication :]:
                 heirs.setdefault(node, []).append(each.prefix)
@@ -181,7 +185,7 @@ class Repair:
     async def _visit(self, visit: Visit, limit: trio.CapacityLimiter) -> None:
         peer = NodeId(visit.peer)
         try:
-            prefixes = [each for each in visit.prefixes if not self._is_empty(each)]
+            prefixes = [each for each in visit.prefixes if not self._replica.tree.is_empty(each)]
             if not prefixes:
                 self.tending.made(visit, trio.current_time(), learned=False, gave=False)
                 return
@@ -241,9 +245,6 @@ class Repair:
         if len(self._near) < self.replication + MARGIN:
             return True
         return distance(node_id, self._own_id) <= distance(self._near[-1], self._own_id)
-
-    def _is_empty(self, prefix: Prefix) -> bool:
-        return self._replica.tree.fingerprint(prefix) == EMPTY
 
     def _soon(self) -> float:
         return trio.current_time() + self._env.rng.uniform(*SOON[0])

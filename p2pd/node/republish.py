@@ -15,7 +15,7 @@ import trio
 from p2pd.config import DhtConfig
 from p2pd.core.closest_sets import foreign_prefixes, outside
 from p2pd.core.confirmations import Confirmations
-from p2pd.core.merkle import EMPTY, Prefix
+from p2pd.core.merkle import Prefix
 from p2pd.errors import P2PError, PeerError
 from p2pd.ids import ID_BITS, Key, NodeId, distance, distance_bits
 from p2pd.node.env import Env
@@ -69,7 +69,7 @@ class Republisher:
             if not ahead:
                 return
             prefix = ahead.pop(self._rng.randrange(len(ahead)))
-            if self._is_empty(prefix):
+            if self._replica.tree.is_empty(prefix):
                 continue
             # Where that fails, all under the prefix stays, and its turn comes again.
             with suppress(P2PError):
@@ -88,10 +88,10 @@ class Republisher:
         now = trio.current_time()
         patience = max(self._config.republish_interval, PATIENCE * self._repair.tending.turn())
         foreign = foreign_prefixes(
-            self._own_id, nodes, self._repair.replication, but_for=self._is_empty
+            self._own_id, nodes, self._repair.replication, but_for=self._replica.tree.is_empty
         )
         seen = [*self._confirmations.since(now - patience), *foreign]
-        unseen = outside(seen, but_for=self._is_empty)
+        unseen = outside(seen, but_for=self._replica.tree.is_empty)
         return [*foreign, *unseen]
 
     async def _bring_home(self, prefix: Prefix) -> Prefix:
@@ -132,9 +132,6 @@ class Republisher:
             if outcome.same:
                 return
         raise PeerError(f"{node.hex()[:12]} does not keep what it was given")
-
-    def _is_empty(self, prefix: Prefix) -> bool:
-        return self._replica.tree.fingerprint(prefix) == EMPTY
 
 
 def _around(key: Key, found: list[NodeId], count: int, prefix: Prefix) -> Prefix:

@@ -8,6 +8,7 @@ import trio
 
 from p2pd.address import is_local, network_group
 from p2pd.config import DhtConfig
+from p2pd.core.bounded import BoundedTable
 from p2pd.core.entries import Entry, Status
 from p2pd.core.lookup import Candidate, Lookup
 from p2pd.core.round_trips import RoundTrips
@@ -91,9 +92,9 @@ class Routes:
         self._connected = trio.Event()
         self._joined = trio.Event()
         # Whose host refused the last dial, so that it is no riddle why they don't answer.
-        self._gone: dict[NodeId, None] = {}
+        self._gone = BoundedTable[NodeId, None](MAX_GONE)
         # Since when each has answered no question.
-        self._unanswered: dict[NodeId, float] = {}
+        self._unanswered = BoundedTable[NodeId, float](MAX_GONE)
         dispatch.add(FindNode, self._answer)
         roster.on_connected.append(self._heard_from)
 
@@ -179,7 +180,8 @@ class Routes:
         registry = self._roster.registry
         if not self._joined.is_set() or len(registry) > FEW:
             return None
-        there = [contact.node_id for contact in self.table if not self._is_dead(contact.node_id)]
+        contacts = (contact.node_id for contact in self.table)
+        there = dict.fromkeys(each for each in contacts if not self._is_dead(each))
         untried = (each for each in registry if not (each.dead or each.fail_count))
         if any(each.node_id is not None and each.node_id not in there for each in untried):
             return None
@@ -243,8 +245,7 @@ class Routes:
         except P2PError as error:
             self._note_failure(node_id, error)
             return None
-        self._round_trips.took(node_id, trio.current_time() - sent_at, dialed=dialed)
-        self._unanswered.pop(node_id, None)
+        self._note_answer(node_id, trio.current_time() - sent_at, dialed=dialed)
         return answer
 
     def patience(self, node_id: NodeId) -> float:
@@ -303,8 +304,7 @@ class Routes:
         now = trio.current_time()
         if isinstance(answer, Nodes | Value):
             route.answers[node_id] = answer
-            self._round_trips.took(node_id, now - candidate.sent_at, dialed=dialed)
-            self._unanswered.pop(node_id, None)
+            self._note_answer(node_id, now - candidate.sent_at, dialed=dialed)
             connection = self._roster.connections.get(node_id)
             if connection is not None:
                 self._note_life(connection, candidate.signed)
@@ -315,20 +315,21 @@ class Routes:
         route.hops.append(Hop(node_id, candidate.depth, now - asked_at, outcome))
         wake()
 
+    def _note_answer(self, node_id: NodeId, seconds: float, *, dialed: bool) -> None:
+        self._round_trips.took(node_id, seconds, dialed=dialed)
+        self._unanswered.pop(node_id, None)
+
     def _note_failure(self, node_id: NodeId, error: P2PError) -> bool:
         """Note that a node did not answer; returns whether it is known not to run."""
         gone = isinstance(error, DialFailed) and error.refused
         if gone:
             self.died(node_id)
             self._gone[node_id] = None
-            if len(self._gone) > MAX_GONE:
-                del self._gone[next(iter(self._gone))]
         # Without room for a connection, nobody knows whether it would have answered.
         elif not isinstance(error, Busy):
             self.table.failed(node_id)
-            self._unanswered.setdefault(node_id, trio.current_time())
-            if len(self._unanswered) > MAX_GONE:
-                del self._unanswered[next(iter(self._unanswered))]
+            if node_id not in self._unanswered:
+                self._unanswered[node_id] = trio.current_time()
         return gone
 
     def _named(
