@@ -30,8 +30,9 @@ from p2pd.wire.messages import FindNode
 AT_ONCE = 4
 # How many more nodes than replicas are looked at: XOR distances from keys nearby differ a little.
 MARGIN = 8
-# Seconds between two lookups of the node's own ID. A death or a newcomer asks for one: others
-# become neighbours, or came with it.
+# Seconds between two lookups of the node's own ID where a death asks for one: others become
+# neighbours. Newcomers ask for one twice in each `repair_interval`, for others may have come with
+# them: they make themselves known, and at a first record in a large network all would look.
 LOOK_AGAIN = 60.0
 # A newcomer asks so many of the nearest whether there are any records, and takes over what it
 # is to tend from these.
@@ -71,6 +72,7 @@ class Repair:
             interval=config.repair_interval,
             rng=env.rng,
         )
+        self._seldom = config.repair_interval / 2
         self._near: list[NodeId] = []
         self._lost: dict[NodeId, None] = {}
         self._survey_at = self._look_at = math.inf
@@ -105,11 +107,14 @@ class Repair:
                     nursery.start_soon(self._visit, visit, limit)
 
     def changed(self, node_id: NodeId) -> None:
-        """Take note that a node died, left, or came."""
+        """Take note that a node died or left."""
+        self._changed(node_id, LOOK_AGAIN)
+
+    def _changed(self, node_id: NodeId, look_again: float) -> None:
         if not self._watching or not self._is_near(node_id):
             return
         self._survey_at = min(self._survey_at, self._soon())
-        at_once = max(self._survey_at, self._looked_at + LOOK_AGAIN)
+        at_once = max(self._survey_at, self._looked_at + look_again)
         self._look_at = min(self._look_at, at_once)
         self._wake()
 
@@ -225,7 +230,8 @@ class Repair:
             now = trio.current_time()
             self._all_known = now - self._started > NEW
             self._survey_at = now
-            self._look_at = now + self._env.rng.uniform(0, LOOK_AGAIN)
+            self._look_at = now + self._env.rng.uniform(0, self._seldom)
+            self._looked_at = self._look_at - self._seldom
             self._wake()
 
     def _came(self, connection: Connection) -> None:
@@ -235,7 +241,7 @@ class Repair:
             self.tending.again(trio.current_time(), connection.node_id)
             self._wake()
         if connection.node_id not in self._near:
-            self.changed(connection.node_id)
+            self._changed(connection.node_id, self._seldom)
 
     def _went(self, connection: Connection) -> None:
         if connection.ending is not Ending.UNWANTED and connection.node_id in self._near:
