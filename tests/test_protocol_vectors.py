@@ -263,6 +263,7 @@ def test_habits_of_repair() -> None:
 def test_habits_of_liveness() -> None:
     assert VECTORS["liveness_habits"] == {
         "grace_s": suspicion.GRACE,
+        "last_dial_s": suspicion.LAST_DIAL,
         "ask_again_s": suspicion.ASK_AGAIN,
         "most_unclear": suspicion.MOST_UNCLEAR,
         "in_touch_s": suspects.IN_TOUCH,
@@ -274,6 +275,7 @@ def test_habits_of_liveness() -> None:
         "worst_health": membership.WORST_HEALTH,
         "isolation_window_s": isolation.WINDOW,
         "isolation_longest_s": isolation.LONGEST,
+        "isolation_share": isolation.MOST,
         "fewest_losses": isolation.FEWEST_LOSSES,
         "quorum": suspicion.QUORUM,
         "refute_wait_s": suspicion.REFUTE_WAIT,

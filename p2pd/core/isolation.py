@@ -14,9 +14,11 @@ from p2pd.ids import NodeId
 WINDOW = 15.0
 # A single silent peer says nothing about us, even where it was the only one.
 FEWEST_LOSSES = 2
+# The share of the connections whose loss at once is likelier our own: half of all nodes may die.
+MOST = 3 / 4
 # Who still hears somebody after so many seconds is not cut off: the lost ones are gone for
 # good, and none of them will come back to say so.
-LONGEST = 20.0
+LONGEST = 6.0
 
 
 @attrs.define(eq=False)
@@ -54,7 +56,7 @@ class Isolation:
         while len(self._counts) > 1 and self._counts[1][0] <= begin:
             self._counts.popleft()
         connected = self._counts[0][1] if self._counts else 0
-        if not self.isolated and len(self._lost) >= max(FEWEST_LOSSES, connected / 2):
+        if not self.isolated and len(self._lost) >= max(FEWEST_LOSSES, connected * MOST):
             self.isolated = True
             self._since = now
 

@@ -143,7 +143,7 @@ class Membership:
         self._now = now
         if self._isolation.outlasted(heard_at, now):
             self._isolation.over()
-            self._suspects.start_all_over(now)
+            self._suspects.release()
 
     def vouched(self, node: NodeId, issued_ms: int, now: float, wall_ms: int) -> None:
         """Note a publication signed by a node, of its Unix milliseconds `issued_ms`.

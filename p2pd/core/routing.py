@@ -107,10 +107,10 @@ class RoutingTable:
             del bucket.replacements[next(iter(bucket.replacements))]
         self._replace_failing(bucket)
 
-    def failed(self, node_id: NodeId) -> None:
+    def failed(self, node_id: NodeId, *, connected: bool = False) -> None:
         """Note that a node did not answer; it goes if it fails often and another waits.
 
-        Who was never dialled with success goes then in any case.
+        Who was never dialled with success goes then in any case, unless it is connected.
         """
         bucket = self._buckets.get(distance_bits(self._own_id, node_id))
         if bucket is None:
@@ -120,7 +120,7 @@ class RoutingTable:
         if contact is not None:
             contact.failures += 1
             self._replace_failing(bucket)
-            if contact.failures >= MAX_FAILURES and not contact.dialable:
+            if contact.failures >= MAX_FAILURES and not (contact.dialable or connected):
                 bucket.contacts.pop(node_id, None)
 
     def to_probe(self, before: float) -> list[Contact]:

@@ -194,6 +194,13 @@ class Suspects:
         for node in self._cases:
             self.start_over(node, now, uncounted=uncounted)
 
+    def release(self) -> None:
+        """Go on with the verdicts that waited for the end of an isolation that was none."""
+        for node, case in self._cases.items():
+            # A last dial that failed meanwhile decided nothing.
+            case.held = case.last_chance = False
+            self.schedule(node)
+
     def recount(self, case: Case, now: float) -> None:
         """Count the independent reporters who are still believed."""
         case.recount(

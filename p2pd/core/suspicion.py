@@ -16,7 +16,9 @@ QUORUM = 3
 # What an accused node has to refute the last report of a quorum, in seconds.
 REFUTE_WAIT = 2.0
 # How long a verdict on soft evidence waits at least, so that a burst of losses is seen as one.
-GRACE = 1.0
+GRACE = 0.5
+# About how long the last dial before a verdict takes.
+LAST_DIAL = 1.0
 # Seconds until a dial that proved nothing is repeated, or others who did not answer are asked
 # again; after so many such rounds their silence is taken for a no.
 ASK_AGAIN = 1.0
@@ -113,14 +115,14 @@ class Case:
     def verdict_due(self, patience: float) -> float:
         """Return when one's own soft evidence suffices but for the last dial.
 
-        Waits are multiplied by `patience`. That dial takes about as long as `GRACE`.
+        Waits are multiplied by `patience`.
         """
         if self.failed_at is None or self.held or self.last_chance:
             return math.inf
         confirmations = self.independent + self.others_tried
         suspected = self.since + suspicion_time(confirmations) * patience
         grace = REFUTE_WAIT if self.announced else GRACE
-        return max(self.failed_at + grace * patience, suspected - GRACE * patience)
+        return max(self.failed_at + grace * patience, suspected - LAST_DIAL * patience)
 
     def quorum_due(self, patience: float) -> float:
         """Return when the reports of others suffice, without a probe of one's own."""

@@ -61,7 +61,7 @@ class Keepalive:
             shortest = min(_SHORTEST_WAIT, self.config.ping_timeout / 2)
             due, evict_at = self._look_round(now, shortest)
             self._next_round = min(max(due, now + shortest), max(evict_at, now + _EVICTION_WAIT))
-            overdue = now + self.config.ping_timeout if self._unanswered else math.inf
+            overdue = now + self.config.ping_timeout / 2 if self._unanswered else math.inf
             with trio.CancelScope(deadline=min(self._next_round, overdue)) as self._sleep:
                 await trio.sleep_forever()
             late = trio.current_time() - self._sleep.deadline
@@ -104,7 +104,9 @@ class Keepalive:
         # Others probe, too, for their own reasons: that must not put off the end.
         probes = min(connection.unanswered_probes, config.misses)
         interval = self._interval(connection.direction)
-        due = connection.last_heard + interval + probes * config.ping_timeout
+        # One after the other, sooner than an answer may take; for that of the last one it waits.
+        waits = probes + (probes == config.misses)
+        due = connection.last_heard + interval + waits * config.ping_timeout / 2
         evicted_at = connection.last_heard + config.evict_after
         if now < due - (0 if probes else shortest) and now < evicted_at:
             return due
@@ -163,7 +165,7 @@ class Keepalive:
         """
         config = self.config
         dialed = direction is Direction.OUTBOUND
-        interval = config.ping_interval + (0 if dialed else config.ping_timeout)
+        interval = config.ping_interval + (0 if dialed else config.ping_timeout / 2)
         return min(interval, self._longest())
 
     def _longest(self) -> float:

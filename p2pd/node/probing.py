@@ -176,7 +176,8 @@ class Probing:
         if entry is None or entry.signed is None:
             return Word.UNKNOWN
         record = entry.signed
-        others = self._others(node)
+        # Of many that fell silent at once none can say anything.
+        others = sorted(self._others(node), key=lambda each: -each.unanswered_probes)
         words: list[Word] = []
 
         async def ask_one_who_knows() -> None:

@@ -14,7 +14,6 @@ from p2pd.config import DhtConfig
 from p2pd.core.closest_sets import closest_sets, merged
 from p2pd.core.confirmations import Confirmations
 from p2pd.core.merkle import Prefix
-from p2pd.core.routing import MAX_FAILURES
 from p2pd.core.tending import SOON, Tending, Visit
 from p2pd.errors import DialFailed, P2PError, RequestTimedOut
 from p2pd.ids import NodeId, distance
@@ -153,10 +152,7 @@ class Repair:
 
     def alive(self) -> list[NodeId]:
         """Return all nodes known to be alive, closest first."""
-        known = (each for each in self._routes.table if each.failures < MAX_FAILURES)
-        return sorted(
-            (each.node_id for each in known), key=lambda each: distance(each, self._own_id)
-        )
+        return sorted(self._routes.alive(), key=lambda each: distance(each, self._own_id))
 
     async def _join(self) -> None:
         """Take over what is now this node's to tend, and become known to who has the rest."""
@@ -207,7 +203,7 @@ class Repair:
         except P2PError as error:
             self.tending.failed(visit, trio.current_time())
             if isinstance(error, DialFailed | RequestTimedOut):
-                self._routes.table.failed(peer)
+                self._routes.note_failure(peer, error)
                 self.changed(peer)
         finally:
             limit.release_on_behalf_of(visit)

@@ -128,7 +128,26 @@ class Routes:
     def died(self, node_id: NodeId) -> None:
         """Take note that a node is dead: whoever waits for its place gets it."""
         for _ in range(MAX_FAILURES):
-            self.table.failed(node_id)
+            self._failed(node_id)
+
+    def alive(self) -> list[NodeId]:
+        """Return the contacts that did not fail, or were heard since."""
+        return [
+            each.node_id
+            for each in self.table
+            if each.failures < MAX_FAILURES or self._was_heard_since(each.node_id)
+        ]
+
+    def _was_heard_since(self, node_id: NodeId) -> bool:
+        """Whether a node that does not answer was heard all the same: an outage is over."""
+        connection = self._roster.connections.get(node_id)
+        since = self._unanswered.get(node_id, math.inf)
+        return connection is not None and connection.last_heard > since
+
+    def _failed(self, node_id: NodeId) -> None:
+        self.table.failed(node_id, connected=node_id in self._roster.connections)
+        if node_id not in self._unanswered:
+            self._unanswered[node_id] = trio.current_time()
 
     async def join(self) -> None:
         """Wait until this node has joined, at most for `dht.request_timeout`.
@@ -243,7 +262,7 @@ class Routes:
         try:
             answer = await self._dialer.request(node_id, question, self._config.request_timeout)
         except P2PError as error:
-            self._note_failure(node_id, error)
+            self.note_failure(node_id, error)
             return None
         self._note_answer(node_id, trio.current_time() - sent_at, dialed=dialed)
         return answer
@@ -300,7 +319,7 @@ class Routes:
             answer = await self._dialer.request(node_id, question, within, on_wait)
         except P2PError as error:
             outcome = error.code
-            gone = self._note_failure(node_id, error)
+            gone = self.note_failure(node_id, error)
         now = trio.current_time()
         if isinstance(answer, Nodes | Value):
             route.answers[node_id] = answer
@@ -319,7 +338,7 @@ class Routes:
         self._round_trips.took(node_id, seconds, dialed=dialed)
         self._unanswered.pop(node_id, None)
 
-    def _note_failure(self, node_id: NodeId, error: P2PError) -> bool:
+    def note_failure(self, node_id: NodeId, error: P2PError) -> bool:
         """Note that a node did not answer; returns whether it is known not to run."""
         gone = isinstance(error, DialFailed) and error.refused
         if gone:
@@ -327,9 +346,7 @@ class Routes:
             self._gone[node_id] = None
         # Without room for a connection, nobody knows whether it would have answered.
         elif not isinstance(error, Busy):
-            self.table.failed(node_id)
-            if node_id not in self._unanswered:
-                self._unanswered[node_id] = trio.current_time()
+            self._failed(node_id)
         return gone
 
     def _named(

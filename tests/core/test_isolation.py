@@ -10,7 +10,8 @@ from tests.core.evidence import fail_silently, heard_of, membership, node, run, 
 def test_an_isolation_is_over_where_others_are_still_heard() -> None:
     machine = membership(connected=4)
     heard_of(machine, 1, 2, 3, 4)
-    for number in (1, 2):
+    for number in (1, 2, 3):
+        assert not machine.isolated
         fail_silently(machine, node(number), 10.0)
     assert machine.isolated
     run(machine, 10.0 + LONGEST)
@@ -18,16 +19,16 @@ def test_an_isolation_is_over_where_others_are_still_heard() -> None:
     assert machine.isolated
     machine.in_touch(10.0 + LONGEST - 1, 10.0 + LONGEST)
     assert not machine.isolated
-    # What was held back is not believed either: all is tried once more.
-    assert run(machine, 10.0 + LONGEST) == [Redial(node(1)), Redial(node(2))]
-    for number in (1, 2):
-        machine.dial_failed(node(number), False, 32.0)
-        machine.others_failed(node(number), 32.0)
+    # What was held back takes one more dial, as any verdict on silence.
+    lost = [node(number) for number in (1, 2, 3)]
+    dials = [each for each in run(machine, 10.0 + LONGEST) if isinstance(each, Redial)]
+    assert dials == [Redial(each, last=True) for each in lost]
+    for each in lost:
+        machine.dial_failed(each, False, 10.0 + LONGEST)
     assert not machine.isolated
-    assert {each.node for each in run_unanswered(machine, 60.0) if isinstance(each, Declare)} == {
-        node(1),
-        node(2),
-    }
+    assert [
+        each.node for each in machine.take_actions(10.0 + LONGEST) if isinstance(each, Declare)
+    ] == lost
 
 
 @pytest.mark.parametrize("heard_at", [float("-inf"), 9.0])
@@ -44,7 +45,7 @@ def test_who_hears_nobody_stays_isolated(heard_at: float) -> None:
 def test_the_next_isolation_lasts_as_long_again() -> None:
     machine = membership(connected=4)
     for begin in (10.0, 100.0):
-        for number in (1, 2):
+        for number in (1, 2, 3):
             machine.heard(node(number), begin - 1)
             fail_silently(machine, node(number), begin)
         machine.in_touch(begin + LONGEST - 1, begin + LONGEST - 0.1)
@@ -57,7 +58,7 @@ def test_more_losses_do_not_make_an_isolation_longer() -> None:
     machine = membership(connected=6)
     for number in range(1, 6):
         machine.lost(node(number), False, 10.0 + 3 * number)
-    begin = 10.0 + 3 * 3
+    begin = 10.0 + 3 * 5
     machine.in_touch(begin + LONGEST, begin + LONGEST)
     assert not machine.isolated
 
@@ -68,3 +69,16 @@ def test_being_in_touch_means_nothing_without_an_isolation() -> None:
     machine.in_touch(10.1, 10.1)
     assert machine.liveness(node(1)) is Liveness.SUSPECT
     assert Declare(node(1), Evidence.SILENT, ()) in run_unanswered(machine, 30.0)
+
+
+def test_a_last_dial_that_fails_in_an_isolation_is_made_again_after_it() -> None:
+    machine = membership(connected=4)
+    heard_of(machine, 1, 2, 3, 4)
+    fail_silently(machine, node(1), 10.0)
+    assert Redial(node(1), last=True) in run(machine, 20.0)
+    for number in (2, 3):
+        fail_silently(machine, node(number), 20.0)
+    assert machine.isolated
+    machine.dial_failed(node(1), False, 20.5)
+    machine.in_touch(20.0 + LONGEST, 20.0 + LONGEST)
+    assert Declare(node(1), Evidence.SILENT, ()) in run_unanswered(machine, 30.0 + LONGEST)

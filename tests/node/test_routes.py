@@ -7,6 +7,7 @@ import trio
 from trio.testing import MockClock
 
 from p2pd.core.routing import RoutingTable
+from p2pd.errors import RequestTimedOut
 from p2pd.ids import Key, NodeId
 from p2pd.net.faults import Cut, constant_latency
 from p2pd.node import feelers, surplus
@@ -228,3 +229,21 @@ async def test_who_never_was_dialled_is_probed_once_it_is_quiet(
         await trio.sleep(REFRESH_AFTER)
         assert contact.dialable
         assert_unharmed(a)
+
+
+@pytest.mark.parametrize("dialled", [False, True])
+async def test_who_answers_nothing_in_an_outage_is_alive_once_it_is_heard_again(
+    autojump_clock: MockClock, *, dialled: bool
+) -> None:
+    async with open_world(1, constant_latency(0.05)) as world:
+        nodes = await network(world, 2)
+        # Of these one dialled the other.
+        one, other = nodes if dialled else nodes[::-1]
+        connection = one.services.roster.connections[other.node_id]
+        world.meanwhile(lambda: world.partition(0.5, seconds=5))
+        await trio.sleep(0.1)
+        for _ in range(2):
+            routes(one).note_failure(other.node_id, RequestTimedOut("no answer"))
+        assert routes(one).alive() == []
+        await world.until(lambda: routes(one).alive() == [other.node_id], within=10)
+        assert one.services.roster.connections[other.node_id] is connection
