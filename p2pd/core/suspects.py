@@ -232,6 +232,8 @@ class Suspects:
 
         What we saw ourselves is no lie of those who saw it, too.
         """
+        # What was told of an earlier death keeps nobody from telling of the next one.
+        self._told.pop(node, None)
         case, dead = self._cases.pop(node, None), self._dead.pop(node, None)
         if case is None and dead is None:
             return

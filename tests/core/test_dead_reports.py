@@ -162,6 +162,16 @@ def test_what_was_told_long_ago_keeps_nobody_silent() -> None:
         assert len(reports(machine.take_actions(now))) == 1
 
 
+def test_what_was_told_before_it_was_back_keeps_nobody_silent() -> None:
+    for seed in range(20):
+        machine = membership(known=1000, seed=seed)
+        for _ in range(100):
+            machine.told(node(10), 100.0)
+        machine.vouched(node(10), wall(101.0), 101.0, wall(101.0))
+        find_refused(machine, 10, 102.0)
+        assert len(reports(machine.take_actions(102.0))) == 1
+
+
 def test_no_report_is_added_to_a_quorum() -> None:
     machine = membership(known=1000)
     for number in range(10, 10 + QUORUM):
