@@ -2,7 +2,7 @@
 
 import enum
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import NoReturn
 
@@ -86,9 +86,7 @@ class Dht:
             except P2PError as error:
                 call.answer(failure(error))
                 continue
-            asker = call.connection.node_id
-            closer = self._routes.closest_records(question.key, asker) if question.closer else ()
-            call.answer(Value(tuple(each.signed for each in versions), closer))
+            call.answer(self._value(call, question, versions))
 
     async def put(
         self,
@@ -218,6 +216,15 @@ class Dht:
                 f"the version there is {winner or 'none'}, not {expected}; read it again first"
             )
 
-    def _take_read(self, call: Call, question: FindValue) -> None:
+    def _take_read(self, call: Call, question: FindValue) -> Value | None:
+        versions = self._replica.cached(Key(question.key))
+        if versions is not None:
+            return self._value(call, question, versions)
         for each, _ in self._reads.put(call.connection.node_id, (call, question)):
             each.answer(failure(Busy("too many reads wait for the disk; try again")))
+        return None
+
+    def _value(self, call: Call, question: FindValue, versions: Sequence[Version]) -> Value:
+        asker = call.connection.node_id
+        closer = self._routes.closest_records(question.key, asker) if question.closer else ()
+        return Value(tuple(each.signed for each in versions), closer)

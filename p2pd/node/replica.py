@@ -139,7 +139,7 @@ class Replica:
 
     def cached(self, key: Key) -> list[Version] | None:
         """Return what `read` would, where that takes no disk; else None."""
-        versions = self._cache.get(key)
+        versions = self._known(key)
         return None if versions is None else kept(versions, self._horizon_ms())
 
     async def read(self, key: Key) -> list[Version]:
@@ -147,8 +147,7 @@ class Replica:
 
         Raises `StoreError`.
         """
-        known = self.cached(key)
-        return kept(await self._stored(key), self._horizon_ms()) if known is None else known
+        return kept(await self._stored(key), self._horizon_ms())
 
     async def write(self, signed: Signed) -> None:
         """Store a record; on return it is on disk.
@@ -249,18 +248,20 @@ class Replica:
         return None
 
     async def _stored_under(self, keys: Iterable[Key]) -> dict[Key, Sequence[Version]]:
-        known = {key: self._cache.get(key) for key in keys}
-        # The tree knows what is not there.
-        unknown = [
-            key
-            for key, versions in known.items()
-            if versions is None and not (self.loaded.is_set() and self.tree.digest(key) is None)
-        ]
+        known = {key: self._known(key) for key in keys}
+        unknown = [key for key, versions in known.items() if versions is None]
         saved = await self._env.store.get_many(Table.RECORDS, unknown) if unknown else {}
         return {
             key: _versions_in(saved[key]) if key in saved else versions or []
             for key, versions in known.items()
         }
+
+    def _known(self, key: Key) -> Sequence[Version] | None:
+        """Return what is stored under a key if that takes no disk: the tree knows what is not."""
+        versions = self._cache.get(key)
+        if versions is None and self.loaded.is_set() and self.tree.digest(key) is None:
+            return []
+        return versions
 
     async def _replace(self, changed: Mapping[Key, Sequence[Version]]) -> None:
         """Put these in place of what is stored under their keys."""
@@ -310,7 +311,7 @@ class Replica:
             write.reply.settled(error)
 
     async def _stored(self, key: Key) -> Sequence[Version]:
-        known = self._cache.get(key)
+        known = self._known(key)
         if known is not None:
             return known
         token = self._reading[key] = object()
