@@ -55,7 +55,7 @@ kills: $(READY)
 SECONDS ?= 600
 HARNESSES := codec frames handshake beacons records control_lines configuration
 fuzz: $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[fuzz]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
 	for each in $(HARNESSES); do $(BIN)/python -m tests.fuzz $$each --seconds $(SECONDS) || exit 1; done
 
 bench: $(READY)

@@ -1,4 +1,4 @@
-"""Has a coverage-guided fuzzer look for inputs that break a harness: `python -m tests.fuzz NAME`."""
+"""Has a fuzzer, guided by coverage, look for what breaks a harness: `python -m tests.fuzz NAME`."""
 
 import argparse
 import sys

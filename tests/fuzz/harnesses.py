@@ -1,4 +1,4 @@
-"""What takes bytes from strangers, users or files: any bytes give a value or the one error for them.
+"""What takes bytes of strangers, users or files: any bytes give a value or the one error for it.
 
 Each harness takes an input and raises where a promise is broken. `python -m tests.fuzz` has a
 fuzzer look for such inputs; `test_corpus.py` replays the corpus.
