@@ -338,12 +338,12 @@ class Suspects:
             # It may have come back since it was dialled.
             case.last_chance = not case.held
             case.dial_due = math.inf if case.held else now
-            if case.lost and case.last_chance:
-                # It may have come back for all but us.
-                self._news.append(AskOthers(node, last=True))
         if case.dial_due <= now:
             if case.lost or case.last_chance or self._probes.spend(1, now):
                 case.dial_due, case.dialled_at = now + OUTCOME_WITHIN, now
+                if case.lost and case.last_chance:
+                    # It may have come back for all but us.
+                    self._news.append(AskOthers(node, last=True))
                 self._news.append(Redial(node, case.last_chance))
             else:
                 spread = max(1.0, len(self._cases) / DIALS_PER_SECOND)

@@ -114,7 +114,11 @@ def test_a_last_dial_that_could_not_be_made_is_made_a_little_later() -> None:
     fail_silently(machine, ACCUSED, 1.0)
     run(machine, 20.0)
     machine.others_failed(ACCUSED, 20.1)
-    assert run(machine, 20.1 + ASK_AGAIN) == [Redial(ACCUSED, last=True)]
+    again = [AskOthers(ACCUSED, last=True), Redial(ACCUSED, last=True)]
+    assert run(machine, 20.1 + ASK_AGAIN) == again
+    # As one whose cable was out: what those said who were asked then counts no more.
+    machine.dial_unclear(ACCUSED, 22.0)
+    assert run(machine, 22.0 + ASK_AGAIN) == again
 
 
 def test_a_dial_while_nobody_else_answers_is_made_again_and_is_no_evidence() -> None:
