@@ -17,8 +17,8 @@ from pathlib import Path
 import attrs
 import pytest
 
-from tests.e2e.conftest import FIRST_PORT, MakeDaemon
-from tests.e2e.daemons import DEADLINE, Daemon, Namespace, until
+from tests.e2e.conftest import MakeDaemon
+from tests.e2e.daemons import DEADLINE, FIRST_PORT, Daemon, Namespace, until
 
 pytestmark = pytest.mark.e2e
 
