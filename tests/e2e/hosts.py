@@ -111,6 +111,17 @@ class Host(Namespace):
         """The first of them."""
         return self.addresses[0]
 
+    def addresses_on(self, interface: str) -> list[str]:
+        """Those of one interface."""
+        return self.interfaces[interface].addresses
+
+    def is_tentative(self) -> bool:
+        """Whether some address may not be used yet; see `Lan.dad`."""
+        with self.inside():
+            command = ["ip", "-6", "address", "show", "tentative"]
+            found = subprocess.run(command, check=True, timeout=10, capture_output=True)
+        return bool(found.stdout)
+
     def make_daemon(
         self, *flags: str, name: str | None = None, state_dir: Path | None = None
     ) -> Daemon:
