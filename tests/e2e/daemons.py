@@ -103,17 +103,6 @@ class Namespace:
         with self.inside():
             Path("/proc/sys", *name.split(".")).write_text(str(value))
 
-    def make_lan(self) -> None:
-        """Add a LAN with one host: a veth pair, one end with an address and the default route."""
-        self.ip("link", "add", "lan0", "type", "veth", "peer", "name", "far0")
-        for command in (
-            "link set far0 up",
-            "link set lan0 up",
-            "address add 192.0.2.1/24 dev lan0",
-            "route add default dev lan0",
-        ):
-            self.ip(*command.split())
-
     def dial(self, port: int) -> socket.socket:
         """Open a TCP connection to a port of the loopback."""
         with self.inside():

@@ -69,7 +69,7 @@ class Lan(Namespace):
 
 
 @attrs.define
-class _Interface:
+class Interface:
     """Where a host's interface leads, and its number there."""
 
     lan: Lan
@@ -96,7 +96,7 @@ class Host(Namespace):
         super().__init__()
         self.name = name
         self.daemons: list[Daemon] = []
-        self.interfaces: dict[str, _Interface] = {}
+        self.interfaces: dict[str, Interface] = {}
         self._place = place
         for number, lan in enumerate(lans):
             self.attach(lan, f"lan{number}", up=up)
@@ -110,10 +110,6 @@ class Host(Namespace):
     def address(self) -> str:
         """The first of them."""
         return self.addresses[0]
-
-    def addresses_on(self, interface: str) -> list[str]:
-        """Those of one interface."""
-        return self.interfaces[interface].addresses
 
     def is_tentative(self) -> bool:
         """Whether some address may not be used yet; see `Lan.dad`."""
@@ -137,7 +133,7 @@ class Host(Namespace):
         """Add an interface to a LAN, under any name."""
         port = lan.add_port(self, interface)
         number = next(lan.numbers) if number is None else number
-        self.interfaces[interface] = _Interface(lan, port, number)
+        self.interfaces[interface] = Interface(lan, port, number)
         self.sysctl(f"net.ipv6.conf.{interface}.disable_ipv6", int(not lan.v6))
         self.sysctl(f"net.ipv6.conf.{interface}.accept_dad", int(lan.dad))
         if up:

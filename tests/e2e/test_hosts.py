@@ -18,8 +18,10 @@ HEALED_WITHIN = 15.0
 # Daemons that notice a cut in some seconds.
 QUICK = ("--set", "liveness.ping_interval=1", "--set", "liveness.ping_timeout=0.5")
 
+ONE_FAMILY = [pytest.param(True, False, id="v4"), pytest.param(False, True, id="v6")]
+of_one_family = pytest.mark.parametrize(("v4", "v6"), ONE_FAMILY)
 of_all_families = pytest.mark.parametrize(
-    ("v4", "v6"), [(True, True), (True, False), (False, True)], ids=["v4 and v6", "v4", "v6"]
+    ("v4", "v6"), [*ONE_FAMILY, pytest.param(True, True, id="both")]
 )
 
 
@@ -56,7 +58,7 @@ class TwoLans:
         return time.monotonic() - joined
 
 
-@of_all_families
+@of_one_family
 def test_one_address_joins_two_lans(ground: Ground, v4: bool, v6: bool) -> None:
     lans = TwoLans(ground, v4=v4, v6=v6)
     lans.join()
@@ -64,30 +66,35 @@ def test_one_address_joins_two_lans(ground: Ground, v4: bool, v6: bool) -> None:
     assert lans.there[1].ctl("get", "key").stdout == "value"
 
 
-def test_the_lans_heal_when_the_router_is_back(ground: Ground) -> None:
+def test_two_lans_heal_when_the_router_is_back(ground: Ground) -> None:
     lans = TwoLans(ground, *QUICK)
     lans.join()
-    print("healed in", lans.cut_for(0))
+    lans.cut_for(0)
+    assert lans.there[0].ctl("put", "key", "value").returncode == 0
+    assert lans.here[0].ctl("get", "key").stdout == "value"
 
 
 @pytest.mark.slow
-def test_the_lans_heal_after_a_minute(ground: Ground) -> None:
+def test_two_lans_heal_after_a_minute(ground: Ground) -> None:
     lans = TwoLans(ground)
     lans.join()
-    print("healed in", lans.cut_for(60.0))
+    taken = [lans.cut_for(60.0) for _ in range(3)]
+    print("seconds until all had healed:", *(f"{each:.1f}" for each in taken))
 
 
-def addresses_of(daemon: Daemon) -> list[str]:
-    announced: list[str] = daemon.call("status")["addresses"]
-    return announced
-
-
-def at_port(daemon: Daemon, addresses: Sequence[str]) -> list[str]:
-    return sorted(str(Address(each, daemon.port)) for each in addresses)
+def test_many_packets_are_lost(ground: Ground) -> None:
+    lan = ground.lan()
+    hosts = [ground.host(lan) for _ in range(3)]
+    for host in hosts:
+        host.lose(10)
+    daemons = [host.make_daemon() for host in hosts]
+    start_all(daemons)
+    until("each lists the two others", know_each_other(daemons))
 
 
 def announces_just(daemon: Daemon, addresses: Sequence[str]) -> Callable[[], bool]:
-    return lambda: sorted(addresses_of(daemon)) == at_port(daemon, addresses)
+    expected = sorted(str(Address(each, daemon.port)) for each in addresses)
+    return lambda: sorted(daemon.call("status")["addresses"]) == expected
 
 
 @of_all_families
@@ -96,78 +103,89 @@ def test_an_interface_comes_up_after_the_daemon(ground: Ground, v4: bool, v6: bo
     late = ground.host(lan, up=False)
     daemons = [late.make_daemon(), ground.host(lan).make_daemon()]
     start_all(daemons)
+    assert announces_just(daemons[0], ["127.0.0.1", "::1"])()
     late.up()
     until("the host may use its addresses", lambda: not late.is_tentative())
-    until("they are connected", know_each_other(daemons), FOUND_WITHIN)
-    assert announces_just(daemons[0], late.addresses)()
+    until(
+        "it is found, and announces what it has now",
+        lambda: know_each_other(daemons)() and announces_just(daemons[0], late.addresses)(),
+        FOUND_WITHIN,
+    )
     assert daemons[0].events("discovery.trouble") == []
 
 
-@of_all_families
+@of_one_family
 def test_an_address_changes(ground: Ground, v4: bool, v6: bool) -> None:
     lan = ground.lan(v4=v4, v6=v6)
     host = ground.host(lan)
-    daemons = [host.make_daemon(), *(ground.host(lan).make_daemon() for _ in range(2))]
-    mover, *others = daemons
+    mover, *others = daemons = [host.make_daemon(), *(ground.host(lan).make_daemon() for _ in "ab")]
     start_all(daemons)
     until("they are connected", know_each_other(daemons))
-    before = host.addresses
+    [before] = host.addresses
     host.readdress()
     until(
         "all go on from the new address",
         lambda: (
-            announces_just(mover, host.addresses)()
-            and know_each_other(daemons)()
-            and not any(each in str(other.peer(mover.name)) for each in before for other in others)
+            know_each_other(daemons)()
+            and announces_just(mover, host.addresses)()
+            and not any(before in other.peer(mover.name)["address"] for other in others)
         ),
         FOUND_WITHIN,
     )
-    for other in others:
-        assert other.call("ping", peer=mover.name)["rtt_ms"]
-    assert {event["reason"] for event in mover.events("peer.dial_failed")} == set()
+    assert all(other.call("ping", peer=mover.name)["rtt_ms"] for other in others)
+    # Nobody took the new connections for duplicates of the old ones.
+    assert mover.events("peer.dial_failed") == []
 
 
 def test_a_host_with_two_interfaces(ground: Ground) -> None:
     lans = [ground.lan(), ground.lan()]
     both = ground.host(*lans)
     both.down("lan1")
-    daemons = [host.make_daemon() for host in (both, *map(ground.host, lans))]
-    middle, first, _ = daemons
+    middle, first, second = daemons = [
+        host.make_daemon() for host in (both, *map(ground.host, lans))
+    ]
     start_all(daemons)
     until("the first LAN is there", lambda: middle.connected() == {first.name})
     both.up("lan1")
-    until("the second one, too", lambda: len(middle.connected()) == 2, FOUND_WITHIN)
-    assert announces_just(middle, both.addresses)()
+    until(
+        "the second one is, too",
+        lambda: middle.connected() == {first.name, second.name},
+        FOUND_WITHIN,
+    )
+    until("both are announced", announces_just(middle, both.addresses), FOUND_WITHIN)
     both.unplug("lan1")
-    only = both.addresses_on("lan0")
-    until("what is gone is not announced", announces_just(middle, only), FOUND_WITHIN)
+    left = both.interfaces["lan0"].addresses
+    until("what is gone is not announced", announces_just(middle, left), FOUND_WITHIN)
     both.plug("lan1")
-    until("it is again", announces_just(middle, both.addresses), FOUND_WITHIN)
+    until("what is back is", announces_just(middle, both.addresses), FOUND_WITHIN)
 
 
 def test_what_is_never_announced(ground: Ground) -> None:
-    home, container, tunnel, guests, unplugged = (ground.lan() for _ in range(5))
+    """Loopback, addresses without a link, containers and tunnels, what the configuration bars."""
+    home, inside = ground.lan(), ground.lan()
     host = ground.host(home)
-    for name, lan in (
-        ("docker0", container),
-        ("wg0", tunnel),
-        ("wifi0", guests),
-        ("lan1", unplugged),
-    ):
-        host.attach(lan, name)
+    for interface in ("docker0", "wg0", "guest0", "lan1"):
+        host.attach(inside, interface)
     host.unplug("lan1")
-    others = [ground.host(lan).make_daemon() for lan in (home, container, tunnel, guests)]
-    daemon = host.make_daemon(
-        "--set", 'discovery.multicast.interfaces=["!wifi*", "!docker*", "!wg*"]'
-    )
-    start_all([daemon, *others])
-    until("they are connected", lambda: daemon.connected() == {others[0].name})
-    daemon.kill()
-    until("they are apart", lambda: others[0].peer(daemon.name)["status"] != "connected")
-    [known] = [
-        each["text"]
-        for each in others[0].call("why", peer=daemon.name)["steps"]
-        if each["code"] == "address.known"
+    flags = ("--set", 'discovery.multicast.interfaces=["!guest*", "!docker*", "!wg*"]')
+    daemon, neighbour, barred = daemons = [
+        host.make_daemon(*flags),
+        ground.host(home).make_daemon(),
+        ground.host(inside).make_daemon(),
     ]
-    assert [each.connected() for each in others] == [set(), set(), set(), set()]
-    print(known)
+    start_all(daemons)
+    until("the neighbour is there", lambda: daemon.connected() == {neighbour.name})
+    fit = host.interfaces["lan0"].addresses
+    assert announces_just(daemon, fit)()
+    daemon.kill()
+    until("it is gone", lambda: not neighbour.connected())
+    told = [
+        step["text"]
+        for step in neighbour.call("why", peer=daemon.name)["steps"]
+        if step["code"] == "address.known"
+    ]
+    known = told[0].partition(": ")[2].split(", ")
+    assert {each for each in known if "[fe80::" not in each} <= {
+        str(Address(each, daemon.port)) for each in fit
+    }
+    assert barred.call("peers") == []
