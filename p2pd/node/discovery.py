@@ -73,6 +73,7 @@ class Discovery:
         self._events = events
         self._network = network
         self._instance = instance
+        self._followed: set[Interface] = set()
         self._links: dict[tuple[str, str], _Link] = {}
         self._failed: set[tuple[str, str]] = set()
         self._seen = BoundedTable[tuple[NodeId, str, str], None](MAX_SEEN)
@@ -107,6 +108,11 @@ class Discovery:
             await self._send(link, leaving=True)
 
     def _follow(self, interfaces: list[Interface], nursery: trio.Nursery) -> None:
+        if not self._followed.issuperset(interfaces):
+            # A new way out: whoever was out of reach may be within it now.
+            self._registry.retry_now()
+            self._dialer.wake()
+        self._followed = set(interfaces)
         wanted = {
             (interface.name, group): interface
             for interface in interfaces
@@ -122,9 +128,6 @@ class Discovery:
             if where not in self._links:
                 link = self._links[where] = _Link(interface, where[1])
                 nursery.start_soon(self._serve, link)
-                # A new way out: whoever was out of reach may be within it now.
-                self._registry.retry_now()
-                self._dialer.wake()
 
     def _groups(self, interface: Interface) -> list[str]:
         groups: list[str] = []
