@@ -14,7 +14,7 @@ UNITS   := p2pd.service p2pd@.service
 # The service runs as another user and sees no home directory: an interpreter in one won't do.
 SYSTEM_PYTHON ?= $(shell PATH=/usr/local/bin:/usr/bin:/bin command -v $(notdir $(PYTHON)))
 
-.PHONY: run world trials pauses kills test lint types unit test-install bench clean install uninstall
+.PHONY: run world trials pauses kills hosts test lint types unit test-install bench clean install uninstall
 
 run: $(READY)
 	$(BIN)/p2pd $(ARGS)
@@ -50,6 +50,10 @@ pauses: $(READY)
 # Daemons killed a hundred times amid puts: what was acknowledged is there. Ten minutes.
 kills: $(READY)
 	$(BIN)/python -m pytest -m slow tests/e2e/test_acknowledged.py
+
+# Two LANs whose router is away for a minute: a minute and a half.
+hosts: $(READY)
+	$(BIN)/python -m pytest -m slow tests/e2e/test_hosts.py
 
 bench: $(READY)
 	$(BIN)/python -m bench
