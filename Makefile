@@ -14,7 +14,7 @@ UNITS   := p2pd.service p2pd@.service
 # The service runs as another user and sees no home directory: an interpreter in one won't do.
 SYSTEM_PYTHON ?= $(shell PATH=/usr/local/bin:/usr/bin:/bin command -v $(notdir $(PYTHON)))
 
-.PHONY: run world trials pauses kills fuzz test lint types unit test-install bench clean install uninstall
+.PHONY: run world trials pauses kills hosts fuzz test lint types unit test-install bench clean install uninstall
 
 run: $(READY)
 	$(BIN)/p2pd $(ARGS)
@@ -57,6 +57,10 @@ HARNESSES := codec frames handshake beacons records control_lines configuration
 fuzz: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
 	for each in $(HARNESSES); do $(BIN)/python -m tests.fuzz $$each --seconds $(SECONDS) || exit 1; done
+
+# Two LANs whose router is away for a minute: a minute and a half.
+hosts: $(READY)
+	$(BIN)/python -m pytest -m slow tests/e2e/test_hosts.py
 
 bench: $(READY)
 	$(BIN)/python -m bench

@@ -23,6 +23,7 @@ from bench.everybody import everybody
 from bench.figures import Effort, Figure
 from bench.idle import idle
 from bench.keys import keys
+from bench.lan import lan
 from bench.processes import start, status
 from bench.settled import settled
 
@@ -32,6 +33,7 @@ BENCHMARKS: dict[str, Callable[[Effort], Awaitable[list[Figure]]]] = {
     "new-connection": new_connection,
     "status": status,
     "start": start,
+    "lan": lan,
     "keys": keys,
     "disk": disk,
     "idle": idle,

@@ -8,11 +8,13 @@ import time
 from datetime import datetime
 from pathlib import Path
 
+import attrs
+
 from bench.daemons import Daemon, daemon, script
 from bench.figures import Effort, Figure, Promise, Spread, compare
 
 _RUNS = 10
-_PASS = [sys.executable, "-c", "pass"]
+PASS = [sys.executable, "-c", "pass"]
 _IMPORTS = [sys.executable, "-c", "import os, p2pd.cli, p2pd.daemon; os._exit(0)"]
 
 
@@ -22,10 +24,10 @@ async def status(effort: Effort) -> list[Figure]:
         command = [script("p2pctl"), "--socket", running.socket, "status"]
 
         async def ours() -> float:
-            return _median_run(command)
+            return median_run(command)
 
         async def bare() -> float:
-            return _median_run(_PASS)
+            return median_run(PASS)
 
         mine, theirs, ratio = await compare(effort.rounds, ours, bare)
     return [Figure("p2pctl status", "ms", mine, "python -c pass", theirs, ratio, Promise(4.0))]
@@ -33,45 +35,65 @@ async def status(effort: Effort) -> list[Figure]:
 
 async def start(effort: Effort) -> list[Figure]:
     """Time a second node: to its imports, to listening, to connected on both sides."""
-    bare, imports, listening, connected = [], [], [], []
+    bare: list[float] = []
     with tempfile.TemporaryDirectory() as parent, daemon(Path(parent), "first") as first:
-        for number in range(effort.rounds + 1):
-            bare.append(_median_run(_PASS))
-            imports.append(_median_run(_IMPORTS))
-            with daemon(Path(parent), "second") as second:
-                second.wait_for_peers(1)
-                first.wait_for_peers(1)
-            listening.append(_since_spawn(second, second, "node.started"))
-            connected.append(
-                max(_since_spawn(second, each, "peer.connected") for each in (first, second))
-            )
-            if number == 0:
-                # The first time, the second node has yet to make its identity.
-                for times in (bare, imports, listening, connected):
-                    times.clear()
-    against = "python -c pass"
-    parts = (
-        ("the interpreter and p2pd's imports", imports),
-        ("start of a node to listening", listening),
-        ("start of a second node to connected on both sides", connected),
-    )
+        starts = Starts(Path(parent), first)
+        for _ in range(effort.rounds + 1):
+            bare.append(median_run(PASS))
+            starts.again()
     return [
         Figure(
             name,
             "ms",
-            Spread.of(times),
-            against,
-            Spread.of(bare),
-            Spread.of(mine / theirs for mine, theirs in zip(times, bare, strict=True)),
+            Spread.of(times[1:]),
+            "python -c pass",
+            Spread.of(bare[1:]),
+            Spread.of(mine / theirs for mine, theirs in zip(times[1:], bare[1:], strict=True)),
         )
-        for name, times in parts
+        for name, times in starts.parts().items()
     ]
 
 
-def _median_run(command: list[str]) -> float:
+@attrs.define
+class Starts:
+    """Starts of a second node beside a running one, each in milliseconds from the spawn.
+
+    At the first, the second node has yet to make its identity. `runs`: how often the imports
+    are timed each time.
+    """
+
+    parent: Path
+    first: Daemon
+    runs: int = _RUNS
+    imported: list[float] = attrs.field(factory=list)
+    listening: list[float] = attrs.field(factory=list)
+    connected: list[float] = attrs.field(factory=list)
+
+    def again(self) -> float:
+        """Start it once more, and stop it; returns the time until both were connected."""
+        self.imported.append(median_run(_IMPORTS, self.runs))
+        with daemon(self.parent, "second") as second:
+            second.wait_for_peers(1)
+            self.first.wait_for_peers(1)
+        self.listening.append(_since_spawn(second, second, "node.started"))
+        self.connected.append(
+            max(_since_spawn(second, each, "peer.connected") for each in (self.first, second))
+        )
+        return self.connected[-1]
+
+    def parts(self) -> dict[str, list[float]]:
+        """Return all times, by what they are until."""
+        return {
+            "the interpreter and p2pd's imports": self.imported,
+            "start of a node to listening": self.listening,
+            "start of a second node to connected on both sides": self.connected,
+        }
+
+
+def median_run(command: list[str], runs: int = _RUNS) -> float:
     """Return the milliseconds that a run takes, as the median of some."""
     spent: list[float] = []
-    for _ in range(_RUNS):
+    for _ in range(runs):
         started = time.perf_counter()
         subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
         spent.append(time.perf_counter() - started)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from bench import serf
 from bench.everybody import message_to_all
 from bench.figures import Figure, Promise, Spread
 from bench.gossipsub import SKIPPED
@@ -81,6 +82,18 @@ def test_each_promise_is_judged_by_a_ratio_to_a_reference(found: dict[str, Any])
 
 def test_the_figures_say_what_they_came_from(found: dict[str, Any]) -> None:
     assert set(found["about"]) >= {"date", "commit", "machine", "python", "packages"}
+
+
+def test_discovery_on_a_lan_is_shown_with_its_parts(needs_namespaces: None) -> None:
+    done = bench("lan", "--quick", "--json")
+    assert done.stderr == ""
+    whole, *parts = json.loads(done.stdout)["figures"]
+    assert whole["against"] == (serf.NAME if serf.is_installed() else serf.SKIPPED)
+    assert (whole["ratio"] is not None) == serf.is_installed()
+    assert len(parts) == 4
+    until_listening, the_rest = (each["ours"]["median"] for each in parts[-2:])
+    # Of two starts, a median is the mean.
+    assert until_listening + the_rest == pytest.approx(whole["ours"]["median"])
 
 
 def test_an_unknown_benchmark_is_refused_with_the_known_ones() -> None:

@@ -22,6 +22,10 @@ class Stream(Protocol):
     """
 
     @property
+    def local(self) -> Address:
+        """The address of this end."""
+
+    @property
     def remote(self) -> Address:
         """The other end's address."""
 
@@ -75,7 +79,7 @@ class Listener(Protocol):
 
 @attrs.frozen
 class Interface:
-    """A network interface that is up, with its own addresses (numeric, without scope)."""
+    """A network interface that is up, with its addresses in use (numeric, without scope)."""
 
     name: str
     index: int
@@ -111,6 +115,9 @@ class Network(Protocol):
 
     def interfaces(self) -> list[Interface]:
         """List the interfaces that are up."""
+
+    def owns(self, host: str) -> bool:
+        """Whether an address is one of this host's, be its interface up or down."""
 
     def interface_changes(self) -> AbstractAsyncContextManager[Callable[[], Awaitable[None]]]:
         """Within the `async with`, each await of what it gives returns after a change."""

@@ -22,6 +22,8 @@ _BACKLOG = 256
 _ACCEPT_PAUSE = 0.1
 # Descriptors or memory are used up: waiting may help, giving up the listener would not.
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+# No interface has the address, or the one of its scope is gone.
+_NOT_OURS = {errno.EADDRNOTAVAIL, errno.ENODEV}
 
 
 class TlsStream:
@@ -31,6 +33,7 @@ class TlsStream:
         self, stream: trio.SSLStream[trio.SocketStream], remote: Address, certificate: bytes
     ) -> None:
         self._stream = stream
+        self.local = _address(stream.transport_stream.socket.getsockname())
         self.remote = remote
         self.certificate = certificate
 
@@ -114,7 +117,7 @@ class RealNetwork:
 
     async def dial(self, address: Address) -> TlsStream:
         """See `Network`."""
-        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        family = _family(address.host)
         try:
             sock = trio.socket.socket(family, socket.SOCK_STREAM)
         except OSError as error:
@@ -140,7 +143,7 @@ class RealNetwork:
 
     async def listen(self, address: Address) -> TcpListener:
         """See `Network`."""
-        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        family = _family(address.host)
         try:
             sock = trio.socket.socket(family, socket.SOCK_STREAM)
         except OSError as error:
@@ -168,6 +171,15 @@ class RealNetwork:
         """See `Network`."""
         return list_interfaces()
 
+    def owns(self, host: str) -> bool:
+        """See `Network`."""
+        try:
+            with socket.socket(_family(host), socket.SOCK_DGRAM) as probe:
+                probe.bind(_sockaddr(Address(host, 0)))
+        except OSError as error:
+            return error.errno not in _NOT_OURS
+        return True
+
     def interface_changes(self) -> AbstractAsyncContextManager[Callable[[], Awaitable[None]]]:
         """See `Network`."""
         return interface_changes()
@@ -184,6 +196,10 @@ def _let_go(stream: trio.SSLStream[trio.SocketStream]) -> None:
     stream refers to itself by this one attribute, which no closed stream looks at.
     """
     vars(stream).pop("_handshook", None)
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 def _address(sockaddr: tuple[Any, ...]) -> Address:

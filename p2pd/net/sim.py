@@ -307,6 +307,10 @@ class SimNetwork:
         """See `Network`."""
         return list(self._interfaces)
 
+    def owns(self, host: str) -> bool:
+        """See `Network`."""
+        return host == self.host
+
     def set_interfaces(self, *interfaces: Interface) -> None:
         """Give the host other interfaces, and tell who asked to be told."""
         self._interfaces = list(interfaces)

@@ -66,9 +66,9 @@ class Connection:
 
     `last_heard` and `last_used` are monotonic: when a whole message last came, and when one
     last came or went that is more than a probe. `rtt` is the smoothed round trip in seconds,
-    None before anything came back. `remote` is the other end's address. `end_reason` is None
-    while it lives; `ending` then says what that means. `passing` marks a connection that was
-    made for a question, and is closed when it is of no more use.
+    None before anything came back. `local` and `remote` are the ends' addresses. `end_reason`
+    is None while it lives; `ending` then says what that means. `passing` marks a connection
+    that was made for a question, and is closed when it is of no more use.
     """
 
     def __init__(
@@ -80,6 +80,7 @@ class Connection:
         dispatch: Dispatch,
     ) -> None:
         self.peer = peer
+        self.local: Address = stream.local
         self.remote: Address = stream.remote
         self.direction = direction
         self.passing = peer.passing

@@ -13,7 +13,6 @@ from p2pd.address import Address
 from p2pd.config import MulticastConfig
 from p2pd.core.bounded import BoundedTable
 from p2pd.core.entries import Source, Status
-from p2pd.core.registry import Registry
 from p2pd.errors import BadMessage
 from p2pd.ids import NodeId
 from p2pd.net.base import Interface, MulticastSocket
@@ -23,6 +22,7 @@ from p2pd.node.env import Env
 from p2pd.node.events import Events
 from p2pd.node.exchange import Exchange
 from p2pd.node.own_record import OwnRecord
+from p2pd.node.roster import Roster
 from p2pd.wire.beacon import Beacon, read_beacon, write_beacon
 
 # Seconds after start (of the node or of an interface): a datagram may be lost, a switch may
@@ -55,7 +55,7 @@ class Discovery:
         env: Env,
         config: MulticastConfig,
         own: OwnRecord,
-        registry: Registry,
+        roster: Roster,
         dialer: Dialer,
         exchange: Exchange,
         events: Events,
@@ -66,19 +66,25 @@ class Discovery:
         self.config = config
         self._env = env
         self._own = own
-        self._registry = registry
+        self._roster = roster
+        self._registry = roster.registry
         self._dialer = dialer
         self._exchange = exchange
         self._events = events
         self._network = network
         self._instance = instance
+        self._followed: set[Interface] = set()
         self._links: dict[tuple[str, str], _Link] = {}
         self._failed: set[tuple[str, str]] = set()
         self._seen = BoundedTable[tuple[NodeId, str, str], None](MAX_SEEN)
         self.follow_addresses()
 
     def follow_addresses(self) -> list[Interface]:
-        """Announce the addresses that the host has now; returns the interfaces in use."""
+        """Announce the addresses that the host has now; returns the interfaces in use.
+
+        What was connected from others is dialled anew.
+        """
+        self._roster.drop_stranded()
         interfaces = suitable(self._env.network.interfaces(), self.config.interfaces)
         if self._own.update(announced(interfaces, self._own.listening)):
             self._exchange.announce()
@@ -102,6 +108,11 @@ class Discovery:
             await self._send(link, leaving=True)
 
     def _follow(self, interfaces: list[Interface], nursery: trio.Nursery) -> None:
+        if not self._followed.issuperset(interfaces):
+            # A new way out: whoever was out of reach may be within it now.
+            self._registry.retry_now()
+            self._dialer.wake()
+        self._followed = set(interfaces)
         wanted = {
             (interface.name, group): interface
             for interface in interfaces
@@ -117,9 +128,6 @@ class Discovery:
             if where not in self._links:
                 link = self._links[where] = _Link(interface, where[1])
                 nursery.start_soon(self._serve, link)
-                # A new way out: whoever was out of reach may be within it now.
-                self._registry.retry_now()
-                self._dialer.wake()
 
     def _groups(self, interface: Interface) -> list[str]:
         groups: list[str] = []

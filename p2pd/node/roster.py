@@ -100,7 +100,7 @@ class Roster:
             self._remove(old, old.end_reason)
             old = None
         if old is not None:
-            if not new_one_stays(
+            if not _moved_away(old, connection) and not new_one_stays(
                 self._link(connection), self._link(old), self._own_id, peer.node_id
             ):
                 return False
@@ -116,6 +116,18 @@ class Roster:
         if not replaces:
             self._enter(connection, source)
         return True
+
+    def drop_stranded(self) -> None:
+        """End the connections from addresses that this host has no more.
+
+        Nothing comes or goes over them, and no error would tell.
+        """
+        for connection in tuple(self.connections.values()):
+            local = connection.local.host
+            if not self._env.network.owns(local):
+                reason = f"this host's address {local} is gone"
+                self._remove(connection, reason)
+                connection.abort(reason)
 
     def _retire(self, old: Connection) -> None:
         """Leave it to the peer to close a connection that one of its dials replaces.
@@ -247,6 +259,20 @@ class Roster:
             dial_number=connection.peer.dial_number,
             peer_instance=connection.peer.instance,
         )
+
+
+def _moved_away(old: Connection, new: Connection) -> bool:
+    """Whether a peer that we dialled has dialled us since from where its address is another.
+
+    As long as we do not notice that the old connection is dead, the rule for duplicates would
+    keep it.
+    """
+    return (
+        old.direction is Direction.OUTBOUND
+        and new.direction is Direction.INBOUND
+        and old.remote in old.peer.addresses
+        and old.remote not in new.peer.addresses
+    )
 
 
 def _idle_after(connection: Connection) -> float:

@@ -92,7 +92,7 @@ def wire_services(config: Config, env: Env, events: Events, listening: list[Addr
         env,
         config.discovery.multicast,
         own,
-        registry,
+        roster,
         dialer,
         exchange,
         events,

@@ -6,10 +6,8 @@ from typing import Protocol
 
 import pytest
 
-from tests.e2e.daemons import Daemon, Namespace, reason_to_skip
-
-# Below the range of ports that the kernel gives to outgoing connections: those may hold any of it.
-FIRST_PORT = 21001
+from tests.e2e.daemons import FIRST_PORT, Daemon, Namespace, reason_to_skip
+from tests.e2e.hosts import Ground, reason_to_skip_hosts
 
 
 class MakeDaemon(Protocol):
@@ -46,6 +44,15 @@ def make_daemon(namespace: Namespace, tmp_path: Path) -> Iterator[MakeDaemon]:
 
     yield make
     for daemon in made:
-        daemon.kill()
-        if daemon.log_file.exists():
-            print(f"--- {daemon.name}\n{daemon.log_file.read_text()}")
+        daemon.end()
+
+
+@pytest.fixture
+def ground(tmp_path: Path) -> Iterator[Ground]:
+    """Nothing yet: LANs, hosts and routers are made on it."""
+    reason = reason_to_skip_hosts()
+    if reason is not None:
+        pytest.skip(reason)
+    made = Ground(tmp_path)
+    yield made
+    made.close()

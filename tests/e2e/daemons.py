@@ -20,12 +20,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from p2pd.address import Address
 from p2pd.control.client import Client
 from p2pd.errors import DaemonUnreachable
 
 BIN = Path(sys.executable).parent
 P2PD, P2PCTL = str(BIN / "p2pd"), str(BIN / "p2pctl")
 DEADLINE = 15.0
+# Below the range of ports that the kernel gives to outgoing connections: those may hold any of it.
+FIRST_PORT = 21001
 _POLL = 0.01
 _CLONE_NEWNET = 0x40000000  # sched.h
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -69,6 +72,16 @@ class Namespace:
         """Let the namespace end with its last process."""
         os.close(self._descriptor)
 
+    @property
+    def address(self) -> str:
+        """Where its daemons are reached."""
+        return "127.0.0.1"
+
+    @property
+    def path(self) -> str:
+        """What ip(8) takes for the name of the namespace."""
+        return f"/proc/{os.getpid()}/fd/{self._descriptor}"
+
     @contextmanager
     def inside(self) -> Iterator[None]:
         """Within the `with`, sockets and processes of this thread are made in the namespace."""
@@ -85,16 +98,10 @@ class Namespace:
         with self.inside():
             subprocess.run(["ip", *arguments], check=True, timeout=10)
 
-    def make_lan(self) -> None:
-        """Add a LAN with one host: a veth pair, one end with an address and the default route."""
-        self.ip("link", "add", "lan0", "type", "veth", "peer", "name", "far0")
-        for command in (
-            "link set far0 up",
-            "link set lan0 up",
-            "address add 192.0.2.1/24 dev lan0",
-            "route add default dev lan0",
-        ):
-            self.ip(*command.split())
+    def sysctl(self, name: str, value: int) -> None:
+        """Set a parameter of the kernel's network, in the namespace."""
+        with self.inside():
+            Path("/proc/sys", *name.split(".")).write_text(str(value))
 
     def dial(self, port: int) -> socket.socket:
         """Open a TCP connection to a port of the loopback."""
@@ -123,12 +130,16 @@ class Daemon:
         self.namespace = namespace
         self.name = name
         self.port = port
-        self.address = f"127.0.0.1:{port}"
         self.state_dir = place / name if state_dir is None else state_dir
         self.socket = place / f"{name}.sock"
         self.log_file = place / f"{name}.log"
         self.flags = flags
         self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        """Where others reach it."""
+        return str(Address(self.namespace.address, self.port))
 
     @property
     def command(self) -> list[str]:
@@ -188,6 +199,12 @@ class Daemon:
         if self.process is not None:
             self.process.kill()
             self.process.wait(DEADLINE)
+
+    def end(self) -> None:
+        """Kill it, and show its log where the test fails."""
+        self.kill()
+        if self.log_file.exists():
+            print(f"--- {self.name}\n{self.log_file.read_text()}")
 
     def run_to_end(self) -> tuple[int, list[str]]:
         """Run it until it ends by itself; gives the exit code and what it wrote."""

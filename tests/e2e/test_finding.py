@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.e2e.conftest import MakeDaemon
-from tests.e2e.daemons import Daemon, Namespace, until
+from tests.e2e.daemons import Daemon, until
+from tests.e2e.hosts import Ground
 
 pytestmark = pytest.mark.e2e
 
@@ -42,9 +43,9 @@ def test_a_latecomer_finds_those_who_are_there(make_daemon: MakeDaemon) -> None:
     until("each lists the two others", know_each_other(daemons), FOUND_WITHIN)
 
 
-def test_three_find_each_other_on_a_lan(make_daemon: MakeDaemon, namespace: Namespace) -> None:
-    namespace.make_lan()
-    daemons = [make_daemon(name) for name in "abc"]
+def test_three_find_each_other_on_a_lan(ground: Ground) -> None:
+    lan = ground.lan()
+    daemons = [ground.host(lan).make_daemon() for _ in range(3)]
     start_all(daemons)
     until("each lists the two others", know_each_other(daemons), FOUND_WITHIN)
 
@@ -59,19 +60,6 @@ def test_three_find_each_other_by_bootstrap(make_daemon: MakeDaemon) -> None:
     assert {each["source"] for each in others[0].call("peers")} <= {
         *("bootstrap", "exchange", "inbound")
     }
-
-
-def test_a_lan_that_comes_up_later_is_used(make_daemon: MakeDaemon, namespace: Namespace) -> None:
-    daemons = [make_daemon(name) for name in "ab"]
-    start_all(daemons)
-    namespace.make_lan()
-    until(
-        "the new address is announced",
-        lambda: all(
-            daemon.call("status")["addresses"] == [f"192.0.2.1:{daemon.port}"] for daemon in daemons
-        ),
-    )
-    until("they are connected", know_each_other(daemons))
 
 
 def test_a_killed_node_is_missed_and_comes_back(make_daemon: MakeDaemon) -> None:

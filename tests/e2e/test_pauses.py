@@ -5,20 +5,18 @@ nothing but its silence speaks against it. Slow, with twenty daemons: `make paus
 """
 
 import random
-import shutil
 import signal
 import statistics
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
-from pathlib import Path
 
 import attrs
 import pytest
 
-from tests.e2e.conftest import FIRST_PORT, MakeDaemon
-from tests.e2e.daemons import DEADLINE, Daemon, Namespace, until
+from tests.e2e.conftest import MakeDaemon
+from tests.e2e.daemons import Daemon, until
+from tests.e2e.hosts import Ground
 
 pytestmark = pytest.mark.e2e
 
@@ -265,54 +263,22 @@ def test_stopped_for_good(make_daemon: MakeDaemon, show: Show) -> None:
     assert false_verdicts(daemons, pauses) == []
 
 
-@pytest.fixture
-def far(namespace: Namespace, tmp_path: Path) -> Iterator[Daemon]:
-    """A daemon on a host of its own, on one LAN with the namespace of the others."""
-    if shutil.which("nft") is None:
-        pytest.skip("nft (nftables) is not installed")
-    host = Namespace()
-    with host.inside():
-        holder = subprocess.Popen(["sleep", "60"])
-    namespace.ip(*f"link add lan0 type veth peer name lan0 netns {holder.pid}".split())
-    for number, each in enumerate((namespace, host), 1):
-        each.ip("link", "set", "lan0", "up")
-        each.ip("address", "add", f"192.0.2.{number}/24", "dev", "lan0")
-        each.ip("route", "add", "default", "dev", "lan0")
-    holder.kill()
-    holder.wait()
-    daemon = Daemon(host, tmp_path, "far", FIRST_PORT)
-    yield daemon
-    daemon.kill()
-    print(f"--- far\n{daemon.log_file.read_text()}")
-    host.close()
-
-
-CUT = """
-table inet cut {
-    chain in { type filter hook input priority 0; policy drop; }
-    chain out { type filter hook output priority 0; policy drop; }
-}
-"""
-
-
-def nft(host: Namespace, rules: str) -> None:
-    with host.inside():
-        subprocess.run(["nft", "-f", "-"], input=rules.encode(), check=True, timeout=DEADLINE)
-
-
 @pytest.mark.slow
-def test_packets_are_dropped(make_daemon: MakeDaemon, far: Daemon, show: Show) -> None:
+def test_packets_are_dropped(ground: Ground, show: Show) -> None:
     """Of one host, all, in both directions; the node there holds nobody dead either."""
-    others = [make_daemon(f"n{number}") for number in range(SIZE - 1)]
+    lan = ground.lan()
+    near, host = ground.host(lan), ground.host(lan)
+    others = [near.make_daemon(name=f"n{number}") for number in range(SIZE - 1)]
+    far = host.make_daemon()
     daemons = start_all([*others, far])
     pauses: list[Pause] = []
     dead_after, alive_after = [], []
     for _ in range(CUTS):
         began = time.time()
-        nft(far.namespace, CUT)
+        host.drop_all()
         dead_after.append(all_hold(others, far.name, "dead", DEAD_WITHIN))
         pauses.append(Pause(far.name, began, time.time()))
-        nft(far.namespace, "delete table inet cut")
+        host.open_firewall()
         alive_after.append(all_hold(others, far.name, "alive", BACK_WITHIN))
         time.sleep(REPORTS_AGAIN)
     show("packets dropped: dead for all", dead_after)

@@ -12,6 +12,7 @@ import trio.testing
 from p2pd.net.base import Interface
 from p2pd.net.interfaces import interface_changes, list_interfaces
 from p2pd.net.multicast import LinuxMulticastSocket
+from p2pd.net.real import RealNetwork
 
 V4, V6, PORT = "239.255.0.1", "ff12::4100", 41000
 HANG = 20
@@ -176,6 +177,34 @@ async def only_interfaces_that_are_up_are_listed() -> None:
     assert [each.name for each in list_interfaces()] == ["lo"]
 
 
+async def an_address_is_listed_once_it_may_be_used() -> None:
+    ip("link add lan0 type veth peer name lan1")
+    ip("link set lan1 up")
+    async with interface_changes() as changed:
+        ip("link set lan0 up")
+        ip("-6 addr add fd00::9/64 dev lan0")
+        assert interface("lan0").addresses == ()
+        with trio.fail_after(HANG):
+            while "fd00::9" not in interface("lan0").addresses:
+                await changed()
+
+
+async def an_address_is_owned_until_it_is_removed() -> None:
+    lan()
+    network = RealNetwork()
+    link_local = f"fe80::9%{interface('lan0').index}"
+    for host in ("10.9.0.1", link_local, "127.0.0.1", "::1"):
+        assert network.owns(host), host
+    ip("link set lan1 down")
+    ip("link set lan0 down")
+    assert network.owns("10.9.0.1")
+    assert not network.owns(link_local), "the kernel takes them off with the link"
+    ip("addr del 10.9.0.1/24 dev lan0")
+    ip("link del lan0")
+    for host in ("10.9.0.1", "10.9.0.2", link_local, "fe80::9%99", "fd00::9"):
+        assert not network.owns(host), host
+
+
 async def every_change_is_told() -> None:
     ip("link add lan0 type veth peer name lan1")
     for command in (
@@ -228,6 +257,8 @@ SCENARIOS: dict[str, Callable[[], Awaitable[None]]] = {
         a_closed_socket_ends_who_waits,
         what_can_not_be_joined_is_an_os_error,
         only_interfaces_that_are_up_are_listed,
+        an_address_is_listed_once_it_may_be_used,
+        an_address_is_owned_until_it_is_removed,
         every_change_is_told,
         several_changes_make_one,
         lost_notices_are_a_change_too,

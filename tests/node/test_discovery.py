@@ -217,6 +217,46 @@ async def test_interfaces_that_come_and_go(autojump_clock: MockClock) -> None:
         await world.until(lambda: all_connected(a, b), within=1)
 
 
+@pytest.mark.parametrize("multicast", [True, False])
+async def test_an_interface_that_comes_up_cuts_backoffs_short(
+    autojump_clock: MockClock, multicast: bool
+) -> None:
+    async with open_world(seed=13) as world:
+        unreachable = world.conditions.unreachable
+        unreachable.add("10.0.0.1")
+        b = await world.start(
+            "b",
+            lan=None,
+            host="10.0.0.2",
+            discovery__bootstrap=["10.0.0.1:41000"],
+            discovery__multicast__enabled=multicast,
+        )
+        [up] = b.network.interfaces()
+        b.network.set_interfaces()
+        await trio.sleep(60)
+        failed = b.codes().count("peer.dial_failed")
+        await world.until(lambda: b.codes().count("peer.dial_failed") > failed, within=60)
+        a = await world.start("a", lan=None, host="10.0.0.1")
+        unreachable.clear()
+        b.network.set_interfaces(up)
+        await world.until(lambda: all_connected(a, b), within=1)
+
+
+async def test_what_was_connected_from_an_address_that_is_gone_is_dialled_anew(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_world(seed=12) as world:
+        a, b = [await world.start(name) for name in "ab"]
+        await world.until(lambda: all_connected(a, b), within=1)
+        await trio.sleep(60)
+        monkeypatch.setattr(a.network, "owns", lambda _: False)
+        a.network.set_interfaces(*a.network.interfaces())
+        await trio.sleep(2)
+        [ended] = [each for each in a.events if each.code == "peer.disconnected"]
+        assert ended.fields["reason"] == "this host's address 10.0.0.1 is gone"
+        assert all_connected(a, b)
+
+
 async def test_a_group_that_can_not_be_joined_is_told_and_tried_again(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

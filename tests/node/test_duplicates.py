@@ -11,11 +11,20 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from p2pd.address import Address
 from p2pd.errors import DialFailed, HandshakeRefused, P2PError
 from p2pd.net.sim import SimPending, SimStream
 from p2pd.simulation.world import SimNode, World, open_world
-from p2pd.wire.messages import Hello, Refused
-from tests.node.scripted import HungUp, Line, ScriptedPeer, assert_unharmed, connected
+from p2pd.wire.messages import Accepted, Hello, Refused
+from tests.node.scripted import (
+    HungUp,
+    Line,
+    ScriptedPeer,
+    assert_unharmed,
+    connected,
+    make_record,
+    stranger,
+)
 
 SEEDS = range(100)
 
@@ -196,6 +205,26 @@ async def test_a_later_dial_of_the_same_process_replaces_the_earlier(
             await old.hung_up()
         assert len(connected(a)) == 1
         assert a.codes().count("peer.disconnected") == 0
+
+
+@pytest.mark.parametrize("moved", [True, False])
+async def test_a_peer_that_moved_away_is_no_duplicate(
+    autojump_clock: MockClock, moved: bool
+) -> None:
+    """We dialled it where it is no more: nothing else would tell that this connection is dead."""
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__target=0)
+        identities = (stranger(world.rng) for _ in range(100))
+        greater = next(each for each in identities if each.node_id > a.node_id)
+        peer = ScriptedPeer(world, identity=greater, listens=True)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(peer.listen, lambda line: line.serve(lambda _: None))
+            await a.node.connect(str(peer.address))
+            now_at = Address("10.9.0.2", peer.port) if moved else peer.address
+            line = await peer.connect(a, record=make_record(peer.identity, now_at))
+            nursery.cancel_scope.cancel()
+        assert isinstance(line.heard[-1], Accepted if moved else Refused)
+        assert_unharmed(a)
 
 
 async def test_two_dials_find_another_node_at_a_known_address(autojump_clock: MockClock) -> None:
