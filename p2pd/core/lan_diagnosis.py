@@ -59,9 +59,7 @@ def multicast(seen: Observations) -> Findings:
         return
     used = [each for each in seen.interfaces if each.used]
     for interface in used:
-        problems = [
-            finding for link in interface.links for finding in _link_problem(seen, interface, link)
-        ]
+        problems = list(_link_problems(seen, interface))
         yield from problems or _heard(seen, interface)
     foreign = {host for each in used for link in each.links for host in link.foreign}
     if foreign and not any(link.hosts for each in used for link in each.links):
@@ -73,31 +71,39 @@ def multicast(seen: Observations) -> Findings:
         )
 
 
-def _link_problem(seen: Observations, interface: InterfaceSeen, link: LinkSeen) -> Findings:
-    where = f"{interface.name}, {link.group}"
-    if not link.listening:
-        if not interface.loopback:
-            yield problem(
-                "multicast.not_listening",
-                f"{where}: no beacons are sent, for p2pd listens only on "
-                f"{', '.join(seen.listening)}",
-                "listen on all addresses: leave listen.addresses at its default",
-            )
-    elif link.trouble is not None:
+def _link_problems(seen: Observations, interface: InterfaceSeen) -> Findings:
+    links = interface.links
+    deaf = [each for each in links if not each.listening and not interface.loopback]
+    mute = [each for each in links if each.listening and each.trouble is not None]
+    dropped = [
+        each for each in links if each.listening and each.trouble is None and not each.looped
+    ]
+    if deaf:
+        yield problem(
+            "multicast.not_listening",
+            f"{interface.name}: no beacons are sent to {_groups(deaf)}, for p2pd listens only on "
+            f"{', '.join(seen.listening)}",
+            "listen on all addresses: leave listen.addresses at its default",
+        )
+    for link in mute:
         yield problem(
             "multicast.not_sent",
-            f"{where}: {link.trouble}",
+            f"{interface.name}, {link.group}: {link.trouble}",
             f"let UDP to port {seen.multicast_port} out through the firewall of this host; "
             "`ip route` must have a way to the group",
         )
-    elif not link.looped:
+    if dropped:
         yield problem(
             "multicast.dropped",
-            f"{where}: beacons are sent, but not even this node's own come back: "
-            "the firewall of this host drops incoming multicast",
-            f"let UDP port {seen.multicast_port} to {link.group} in "
+            f"{interface.name}: beacons are sent to {_groups(dropped)}, but not even this node's "
+            "own come back: the firewall of this host drops incoming multicast",
+            f"let UDP port {seen.multicast_port} to {_groups(dropped)} in "
             "(docs/operations.md, Ports and firewall)",
         )
+
+
+def _groups(links: Iterable[LinkSeen]) -> str:
+    return " and ".join(each.group for each in links)
 
 
 def _heard(seen: Observations, interface: InterfaceSeen) -> Findings:
@@ -111,7 +117,9 @@ def _heard(seen: Observations, interface: InterfaceSeen) -> Findings:
     here = {host for link in interface.links for host in link.own_hosts}
     came_back = f"{interface.name}: beacons are sent and come back"
     if strangers:
-        yield ok("multicast.ok", f"{came_back}; answers from {listed(strangers)}")
+        # A node is heard in both families.
+        shown = {each for each in strangers if not each.startswith("fe80:")} or strangers
+        yield ok("multicast.ok", f"{came_back}; answers from {listed(shown)}")
     elif interface.loopback or here:
         who = "; other nodes of this host answer" if here else ""
         yield ok("multicast.ok", came_back + who)

@@ -17,7 +17,7 @@ from p2pd.node.connection import Connection
 from p2pd.node.dispatch import Call, Dispatch
 from p2pd.node.env import Env
 from p2pd.node.roster import Roster
-from p2pd.wire.messages import DialBack, DialedBack
+from p2pd.wire.messages import DialBack, DialedBack, Failed
 
 REACHED, REFUSED, SILENT = OUTCOMES = ("reached", "refused", "silent")
 # Seconds that a dial for another may take. An honest one on a LAN takes milliseconds.
@@ -51,10 +51,14 @@ class DialingBack:
 
     async def ask(self, connection: Connection) -> DialedBack | None:
         """Have a peer dial this node; None where it can't or won't say what came of it."""
-        # Its dial takes its time, and so do the two ways.
         with suppress(P2PError):
-            reply = await connection.request(DialBack(), WITHIN + 2)
-            return reply if isinstance(reply, DialedBack) else None
+            # Its dial takes its time, and so do the two ways.
+            reply = await connection.request(DialBack(), WITHIN + 1)
+            if isinstance(reply, Failed) and reply.code == Busy.code:
+                await trio.sleep(DIAL_BACK_AGAIN)
+                reply = await connection.request(DialBack(), WITHIN + 1)
+            if isinstance(reply, DialedBack):
+                return reply
         return None
 
     def _take(self, call: Call, _: DialBack) -> None:

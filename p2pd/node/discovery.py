@@ -5,6 +5,7 @@ node answers at once. Nothing in a beacon is believed: it only says whom to dial
 """
 
 import logging
+import math
 
 import attrs
 import trio
@@ -74,6 +75,7 @@ class Link:
     answer: trio.Event = attrs.field(factory=trio.Event)
     tally: Tally | None = None
     trouble: str | None = None
+    answered_at: float = -math.inf
 
 
 class Discovery:
@@ -257,16 +259,22 @@ class Discovery:
                 own = self.beacon(link.interface, link.group)
                 if own is not None:
                     link.tally.note(beacon, host, own)
-            if beacon.network == self._network:
+            if beacon.network == self._network and beacon.query:
+                await self._answer_query(link)
+            elif beacon.network == self._network:
                 self._take(beacon, host, link)
+
+    async def _answer_query(self, link: Link) -> None:
+        """Answer at once, but not too often: who was not answered heard what others were."""
+        now = trio.current_time()
+        if now - link.answered_at >= ANSWER_GAP:
+            link.answered_at = now
+            await self._send(link)
 
     def _take(self, beacon: Beacon, host: str, link: Link) -> None:
         if beacon.instance == self._instance:
             return
         if beacon.leaving:
-            return
-        if beacon.query:
-            link.answer.set()
             return
         address = Address(host, beacon.port)
         wall, now = self._env.wall_clock(), trio.current_time()

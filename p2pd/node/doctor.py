@@ -153,7 +153,7 @@ class Doctor:
             host = Address.parse(reply.address).host
         except ValueError:
             return
-        own = host in self._own_hosts()
+        own = host.partition("%")[0] in self._own_hosts()
         notes.dials.append(DialSeen(self._name(connection), reply.address, reply.outcome, own))
 
     async def _read_clock(self, connection: Connection, notes: _Notes) -> None:

@@ -13,9 +13,8 @@ from p2pd.node.discovery import ANSWER_GAP, Discovery, Link, Tally
 from p2pd.node.env import Env
 from p2pd.wire.beacon import read_beacon
 
-# Seconds for answers, which take a moment; one that began to send its first beacons pauses for
-# longer between two of them. A lost datagram is sent again after a third of it.
-LISTEN = 3.0
+# Seconds for answers, which take a moment. A datagram may be lost: it is sent three times.
+LISTEN = 1.5
 # The same where this node takes no part otherwise.
 LISTEN_ASIDE = 1.0
 

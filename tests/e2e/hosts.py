@@ -235,7 +235,7 @@ class Ground:
 
     def __init__(self, place: Path) -> None:
         self._place = place
-        self.hosts: list[Host] = []
+        self._hosts: list[Host] = []
         self._lans: list[Lan] = []
 
     def lan(self, *, v4: bool = True, v6: bool = True, dad: bool = False) -> Lan:
@@ -245,21 +245,21 @@ class Ground:
 
     def host(self, *lans: Lan, up: bool = True) -> Host:
         """Make a host on these LANs; `up`: with its interfaces up."""
-        self.hosts.append(Host(self._place, f"host{len(self.hosts) + 1}", *lans, up=up))
-        return self.hosts[-1]
+        self._hosts.append(Host(self._place, f"host{len(self._hosts) + 1}", *lans, up=up))
+        return self._hosts[-1]
 
     def router(self, *lans: Lan) -> Router:
         """Make a router between LANs."""
-        made = Router(self._place, f"router{len(self.hosts) + 1}", *lans)
-        self.hosts.append(made)
+        made = Router(self._place, f"router{len(self._hosts) + 1}", *lans)
+        self._hosts.append(made)
         return made
 
     def close(self) -> None:
         """Kill the daemons, show their logs, and let go of all hosts and LANs."""
-        for host in self.hosts:
+        for host in self._hosts:
             for daemon in host.daemons:
                 daemon.end()
-        for namespace in (*self.hosts, *self._lans):
+        for namespace in (*self._hosts, *self._lans):
             namespace.close()
 
 

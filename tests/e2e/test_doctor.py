@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.daemons import Daemon, until
-from tests.e2e.hosts import OUT, Ground
+from tests.e2e.hosts import IN, OUT, Ground, Host, Lan, reason_to_skip_hosts
 from tests.e2e.test_finding import know_each_other, start_all
 
 pytestmark = pytest.mark.e2e
@@ -37,154 +37,174 @@ def problems(daemon: Daemon, *flags: str) -> dict[str, str]:
     return {each["code"]: each["text"] for each in found}
 
 
-def codes(daemon: Daemon) -> set[str]:
-    return {each["code"] for each in examined(daemon)["findings"]}
+class Surroundings:
+    """Two healthy nodes on a LAN; beside them, hosts that are broken in one way each."""
+
+    def __init__(self, ground: Ground) -> None:
+        self.ground = ground
+        self.lan = ground.lan()
+        self.healthy = [ground.host(self.lan).make_daemon() for _ in range(2)]
+        self.made: list[Daemon] = []
+
+    def host(self, *lans: Lan) -> Host:
+        """A host on the LAN, or on those named."""
+        return self.ground.host(*(lans or (self.lan,)))
+
+    def daemon(
+        self, *flags: str, host: Host | None = None, state_dir: Path | None = None
+    ) -> Daemon:
+        """A daemon that ends with the test; on a host of its own if none is named."""
+        self.made.append((host or self.host()).make_daemon(*flags, state_dir=state_dir))
+        return self.made[-1]
+
+    def meets_all(self, daemon: Daemon) -> None:
+        """Wait until a daemon is connected to both."""
+        names = {each.name for each in self.healthy}
+        until("it is connected to both", lambda: daemon.connected() == names)
 
 
-def test_all_is_well(ground: Ground) -> None:
-    lan = ground.lan()
-    daemons = [ground.host(lan).make_daemon() for _ in range(3)]
-    start_all(daemons)
-    until("each lists the two others", know_each_other(daemons))
-    found = examined(daemons[0])
+@pytest.fixture(scope="module")
+def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Surroundings]:
+    reason = reason_to_skip_hosts()
+    if reason is not None:
+        pytest.skip(reason)
+    ground = Ground(tmp_path_factory.mktemp("ground"))
+    try:
+        made = Surroundings(ground)
+        start_all(made.healthy)
+        until("both are connected", know_each_other(made.healthy))
+        yield made
+    finally:
+        ground.close()
+
+
+@pytest.fixture
+def lan(surroundings: Surroundings) -> Iterator[Surroundings]:
+    """The surroundings, rid of what a test added."""
+    yield surroundings
+    for daemon in surroundings.made:
+        daemon.end()
+    surroundings.made.clear()
+
+
+def test_all_is_well(lan: Surroundings) -> None:
+    daemon = lan.daemon().start()
+    lan.meets_all(daemon)
+    found = examined(daemon)
     assert found["ok"]
     assert found["daemon"]
     assert {each["level"] for each in found["findings"]} == {"ok"}, found
-    shown = daemons[0].ctl("doctor")
+    checks = ["control", "disk", "interface", "multicast", "identity", "network"]
+    checks += ["inbound", "clock", "peers"]
+    assert list(dict.fromkeys(each["check"] for each in found["findings"])) == checks
+    shown = daemon.ctl("doctor")
     assert shown.returncode == 0
-    assert "all is well" in shown.stdout
+    assert shown.stdout.endswith("all is well\n")
 
 
-def test_multicast_dropped_by_the_own_firewall(ground: Ground) -> None:
-    lan = ground.lan()
-    daemons = [ground.host(lan).make_daemon() for _ in range(2)]
-    ground.hosts[0].drop_multicast()
-    start_all(daemons)
-    until("the other one dials", know_each_other(daemons))
-    found = problems(daemons[0])
-    assert set(found) == {"multicast.dropped"}
-    assert "firewall of this host" in found["multicast.dropped"]
-    assert "lan0" in found["multicast.dropped"]
-    assert problems(daemons[1]) == {}
-
-
-def test_multicast_not_let_out_by_the_own_firewall(ground: Ground) -> None:
-    daemon = ground.host(ground.lan()).make_daemon()
-    ground.hosts[0].drop_multicast(OUT)
-    daemon.start()
+def test_multicast_dropped_by_the_own_firewall(lan: Surroundings) -> None:
+    host = lan.host()
+    host.drop_multicast()
+    daemon = lan.daemon(host=host).start()
+    lan.meets_all(daemon)
     found = problems(daemon)
+    assert set(found) == {"multicast.dropped"}
+    assert "the firewall of this host drops incoming multicast" in found["multicast.dropped"]
+    assert problems(lan.healthy[0]) == {}
+
+
+def test_multicast_not_let_out_by_the_own_firewall(lan: Surroundings) -> None:
+    host = lan.host()
+    host.drop_multicast(OUT)
+    found = problems(lan.daemon(host=host).start())
     assert set(found) == {"multicast.not_sent"}
     assert "not permitted" in found["multicast.not_sent"]
 
 
-def test_multicast_dropped_between(ground: Ground) -> None:
-    lan = ground.lan(v6=False)
-    daemons = [ground.host(lan).make_daemon() for _ in range(2)]
-    ground.hosts[1].drop_multicast("input", OUT)
-    start_all(daemons)
-    found = problems(daemons[0])
-    assert set(found) == {"peers.none"}
-    daemons[1].call("connect", address=daemons[0].address)
-    warned = [
-        each["text"]
-        for each in examined(daemons[0])["findings"]
-        if each["code"] == "multicast.unanswered"
-    ]
-    assert warned
-    assert ground.hosts[1].address in warned[0]
+def test_multicast_dropped_between(lan: Surroundings) -> None:
+    switch = lan.ground.lan(v6=False)
+    closed = lan.host(switch)
+    closed.drop_multicast(IN, OUT)
+    daemon, other = lan.daemon(host=lan.host(switch)), lan.daemon(host=closed)
+    start_all([daemon, other])
+    assert set(problems(daemon)) == {"peers.none"}
+    other.call("connect", address=daemon.address)
+    found = {each["code"]: each["text"] for each in examined(daemon)["findings"]}
+    assert f"not even {closed.address}, which is connected" in found["multicast.unanswered"]
 
 
-def test_inbound_tcp_dropped(ground: Ground) -> None:
-    lan = ground.lan()
-    daemons = [ground.host(lan).make_daemon() for _ in range(2)]
-    ground.hosts[0].drop_inbound_tcp()
-    start_all(daemons)
-    until("the closed one dials", know_each_other(daemons))
-    found = problems(daemons[0])
+def test_inbound_tcp_dropped(lan: Surroundings) -> None:
+    host = lan.host()
+    host.drop_inbound_tcp()
+    daemon = lan.daemon(host=host).start()
+    lan.meets_all(daemon)
+    found = problems(daemon)
     assert set(found) == {"inbound.dropped"}
     assert "firewall" in found["inbound.dropped"]
-    assert problems(daemons[1]) == {}
 
 
-def test_an_interface_that_does_not_exist(ground: Ground) -> None:
-    lan = ground.lan()
-    broken = ground.host(lan).make_daemon("--set", "discovery.multicast.interfaces=['eth9']")
-    start_all([broken, ground.host(lan).make_daemon()])
-    found = problems(broken)
+def test_an_interface_that_does_not_exist(lan: Surroundings) -> None:
+    daemon = lan.daemon("--set", "discovery.multicast.interfaces=['eth9']").start()
+    found = problems(daemon)
     assert set(found) == {"interface.missing"}
     assert "eth9" in found["interface.missing"]
     assert "other nodes answer on lan0" in found["interface.missing"]
-    assert broken.connected() == set()
+    assert daemon.connected() == set()
 
 
-def test_an_interface_that_is_not_the_one_of_the_others(ground: Ground) -> None:
-    lan, elsewhere = ground.lan(), ground.lan()
-    host = ground.host(lan, elsewhere)
-    broken = host.make_daemon("--set", "discovery.multicast.interfaces=['lan1']")
-    start_all([broken, ground.host(lan).make_daemon()])
-    found = problems(broken)
+def test_an_interface_that_is_not_that_of_the_others(lan: Surroundings) -> None:
+    host = lan.host(lan.lan, lan.ground.lan())
+    only = ("--set", "discovery.multicast.interfaces=['lan1']")
+    daemon = lan.daemon(*only, host=host).start()
+    found = problems(daemon)
     assert set(found) == {"interface.wrong"}
     assert "other nodes answer on lan0" in found["interface.wrong"]
-    assert broken.connected() == set()
+    assert daemon.connected() == set()
 
 
-def test_two_nodes_with_one_identity(ground: Ground, tmp_path: Path) -> None:
-    lan = ground.lan()
-    original = ground.host(lan).make_daemon().start()
+def test_two_nodes_with_one_identity(lan: Surroundings, tmp_path: Path) -> None:
+    original, copy = lan.daemon(), tmp_path / "copy"
+    original.start()
     assert original.stop() == 0
-    copy = tmp_path / "copy"
     shutil.copytree(original.state_dir, copy)
-    twins = [original, ground.host(lan).make_daemon(state_dir=copy)]
+    twins = [original, lan.daemon(state_dir=copy)]
     start_all(twins)
-    for twin, other in zip(twins, reversed(twins), strict=True):
+    for twin in twins:
         found = problems(twin)
         assert set(found) == {"identity.clash"}
-        assert other.namespace.address in found["identity.clash"] or "fe80" in str(found)
 
 
-def test_a_clock_an_hour_off(ground: Ground, tmp_path: Path) -> None:
-    lan = ground.lan()
-    daemons = [ground.host(lan).make_daemon() for _ in range(3)]
-    shift = tmp_path / "shift"
-    shift.mkdir()
-    (shift / "sitecustomize.py").write_text(
+def test_a_clock_an_hour_off(lan: Surroundings, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
         f"import time\nreal = time.time\ntime.time = lambda: real() + {HOUR}\n"
     )
-    daemons[0].environment = {"PYTHONPATH": f"{shift}:{Path(__file__).parents[2]}"}
-    start_all(daemons)
-    until("each lists the two others", know_each_other(daemons))
-    found = problems(daemons[0])
+    daemon = lan.daemon()
+    daemon.environment = {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"}
+    daemon.start()
+    lan.meets_all(daemon)
+    found = problems(daemon)
     assert set(found) == {"clock.wrong"}
     assert "60 min ahead of those of 2 of 2 peers" in found["clock.wrong"]
-    assert problems(daemons[1]) == {}
-    assert "clock.peer" in codes(daemons[1])
+    others = {each["code"]: each["text"] for each in examined(lan.healthy[0])["findings"]}
+    assert daemon.name in others["clock.peer"]
 
 
-def test_a_seed_that_is_unreachable(ground: Ground) -> None:
-    lan = ground.lan()
-    good = ground.host(lan).make_daemon().start()
-    nobody = ground.host(lan).address
-    flags = ("--set", f"discovery.seeds=['{good.address}', '{nobody}:41000', 'no.invalid:41000']")
-    broken = ground.host(lan).make_daemon(*flags).start()
-    found = problems(broken)
+def test_seeds_that_are_unreachable(lan: Surroundings) -> None:
+    nobody = f"{lan.host().address}:41000"
+    seeds = [lan.healthy[0].address, nobody, "no.invalid:41000"]
+    found = problems(lan.daemon("--set", f"discovery.seeds={seeds}").start())
     assert set(found) == {"seed.unreachable", "seed.unresolved"}
-    assert f"{nobody}:41000" in found["seed.unreachable"]
+    assert nobody in found["seed.unreachable"]
     assert "no.invalid" in found["seed.unresolved"]
 
 
-def test_a_network_key_that_is_not_that_of_the_others(ground: Ground, tmp_path: Path) -> None:
-    lan = ground.lan()
-    daemons = []
-    for number, key in enumerate("aab"):
-        file = tmp_path / f"{number}.key"
-        file.write_text(key * 32)
-        daemons.append(ground.host(lan).make_daemon("--set", f"node.network_key_file='{file}'"))
-    start_all(daemons)
-    until("those with the same key are connected", know_each_other(daemons[:2]))
-    found = problems(daemons[2])
+def test_a_network_key_that_is_not_that_of_the_others(lan: Surroundings, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("k" * 32)
+    found = problems(lan.daemon("--set", f"node.network_key_file='{key}'").start())
     assert set(found) == {"network.key"}
     assert "does not hold the same network key" in found["network.key"]
-    assert problems(daemons[0]) == {}
+    assert problems(lan.healthy[0]) == {}
 
 
 @contextmanager
@@ -208,28 +228,25 @@ def fill(place: Path) -> None:
             return
 
 
-def test_a_full_disk(ground: Ground, tmp_path: Path) -> None:
-    lan = ground.lan()
+def test_a_full_disk(lan: Surroundings, tmp_path: Path) -> None:
     place = tmp_path / "small"
     with small_disk(place):
-        daemons = [ground.host(lan).make_daemon(state_dir=place), ground.host(lan).make_daemon()]
-        start_all(daemons)
-        until("they are connected", know_each_other(daemons))
+        daemon = lan.daemon(state_dir=place).start()
+        lan.meets_all(daemon)
         fill(place)
-        assert set(problems(daemons[0])) == {"disk.full"}
-        daemons[0].kill()
-        without = problems(daemons[0], "--state-dir", str(place))
+        assert set(problems(daemon)) == {"disk.full"}
+        daemon.kill()
+        without = problems(daemon, "--state-dir", str(place))
         assert set(without) == {"disk.full", "control.unreachable"}
 
 
-def test_without_an_answer(ground: Ground) -> None:
-    daemon = ground.host(ground.lan()).make_daemon().start()
+def test_a_daemon_that_hangs_and_one_that_is_gone(lan: Surroundings) -> None:
+    daemon = lan.daemon().start()
     daemon.signal(signal.SIGSTOP)
     flags = ("--state-dir", str(daemon.state_dir), "--timeout", "0.5")
-    found = examined(daemon, *flags)
-    assert not found["daemon"]
-    [silent] = [each for each in found["findings"] if each["level"] == "problem"]
-    assert silent["code"] == "control.silent"
-    assert f"process {daemon.pid}" in silent["text"]
+    assert not examined(daemon, *flags)["daemon"]
+    found = problems(daemon, *flags)
+    assert set(found) == {"control.silent"}
+    assert f"process {daemon.pid}" in found["control.silent"]
     daemon.kill()
     assert set(problems(daemon, *flags)) == {"control.unreachable"}
