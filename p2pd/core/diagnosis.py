@@ -194,7 +194,9 @@ def _clock(seen: Observations) -> Findings:
     elif len(off) * 2 <= len(seen.clocks):
         yield warning(
             "clock.peer",
-            "; ".join(f"the clock of {each.peer} is {_ahead(each.ahead)}" for each in off[:3]),
+            "; ".join(
+                f"the clock of {each.peer} is {_ahead(each.ahead)} this one" for each in off[:3]
+            ),
             "set the clock there (`timedatectl set-ntp true`): its messages are dropped",
         )
     else:
@@ -205,14 +207,14 @@ def _clock(seen: Observations) -> Findings:
             than = f"that of {off[0].peer}, the only peer: one of the two is wrong"
         yield problem(
             "clock.wrong",
-            f"this host's clock is {_ahead(ahead)} of {than}",
+            f"this host's clock is {_ahead(ahead)} {than}",
             "set the clock (`timedatectl set-ntp true`): messages dated so far off are dropped",
         )
 
 
 def _ahead(seconds: float) -> str:
     minutes = abs(seconds) / 60
-    return f"{minutes:,.0f} min {'ahead' if seconds > 0 else 'behind'}"
+    return f"{minutes:,.0f} min {'ahead of' if seconds > 0 else 'behind'}"
 
 
 def _peers(seen: Observations, *, explained: bool) -> Findings:

@@ -21,7 +21,7 @@ from p2pd.wire.messages import DialBack, DialedBack, Failed
 
 REACHED, REFUSED, SILENT = OUTCOMES = ("reached", "refused", "silent")
 # Seconds that a dial for another may take. An honest one on a LAN takes milliseconds.
-WITHIN = 3.0
+WITHIN = 2.0
 # For all who ask together: dials under way, in a row, and a second from then on; of one host,
 # the seconds between two.
 MAX_DIALS_BACK = 4

@@ -33,7 +33,7 @@ from p2pd.wire.handshake import Reason
 from p2pd.wire.messages import Ping
 
 # Seconds that a question, a dial or a look at the name service may take; they go side by side.
-WITHIN = 4.0
+WITHIN = 3.0
 # For what was in backoff, and is tried anew, until peers are asked.
 _SETTLE = 0.5
 # Peers asked to dial back: where one can't, another may.
