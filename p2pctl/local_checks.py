@@ -86,12 +86,16 @@ def _is_state(directory: Path) -> bool:
 def _owner(directory: Path) -> int | None:
     """Return the process that has a state directory locked (proc(5), /proc/locks)."""
     with suppress(OSError, ValueError):
-        found = (directory / "lock").stat()
-        file = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+        lock = directory / "lock"
+        found, written = lock.stat(), lock.read_text().strip()
+        device = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}"
         for line in Path("/proc/locks").read_text().splitlines():
-            fields = line.split()
-            if len(fields) > 5 and fields[1] == "FLOCK" and fields[5] == file:
-                return int(fields[4])
+            kind, _, _, pid, file = line.split()[1:6]
+            where, _, inode = file.rpartition(":")
+            # Some file systems have another device number there than in stat(2).
+            same = inode == str(found.st_ino) and (where == device or pid == written)
+            if kind == "FLOCK" and same:
+                return int(pid)
     return None
 
 

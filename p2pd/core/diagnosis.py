@@ -15,7 +15,7 @@ from p2pd.core.findings import (
 )
 from p2pd.core.history import MAX_SKEW
 from p2pd.core.lan_diagnosis import interfaces, multicast
-from p2pd.core.observations import ClockSeen, DialSeen, Observations, RefusalSeen, TargetSeen
+from p2pd.core.observations import ClockSeen, Observations, RefusalSeen, TargetSeen
 
 # Below so much free space the disk will be full soon: the database's log alone takes 8 MiB.
 LOW_DISK = 64 << 20
@@ -168,20 +168,24 @@ def _inbound(seen: Observations) -> Findings:
             f"forward TCP port {port} of the router to this host",
         )
         return
-    yield problem(f"inbound.{_CLOSED[first.outcome][0]}", *_closed(first, port))
+    code, why = _CLOSED[first.outcome]
+    yield problem(
+        code,
+        f"{first.peer} dialled {first.address} and {why}",
+        f"let TCP port {port} in (docs/operations.md, Ports and firewall)",
+    )
 
 
 _CLOSED = {
-    "silent": ("dropped", "got no answer: a firewall, most likely this host's, drops incoming TCP"),
-    "refused": ("refused", "was refused: a firewall rejects it, or p2pd does not listen there"),
+    "silent": (
+        "inbound.dropped",
+        "got no answer: a firewall, most likely this host's, drops incoming TCP",
+    ),
+    "refused": (
+        "inbound.refused",
+        "was refused: a firewall rejects it, or p2pd does not listen there",
+    ),
 }
-
-
-def _closed(dial: DialSeen, port: str) -> tuple[str, str]:
-    return (
-        f"{dial.peer} dialled {dial.address} and {_CLOSED[dial.outcome][1]}",
-        f"let TCP port {port} in (docs/operations.md, Ports and firewall)",
-    )
 
 
 def _clock(seen: Observations) -> Findings:
