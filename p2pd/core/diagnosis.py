@@ -232,7 +232,7 @@ def _peers(seen: Observations, *, explained: bool) -> Findings:
             "peers.unreachable",
             level,
             f"no peer is connected; of {seen.known} known: {said}",
-            f"see whether p2pd runs there and lets TCP port {seen.port} in; "
+            "see whether p2pd runs there and its firewall lets its TCP port in; "
             "`p2pctl why PEER` says more",
         )
     else:

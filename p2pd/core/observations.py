@@ -94,13 +94,11 @@ class DiskSeen:
 class Observations:
     """All of it. `patterns` are `discovery.multicast.interfaces`; `listening` is where.
 
-    `port` is this node's for TCP. `connected` and `known` count peers; `other_hosts` are the
-    hosts of those connected that are not this one; `unreachable` says of some that are not
-    connected why.
+    `connected` and `known` count peers; `other_hosts` are the hosts of those connected that
+    are not this one; `unreachable` says of some that are not connected why.
     """
 
     network: str
-    port: int
     multicast_port: int
     listening: tuple[str, ...] = ()
     multicast: bool = True

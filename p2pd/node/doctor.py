@@ -98,16 +98,15 @@ class Doctor:
             nursery.start_soon(self._sound, notes)
             nursery.start_soon(self._try_disk, notes)
             nursery.start_soon(self._ask_peers, notes)
-            names = [(text, Source.SEED) for text in config.discovery.seeds]
-            names += [(text, Source.BOOTSTRAP) for text in config.discovery.bootstrap]
-            for text, source in names[:MAX_TARGETS]:
-                nursery.start_soon(self._try_target, text, source, notes)
+            targets = [TargetSeen(text, seed=True) for text in config.discovery.seeds]
+            targets += [TargetSeen(text, seed=False) for text in config.discovery.bootstrap]
+            for target in targets[:MAX_TARGETS]:
+                nursery.start_soon(self._try_target, target, notes)
         registry, wall = self._roster.registry, self._env.wall_clock()
         apart = [each for each in registry if each.status is not Status.CONNECTED]
         multicast = config.discovery.multicast
         return Observations(
             network=config.node.network,
-            port=self._own.listening[0].port,
             multicast_port=multicast.port,
             listening=tuple(map(str, self._own.listening)),
             multicast=multicast.enabled,
@@ -168,15 +167,14 @@ class Doctor:
             ahead = connection.peer_ms / 1000 - now
             notes.clocks.append(ClockSeen(self._name(connection), ahead))
 
-    async def _try_target(self, text: str, source: Source, notes: _Notes) -> None:
-        seen = TargetSeen(text, seed=source is Source.SEED)
+    async def _try_target(self, seen: TargetSeen, notes: _Notes) -> None:
         try:
-            addresses = await self._resolve(text)
+            addresses = await self._resolve(seen.text)
         except DialFailed as error:
             notes.targets.append(attrs.evolve(seen, unresolved=str(error)))
             return
         for address in addresses[:MAX_ADDRESSES]:
-            seen = await self._try_address(address, source, seen)
+            seen = await self._try_address(address, seen)
             if seen.answered is not None:
                 break
         notes.targets.append(seen)
@@ -187,7 +185,7 @@ class Doctor:
             return await self._env.network.resolve(host, port)
         raise DialFailed(f"can't resolve {host}: no answer within {WITHIN:g} s")
 
-    async def _try_address(self, address: Address, source: Source, seen: TargetSeen) -> TargetSeen:
+    async def _try_address(self, address: Address, seen: TargetSeen) -> TargetSeen:
         there = attrs.evolve(seen, answered=str(address))
         if any(
             entry.status is Status.CONNECTED and address in entry.answered
@@ -196,7 +194,8 @@ class Doctor:
             return there
         try:
             with trio.move_on_after(WITHIN):
-                await self._dialer.dial(address, source)
+                # Not as a seed's, which would be kept, however many there are.
+                await self._dialer.dial(address, Source.BOOTSTRAP)
                 return there
         except P2PError as error:
             reason = error.reason if isinstance(error, HandshakeRefused) else error.code

@@ -30,7 +30,6 @@ LOOPBACK = InterfaceSeen("lo", ("127.0.0.1",), loopback=True, links=(LinkSeen(V4
 ANSWERED = LinkSeen(V4, hosts=(OTHER,))
 HEALTHY = Observations(
     network="p2pd",
-    port=41000,
     multicast_port=41000,
     listening=("0.0.0.0:41000", "[::]:41000"),
     interfaces=(LOOPBACK, lan(ANSWERED)),
