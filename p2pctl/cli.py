@@ -22,6 +22,7 @@ from p2pctl.arguments import (
     seconds,
 )
 from p2pctl.commands import Run
+from p2pctl.doctor import DEFAULT_CONFIG, examine
 from p2pd import __version__
 from p2pd.control.api import CONSISTENCIES, DEFAULT_CONSISTENCY, PEER_STATUSES
 from p2pd.control.client import DEFAULT_TIMEOUT, RemoteError
@@ -34,12 +35,12 @@ BROKEN_PIPE: Final = 141
 
 
 class Command(NamedTuple):
-    """One command: its help, its arguments, what it does."""
+    """One command: its help, its arguments, what it does; `run` may give an exit code."""
 
     help: str
     example: str
     arguments: tuple[Argument, ...]
-    run: Callable[[Run], None]
+    run: Callable[[Run], int | None]
 
 
 def _completion(run: Run) -> None:
@@ -148,6 +149,25 @@ COMMANDS: Final[Mapping[str, Command]] = {
         "p2pctl why kitchen",
         (_PEER,),
         commands.why,
+    ),
+    "doctor": Command(
+        "what is wrong with this node and its surroundings, and what to do about it",
+        "p2pctl doctor    or    p2pctl doctor --state-dir /srv/p2pd",
+        (
+            argument(
+                "--state-dir",
+                metavar="DIR",
+                help="the daemon's state directory, to be looked at where the daemon does not "
+                "answer (default: where it is by default)",
+            ),
+            argument(
+                "--config",
+                metavar="FILE",
+                help="the daemon's configuration, to be read where the daemon does not answer "
+                f"(default {DEFAULT_CONFIG}, if it is there)",
+            ),
+        ),
+        examine,
     ),
     "publish": Command(
         "send a message to everybody who subscribes to its topic",
@@ -270,7 +290,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             command, options = parse(argv)
             run = Run(options)
             with contextlib.closing(run):
-                command.run(run)
+                code = command.run(run)
         finally:
             if sys.stdout is not None:
                 sys.stdout.flush()
@@ -288,7 +308,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _discard_output()
         _report(P2PError(f"can't write the output: {error.strerror}"), as_json=_wants_json(argv))
         return P2PError.exit_code
-    return 0
+    return code or 0
 
 
 def _wants_json(argv: Sequence[str]) -> bool:

@@ -61,13 +61,20 @@ class Run:
         """Write one item of a stream, at once: its JSON on one line, or its text."""
         print(render.json_text(document) if self.options.json else text, flush=True)
 
-    def _sockets(self) -> list[str]:
+    @property
+    def instance(self) -> str | None:
+        """The instance that is meant; None where a socket is named instead."""
         if self.options.socket is not None:
-            return [self.options.socket]
+            return None
         if self.options.instance is not None:
-            return default_sockets(self.options.instance)
-        named = os.environ.get("P2PCTL_SOCKET")
-        return [named] if named else default_sockets("default")
+            return str(self.options.instance)
+        return None if os.environ.get("P2PCTL_SOCKET") else "default"
+
+    def _sockets(self) -> list[str]:
+        instance = self.instance
+        if instance is not None:
+            return default_sockets(instance)
+        return [self.options.socket or os.environ["P2PCTL_SOCKET"]]
 
     def _warn_missed(self, count: int) -> None:
         message = f"{count} missed: the output was read too slowly"

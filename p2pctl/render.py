@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from p2pd.control import results
 
 _COLOURS: Final[Mapping[str, str]] = {
+    "ok": "32",
+    "problem": "31",
     "connected": "32",
     "attempted": "33",
     "disconnected": "2",
@@ -31,6 +33,8 @@ MIN_ID_DIGITS: Final = 8
 _BAR: Final = "|/-\\"
 _PREVIEW_BYTES: Final = 60
 _ABSENT: Final = "-"
+_LEVEL_WIDTH: Final = len("problem") + 2
+_CHECK_WIDTH: Final = len("bootstrap") + 2
 
 
 class Style:
@@ -242,6 +246,36 @@ def why(result: "results.WhyResultJson", style: Style, now: "datetime") -> str:
         for time, code, step in steps
     ]
     return "\n".join(lines)
+
+
+def findings(found: "Sequence[results.FindingJson]", style: Style) -> str:
+    """Show `doctor`: a line for each finding, its remedy below it, and the sum of it."""
+    indent = " " * (_LEVEL_WIDTH + _CHECK_WIDTH)
+    lines = []
+    for each in found:
+        level = style.paint(f"{clean(each['level']):<{_LEVEL_WIDTH}}", each["level"])
+        head = f"{level}{clean(each['check']):<{_CHECK_WIDTH}}"
+        lines.append(head + _wrapped(clean(each["text"]), indent, style))
+        if each["remedy"] is not None:
+            remedy = _wrapped(f"-> {clean(each['remedy'])}", indent + "   ", style)
+            lines.append(indent + remedy)
+    counts = [
+        f"{count} {level}{'' if count == 1 else 's'}"
+        for level in ("problem", "warning")
+        if (count := sum(each["level"] == level for each in found))
+    ]
+    return "\n".join((*lines, "", ", ".join(counts) or "all is well"))
+
+
+def _wrapped(text: str, indent: str, style: Style) -> str:
+    """Break a line at the edge of a terminal; `indent` is where the next ones begin."""
+    if not style.terminal:
+        return text
+    import textwrap  # noqa: PLC0415 - start-up time
+
+    width = max(os.get_terminal_size(sys.stdout.fileno()).columns, len(indent) + 30)
+    lines = textwrap.wrap(text, width - len(indent), break_on_hyphens=False)
+    return f"\n{indent}".join(lines)
 
 
 def put(result: "results.PutResultJson", done: str) -> str:

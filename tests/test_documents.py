@@ -35,6 +35,27 @@ def emitted() -> set[str]:
     }
 
 
+def diagnosed() -> set[str]:
+    """The codes of all findings of the doctor, from the literals in its source."""
+    files = [
+        *(ROOT / "p2pd" / "core").glob("*diagnosis.py"),
+        *map((ROOT / "p2pctl").joinpath, ("doctor.py", "local_checks.py")),
+    ]
+    code = re.compile(
+        r"(control|config|disk|interface|multicast|identity|network|inbound|clock|peers)\.(?!json)[a-z_]+"
+    )
+    literals = {
+        node.value
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    # Of seeds and bootstrap addresses the first half is a variable.
+    halves = {each for each in literals if each in {".unresolved", ".unreachable"}}
+    targets = {f"{check}{half}" for check in ("seed", "bootstrap") for half in halves}
+    return {each for each in literals if code.fullmatch(each)} | targets
+
+
 def anchors(page: Path) -> set[str]:
     """The headings of a page as GitHub links to them."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
@@ -44,6 +65,13 @@ def anchors(page: Path) -> set[str]:
 def test_every_event_is_explained() -> None:
     table = OPERATIONS.partition("| event | level |")[2].partition("\n\n")[0]
     assert set(re.findall(r"^\| `([a-z_.]+)`", table, re.MULTILINE)) == emitted()
+
+
+def test_every_finding_is_explained() -> None:
+    table = OPERATIONS.partition("| code | what it means |")[2].partition("\n\n")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    explained = {each for row in rows for each in re.findall(r"`([a-z_.]+)`", row)}
+    assert explained == {each for each in diagnosed() if not each.endswith(".ok")}
 
 
 def test_every_exit_code_is_explained() -> None:

@@ -32,6 +32,7 @@ from p2pd.core import (
 from p2pd.ids import Key
 from p2pd.node import (
     connection,
+    dial_back,
     dialer,
     discovery,
     exchange,
@@ -196,6 +197,11 @@ def test_habits() -> None:
         "release_pause_s": [surplus.LEAST_PAUSE, surplus.MOST_PAUSE],
         "mix_interval_s": surplus.MIX_INTERVAL,
         "seed_try_interval_s": seeds.TRY_INTERVAL,
+        "dial_back_s": dial_back.WITHIN,
+        "max_dials_back": dial_back.MAX_DIALS_BACK,
+        "dial_back_again_s": dial_back.DIAL_BACK_AGAIN,
+        "dials_back_at_once": dial_back.DIALS_BACK_AT_ONCE,
+        "dials_back_per_second": dial_back.DIALS_BACK_PER_SECOND,
     }
 
 

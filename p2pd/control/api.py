@@ -179,6 +179,7 @@ METHODS: Final[Mapping[str, Method]] = {
         {"target": Param("string", "a key, or a node ID, a unique prefix or name of one")},
     ),
     "why": Method("why a peer has the standing that it has, step by step", {"peer": _PEER}),
+    "doctor": Method("what is wrong with this node and its surroundings; takes some seconds"),
     "publish": Method(
         "send a message to everybody who subscribes to its topic",
         {

@@ -15,6 +15,7 @@ from p2pd.ids import NodeId
 from p2pd.node.events import Event, Events
 from p2pd.node.snapshot import (
     Delivery,
+    FindingResult,
     GetResult,
     LookupResult,
     NodeSnapshot,
@@ -90,6 +91,9 @@ class Node(Protocol):
 
     def why(self, peer: NodeId) -> WhyResult:
         """Say why a peer has the standing that it has."""
+
+    async def doctor(self) -> list[FindingResult]:
+        """Try out what can be tried, and say what is wrong."""
 
     def stop(self) -> None:
         """Ask for a graceful stop."""
@@ -189,6 +193,13 @@ async def _why(node: Node, params: api.Params) -> results.WhyResultJson:
     }
 
 
+async def _doctor(node: Node, params: api.Params) -> results.DoctorResultJson:  # noqa: ARG001 - a Handler
+    findings = [
+        cast("results.FindingJson", attrs.asdict(finding)) for finding in await node.doctor()
+    ]
+    return {"ok": all(each["level"] != "problem" for each in findings), "findings": findings}
+
+
 HANDLERS: Final[Mapping[str, Handler]] = {
     "rpc.methods": _methods,
     "status": _status,
@@ -202,6 +213,7 @@ HANDLERS: Final[Mapping[str, Handler]] = {
     "delete": _delete,
     "lookup": _lookup,
     "why": _why,
+    "doctor": _doctor,
     "publish": _publish,
 }
 """The methods that only need the node; the server itself answers the others."""

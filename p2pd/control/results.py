@@ -207,6 +207,30 @@ class WhyResultJson(TypedDict):
     steps: list[WhyStepJson]
 
 
+class FindingJson(TypedDict):
+    """One finding of `doctor`: `level` is ok, warning or problem, `code` is stable.
+
+    `check` is the first part of the code.
+    """
+
+    check: str
+    code: str
+    level: str
+    text: str
+    remedy: str | None
+
+
+class DoctorResultJson(TypedDict):
+    """`doctor`: whether there is no problem, and every finding.
+
+    `p2pctl` adds `daemon`: whether it answered; without it, the findings are p2pctl's own.
+    """
+
+    ok: bool
+    findings: list[FindingJson]
+    daemon: NotRequired[bool]
+
+
 class EventJson(TypedDict):
     """What `watch` delivers; `time` is RFC 3339 UTC, `level` as in logs, in lower case."""
 

@@ -112,6 +112,11 @@ class Connection:
         return self.peer.node_id
 
     @property
+    def peer_ms(self) -> int | None:
+        """The peer's clock, in Unix milliseconds, when it sent what came last."""
+        return self._session.peer_ms
+
+    @property
     def requests_under_way(self) -> int:
         """How many of our requests wait for their replies."""
         return len(self._slots)

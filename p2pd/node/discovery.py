@@ -5,6 +5,7 @@ node answers at once. Nothing in a beacon is believed: it only says whom to dial
 """
 
 import logging
+import math
 
 import attrs
 import trio
@@ -33,18 +34,48 @@ ANSWER_GAP = 0.25
 # The node with the greater ID waits so long for the other one to dial.
 POLITE_DELAY = 0.3
 MAX_SEEN = 1024
+# Of what a tally counts.
+MAX_TALLIED = 256
 _SETTLE = 0.05
 
 
 @attrs.define(eq=False)
-class _Link:
-    """One group on one interface."""
+class Tally:
+    """Whose beacons were heard: this node's own, of which hosts of this network, of others'.
+
+    Whoever waits for `news` is woken with each.
+    """
+
+    news: trio.lowlevel.ParkingLot
+    looped: bool = False
+    hosts: set[str] = attrs.field(factory=set)
+    foreign: set[str] = attrs.field(factory=set)
+
+    def note(self, beacon: Beacon, host: str, own: Beacon) -> None:
+        """Count a beacon from `host`; `own` is one of this node's."""
+        if beacon.instance == own.instance:
+            self.looped = True
+        elif len(self.hosts) + len(self.foreign) < MAX_TALLIED:
+            (self.hosts if beacon.network == own.network else self.foreign).add(host)
+        self.news.unpark_all()
+
+
+@attrs.define(eq=False)
+class Link:
+    """One group on one interface.
+
+    `tally`, where somebody keeps one, counts what is heard. `trouble` is why nothing can be
+    sent or heard, None where it can.
+    """
 
     interface: Interface
     group: str
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     socket: MulticastSocket | None = None
     answer: trio.Event = attrs.field(factory=trio.Event)
+    tally: Tally | None = None
+    trouble: str | None = None
+    answered_at: float = -math.inf
 
 
 class Discovery:
@@ -74,8 +105,7 @@ class Discovery:
         self._network = network
         self._instance = instance
         self._followed: set[Interface] = set()
-        self._links: dict[tuple[str, str], _Link] = {}
-        self._failed: set[tuple[str, str]] = set()
+        self.links: dict[tuple[str, str], Link] = {}
         self._seen = BoundedTable[tuple[NodeId, str, str], None](MAX_SEEN)
         self.follow_addresses()
 
@@ -104,7 +134,7 @@ class Discovery:
 
     async def say_goodbye(self) -> None:
         """Tell the LAN that this node leaves."""
-        for link in list(self._links.values()):
+        for link in list(self.links.values()):
             await self._send(link, leaving=True)
 
     def _follow(self, interfaces: list[Interface], nursery: trio.Nursery) -> None:
@@ -116,20 +146,20 @@ class Discovery:
         wanted = {
             (interface.name, group): interface
             for interface in interfaces
-            for group in self._groups(interface)
+            for group in self.groups(interface)
             if self.config.enabled
         }
-        for where, link in list(self._links.items()):
+        for where, link in list(self.links.items()):
             if wanted.get(where) != link.interface:
                 link.scope.cancel()
-                del self._links[where]
-                self._failed.discard(where)
+                del self.links[where]
         for where, interface in wanted.items():
-            if where not in self._links:
-                link = self._links[where] = _Link(interface, where[1])
+            if where not in self.links:
+                link = self.links[where] = Link(interface, where[1])
                 nursery.start_soon(self._serve, link)
 
-    def _groups(self, interface: Interface) -> list[str]:
+    def groups(self, interface: Interface) -> list[str]:
+        """Return the groups that an interface can take part in."""
         groups: list[str] = []
         # Loopback takes IPv4 multicast, though it does not say so.
         if not interface.multicast and not interface.loopback:
@@ -140,7 +170,7 @@ class Discovery:
             groups.append(self.config.group_v6)
         return groups
 
-    async def _serve(self, link: _Link) -> None:
+    async def _serve(self, link: Link) -> None:
         with link.scope:
             link.socket = socket = await self._join(link)
             try:
@@ -151,18 +181,18 @@ class Discovery:
                 link.socket = None
                 socket.close()
 
-    async def _join(self, link: _Link) -> MulticastSocket:
+    async def _join(self, link: Link) -> MulticastSocket:
         """Join the group of a link, as often as it takes."""
-        name, network = link.interface.name, self._env.network
         while True:
             try:
-                return network.open_multicast(link.interface, link.group, self.config.port)
+                return self._env.network.open_multicast(
+                    link.interface, link.group, self.config.port
+                )
             except OSError as error:
-                trouble = f"can't join {link.group} on {name}: {error.strerror}"
-                self._note_trouble((name, link.group), trouble)
+                self._note_trouble(link, f"can't join {link.group}", error)
             await trio.sleep(self.config.interval)
 
-    async def _send_beacons(self, link: _Link) -> None:
+    async def _send_beacons(self, link: Link) -> None:
         started = trio.current_time()
         for at in BURST:
             await trio.sleep_until(started + at)
@@ -183,27 +213,36 @@ class Discovery:
     def _interval(self) -> float:
         return self.config.interval * self._env.rng.uniform(0.9, 1.1)
 
-    async def _send(self, link: _Link, *, leaving: bool = False) -> None:
-        v6 = ":" in link.group
+    def beacon(self, interface: Interface, group: str) -> Beacon | None:
+        """Return what to say to a group; None where this node does not listen there."""
+        v6 = ":" in group
         listeners = (
             covering(self._own.listening, host)
-            for host in link.interface.addresses
+            for host in interface.addresses
             if (":" in host) == v6
         )
         listener = next((each for each in listeners if each is not None), None)
-        if listener is None or link.socket is None:
+        if listener is None:
+            return None
+        own_id = self._env.identity.node_id
+        return Beacon(own_id, listener.port, self._network, self._instance)
+
+    async def query(self, link: Link) -> None:
+        """Ask all nodes on a link to answer at once; what they say is heard as ever."""
+        await self._send(link, query=True)
+
+    async def _send(self, link: Link, *, leaving: bool = False, query: bool = False) -> None:
+        beacon = self.beacon(link.interface, link.group)
+        if beacon is None or link.socket is None:
             return
-        beacon = Beacon(
-            self._env.identity.node_id, listener.port, self._network, self._instance, leaving
-        )
-        where = (link.interface.name, link.group)
+        beacon = attrs.evolve(beacon, leaving=leaving, query=query)
         try:
             await link.socket.send(write_beacon(beacon))
-            self._failed.discard(where)
+            link.trouble = None
         except OSError as error:
-            self._note_trouble(where, f"can't send beacons on {where[0]}: {error.strerror}")
+            self._note_trouble(link, "can't send beacons", error)
 
-    async def _hear(self, link: _Link) -> None:
+    async def _hear(self, link: Link) -> None:
         if link.socket is None:
             return
         while True:
@@ -213,14 +252,26 @@ class Discovery:
             except BadMessage:
                 continue
             except OSError as error:
-                where = (link.interface.name, link.group)
-                self._note_trouble(where, f"can't hear beacons on {where[0]}: {error.strerror}")
+                self._note_trouble(link, "can't hear beacons", error)
                 await trio.sleep(self.config.interval)
                 continue
-            if beacon.network == self._network:
+            if link.tally is not None:
+                own = self.beacon(link.interface, link.group)
+                if own is not None:
+                    link.tally.note(beacon, host, own)
+            if beacon.network == self._network and beacon.query:
+                await self._answer_query(link)
+            elif beacon.network == self._network:
                 self._take(beacon, host, link)
 
-    def _take(self, beacon: Beacon, host: str, link: _Link) -> None:
+    async def _answer_query(self, link: Link) -> None:
+        """Answer at once, but not too often: who was not answered heard what others were."""
+        now = trio.current_time()
+        if now - link.answered_at >= ANSWER_GAP:
+            link.answered_at = now
+            await self._send(link)
+
+    def _take(self, beacon: Beacon, host: str, link: Link) -> None:
         if beacon.instance == self._instance:
             return
         if beacon.leaving:
@@ -254,14 +305,15 @@ class Discovery:
         self._registry.retry_now(entry, at=now + POLITE_DELAY if polite else 0.0)
         self._dialer.wake()
 
-    def _remember(self, beacon: Beacon, link: _Link) -> bool:
+    def _remember(self, beacon: Beacon, link: Link) -> bool:
         """Note that a process was heard on a link; returns whether that is news."""
         heard = (beacon.node_id, beacon.instance, link.interface.name)
         news = heard not in self._seen
         self._seen[heard] = None
         return news
 
-    def _note_trouble(self, where: tuple[str, str], message: str) -> None:
-        if where not in self._failed:
-            self._failed.add(where)
+    def _note_trouble(self, link: Link, what: str, error: OSError) -> None:
+        message = f"{what} on {link.interface.name}: {error.strerror}"
+        if link.trouble is None:
             self._events.emit("discovery.trouble", message, level=logging.WARNING)
+        link.trouble = message

@@ -26,6 +26,7 @@ from p2pd.node.roster import ON_REQUEST
 from p2pd.node.services import Services, wire_services
 from p2pd.node.snapshot import (
     Delivery,
+    FindingResult,
     FoundNode,
     GetResult,
     LookupHop,
@@ -247,6 +248,13 @@ class Node:
         """Tell what led to a peer's present state."""
         return explain(peer, self.services, self._chronicle, self._env.wall_clock())
 
+    async def doctor(self) -> list[FindingResult]:
+        """Try out what can be tried, and tell what is wrong; takes some seconds."""
+        return [
+            FindingResult(each.check, each.code, each.level.value, each.text, each.remedy)
+            for each in await self.services.doctor.examine(self._config)
+        ]
+
     async def lookup(self, target: str) -> LookupResult:
         """Show the route to a key, or to a node by ID, unique prefix or name.
 
@@ -310,7 +318,7 @@ async def open_node(
     services = wire_services(config, env, events, [each.address for each in listeners])
     await load_registry(env, services.registry, events)
     chronicle = Chronicle()
-    with events.sent_to(chronicle.sink):
+    with events.sent_to(chronicle.sink), events.sent_to(services.doctor.refusals.sink):
         async with _running(config, env, services, chronicle, listeners, instance) as node:
             yield node
     await save_registry(env, services.registry, events)
@@ -346,6 +354,7 @@ async def _running(
             services.seeds.run,
             services.discovery.run,
             services.routes.run,
+            services.dialing_back.run,
         ):
             nursery.start_soon(run)
         nursery.start_soon(keep_registry, env, services.registry, events)

@@ -10,9 +10,11 @@ from p2pd.core.entries import Backoff
 from p2pd.core.registry import Registry
 from p2pd.node.bootstrap import Bootstrap
 from p2pd.node.dht import Dht
+from p2pd.node.dial_back import DialingBack
 from p2pd.node.dialer import Dialer
 from p2pd.node.discovery import Discovery
 from p2pd.node.dispatch import Call, Dispatch
+from p2pd.node.doctor import Doctor
 from p2pd.node.env import Env
 from p2pd.node.events import Events
 from p2pd.node.exchange import Exchange
@@ -32,6 +34,7 @@ from p2pd.node.republish import Republisher
 from p2pd.node.roster import Roster
 from p2pd.node.routes import Routes
 from p2pd.node.seeds import Seeds
+from p2pd.node.soundings import Soundings
 from p2pd.node.surplus import Surplus
 from p2pd.wire.beacon import network_tag
 from p2pd.wire.handshake import Terms
@@ -64,6 +67,8 @@ class Services:
     reconciler: Reconciler
     repair: Repair
     republisher: Republisher
+    dialing_back: DialingBack
+    doctor: Doctor
 
 
 def wire_services(config: Config, env: Env, events: Events, listening: list[Address]) -> Services:
@@ -113,6 +118,7 @@ def wire_services(config: Config, env: Env, events: Events, listening: list[Addr
     replica = Replica(env, dispatch, events, max_value_bytes=limit)
     routes = Routes(env, config.dht, roster, dialer, book, dispatch)
     quorum = Quorum(env, config.dht, roster, routes, dialer, replica)
+    dialing_back = DialingBack(env, roster, dispatch)
     confirmations = Confirmations(trio.current_time())
     reconciler = Reconciler(env, roster, dialer, replica, confirmations, dispatch)
     repair = Repair(env, config.dht, roster, routes, replica, reconciler, confirmations)
@@ -144,6 +150,8 @@ def wire_services(config: Config, env: Env, events: Events, listening: list[Addr
         republisher=Republisher(
             env, config.dht, routes, replica, reconciler, confirmations, repair
         ),
+        dialing_back=dialing_back,
+        doctor=Doctor(env, roster, dialer, Soundings(env, discovery), dialing_back, own),
     )
 
 

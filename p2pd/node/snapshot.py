@@ -165,6 +165,17 @@ class Delivery:
 
 
 @attrs.frozen
+class FindingResult:
+    """One finding of the doctor; see `core.findings.Finding`."""
+
+    check: str
+    code: str
+    level: str
+    text: str
+    remedy: str | None
+
+
+@attrs.frozen
 class WhyStep:
     """One fact in the account of a peer.
 

@@ -32,6 +32,19 @@ class Usage:
     bytes: int
 
 
+@attrs.frozen
+class Disk:
+    """What lies under a store: its directory, empty in memory, and the bytes free there.
+
+    `refusal` is why the disk takes no more, None if it does; `full`: for want of room.
+    """
+
+    directory: str
+    free: int
+    refusal: str | None = None
+    full: bool = False
+
+
 class Store(Protocol):
     """Where a node keeps what must outlive it."""
 
@@ -63,6 +76,9 @@ class Store(Protocol):
 
     async def purge(self, now: float) -> int:
         """Delete what expired before `now` (Unix seconds); returns how many keys."""
+
+    async def try_disk(self) -> Disk:
+        """Write a little to the disk, beside what is kept, and tell what came of it."""
 
     def usage(self, table: Table) -> Usage:
         """Tell what a table holds, without touching the disk."""

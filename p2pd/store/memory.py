@@ -6,7 +6,7 @@ from contextlib import suppress
 import trio
 
 from p2pd.errors import StoreFull
-from p2pd.store.base import Change, Table, Usage
+from p2pd.store.base import Change, Disk, Table, Usage
 
 
 def _unobserved(_: Sequence[Change]) -> None:
@@ -88,6 +88,11 @@ class MemoryStore:
         for table, key in gone:
             self._write(Change(table, key, None))
         return len(gone)
+
+    async def try_disk(self) -> Disk:
+        """See `Store`."""
+        await trio.lowlevel.checkpoint()
+        return Disk("", self._max_bytes)
 
     def usage(self, table: Table) -> Usage:
         """See `Store`."""

@@ -4,7 +4,10 @@ Writes have a thread and a connection, and who comes while a commit is under way
 next one. Reads have their own, and wait for no commit.
 """
 
+import errno
+import os
 import sqlite3
+import tempfile
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,7 +17,7 @@ import attrs
 import trio
 
 from p2pd.errors import StoreError, StoreFull
-from p2pd.store.base import Change, Table, Usage
+from p2pd.store.base import Change, Disk, Table, Usage
 from p2pd.store.database import Database, is_corrupt, open_database
 
 # A commit takes no more writes once it has so many changes: who came first waits for them all.
@@ -24,6 +27,10 @@ _PAGE_KEYS = 256
 _PAGE_BYTES = 1 << 20
 # Between so many deletes of what expired, others may write.
 _PURGE_KEYS = 1024
+# What is written to see whether the disk takes it: more than what a full one may still have
+# left in blocks that are already its files'.
+_PROBE_BYTES = 1 << 16
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
@@ -91,6 +98,12 @@ class SqliteStore:
             purged += gone
             if gone < _PURGE_KEYS:
                 return purged
+
+    async def try_disk(self) -> Disk:
+        """See `Store`."""
+        return await trio.to_thread.run_sync(
+            _try_disk, self._database.path.parent, limiter=self._reader
+        )
 
     def usage(self, table: Table) -> Usage:
         """See `Store`."""
@@ -237,6 +250,23 @@ class SqliteStore:
             )
             path = self._database.path
             raise StoreError(f"the database {path} refuses: {error}; {advice}") from error
+
+
+def _try_disk(directory: Path) -> Disk:
+    refusal, full = None, False
+    try:
+        with tempfile.TemporaryFile(dir=directory) as probe:
+            probe.write(bytes(_PROBE_BYTES))
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as error:
+        refusal, full = os.strerror(error.errno or 0), error.errno in _FULL
+    try:
+        found = os.statvfs(directory)
+        free = found.f_bavail * found.f_frsize
+    except OSError as error:
+        refusal, free = refusal or os.strerror(error.errno or 0), 0
+    return Disk(str(directory), free, refusal, full)
 
 
 @asynccontextmanager

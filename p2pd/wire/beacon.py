@@ -7,7 +7,7 @@
 
 A beacon is a hint and proves nothing: the address is the datagram's own source, and who
 really listens there shows in the handshake. `network` is a digest, so that the name of a
-private network is not shown around.
+private network is not shown around. `"query": true` asks all who hear it to answer at once.
 """
 
 import hashlib
@@ -24,13 +24,17 @@ _TYPE = "p2p_discovery"
 
 @attrs.frozen
 class Beacon:
-    """What a node says on the LAN; `instance` is drawn anew by every process."""
+    """What a node says on the LAN; `instance` is drawn anew by every process.
+
+    `query`: it asks who is there, and is no hint that anybody should dial.
+    """
 
     node_id: NodeId
     port: int
     network: str
     instance: str
     leaving: bool = False
+    query: bool = False
 
 
 def network_tag(name: str) -> str:
@@ -48,6 +52,8 @@ def write_beacon(beacon: Beacon) -> bytes:
         "instance": beacon.instance,
         "leaving": beacon.leaving,
     }
+    if beacon.query:
+        fields["query"] = True
     return json.dumps(fields, separators=(",", ":")).encode()
 
 
@@ -65,11 +71,12 @@ def read_beacon(datagram: bytes) -> Beacon:
         raise BadMessage("a beacon that is not JSON") from None
     if type(fields) is not dict or fields.get("type") != _TYPE:
         raise BadMessage("not a p2p_discovery beacon")
-    port, leaving = fields.get("port"), fields.get("leaving", False)
+    port = fields.get("port")
+    leaving, query = fields.get("leaving", False), fields.get("query", False)
     if type(port) is not int or not 0 < port < 65536:
         raise BadMessage("a beacon without a usable port")
-    if type(leaving) is not bool:
-        raise BadMessage("a beacon with a bad 'leaving'")
+    if type(leaving) is not bool or type(query) is not bool:
+        raise BadMessage("a beacon with a bad 'leaving' or 'query'")
     try:
         return Beacon(
             node_id=NodeId(_hex_field(fields, "id", 64)),
@@ -77,6 +84,7 @@ def read_beacon(datagram: bytes) -> Beacon:
             network=_hex_field(fields, "network", 16).hex(),
             instance=_hex_field(fields, "instance", 32).hex(),
             leaving=leaving,
+            query=query,
         )
     except ValueError:
         raise BadMessage("a beacon with a malformed id, network or instance") from None

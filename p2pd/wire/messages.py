@@ -489,6 +489,19 @@ class Given:
     stored: Annotated[int, Range(0, MAX_GIVEN)]
 
 
+@attrs.frozen
+class DialBack:
+    """Can you open a connection to me, at the host that this request comes from?"""
+
+
+@attrs.frozen
+class DialedBack:
+    """What came of it: `outcome` is reached, refused or silent."""
+
+    address: Label
+    outcome: Label
+
+
 Message = (
     Hello
     | Proof
@@ -526,6 +539,8 @@ Message = (
     | Fetched
     | Give
     | Given
+    | DialBack
+    | DialedBack
 )
 
 TAGS: dict[int, type[Message]] = {
@@ -565,4 +580,6 @@ TAGS: dict[int, type[Message]] = {
     34: Fetched,
     35: Give,
     36: Given,
+    37: DialBack,
+    38: DialedBack,
 }

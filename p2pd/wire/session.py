@@ -47,7 +47,8 @@ class Session:
     """Both directions of one connection.
 
     `timestamp` returns Unix milliseconds. Until `established`, only small frames are
-    taken and none is compressed.
+    taken and none is compressed. `peer_ms` is the peer's clock, in Unix milliseconds, when
+    it sent what came last; None before anything came.
     """
 
     def __init__(self, timestamp: Callable[[], int]) -> None:
@@ -58,6 +59,7 @@ class Session:
         self._last_id = 0
         self._pending: set[int] = set()
         self.late_replies = 0
+        self.peer_ms: int | None = None
 
     def established(self, version: int, *, compress: bool) -> None:
         """Switch to the negotiated version and to frames of full size."""
@@ -98,6 +100,7 @@ class Session:
         while (frame := self._reader.next()) is not None:
             if frame.version != self._version:
                 raise BadMessage(f"a frame of version {frame.version}, not {self._version}")
+            self.peer_ms = frame.timestamp
             message = codec.decode_message(frame.tag, frame.payload)
             if not frame.flags & REPLY:
                 wants_reply = frame.flags & REQUEST

@@ -11,6 +11,7 @@ from p2pd.ids import NodeId
 from p2pd.node.events import Events
 from p2pd.node.snapshot import (
     Delivery,
+    FindingResult,
     FoundNode,
     GetResult,
     GossipUse,
@@ -81,6 +82,7 @@ class FakeNode:
         self.calls: list[tuple[object, ...]] = []
         self.stopped = trio.Event()
         self.audience: list[tuple[frozenset[str], Callable[[Delivery], None]]] = []
+        self.findings = [FindingResult("disk", "disk.ok", "ok", "/var/lib/p2pd is writable", None)]
         self.account = WhyResult(
             node_id=str(BOB),
             name="bob",
@@ -197,6 +199,10 @@ class FakeNode:
     def why(self, peer: NodeId) -> WhyResult:
         self.calls.append(("why", peer))
         return self.account
+
+    async def doctor(self) -> list[FindingResult]:
+        await self.before()
+        return list(self.findings)
 
     def stop(self) -> None:
         self.stopped.set()

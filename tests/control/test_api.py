@@ -26,6 +26,7 @@ from p2pd.wire.messages import Length, Publication
         (snapshot.LookupResult, results.LookupResultJson),
         (snapshot.WhyResult, results.WhyResultJson),
         (snapshot.WhyStep, results.WhyStepJson),
+        (snapshot.FindingResult, results.FindingJson),
     ],
 )
 def test_snapshots_have_the_fields_that_the_interface_promises(

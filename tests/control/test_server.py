@@ -20,7 +20,7 @@ from p2pd.control.server import serve_control
 from p2pd.control.subscriptions import MAX_PENDING, MAX_PENDING_BYTES
 from p2pd.errors import NotFound, StartError, TooFewReplicas
 from p2pd.node.events import Event
-from p2pd.node.snapshot import PeerSnapshot, StoredVersion
+from p2pd.node.snapshot import FindingResult, PeerSnapshot, StoredVersion
 from tests.control.fake_node import ALICE, BOB, FakeNode, message
 
 
@@ -186,6 +186,20 @@ async def test_each_method_answers_with_the_promised_fields(wire: Wire, node: Fa
         ],
     }
     assert node.calls[-1:] == [("why", BOB)]
+    assert await result("doctor") == {
+        "ok": True,
+        "findings": [
+            {
+                "check": "disk",
+                "code": "disk.ok",
+                "level": "ok",
+                "text": "/var/lib/p2pd is writable",
+                "remedy": None,
+            }
+        ],
+    }
+    node.findings.append(FindingResult("disk", "disk.full", "problem", "full", "free some room"))
+    assert not (await result("doctor"))["ok"]
 
 
 async def test_any_bytes_arrive_whole(wire: Wire, node: FakeNode) -> None:

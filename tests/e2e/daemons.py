@@ -134,6 +134,7 @@ class Daemon:
         self.socket = place / f"{name}.sock"
         self.log_file = place / f"{name}.log"
         self.flags = flags
+        self.environment: Mapping[str, str] = {}
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -159,7 +160,8 @@ class Daemon:
     def launch(self) -> None:
         """Start the process, and do not wait."""
         with self.log_file.open("ab") as log, self.namespace.inside():
-            self.process = subprocess.Popen(self.command, stdout=log, stderr=log)
+            environment = {**os.environ, **self.environment}
+            self.process = subprocess.Popen(self.command, stdout=log, stderr=log, env=environment)
 
     def start(self) -> "Daemon":
         """Start the process, and wait until it answers on its control socket."""

@@ -63,6 +63,9 @@ def test_json_has_the_promised_fields(daemon: Daemon, capsys: Captured) -> None:
     why = json_of(capsys, "why", "bob")
     assert set(why) == set(results.WhyResultJson.__annotations__)
     assert {*why["steps"][0]} == set(results.WhyStepJson.__annotations__)
+    doctor = json_of(capsys, "doctor")
+    assert set(doctor) == set(results.DoctorResultJson.__annotations__)
+    assert {*doctor["findings"][0]} == set(results.FindingJson.__annotations__)
     assert json_of(capsys, "stop") == {"stopping": True}
 
 

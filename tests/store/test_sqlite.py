@@ -440,3 +440,20 @@ async def test_a_copy_taken_while_it_runs_is_whole(path: Path, tmp_path: Path) -
             shutil.copy(path.with_name(path.name + suffix), snapshot)
     async with open_sqlite_store(snapshot / path.name, ROOMY) as store:
         assert await store.get(Table.RECORDS, b"a") == b"1"
+
+
+@needs_root
+async def test_a_disk_that_takes_nothing_says_why(tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", "size=1m") as disk:
+        async with open_sqlite_store(disk / "p2pd.db", ROOMY) as store:
+            well = await store.try_disk()
+            assert (well.directory, well.refusal, well.full) == (str(disk), None, False)
+            assert 0 < well.free < 1 << 20
+            with (disk / "filler").open("wb", buffering=0) as filler:
+                while filler.write(bytes(1 << 12)) and (await store.try_disk()).free:
+                    pass
+            full = await store.try_disk()
+            assert full.full
+            assert full.refusal == "No space left on device"
+            (disk / "filler").unlink()
+            assert not (await store.try_disk()).full

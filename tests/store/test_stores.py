@@ -283,3 +283,11 @@ async def outcome(store: Store, step: list[Change] | int) -> object:
     except StoreFull:
         return "full"
     return "applied"
+
+
+async def test_a_disk_that_is_well_refuses_nothing(open_store: OpenStore) -> None:
+    async with open_store(1 << 20) as store:
+        disk = await store.try_disk()
+        assert disk.refusal is None
+        assert disk.free > 0
+        assert [each async for each in store.scan(Table.RECORDS)] == []

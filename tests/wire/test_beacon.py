@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ beacons = st.builds(
     network=st.binary(min_size=8, max_size=8).map(bytes.hex),
     instance=st.binary(min_size=16, max_size=16).map(bytes.hex),
     leaving=st.booleans(),
+    query=st.booleans(),
 )
 GOOD = Beacon(NodeId(b"\xaa" * 32), 41000, network_tag("home"), "ab" * 16)
 
@@ -53,6 +55,11 @@ def test_fields_of_later_versions_are_passed_over() -> None:
     assert read_beacon(changed(colour="blue")) == GOOD
 
 
+def test_a_query_says_so_and_no_other_beacon_does() -> None:
+    assert json.loads(write_beacon(attrs.evolve(GOOD, query=True)))["query"] is True
+    assert read_beacon(changed(query="ABSENT")) == GOOD
+
+
 def test_leaving_may_be_absent() -> None:
     assert read_beacon(changed(leaving="ABSENT")) == GOOD
 
@@ -72,7 +79,7 @@ def test_any_bytes_give_a_beacon_or_bad_message(datagram: bytes) -> None:
 
 @given(
     st.dictionaries(
-        st.sampled_from(["type", "port", "id", "network", "instance", "leaving"]),
+        st.sampled_from(["type", "port", "id", "network", "instance", "leaving", "query"]),
         json_values | st.just("ABSENT"),
     )
 )
@@ -91,6 +98,7 @@ def test_any_fields_give_a_beacon_or_bad_message(fields: dict[str, Any]) -> None
         {"type": ["p2p_discovery"]},
         *({"port": port} for port in (0, 65536, -1, "41000", True, 1.0, None, "ABSENT")),
         *({"leaving": leaving} for leaving in (0, 1, "false", None)),
+        *({"query": query} for query in (0, 1, "true", None)),
         *(
             {"id": text}
             for text in ("aa" * 31, "aa" * 33, "zz" * 32, "aa " * 21 + "a", 7, "ABSENT")

@@ -60,6 +60,8 @@ dial_number passing
 34 Fetched keys versions
 35 Give versions
 36 Given stored
+37 DialBack
+38 DialedBack address outcome
 """
 FACT_FIELDS = """
 Signed body signature

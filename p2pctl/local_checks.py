@@ -1,0 +1,171 @@
+"""What can be found out where the daemon does not answer: by looking, never by changing."""
+
+import errno
+import os
+import socket
+import tempfile
+import tomllib
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from p2pd.control.results import FindingJson
+
+_FULL: Final = {errno.ENOSPC, errno.EDQUOT}
+_PROBE_BYTES: Final = 1 << 16
+_DIAL_SECONDS: Final = 3.0
+_MAX_TARGETS: Final = 16
+# What a daemon leaves in its state directory.
+_TRACES: Final = ("lock", "identity.json")
+
+
+def look(
+    error: str,
+    *,
+    instance: str | None,
+    state_dir: str | None,
+    config: str,
+    config_must_be: bool,
+) -> "list[FindingJson]":
+    """Say why the daemon does not answer, as far as can be seen without it.
+
+    `error` is what came of asking it. `instance` is None where only a socket was named.
+    """
+    places = [Path(state_dir)] if state_dir is not None else _usual_places(instance)
+    directory = next((each for each in places if _is_state(each)), None)
+    if directory is None and state_dir is not None:
+        directory = Path(state_dir)
+    owner = None if directory is None else _owner(directory)
+    if owner is None:
+        control = _finding("control.unreachable", "problem", error, _LOG)
+    else:
+        text = f"process {owner} has the state directory {directory}, and does not answer: {error}"
+        control = _finding("control.silent", "problem", text, f"restart it. {_LOG}")
+    return [
+        control,
+        _disk(directory),
+        *_targets(Path(config), must_be=config_must_be),
+        _finding(
+            "network.untested", "warning", "interfaces, multicast, peers and clock: only p2pd can"
+        ),
+    ]
+
+
+_LOG: Final = "why it stopped or hangs is in its log: `journalctl -u p2pd`"
+
+
+def _finding(code: str, level: str, text: str, remedy: str | None = None) -> "FindingJson":
+    check = code.partition(".")[0]
+    return {"check": check, "code": code, "level": level, "text": text, "remedy": remedy}
+
+
+def _usual_places(instance: str | None) -> list[Path]:
+    """Where `p2pd` and its units keep state: see docs/operations.md."""
+    if instance is None:
+        return []
+    system = [Path("/var/lib/p2pd", instance)]
+    if instance == "default":
+        system.append(Path("/var/lib/p2pd"))
+    home = os.environ.get("XDG_STATE_HOME", "")
+    if not home.startswith("/"):
+        home = f"{os.environ.get('HOME', '')}/.local/state"
+    own = [Path(home, "p2pd", instance)]
+    return system + own if os.geteuid() == 0 else own + system
+
+
+def _is_state(directory: Path) -> bool:
+    try:
+        return any((directory / name).exists() for name in _TRACES)
+    except PermissionError:
+        return False
+
+
+def _owner(directory: Path) -> int | None:
+    """Return the process that has a state directory locked (proc(5), /proc/locks)."""
+    with suppress(OSError, ValueError):
+        lock = directory / "lock"
+        found, written = lock.stat(), lock.read_text().strip()
+        device = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}"
+        for line in Path("/proc/locks").read_text().splitlines():
+            kind, _, _, pid, file = line.split()[1:6]
+            where, _, inode = file.rpartition(":")
+            # Some file systems have another device number there than in stat(2).
+            same = inode == str(found.st_ino) and (where == device or pid == written)
+            if kind == "FLOCK" and same:
+                return int(pid)
+    return None
+
+
+def _disk(directory: Path | None) -> "FindingJson":
+    if directory is None:
+        return _finding(
+            "disk.untested",
+            "warning",
+            "no state directory is where it is by default, or this user may not look there",
+            "name it with --state-dir DIR, or use sudo",
+        )
+    try:
+        with tempfile.TemporaryFile(dir=directory) as probe:
+            probe.write(bytes(_PROBE_BYTES))
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as error:
+        if error.errno in _FULL:
+            text = f"the disk of {directory} is full: {error.strerror}"
+            return _finding("disk.full", "problem", text, "free some room there")
+        if isinstance(error, PermissionError) and os.geteuid() != 0:
+            text = f"{directory} belongs to another user: whether it can be written to is not known"
+            return _finding("disk.untested", "warning", text, "use sudo")
+        text = f"{directory} can't be written to: {error.strerror}"
+        remedy = "make it writable for the user that runs p2pd, or choose another with --state-dir"
+        return _finding("disk.refuses", "problem", text, remedy)
+    return _finding("disk.ok", "ok", f"{directory} is writable")
+
+
+def _targets(config: Path, *, must_be: bool) -> "Iterable[FindingJson]":
+    try:
+        with config.open("rb") as file:
+            discovery = tomllib.load(file).get("discovery", {})
+    except FileNotFoundError:
+        if must_be:
+            yield _finding("config.unreadable", "problem", f"{config}: no such file", _CHECK)
+        return
+    except (OSError, ValueError) as error:
+        yield _finding("config.unreadable", "problem", f"{config}: {error}", _CHECK)
+        return
+    targets = [("seed", text) for text in _texts(discovery, "seeds")]
+    targets += [("bootstrap", text) for text in _texts(discovery, "bootstrap")]
+    with ThreadPoolExecutor(_MAX_TARGETS) as pool:
+        yield from pool.map(lambda target: _target(*target), targets[:_MAX_TARGETS])
+
+
+_CHECK: Final = "`p2pd --config FILE --check` says what is wrong with it"
+
+
+def _texts(discovery: object, name: str) -> list[str]:
+    found: Any = discovery.get(name, []) if isinstance(discovery, Mapping) else []
+    return [each for each in found if isinstance(each, str)] if isinstance(found, list) else []
+
+
+def _target(check: str, text: str) -> "FindingJson":
+    host, _, port = text.rpartition(":")
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        remedy = "correct the name, or mend the name service of this host"
+        return _finding(f"{check}.unresolved", "problem", f"{text}: {error}", remedy)
+    said = ""
+    for family, kind, *_, address in found:
+        with socket.socket(family, kind) as sock:
+            sock.settimeout(_DIAL_SECONDS)
+            try:
+                sock.connect(address)
+            except OSError as error:
+                said = error.strerror or f"no answer within {_DIAL_SECONDS:g} s"
+            else:
+                return _finding(f"{check}.ok", "ok", f"{text} takes connections")
+    remedy = "see whether p2pd runs there and its firewall lets this TCP port in"
+    return _finding(f"{check}.unreachable", "problem", f"{text}: {said}", remedy)

@@ -1,0 +1,252 @@
+"""From what was observed to what is wrong."""
+
+from collections.abc import Iterable
+from statistics import median
+
+from p2pd.core.findings import (
+    Finding,
+    Findings,
+    Level,
+    listed,
+    ok,
+    problem,
+    warning,
+    worse_alone,
+)
+from p2pd.core.history import MAX_SKEW
+from p2pd.core.lan_diagnosis import interfaces, multicast
+from p2pd.core.observations import ClockSeen, Observations, RefusalSeen, TargetSeen
+
+# Below so much free space the disk will be full soon: the database's log alone takes 8 MiB.
+LOW_DISK = 64 << 20
+
+
+def diagnose(seen: Observations) -> list[Finding]:
+    """Return all findings, check by check; each check has at least one."""
+    findings = [
+        *_disk(seen),
+        *interfaces(seen),
+        *multicast(seen),
+        *_refusals(seen),
+        *_targets(seen),
+        *_inbound(seen),
+        *_clock(seen),
+    ]
+    explained = any(each.level is Level.PROBLEM for each in findings)
+    return [*findings, *_peers(seen, explained=explained)]
+
+
+def _disk(seen: Observations) -> Findings:
+    disk = seen.disk
+    free = f"{disk.free / (1 << 20):,.0f} MiB free"
+    if disk.full:
+        yield problem(
+            "disk.full",
+            f"the disk of {disk.directory} is full: {disk.refusal}",
+            "free some room there; p2pd goes on by itself",
+        )
+    elif disk.refusal is not None:
+        yield problem(
+            "disk.refuses",
+            f"{disk.directory} can't be written to: {disk.refusal}",
+            "make it writable for the user that runs p2pd; a disk that became read-only has errors",
+        )
+    elif disk.free < LOW_DISK:
+        yield warning(
+            "disk.low", f"{disk.directory} is writable, with {free}", "free some room there"
+        )
+    else:
+        yield ok("disk.ok", f"{disk.directory or 'the store'} is writable, {free}")
+
+
+_REFUSALS = {
+    "network_key": (
+        "network.key",
+        "does not hold the same network key (node.network_key_file)",
+        "copy the key file from one node to all, then restart p2pd",
+    ),
+    "network": (
+        "network.name",
+        "is of another network than {network!r}",
+        "set the same node.network on all nodes",
+    ),
+    "version": (
+        "network.version",
+        "speaks no common version of the protocol",
+        "upgrade the older of the two",
+    ),
+    "difficulty": (
+        "network.difficulty",
+        "asks for more proof of work than the other has",
+        "set the same identity.difficulty on all nodes, then restart p2pd",
+    ),
+    "man_in_the_middle": (
+        "network.intercepted",
+        "is behind something that terminates TLS between the two",
+        "find out what it is before you go on",
+    ),
+}
+
+
+def _refusals(seen: Observations) -> Findings:
+    clashes = [each for each in seen.refusals if each.reason == "identity_clash"]
+    if clashes:
+        ago = min(each.seconds_ago for each in clashes)
+        yield problem(
+            "identity.clash",
+            f"another running node has this node's identity, at {_hosts(clashes)} "
+            f"({ago:.0f} s ago); a cloned disk or a copied state directory?",
+            "stop one of the two, move its identity.json away and start it again",
+        )
+    else:
+        yield ok("identity.ok", "no other node was seen with this node's identity")
+    refused = False
+    for reason, (code, text, remedy) in _REFUSALS.items():
+        found = [each for each in seen.refusals if each.reason == reason]
+        if found:
+            refused = True
+            who = f"the node at {_hosts(found)} {text.format(network=seen.network)}"
+            always = reason == "man_in_the_middle"
+            level = Level.PROBLEM if always else worse_alone(seen)
+            yield Finding(code, level, who, remedy)
+    if not refused:
+        yield ok("network.ok", f"nobody was refused by network {seen.network!r} or its key")
+
+
+def _targets(seen: Observations) -> Findings:
+    for target in seen.targets:
+        check = "seed" if target.seed else "bootstrap"
+        level = Level.PROBLEM if target.seed else worse_alone(seen)
+        if target.unresolved is not None:
+            yield Finding(
+                f"{check}.unresolved",
+                level,
+                f"{target.text}: {target.unresolved}",
+                f"correct the name in discovery.{_key(target)}, or mend the name service "
+                "of this host",
+            )
+        elif target.answered is None:
+            yield Finding(
+                f"{check}.unreachable",
+                level,
+                f"{target.text}: {target.failure}",
+                _target_remedy(target),
+            )
+        else:
+            yield ok(f"{check}.ok", f"{target.text} answers at {target.answered}")
+
+
+def _key(target: TargetSeen) -> str:
+    return "seeds" if target.seed else "bootstrap"
+
+
+def _target_remedy(target: TargetSeen) -> str:
+    if target.reason in _REFUSALS:
+        return _REFUSALS[target.reason][2]
+    return (
+        "see whether p2pd runs there and its firewall lets this TCP port in; "
+        f"else correct discovery.{_key(target)}"
+    )
+
+
+def _inbound(seen: Observations) -> Findings:
+    if not seen.dials:
+        why = "no connected peer can try it" if seen.other_hosts else "no other host is connected"
+        yield warning("inbound.untested", f"whether others can connect to this node: {why}")
+        return
+    reached = [each for each in seen.dials if each.outcome == "reached"]
+    if reached:
+        yield ok("inbound.ok", f"{reached[0].peer} connected to {reached[0].address}")
+        return
+    first = min(seen.dials, key=lambda each: (not each.own, each.outcome))
+    port = first.address.rpartition(":")[2]
+    if not first.own:
+        yield problem(
+            "inbound.translated",
+            f"{first.peer} sees this node at {first.address}, which is no address of this host, "
+            "and can't connect to it: a router between translates addresses (NAT)",
+            f"forward TCP port {port} of the router to this host",
+        )
+        return
+    code, why = _CLOSED[first.outcome]
+    yield problem(
+        code,
+        f"{first.peer} dialled {first.address} and {why}",
+        f"let TCP port {port} in (docs/operations.md, Ports and firewall)",
+    )
+
+
+_CLOSED = {
+    "silent": (
+        "inbound.dropped",
+        "got no answer: a firewall, most likely this host's, drops incoming TCP",
+    ),
+    "refused": (
+        "inbound.refused",
+        "was refused: a firewall rejects it, or p2pd does not listen there",
+    ),
+}
+
+
+def _clock(seen: Observations) -> Findings:
+    off = [each for each in seen.clocks if abs(each.ahead) > MAX_SKEW]
+    if not seen.clocks:
+        yield warning("clock.untested", "the clock: no peer is connected to compare it with")
+    elif not off:
+        most = max(abs(each.ahead) for each in seen.clocks)
+        yield ok("clock.ok", f"within {most:.1f} s of those of {_count(seen.clocks, 'peer')}")
+    elif len(off) * 2 <= len(seen.clocks):
+        yield warning(
+            "clock.peer",
+            "; ".join(
+                f"the clock of {each.peer} is {_ahead(each.ahead)} this one" for each in off[:3]
+            ),
+            "set the clock there (`timedatectl set-ntp true`): its messages are dropped",
+        )
+    else:
+        # The others' are ahead where this one's is behind.
+        ahead = -median(each.ahead for each in off)
+        than = f"those of {len(off)} of {_count(seen.clocks, 'peer')}"
+        if len(seen.clocks) == 1:
+            than = f"that of {off[0].peer}, the only peer: one of the two is wrong"
+        yield problem(
+            "clock.wrong",
+            f"this host's clock is {_ahead(ahead)} {than}",
+            "set the clock (`timedatectl set-ntp true`): messages dated so far off are dropped",
+        )
+
+
+def _ahead(seconds: float) -> str:
+    minutes = abs(seconds) / 60
+    return f"{minutes:,.0f} min {'ahead of' if seconds > 0 else 'behind'}"
+
+
+def _peers(seen: Observations, *, explained: bool) -> Findings:
+    if seen.connected:
+        yield ok("peers.ok", f"{seen.connected} connected, {seen.known} known")
+        return
+    level = Level.WARNING if explained else Level.PROBLEM
+    if seen.known or seen.unreachable:
+        said = "; ".join(seen.unreachable[:3]) or "none was dialled yet"
+        yield Finding(
+            "peers.unreachable",
+            level,
+            f"no peer is connected; of {seen.known} known: {said}",
+            "see whether p2pd runs there and its firewall lets its TCP port in; "
+            "`p2pctl why PEER` says more",
+        )
+    else:
+        yield Finding(
+            "peers.none",
+            level,
+            "no other node is known: none runs where multicast reaches",
+            "start one; where multicast does not reach, name one with --bootstrap HOST:PORT",
+        )
+
+
+def _count(items: tuple[ClockSeen, ...], noun: str) -> str:
+    return f"{len(items)} {noun}{'' if len(items) == 1 else 's'}"
+
+
+def _hosts(found: Iterable[RefusalSeen]) -> str:
+    return listed({each.address for each in found})

@@ -1,0 +1,115 @@
+"""What the doctor looks at: plain facts of one node at one moment, for `core.diagnosis`."""
+
+import attrs
+
+
+@attrs.frozen
+class LinkSeen:
+    """One multicast group on one interface.
+
+    `trouble` is why it can't be joined or sent to; `listening` whether this node listens on
+    an address there, without which it sends nothing. `looped`: its own beacon came back.
+    `hosts` and `foreign` are the hosts from which other nodes answered: of this network, and
+    of others; `own_hosts` those among `hosts` that are this very host.
+    """
+
+    group: str
+    trouble: str | None = None
+    listening: bool = True
+    looped: bool = True
+    hosts: tuple[str, ...] = ()
+    own_hosts: tuple[str, ...] = ()
+    foreign: tuple[str, ...] = ()
+
+
+@attrs.frozen
+class InterfaceSeen:
+    """One interface that is up; `used` as the configuration has it."""
+
+    name: str
+    addresses: tuple[str, ...] = ()
+    loopback: bool = False
+    used: bool = True
+    links: tuple[LinkSeen, ...] = ()
+
+
+@attrs.frozen
+class TargetSeen:
+    """One bootstrap or seed address of the configuration, as it stands there.
+
+    `unresolved` is why its name has no address. `answered`: the address at which a node is,
+    None where there is none; `failure` then is what the last address said, and `reason` the
+    code of that: `dial_failed`, `connection_lost`, or why either side refused the other.
+    """
+
+    text: str
+    seed: bool
+    unresolved: str | None = None
+    answered: str | None = None
+    failure: str = ""
+    reason: str = ""
+
+
+@attrs.frozen
+class RefusalSeen:
+    """A handshake that came to nothing: the code of why, with whom, how many seconds ago."""
+
+    reason: str
+    address: str
+    seconds_ago: float
+
+
+@attrs.frozen
+class DialSeen:
+    """What came of a peer's dial back: `outcome` is reached, refused or silent.
+
+    `own`: whether the host of `address` is one of this host's own addresses.
+    """
+
+    peer: str
+    address: str
+    outcome: str
+    own: bool = True
+
+
+@attrs.frozen
+class ClockSeen:
+    """By how many seconds a peer's clock is ahead of this one's."""
+
+    peer: str
+    ahead: float
+
+
+@attrs.frozen
+class DiskSeen:
+    """The disk under the state directory; see `store.base.Disk`."""
+
+    directory: str
+    free: int
+    refusal: str | None = None
+    full: bool = False
+
+
+@attrs.frozen
+class Observations:
+    """All of it. `patterns` are `discovery.multicast.interfaces`; `listening` is where.
+
+    `connected` and `known` count peers; `other_hosts` are the hosts of those connected that
+    are not this one; `unreachable` says of some that are not connected why.
+    """
+
+    network: str
+    multicast_port: int
+    listening: tuple[str, ...] = ()
+    multicast: bool = True
+    patterns: tuple[str, ...] = ()
+    interfaces: tuple[InterfaceSeen, ...] = ()
+    targets: tuple[TargetSeen, ...] = ()
+    refusals: tuple[RefusalSeen, ...] = ()
+    dials: tuple[DialSeen, ...] = ()
+    clocks: tuple[ClockSeen, ...] = ()
+    disk: DiskSeen = DiskSeen("", 0)
+    connected: int = 0
+    other_hosts: tuple[str, ...] = ()
+    known: int = 0
+    unreachable: tuple[str, ...] = ()

@@ -1,0 +1,104 @@
+"""Can others open a connection to this node? They are asked to try, and so is it by them.
+
+Who asks can have dialled only the very host that its question comes from, and only at a
+port that its own signed record announces: never anybody else. All that it gets is one
+connection, on which nothing but the opening of TLS is said.
+"""
+
+from contextlib import suppress
+
+import trio
+
+from p2pd.address import Address
+from p2pd.core.bounded import BoundedTable
+from p2pd.core.budget import Budget
+from p2pd.errors import BadMessage, Busy, DialFailed, NotFound, P2PError
+from p2pd.node.connection import Connection
+from p2pd.node.dispatch import Call, Dispatch
+from p2pd.node.env import Env
+from p2pd.node.roster import Roster
+from p2pd.wire.messages import DialBack, DialedBack, Failed
+
+REACHED, REFUSED, SILENT = OUTCOMES = ("reached", "refused", "silent")
+# Seconds that a dial for another may take. An honest one on a LAN takes milliseconds.
+WITHIN = 2.0
+# For all who ask together: dials under way, in a row, and a second from then on; of one host,
+# the seconds between two.
+MAX_DIALS_BACK = 4
+DIALS_BACK_AT_ONCE = 16
+DIALS_BACK_PER_SECOND = 1.0
+DIAL_BACK_AGAIN = 1.0
+_MAX_HOSTS = 1024
+
+
+class DialingBack:
+    """Dials back those who ask for it, and asks others to; `run` must be running for both."""
+
+    def __init__(self, env: Env, roster: Roster, dispatch: Dispatch) -> None:
+        self._env = env
+        self._registry = roster.registry
+        self._budget = Budget(DIALS_BACK_AT_ONCE, DIALS_BACK_PER_SECOND)
+        self._under_way = 0
+        self._last = BoundedTable[str, float](_MAX_HOSTS)
+        self._nursery: trio.Nursery | None = None
+        dispatch.add(DialBack, self._take)
+
+    async def run(self) -> None:
+        """Dial for others, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            await trio.sleep_forever()
+
+    async def ask(self, connection: Connection) -> DialedBack | None:
+        """Have a peer dial this node; None where it can't or won't say what came of it."""
+        with suppress(P2PError):
+            # Its dial takes its time, and so do the two ways.
+            reply = await connection.request(DialBack(), WITHIN + 1)
+            if isinstance(reply, Failed) and reply.code == Busy.code:
+                await trio.sleep(DIAL_BACK_AGAIN)
+                reply = await connection.request(DialBack(), WITHIN + 1)
+            if isinstance(reply, DialedBack):
+                return reply
+        return None
+
+    def _take(self, call: Call, _: DialBack) -> None:
+        address, now = self._address_of(call), trio.current_time()
+        lately = now - self._last.get(address.host, -DIAL_BACK_AGAIN) < DIAL_BACK_AGAIN
+        full = self._under_way >= MAX_DIALS_BACK or self._nursery is None
+        if lately or full or not self._budget.spend(1, now):
+            raise Busy("too many dials back are asked for; try again")
+        self._last[address.host] = now
+        self._under_way += 1
+        if self._nursery is not None:
+            self._nursery.start_soon(self._dial, call, address)
+
+    def _address_of(self, call: Call) -> Address:
+        """Return what may be dialled for the one who asks; raises `NotFound`."""
+        host = call.connection.remote.host
+        entry = self._registry.get(call.connection.node_id)
+        # Over loopback, as from a proxy on this host, it would be this host's own ports.
+        if entry is None or entry.signed is None or call.connection.remote.ip.is_loopback:
+            raise NotFound("nothing to dial back from here")
+        try:
+            announced = self._env.records.open(entry.signed).addresses
+        except BadMessage as error:
+            raise NotFound(str(error)) from None
+        ports = [each.port for each in announced if each.host == host]
+        # Behind a router that translates addresses, none is the one that it shows to others.
+        ports += [each.port for each in announced]
+        if not ports:
+            raise NotFound("no address is announced to dial back")
+        return Address(host, ports[0])
+
+    async def _dial(self, call: Call, address: Address) -> None:
+        outcome = SILENT
+        try:
+            with trio.move_on_after(WITHIN):
+                stream = await self._env.network.dial(address)
+                await stream.aclose()
+                outcome = REACHED
+        except DialFailed:
+            outcome = REFUSED
+        finally:
+            self._under_way -= 1
+        call.answer(DialedBack(str(address)[:64], outcome))

@@ -1,0 +1,228 @@
+"""Looks at the node that it is part of, tries out what can be tried, and says what is wrong."""
+
+from collections.abc import Iterable
+
+import attrs
+import trio
+
+from p2pd.address import Address
+from p2pd.config import Config
+from p2pd.core.diagnosis import diagnose
+from p2pd.core.entries import Source, Status
+from p2pd.core.findings import Finding
+from p2pd.core.observations import (
+    ClockSeen,
+    DialSeen,
+    DiskSeen,
+    InterfaceSeen,
+    Observations,
+    RefusalSeen,
+    TargetSeen,
+)
+from p2pd.errors import DialFailed, HandshakeRefused, P2PError
+from p2pd.hosts import parse_address
+from p2pd.node.connection import Connection
+from p2pd.node.dial_back import OUTCOMES, DialingBack
+from p2pd.node.dialer import Dialer
+from p2pd.node.env import Env
+from p2pd.node.own_record import OwnRecord
+from p2pd.node.refusals import Refusals
+from p2pd.node.roster import Roster, describe
+from p2pd.node.soundings import Soundings
+from p2pd.wire.handshake import Reason
+from p2pd.wire.messages import Ping
+
+# Seconds that a question, a dial or a look at the name service may take; they go side by side.
+WITHIN = 3.0
+# For what was in backoff, and is tried anew, until peers are asked.
+_SETTLE = 0.5
+# Peers asked to dial back: where one can't, another may.
+MAX_ASKED = 3
+# Peers whose clocks are read: enough for a majority.
+MAX_CLOCKS = 8
+# Configured names that are looked up and dialled, and addresses of each: the others are not.
+MAX_TARGETS = 16
+MAX_ADDRESSES = 4
+# A refusal that is older may have been mended.
+REFUSALS_SECONDS = 300.0
+# There is a node, whatever it says.
+_THERE = {Reason.ONESELF, Reason.DUPLICATE, Reason.FULL}
+
+
+@attrs.define
+class _Notes:
+    """What is written down in the course of an examination."""
+
+    interfaces: tuple[InterfaceSeen, ...] = ()
+    targets: list[TargetSeen] = attrs.field(factory=list)
+    dials: list[DialSeen] = attrs.field(factory=list)
+    clocks: list[ClockSeen] = attrs.field(factory=list)
+    disk: DiskSeen = attrs.field(factory=lambda: DiskSeen("", 0))
+
+
+class Doctor:
+    """Examines its node; `refusals` must be told of all events."""
+
+    def __init__(
+        self,
+        env: Env,
+        roster: Roster,
+        dialer: Dialer,
+        soundings: Soundings,
+        dialing_back: DialingBack,
+        own: OwnRecord,
+    ) -> None:
+        self.refusals = Refusals()
+        self._env = env
+        self._roster = roster
+        self._dialer = dialer
+        self._soundings = soundings
+        self._dialing_back = dialing_back
+        self._own = own
+        self._turn = trio.Lock()
+
+    async def examine(self, config: Config) -> list[Finding]:
+        """Try everything out, and return what was found; takes some seconds.
+
+        One examination at a time: who comes meanwhile waits for its turn.
+        """
+        async with self._turn:
+            return diagnose(await self._observe(config))
+
+    async def _observe(self, config: Config) -> Observations:
+        notes = _Notes()
+        # What failed long ago may do so for another reason now.
+        self._roster.registry.retry_now()
+        self._dialer.wake()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._sound, notes)
+            nursery.start_soon(self._try_disk, notes)
+            nursery.start_soon(self._ask_peers, notes)
+            targets = [TargetSeen(text, seed=True) for text in config.discovery.seeds]
+            targets += [TargetSeen(text, seed=False) for text in config.discovery.bootstrap]
+            for target in targets[:MAX_TARGETS]:
+                nursery.start_soon(self._try_target, target, notes)
+        registry, wall = self._roster.registry, self._env.wall_clock()
+        apart = [each for each in registry if each.status is not Status.CONNECTED]
+        multicast = config.discovery.multicast
+        return Observations(
+            network=config.node.network,
+            multicast_port=multicast.port,
+            listening=tuple(map(str, self._own.listening)),
+            multicast=multicast.enabled,
+            patterns=multicast.interfaces,
+            interfaces=notes.interfaces,
+            targets=tuple(sorted(notes.targets, key=lambda each: (not each.seed, each.text))),
+            refusals=tuple(
+                RefusalSeen(each.reason, each.address, max(0.0, wall - each.time))
+                for each in self.refusals.since(wall - REFUSALS_SECONDS)
+                if each.peer not in self._roster.connections
+            ),
+            dials=tuple(notes.dials),
+            clocks=tuple(notes.clocks),
+            disk=notes.disk,
+            connected=len(self._roster.connections),
+            other_hosts=tuple(_plain(each) for each in self._elsewhere()),
+            known=len(registry),
+            unreachable=tuple(
+                f"{describe(each)}: {each.last_error}" for each in apart if each.last_error
+            ),
+        )
+
+    async def _sound(self, notes: _Notes) -> None:
+        notes.interfaces = await self._soundings.take()
+
+    async def _try_disk(self, notes: _Notes) -> None:
+        disk = await self._env.store.try_disk()
+        notes.disk = DiskSeen(disk.directory, disk.free, disk.refusal, disk.full)
+
+    async def _ask_peers(self, notes: _Notes) -> None:
+        await trio.sleep(_SETTLE)
+        async with trio.open_nursery() as nursery:
+            for connection in self._elsewhere()[:MAX_ASKED]:
+                nursery.start_soon(self._have_dialled, connection, notes)
+            for connection in self._shuffled(self._roster.connections.values())[:MAX_CLOCKS]:
+                nursery.start_soon(self._read_clock, connection, notes)
+
+    async def _have_dialled(self, connection: Connection, notes: _Notes) -> None:
+        reply = await self._dialing_back.ask(connection)
+        if reply is None or reply.outcome not in OUTCOMES:
+            return
+        try:
+            host = Address.parse(reply.address).host
+        except ValueError:
+            return
+        own = host.partition("%")[0] in self._own_hosts()
+        notes.dials.append(DialSeen(self._name(connection), reply.address, reply.outcome, own))
+
+    async def _read_clock(self, connection: Connection, notes: _Notes) -> None:
+        asked_at = trio.current_time()
+        try:
+            await connection.request(Ping(), WITHIN)
+        except P2PError:
+            return
+        if connection.peer_ms is not None:
+            # Its answer was half of the time on its way.
+            now = self._env.wall_clock() - (trio.current_time() - asked_at) / 2
+            ahead = connection.peer_ms / 1000 - now
+            notes.clocks.append(ClockSeen(self._name(connection), ahead))
+
+    async def _try_target(self, seen: TargetSeen, notes: _Notes) -> None:
+        try:
+            addresses = await self._resolve(seen.text)
+        except DialFailed as error:
+            notes.targets.append(attrs.evolve(seen, unresolved=str(error)))
+            return
+        for address in addresses[:MAX_ADDRESSES]:
+            seen = await self._try_address(address, seen)
+            if seen.answered is not None:
+                break
+        notes.targets.append(seen)
+
+    async def _resolve(self, text: str) -> list[Address]:
+        host, port = parse_address(text)
+        with trio.move_on_after(WITHIN):
+            return await self._env.network.resolve(host, port)
+        raise DialFailed(f"can't resolve {host}: no answer within {WITHIN:g} s")
+
+    async def _try_address(self, address: Address, seen: TargetSeen) -> TargetSeen:
+        there = attrs.evolve(seen, answered=str(address))
+        if any(
+            entry.status is Status.CONNECTED and address in entry.answered
+            for entry in self._roster.registry
+        ):
+            return there
+        try:
+            with trio.move_on_after(WITHIN):
+                # Not as a seed's, which would be kept, however many there are.
+                await self._dialer.dial(address, Source.BOOTSTRAP)
+                return there
+        except P2PError as error:
+            reason = error.reason if isinstance(error, HandshakeRefused) else error.code
+            if reason in _THERE:
+                return there
+            return attrs.evolve(seen, failure=str(error), reason=reason)
+        silent = f"{address} did not answer within {WITHIN:g} s"
+        return attrs.evolve(seen, failure=silent, reason=DialFailed.code)
+
+    def _elsewhere(self) -> list[Connection]:
+        """Return the connections to other hosts, in a random order."""
+        here = self._own_hosts()
+        connections = self._roster.connections.values()
+        return self._shuffled(each for each in connections if _plain(each) not in here)
+
+    def _own_hosts(self) -> set[str]:
+        return {host for each in self._env.network.interfaces() for host in each.addresses}
+
+    def _shuffled(self, connections: Iterable[Connection]) -> list[Connection]:
+        chosen = list(connections)
+        self._env.rng.shuffle(chosen)
+        return chosen
+
+    def _name(self, connection: Connection) -> str:
+        entry = self._roster.registry.get(connection.node_id)
+        return str(connection.remote) if entry is None else describe(entry)
+
+
+def _plain(connection: Connection) -> str:
+    return connection.remote.host.partition("%")[0]

@@ -1,0 +1,107 @@
+"""`p2pctl doctor`: what it shows, and what it finds out where no daemon answers."""
+
+import fcntl
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from p2pctl import doctor
+from p2pctl.cli import main
+from p2pd.node.snapshot import FindingResult
+from tests.p2pctl.conftest import Daemon
+
+Captured = pytest.CaptureFixture[str]
+PROBLEM = FindingResult(
+    "multicast", "multicast.dropped", "problem", "lan0: dropped\x1b", "let UDP port 41000 in"
+)
+WARNING = FindingResult("clock", "clock.untested", "warning", "no peer", None)
+
+
+@pytest.fixture(autouse=True)
+def nothing_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Look for state and configuration where the test has them, not where they really are."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(doctor, "DEFAULT_CONFIG", str(tmp_path / "p2pd.toml"))
+
+
+def findings(capsys: Captured, *argv: str, code: int = 1) -> dict[str, dict[str, Any]]:
+    assert main(["--json", "doctor", *argv]) == code
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return {each["code"]: each for each in json.loads(captured.out)["findings"]}
+
+
+def test_a_problem_is_shown_with_its_remedy_and_exit_code_1(
+    daemon: Daemon, capsys: Captured
+) -> None:
+    assert main(["doctor"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "all is well"
+    daemon.node.findings = [PROBLEM, WARNING]
+    assert main(["doctor"]) == 1
+    control, problem, remedy, warning, _, summary = capsys.readouterr().out.splitlines()
+    assert control == f"ok       control    p2pd answers at {daemon.path}"
+    assert problem == r"problem  multicast  lan0: dropped\x1b"
+    assert remedy == "                    -> let UDP port 41000 in"
+    assert warning == "warning  clock      no peer"
+    assert summary == "1 problem, 1 warning"
+
+
+def test_a_warning_is_no_failure(daemon: Daemon, capsys: Captured) -> None:
+    daemon.node.findings = [WARNING]
+    assert set(findings(capsys, code=0)) == {"control.ok", "clock.untested"}
+
+
+def test_without_a_daemon_the_socket_and_the_disk_are_looked_at(
+    tmp_path: Path, capsys: Captured
+) -> None:
+    state = tmp_path / "state" / "p2pd" / "test"
+    state.mkdir(parents=True)
+    (state / "lock").touch()
+    found = findings(capsys, "--instance", "test")
+    assert "is it running" in found["control.unreachable"]["text"]
+    assert found["disk.ok"]["text"] == f"{state} is writable"
+    assert "network.untested" in found
+    assert list(state.iterdir()) == [state / "lock"]
+
+
+def test_a_daemon_that_does_not_answer_is_named(tmp_path: Path, capsys: Captured) -> None:
+    with (tmp_path / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found = findings(capsys, "--instance", "test", "--state-dir", str(tmp_path))
+        assert f"process {os.getpid()} " in found["control.silent"]["text"]
+
+
+def test_a_state_directory_that_is_not_there(tmp_path: Path, capsys: Captured) -> None:
+    gone = findings(capsys, "--state-dir", str(tmp_path / "gone"), "--instance", "test")
+    assert "No such file" in gone["disk.refuses"]["text"]
+    assert "disk.untested" in findings(capsys, "--instance", "test")
+
+
+def test_names_of_the_configuration_are_looked_up_and_dialled(
+    tmp_path: Path, capsys: Captured
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as open_one, socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        there, not_there = (f"127.0.0.1:{each.getsockname()[1]}" for each in (open_one, closed))
+        (tmp_path / "p2pd.toml").write_text(
+            f'[discovery]\nseeds = ["{there}", "{not_there}"]\nbootstrap = [".:1"]\n'
+        )
+        found = findings(capsys, "--instance", "test")
+    assert there in found["seed.ok"]["text"]
+    assert not_there in found["seed.unreachable"]["text"]
+    assert "bootstrap.unresolved" in found
+
+
+@pytest.mark.parametrize("content", [None, "[discovery", "discovery = 3", "[discovery]\nseeds = 1"])
+def test_any_configuration_is_survived(
+    tmp_path: Path, capsys: Captured, content: str | None
+) -> None:
+    file = tmp_path / "mine.toml"
+    if content is not None:
+        file.write_text(content)
+    found = findings(capsys, "--instance", "test", "--config", str(file))
+    assert ("config.unreadable" in found) == (content in {None, "[discovery"})
