@@ -49,7 +49,9 @@ def look(
         _disk(directory),
         *_targets(Path(config), must_be=config_must_be),
         _finding(
-            "network.untested", "warning", "interfaces, multicast, peers and clock: only p2pd can"
+            "network.untested",
+            "warning",
+            "not tested, as only p2pd can: interfaces, multicast, peers and clock",
         ),
     ]
 

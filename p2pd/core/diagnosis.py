@@ -152,7 +152,9 @@ def _target_remedy(target: TargetSeen) -> str:
 def _inbound(seen: Observations) -> Findings:
     if not seen.dials:
         why = "no connected peer can try it" if seen.other_hosts else "no other host is connected"
-        yield warning("inbound.untested", f"whether others can connect to this node: {why}")
+        yield warning(
+            "inbound.untested", f"not tested whether others can connect to this node: {why}"
+        )
         return
     reached = [each for each in seen.dials if each.outcome == "reached"]
     if reached:
@@ -191,7 +193,7 @@ _CLOSED = {
 def _clock(seen: Observations) -> Findings:
     off = [each for each in seen.clocks if abs(each.ahead) > MAX_SKEW]
     if not seen.clocks:
-        yield warning("clock.untested", "the clock: no peer is connected to compare it with")
+        yield warning("clock.untested", "not compared: no peer is connected")
     elif not off:
         most = max(abs(each.ahead) for each in seen.clocks)
         yield ok("clock.ok", f"within {most:.1f} s of those of {_count(seen.clocks, 'peer')}")
