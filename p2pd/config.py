@@ -117,6 +117,13 @@ class MulticastConfig:
         "Time between two beacons of a node that has been up for a while.",
         reload=True,
     )
+    passive: bool = _key(
+        default=False,
+        rule=_FLAG,
+        doc="Whether to send beacons at that interval only, with no burst at the start and no "
+        "answer to others. Nodes then find each other within an interval instead of at once.",
+        reload=True,
+    )
     interfaces: tuple[str, ...] = _key(
         (),
         list_of(

@@ -1,7 +1,8 @@
 """LAN discovery: beacons by multicast, on every suitable interface, as these come and go.
 
 A fresh node sends a quick burst, then one beacon each interval; whoever hears an unknown
-node answers at once. Nothing in a beacon is believed: it only says whom to dial.
+node answers at once. A passive node does neither: its beacons come at the interval only.
+Nothing in a beacon is believed: it only says whom to dial.
 """
 
 import logging
@@ -193,11 +194,8 @@ class Discovery:
             await trio.sleep(self.config.interval)
 
     async def _send_beacons(self, link: Link) -> None:
-        started = trio.current_time()
-        for at in BURST:
-            await trio.sleep_until(started + at)
-            link.answer = trio.Event()
-            await self._send(link)
+        if not self.config.passive:
+            await self._send_burst(link)
         next_beacon = trio.current_time() + self._interval()
         while True:
             with trio.move_on_at(next_beacon):
@@ -209,6 +207,13 @@ class Discovery:
             if not asked:
                 next_beacon = trio.current_time() + self._interval()
             await trio.sleep(ANSWER_GAP)
+
+    async def _send_burst(self, link: Link) -> None:
+        started = trio.current_time()
+        for at in BURST:
+            await trio.sleep_until(started + at)
+            link.answer = trio.Event()
+            await self._send(link)
 
     def _interval(self) -> float:
         return self.config.interval * self._env.rng.uniform(0.9, 1.1)
@@ -289,10 +294,10 @@ class Discovery:
         if entry.status is Status.CONNECTED:
             # Perhaps it restarted, and that connection is dead: let it hear of us.
             if self._remember(beacon, link):
-                link.answer.set()
+                self._answer(link)
             return
         if self._remember(beacon, link):
-            link.answer.set()
+            self._answer(link)
             self._events.emit(
                 "peer.discovered",
                 f"heard a beacon of {beacon.node_id.hex()[:12]} from {address} "
@@ -304,6 +309,10 @@ class Discovery:
         polite = self._env.identity.node_id > beacon.node_id
         self._registry.retry_now(entry, at=now + POLITE_DELAY if polite else 0.0)
         self._dialer.wake()
+
+    def _answer(self, link: Link) -> None:
+        if not self.config.passive:
+            link.answer.set()
 
     def _remember(self, beacon: Beacon, link: Link) -> bool:
         """Note that a process was heard on a link; returns whether that is news."""

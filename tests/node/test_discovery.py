@@ -1,5 +1,6 @@
 """Nodes find each other: by multicast, by bootstrap, again after a restart."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -306,6 +307,54 @@ async def test_who_is_heard_right_after_a_beacon_is_answered_too(
             await socket.send(write_beacon(news))
             with trio.fail_after(1):
                 await heard_of_a()
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_passive_nodes_find_each_other_by_the_interval_alone(
+    autojump_clock: MockClock, seed: int
+) -> None:
+    passive: Any = {
+        "discovery__multicast__passive": True,
+        "discovery__multicast__interval": 60,
+        "connections__target": 0,
+    }
+    async with open_world(seed) as world:
+        listener = ScriptedPeer(world)
+        listener.network._lan = "lan"
+        socket = listener.network.open_multicast(listener.network.interfaces()[0], GROUP, 41000)
+        a = await world.start("a", **passive)
+        started = trio.current_time()
+        beacons: list[float] = []
+
+        async def count() -> None:
+            while True:
+                if read_beacon((await socket.receive())[0]).node_id == a.node_id:
+                    beacons.append(trio.current_time() - started)
+
+        world._nursery.start_soon(count)
+        for _ in range(5):
+            await trio.sleep(50)
+            stranger = Beacon(
+                stranger_id(world), 41000, network_tag("p2pd"), world.rng.randbytes(16).hex()
+            )
+            await socket.send(write_beacon(stranger))
+        await trio.sleep(50)
+        assert 0 < beacons[0] <= 61
+        gaps = [later - before for before, later in pairwise(beacons)]
+        assert len(gaps) >= 3
+        assert all(53 <= gap <= 67 for gap in gaps), gaps
+        b = await world.start("b", **passive | {"connections__target": 6})
+        await world.until(lambda: all_connected(a, b), within=67)
+
+
+async def test_a_passive_node_is_found_at_once_by_one_that_is_not(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(seed=15) as world:
+        a = await world.start("a", discovery__multicast__passive=True)
+        await trio.sleep(100)
+        b = await world.start("b")
+        await world.until(lambda: all_connected(a, b), within=1)
 
 
 async def test_nonsense_on_the_multicast_group(autojump_clock: MockClock) -> None:
