@@ -9,10 +9,12 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Final, NamedTuple, NoReturn
 
+from p2pctl.lab.plan import MAX_NODES, MIN_NODES
 from p2pd.control.api import MAX_PINGS
 from p2pd.errors import InvalidRequest
 
 _MAX_MESSAGES: Final = 10**9
+_DAY: Final = 86400
 
 
 class UsageError(InvalidRequest):
@@ -44,21 +46,33 @@ def seconds(text: str) -> float:
 seconds.__name__ = "number of seconds"
 
 
-def _count_to(most: int) -> Callable[[str], int]:
-    """Make a reader of a count from 1 on; it raises `ValueError`."""
+def _count(least: int, most: int) -> Callable[[str], int]:
+    """Make a reader of a count; it raises `ValueError`."""
 
     def count(text: str) -> int:
         value = int(text)
-        if not 1 <= value <= most:
+        if not least <= value <= most:
             raise ValueError
         return value
 
-    count.__name__ = f"count from 1 to {most}"
+    count.__name__ = f"count from {least} to {most}"
     return count
 
 
-pings: Final = _count_to(MAX_PINGS)
-messages: Final = _count_to(_MAX_MESSAGES)
+pings: Final = _count(1, MAX_PINGS)
+messages: Final = _count(1, _MAX_MESSAGES)
+nodes: Final = _count(MIN_NODES, MAX_NODES)
+
+
+def interval(text: str) -> float:
+    """Read a beacon interval; raises `ValueError` where the daemon would refuse it."""
+    value = float(text)
+    if not 1 <= value <= _DAY:
+        raise ValueError
+    return value
+
+
+interval.__name__ = f"number of seconds from 1 to {_DAY}"
 
 
 class Parser(argparse.ArgumentParser):

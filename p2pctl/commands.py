@@ -9,9 +9,10 @@ from itertools import islice
 from typing import Any, Final
 
 from p2pctl import render
+from p2pctl.lab.plan import TABLES
 from p2pd.control.api import MAX_LINE_BYTES, decode_data, decode_value
 from p2pd.control.client import Client, default_sockets
-from p2pd.errors import InvalidRequest, RequestTimedOut
+from p2pd.errors import InvalidRequest, P2PError, RequestTimedOut
 
 # As base64 in one line, with room for the rest of the request.
 MAX_VALUE_BYTES: Final = MAX_LINE_BYTES * 3 // 4 - 64 * 1024
@@ -44,7 +45,9 @@ class Run:
         """Give what a subscription delivers; what was missed is told on standard error."""
         for notice in self.client.subscribe(method, params, self.options.timeout):
             if "missed" in notice:
-                self._warn_missed(notice["missed"])
+                count = notice["missed"]
+                message = f"{count} missed: the output was read too slowly"
+                self.warn("missed", message, count=count)
             else:
                 yield notice
 
@@ -76,10 +79,10 @@ class Run:
             return default_sockets(instance)
         return [self.options.socket or os.environ["P2PCTL_SOCKET"]]
 
-    def _warn_missed(self, count: int) -> None:
-        message = f"{count} missed: the output was read too slowly"
+    def warn(self, code: str, message: str, **more: Any) -> None:
+        """Tell of something on standard error that is no failure; `more` is for programs."""
         if self.options.json:
-            document = {"warning": {"code": "missed", "message": message, "count": count}}
+            document = {"warning": {"code": code, "message": message, **more}}
             print(render.json_text(document), file=sys.stderr)
         else:
             print(f"p2pctl: {message}", file=sys.stderr)
@@ -257,6 +260,27 @@ def watch(run: Run) -> None:
     """Show the node's events as they happen, until interrupted."""
     for notice in run.subscribe("watch"):
         run.write_line(notice["event"], render.event_line(notice["event"], run.style))
+
+
+def lab(run: Run) -> None:
+    """Run the lab's experiments, each table as it is there, or JSON at the end."""
+    from p2pctl.lab.command import longest_wait, run_lab  # noqa: PLC0415 - start-up time
+    from p2pctl.lab.group import Settings  # noqa: PLC0415 - start-up time
+    from p2pctl.lab.results import document  # noqa: PLC0415 - start-up time
+
+    options = run.options
+    tables = [name for name in TABLES if name in options.tables or "all" in options.tables]
+    settings = Settings(options.nodes, options.interval, options.short_interval, options.passive)
+    wait = longest_wait(settings, tables)
+    if wait:
+        told = f"passive nodes wait for beacons: this may take {render.duration(wait)} and more"
+        run.warn("slow", f"{told}; Ctrl-C ends it and leaves nothing behind", seconds=wait)
+    report = run_lab(settings, tables, None if options.json else run.style)
+    if options.json:
+        run.write_json(document(report))
+    failed = [each.table for each in report.tables if each.failure is not None]
+    if failed:
+        raise P2PError(f"no result for {', '.join(failed)}: its table says why")
 
 
 def stop(run: Run) -> None:

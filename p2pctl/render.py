@@ -27,6 +27,7 @@ _COLOURS: Final[Mapping[str, str]] = {
     "warning": "33",
     "error": "31",
     "critical": "31",
+    "heading": "1",
 }
 
 MIN_ID_DIGITS: Final = 8

@@ -120,6 +120,11 @@ RULES = (
     Rule("p2pd.daemon", ("p2pd", "p2pd.*"), ("attrs", "trio")),
     Rule("p2pd.__main__", ("p2pd.cli",)),
     Rule(
+        "p2pctl.lab*",
+        ("p2pd", "p2pd.errors", "p2pd.control.client", "p2pctl.lab.*", "p2pctl.render"),
+        ("attrs",),
+    ),
+    Rule(
         "p2pctl*",
         (
             *("p2pd", "p2pd.errors", "p2pctl.*"),
