@@ -34,9 +34,8 @@ def run_lab(settings: Settings, tables: Sequence[str], style: Style | None) -> R
                 outcomes.append(_outcome(name, lab))
                 progress.clear()
                 if style is not None:
-                    print(
-                        ("\n" if len(outcomes) > 1 else "") + text(outcomes[-1], style), flush=True
-                    )
+                    gap = "\n" if len(outcomes) > 1 else ""
+                    print(gap + text(outcomes[-1], style), flush=True)
             network = "loopback" if lab.loopback.namespace is None else "namespace"
     finally:
         progress.clear()
@@ -64,7 +63,7 @@ def _outcome(name: str, lab: Lab) -> Outcome:
         result = EXPERIMENTS[name](lab)
     except NoNamespace as error:
         left_out = str(error)
-    except P2PError as error:
+    except (P2PError, OSError) as error:
         failure = str(error)
     return Outcome(name, round(time.monotonic() - started, 3), result, left_out, failure)
 

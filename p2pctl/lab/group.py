@@ -131,7 +131,7 @@ def open_lab(settings: Settings, waiting: Waiting) -> Iterator[Lab]:
     lab = None
     try:
         loopback = Loopback()
-        directory = Path(tempfile.mkdtemp(prefix="p2pd-lab-"))
+        directory = _make_directory()
         lab = Lab(settings, directory, loopback, waiting)
         yield lab
     finally:
@@ -144,6 +144,15 @@ def open_lab(settings: Settings, waiting: Waiting) -> Iterator[Lab]:
             for number, handler in before.items():
                 signal.signal(number, handler)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _DEFERRED)
+
+
+def _make_directory() -> Path:
+    try:
+        return Path(tempfile.mkdtemp(prefix="p2pd-lab-"))
+    except OSError as error:
+        raise P2PError(
+            f"can't make a directory for the lab: {error}; name another place with TMPDIR"
+        ) from None
 
 
 def _leave(number: int, _: FrameType | None) -> None:

@@ -32,12 +32,12 @@ class Namespace:
         try:
             _checked(_libc.unshare(_CLONE_NEWNET))
             self._descriptor = _network_of_this_thread()
+            _enter(before)
         except OSError as error:
             raise NoNamespace(
-                f"a network namespace needs root: {error.strerror}; run it with sudo"
+                f"a network namespace needs root, as with sudo: {error.strerror}"
             ) from None
         finally:
-            _enter(before)
             os.close(before)
         try:
             self.ip("link set lo up")
