@@ -107,7 +107,7 @@ def hosts(lab: Lab) -> Hosts:
         return Hosts(tuple(_host_times(each, group) for each in group.daemons))
 
 
-EXPERIMENTS: Final[Mapping[str, Callable[[Lab], Result]]] = {
+EXPERIMENTS: Final[dict[str, Callable[[Lab], Result]]] = {
     "baseline": baseline,
     "bootstrap": bootstrap,
     "registry": registry,

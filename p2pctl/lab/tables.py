@@ -64,7 +64,12 @@ def _comparison(result: Comparison, _: Style) -> _Table:
     headers = (
         "HOW", "INTERVAL", "READY", "FIRST PAIR", "MEDIAN PAIR", "ALL PAIRS", "BEACONS", "FROM",
     )  # fmt: skip
-    return _Table(headers, rows, "READY: the slowest node; BEACONS: until all were connected.")
+    note = "READY: the slowest node; BEACONS: until all were connected."
+    if len({each.passive for each in result.ways}) > 1:
+        note += (
+            "\nanswering: a burst at the start, and answers; passive: beacons at the interval only."
+        )
+    return _Table(headers, rows, note)
 
 
 def _registry(result: Registry, style: Style) -> _Table:
