@@ -201,7 +201,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     ),
     "watch": Command("the node's events as they happen", "p2pctl watch", (), commands.watch),
     "lab": Command(
-        "experiments with daemons of its own on this machine, and what they measure, in six tables",
+        "experiments with daemons of its own, and what they measure, in six tables",
         "p2pctl lab    or    p2pctl lab baseline churn --nodes 3",
         (
             argument(

@@ -88,7 +88,7 @@ class Progress:
     def __call__(self, what: str, elapsed: float, most: float) -> None:
         """Say what is waited for, for how long so far, and for how long at most."""
         if time.monotonic() - self._drawn_at >= _REDRAW_SECONDS:
-            self._draw(f": {what} ({elapsed:.0f} s of at most {most:.0f} s)")
+            self._draw(f": {elapsed:.0f} of at most {most:.0f} s, until {what}")
 
     def clear(self) -> None:
         """Take the line away."""

@@ -29,7 +29,8 @@ def baseline(lab: Lab) -> Baseline:
     """Let nodes that know nothing but the LAN start together."""
     with lab.group() as group:
         group.fill().launch()
-        return Baseline(tuple(_node_times(each, group) for each in group.daemons), group.beacons)
+        times = tuple(_node_times(each, group) for each in group.daemons)
+        return Baseline(times, _after_ready(group), group.beacons)
 
 
 def bootstrap(lab: Lab) -> Comparison:
@@ -53,10 +54,10 @@ def registry(lab: Lab) -> Registry:
         sights = _both_sides("all connected", None, stays, goes)
         for what, number in (("stopped", signal.SIGTERM), ("killed", signal.SIGKILL)):
             gone, at = goes.node_id or "", _send(number, [goes])
-            missed = _moment(group, f"{goes.name} missed by {stays.name}", stays.lost, gone)
+            missed = _moment(group, f"{stays.name} misses {goes.name}", stays.lost, gone)
             sights += _one_side(f"{goes.name} {what}", missed - at, stays, goes)
             if number == signal.SIGKILL:
-                dead = _moment(group, f"{goes.name} held for dead", stays.dead, gone)
+                dead = _moment(group, f"{goes.name} is held for dead", stays.dead, gone)
                 sights += _one_side(f"{goes.name} held for dead", dead - at, stays, goes)
             group.launch(goes)
             back = _link(goes, stays) - goes.launched
@@ -104,7 +105,8 @@ def hosts(lab: Lab) -> Hosts:
         for number, place in enumerate(places, 1):
             group.add(f"host{number}", network=place)
         group.launch()
-        return Hosts(tuple(_host_times(each, group) for each in group.daemons))
+        times = tuple(_host_times(each, group) for each in group.daemons)
+        return Hosts(times, _after_ready(group))
 
 
 EXPERIMENTS: Final[dict[str, Callable[[Lab], Result]]] = {
@@ -129,6 +131,14 @@ def _discovery(observer: Daemon, peer: Daemon) -> float:
 
 def _ready(daemon: Daemon) -> float:
     return round((daemon.ready or daemon.launched) - daemon.launched, 3)
+
+
+def _after_ready(group: Group) -> float:
+    """How long after the last node was ready the last connection came."""
+    ready = max(each.ready or each.launched for each in group.daemons)
+    last = max(link.since for each in group.daemons for link in each.links.values())
+    # A node may be dialled just before it says that it is ready.
+    return round(max(0.0, last - ready), 3)
 
 
 def _sources(daemons: Sequence[Daemon]) -> dict[str, int]:
@@ -176,6 +186,7 @@ def _finding(
         first_seconds=min(times),
         median_seconds=round(statistics.median(times), 3),
         last_seconds=max(times),
+        after_ready_seconds=_after_ready(group),
         beacons=beacons,
         sources=_sources(group.daemons),
     )
@@ -240,7 +251,7 @@ def _go(group: Group, number: signal.Signals, going: Sequence[Daemon]) -> float:
     gone = [each.node_id or "" for each in going]
     at = _send(number, going)
     group.wait(
-        f"{', '.join(each.name for each in going)} missed by all others",
+        f"all others miss {', '.join(each.name for each in going)}",
         lambda: all(peer in each.lost for each in staying for peer in gone),
     )
     return round(max(each.lost[peer] for each in staying for peer in gone) - at, 3)

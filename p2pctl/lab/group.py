@@ -113,7 +113,9 @@ class Lab:
         while not probe():
             elapsed = time.monotonic() - started
             if elapsed > patience:
-                raise P2PError(f"after {patience:.0f} s still waiting for this: {what}")
+                raise P2PError(
+                    f"not within {patience:.0f} s: {what}; if the machine is busy, try fewer --nodes"
+                )
             self._waiting(what, elapsed, patience)
             time.sleep(_LOOK_SECONDS)
 
@@ -195,8 +197,7 @@ class Group:
         """Start these daemons, all if none is named, and wait until everybody is connected."""
         for each in daemons or self.daemons:
             each.launch()
-        names = ", ".join(each.name for each in daemons) or "all"
-        self.wait(f"{names} connected to everybody", self.is_complete)
+        self.wait("all are connected", self.is_complete)
 
     def is_complete(self) -> bool:
         """Whether each is connected to each."""

@@ -40,7 +40,7 @@ class Namespace:
         finally:
             os.close(before)
         try:
-            self.ip("link set lo up")
+            self.ip("link", "set", "lo", "up")
         except BaseException:
             self.close()
             raise
@@ -65,12 +65,12 @@ class Namespace:
             _enter(before)
             os.close(before)
 
-    def ip(self, arguments: str) -> None:
+    def ip(self, *arguments: str) -> None:
         """Run iproute2's `ip` in the namespace; raises `NoNamespace`."""
         try:
             with self.inside():
                 subprocess.run(  # noqa: S603 - no shell, and no words from outside
-                    ["ip", *arguments.split()],  # noqa: S607 - /sbin or /usr/sbin
+                    ["ip", *arguments],  # noqa: S607 - /sbin or /usr/sbin
                     check=True,
                     capture_output=True,
                     text=True,
@@ -80,7 +80,7 @@ class Namespace:
             raise NoNamespace("ip is not installed: install iproute2") from None
         except subprocess.CalledProcessError as error:
             said = error.stderr.strip() or f"exit {error.returncode}"
-            raise NoNamespace(f"`ip {arguments}`: {said}") from None
+            raise NoNamespace(f"`ip {' '.join(arguments)}`: {said}") from None
 
 
 def _network_of_this_thread() -> int:

@@ -65,6 +65,7 @@ class Loopback:
         return address, [
             *("--listen", address, "--set", 'discovery.multicast.interfaces=["lo"]'),
             *("--set", f"discovery.multicast.port={self._beacon_port}"),
+            *("--set", f'discovery.multicast.group_v4="{GROUP}"'),
         ]
 
     @contextmanager
@@ -104,8 +105,8 @@ class Host:
                 "link set lan0 up",
                 "route add default dev lan0",
             ):
-                self._namespace.ip(command)
-            lan.ip(f"link set {port} master switch up")
+                self._namespace.ip(*command.split())
+            lan.ip("link", "set", port, "master", "switch", "up")
         except BaseException:
             self.close()
             raise
@@ -131,8 +132,8 @@ def lan_of_hosts(count: int) -> Iterator[list[Host]]:
     """
     lan, hosts = Namespace(), list[Host]()
     try:
-        lan.ip("link add switch type bridge")
-        lan.ip("link set switch up")
+        lan.ip("link", "add", "switch", "type", "bridge")
+        lan.ip("link", "set", "switch", "up")
         for number in range(1, count + 1):
             hosts.append(Host(lan, number))
         yield hosts

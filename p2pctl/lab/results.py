@@ -2,6 +2,7 @@
 
 Times are in seconds. Those of discovery count from the start of the process, of the later one
 where there are two, to the connection; `ready_seconds` of that are the process's own start.
+`after_ready_seconds` is what remains: from the last node's being ready to the last connection.
 """
 
 from collections.abc import Mapping
@@ -29,6 +30,7 @@ class Baseline:
     """Nodes that start together; `beacons` sent by all until all were connected."""
 
     nodes: tuple[NodeTimes, ...]
+    after_ready_seconds: float
     beacons: int
 
 
@@ -46,6 +48,7 @@ class Finding:
     first_seconds: float
     median_seconds: float
     last_seconds: float
+    after_ready_seconds: float
     beacons: int
     sources: Mapping[str, int]
 
@@ -118,6 +121,7 @@ class Hosts:
     """Hosts on one LAN, each with one node."""
 
     hosts: tuple[HostTimes, ...]
+    after_ready_seconds: float
 
 
 Result = Baseline | Comparison | Registry | Churn | Hosts

@@ -43,7 +43,10 @@ def text(outcome: Outcome, style: Style) -> str:
 
 def _baseline(result: Baseline, _: Style) -> _Table:
     rows = [_times(each) for each in result.nodes]
-    note = f"All processes started at once; {result.beacons} beacons until all were connected."
+    note = (
+        f"The last connection came {_seconds(result.after_ready_seconds)} after the last node was "
+        f"ready, and after {result.beacons} beacons."
+    )
     return _Table(("NODE", "ADDRESS", "READY", "FIRST PEER", "ALL PEERS", "FROM"), rows, note)
 
 
@@ -56,15 +59,17 @@ def _comparison(result: Comparison, _: Style) -> _Table:
             _seconds(each.first_seconds),
             _seconds(each.median_seconds),
             _seconds(each.last_seconds),
+            _seconds(each.after_ready_seconds),
             str(each.beacons),
             _counts(each.sources),
         )
         for each in result.ways
     ]
     headers = (
-        "HOW", "INTERVAL", "READY", "FIRST PAIR", "MEDIAN PAIR", "ALL PAIRS", "BEACONS", "FROM",
+        "HOW", "INTERVAL", "READY", "FIRST PAIR", "MEDIAN", "ALL PAIRS", "AFTER READY", "BEACONS",
+        "FROM",
     )  # fmt: skip
-    note = "READY: the slowest node; BEACONS: until all were connected."
+    note = "AFTER READY: from the last node's being ready to the last connection."
     if len({each.passive for each in result.ways}) > 1:
         note += (
             "\nanswering: a burst at the start, and answers; passive: beacons at the interval only."
@@ -118,7 +123,11 @@ def _churn(result: Churn, _: Style) -> _Table:
 def _hosts(result: Hosts, _: Style) -> _Table:
     rows = [(*_times(each), render.milliseconds(each.rtt_ms)) for each in result.hosts]
     headers = ("NODE", "ADDRESS", "READY", "FIRST PEER", "ALL PEERS", "FROM", "RTT")
-    return _Table(headers, rows, f"RTT: a ping from {result.hosts[0].node}.")
+    note = (
+        f"The last connection came {_seconds(result.after_ready_seconds)} after the last node was "
+        f"ready. RTT: a ping from {result.hosts[0].node}."
+    )
+    return _Table(headers, rows, note)
 
 
 _SHOWN: Final[Mapping[type, Callable[[Any, Style], _Table]]] = {

@@ -43,6 +43,7 @@ ANSWERING = Finding(
     first_seconds=0.75,
     median_seconds=0.756,
     last_seconds=1.0,
+    after_ready_seconds=0.39,
     beacons=7,
     sources={"multicast": 5, "exchange": 1},
 )
@@ -62,7 +63,7 @@ SIGHT = Sight(
 BLIND = Sight("node3 killed", None, "node3", "node1", None, None, None, None, None)
 RESULTS: Mapping[str, Result] = {
     "baseline": Baseline(
-        (NodeTimes("node1", "127.0.0.1:20001", 0.6, 0.756, 12.0, {"multicast": 2}),), 7
+        (NodeTimes("node1", "127.0.0.1:20001", 0.6, 0.756, 12.0, {"multicast": 2}),), 0.15, 7
     ),
     "bootstrap": Comparison((ANSWERING, BY_ADDRESS)),
     "registry": Registry((SIGHT, BLIND)),
@@ -72,7 +73,8 @@ RESULTS: Mapping[str, Result] = {
         (
             HostTimes("host1", "192.0.2.1:41000", 0.6, 0.7, 0.8, {"multicast": 1}, None),
             HostTimes("host2", "192.0.2.2:41000", 0.6, 0.7, 0.8, {"inbound": 1}, 1.25),
-        )
+        ),
+        0.19,
     ),
 }
 
@@ -114,10 +116,10 @@ def test_what_the_tables_say() -> None:
     assert cell(baseline, "READY") == "0.60 s"
     assert cell(baseline, "FIRST PEER") == "0.76 s"
     assert cell(baseline, "FROM") == "2 multicast"
-    assert "7 beacons" in baseline[-1]
+    assert "0.15 s after the last node was ready, and after 7 beacons" in baseline[-1]
     by_address = shown("bootstrap")
     assert [cell(by_address, "INTERVAL", row) for row in (0, 1)] == ["60 s", "-"]
-    assert cell(by_address, "MEDIAN PAIR") == "0.76 s"
+    assert cell(by_address, "MEDIAN") == "0.76 s"
     assert "passive" not in by_address[-1]
     registry = shown("registry")
     assert cell(registry, "LIVENESS") == "suspect"
@@ -127,6 +129,7 @@ def test_what_the_tables_say() -> None:
     assert cell(churn, "NODES") == "node2, node3"
     assert cell(churn, "DIALS") == "3 own, 1 by others"
     interval = shown("interval")
+    assert cell(interval, "AFTER READY") == "0.39 s"
     assert [cell(interval, "INTERVAL", row) for row in (0, 1)] == ["60 s", "5 s"]
     assert "passive: beacons at the interval only" in interval[-1]
     assert [cell(shown("hosts"), "RTT", row) for row in (0, 1)] == ["-", "1.25 ms"]
