@@ -113,9 +113,8 @@ class Lab:
         while not probe():
             elapsed = time.monotonic() - started
             if elapsed > patience:
-                raise P2PError(
-                    f"not within {patience:.0f} s: {what}; if the machine is busy, try fewer --nodes"
-                )
+                advice = "on a busy machine, try fewer --nodes"
+                raise P2PError(f"not within {patience:.0f} s: {what}; {advice}")
             self._waiting(what, elapsed, patience)
             time.sleep(_LOOK_SECONDS)
 

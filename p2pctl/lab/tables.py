@@ -45,7 +45,7 @@ def _baseline(result: Baseline, _: Style) -> _Table:
     rows = [_times(each) for each in result.nodes]
     note = (
         f"The last connection came {_seconds(result.after_ready_seconds)} after the last node was "
-        f"ready, and after {result.beacons} beacons."
+        f"ready; beacons until then: {result.beacons}."
     )
     return _Table(("NODE", "ADDRESS", "READY", "FIRST PEER", "ALL PEERS", "FROM"), rows, note)
 

@@ -116,7 +116,7 @@ def test_what_the_tables_say() -> None:
     assert cell(baseline, "READY") == "0.60 s"
     assert cell(baseline, "FIRST PEER") == "0.76 s"
     assert cell(baseline, "FROM") == "2 multicast"
-    assert "0.15 s after the last node was ready, and after 7 beacons" in baseline[-1]
+    assert "0.15 s after the last node was ready; beacons until then: 7" in baseline[-1]
     by_address = shown("bootstrap")
     assert [cell(by_address, "INTERVAL", row) for row in (0, 1)] == ["60 s", "-"]
     assert cell(by_address, "MEDIAN") == "0.76 s"
