@@ -9,12 +9,10 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Final, NamedTuple, NoReturn
 
-from p2pctl.lab.plan import MAX_NODES, MIN_NODES
 from p2pd.control.api import MAX_PINGS
 from p2pd.errors import InvalidRequest
 
 _MAX_MESSAGES: Final = 10**9
-_DAY: Final = 86400
 
 
 class UsageError(InvalidRequest):
@@ -46,7 +44,7 @@ def seconds(text: str) -> float:
 seconds.__name__ = "number of seconds"
 
 
-def _count(least: int, most: int) -> Callable[[str], int]:
+def count_between(least: int, most: int) -> Callable[[str], int]:
     """Make a reader of a count; it raises `ValueError`."""
 
     def count(text: str) -> int:
@@ -59,20 +57,8 @@ def _count(least: int, most: int) -> Callable[[str], int]:
     return count
 
 
-pings: Final = _count(1, MAX_PINGS)
-messages: Final = _count(1, _MAX_MESSAGES)
-nodes: Final = _count(MIN_NODES, MAX_NODES)
-
-
-def interval(text: str) -> float:
-    """Read a beacon interval; raises `ValueError` where the daemon would refuse it."""
-    value = float(text)
-    if not 1 <= value <= _DAY:
-        raise ValueError
-    return value
-
-
-interval.__name__ = f"number of seconds from 1 to {_DAY}"
+pings: Final = count_between(1, MAX_PINGS)
+messages: Final = count_between(1, _MAX_MESSAGES)
 
 
 class Parser(argparse.ArgumentParser):

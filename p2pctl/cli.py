@@ -17,22 +17,13 @@ from p2pctl.arguments import (
     UsageError,
     add,
     argument,
-    interval,
     messages,
-    nodes,
     pings,
     seconds,
 )
 from p2pctl.commands import Run
 from p2pctl.doctor import DEFAULT_CONFIG, examine
-from p2pctl.lab.plan import (
-    DEFAULT_INTERVAL,
-    DEFAULT_NODES,
-    DEFAULT_SHORT_INTERVAL,
-    MAX_NODES,
-    MIN_NODES,
-    TABLES,
-)
+from p2pctl.lab.options import LAB_ARGUMENTS
 from p2pd import __version__
 from p2pd.control.api import CONSISTENCIES, DEFAULT_CONSISTENCY, PEER_STATUSES
 from p2pd.control.client import DEFAULT_TIMEOUT, RemoteError
@@ -203,42 +194,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "lab": Command(
         "experiments with daemons of its own, and what they measure, in six tables",
         "p2pctl lab    or    p2pctl lab baseline churn --nodes 3",
-        (
-            argument(
-                "tables",
-                metavar="TABLE",
-                nargs="*",
-                choices=[*TABLES, "all"],
-                default="all",
-                help=f"{', '.join(TABLES)}, or all (the default)",
-            ),
-            argument(
-                "--nodes",
-                type=nodes,
-                default=DEFAULT_NODES,
-                metavar="N",
-                help=f"how many daemons, {MIN_NODES} to {MAX_NODES} (default {DEFAULT_NODES})",
-            ),
-            argument(
-                "--interval",
-                type=interval,
-                default=DEFAULT_INTERVAL,
-                metavar="SECONDS",
-                help=f"their beacon interval (default {DEFAULT_INTERVAL:g})",
-            ),
-            argument(
-                "--short-interval",
-                type=interval,
-                default=DEFAULT_SHORT_INTERVAL,
-                metavar="SECONDS",
-                help=f"the one it is compared with (default {DEFAULT_SHORT_INTERVAL:g})",
-            ),
-            argument(
-                "--passive",
-                action="store_true",
-                help="beacons at the interval only: no burst, no answers; takes minutes",
-            ),
-        ),
+        LAB_ARGUMENTS,
         commands.lab,
     ),
     "stop": Command("ask the daemon to leave gracefully", "p2pctl stop", (), commands.stop),

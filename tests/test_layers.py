@@ -121,7 +121,7 @@ RULES = (
     Rule("p2pd.__main__", ("p2pd.cli",)),
     Rule(
         "p2pctl.lab*",
-        ("p2pd", "p2pd.errors", "p2pd.control.client", "p2pctl.lab.*", "p2pctl.render"),
+        ("p2pd", "p2pd.errors", "p2pd.control.client", "p2pctl.*"),
         ("attrs",),
     ),
     Rule(
@@ -246,6 +246,7 @@ def test_only_the_daemon_picks_the_real_world() -> None:
         ("p2pd.simulation.world", "import p2pd.net.real"),
         ("p2pd.ids", "import attrs"),
         ("p2pctl.cli", "from p2pd import ids"),
+        ("p2pctl.lab.group", "import trio"),
         ("p2pctl.cli", "from p2pd.control.rpc import parse"),
         ("p2pd.brand_new", ""),
     ],
