@@ -273,7 +273,7 @@ def lab(run: Run) -> None:
     settings = Settings(options.nodes, options.interval, options.short_interval, options.passive)
     wait = longest_wait(settings, tables)
     if wait:
-        told = f"passive nodes wait for beacons, here for up to {render.duration(wait)}"
+        told = f"passive nodes wait for beacons, here for about {render.duration(wait)}"
         run.warn("slow", f"{told}; Ctrl-C ends it and leaves nothing behind", seconds=wait)
     report = run_lab(settings, tables, None if options.json else run.style)
     if options.json:

@@ -182,11 +182,11 @@ def test_all_tables_in_their_order_or_those_that_are_named(capsys: Captured) -> 
 @pytest.mark.usefixtures("given")
 def test_how_long_passive_nodes_may_take_is_said_beforehand(capsys: Captured) -> None:
     assert main(["lab", "churn", "hosts", "--passive"]) == 0
-    assert "up to 3 min" in capsys.readouterr().err
+    assert "about 3 min" in capsys.readouterr().err
     assert main(["lab", "hosts", "--passive", "--interval", "90", "--json"]) == 0
     assert json.loads(capsys.readouterr().err)["warning"] == {
         "code": "slow",
-        "message": "passive nodes wait for beacons, here for up to 1 min 30 s; "
+        "message": "passive nodes wait for beacons, here for about 1 min 30 s; "
         "Ctrl-C ends it and leaves nothing behind",
         "seconds": 90.0,
     }
