@@ -18,7 +18,7 @@ from p2pd.errors import P2PError
 
 # Beside the wait for a beacon: for starts, dials and verdicts, also on a busy machine.
 _PATIENCE_SECONDS: Final = 20.0
-_PATIENCE_PER_NODE: Final = 1.0
+_PATIENCE_PER_NODE: Final = 4.0
 _LOOK_SECONDS: Final = 0.01
 # A beacon comes up to 10 % after its interval.
 _LATE: Final = 1.1
