@@ -55,7 +55,7 @@ class Lab:
     @contextmanager
     def group(
         self,
-        *flags: str,
+        *,
         passive: bool | None = None,
         interval: float | None = None,
         multicast: bool = True,
@@ -76,7 +76,7 @@ class Lab:
             # Everybody with everybody, and no proof of work to wait for.
             *("--set", f"connections.target={2 * settings.nodes}"),
             *("--set", f"connections.max_per_ip={4 * settings.nodes}"),
-            *("--set", "identity.difficulty=8", *flags),
+            *("--set", "identity.difficulty=8"),
         ]
         directory = self._directory / str(self._groups)
         directory.mkdir()
