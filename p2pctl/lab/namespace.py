@@ -35,7 +35,7 @@ class Namespace:
             _enter(before)
         except OSError as error:
             raise NoNamespace(
-                f"a network namespace needs root, as with sudo: {error.strerror}"
+                f"a network namespace needs root (sudo, or unshare -Ur): {error.strerror}"
             ) from None
         finally:
             os.close(before)

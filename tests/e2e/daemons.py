@@ -5,7 +5,6 @@ it leaves this machine. A `Daemon` is a `p2pd` process in one, with its own stat
 control socket and log file.
 """
 
-import ctypes
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from p2pctl.lab.namespace import Namespace as LabNamespace
 from p2pd.address import Address
 from p2pd.control.client import Client
 from p2pd.errors import DaemonUnreachable
@@ -30,8 +30,6 @@ DEADLINE = 15.0
 # Below the range of ports that the kernel gives to outgoing connections: those may hold any of it.
 FIRST_PORT = 21001
 _POLL = 0.01
-_CLONE_NEWNET = 0x40000000  # sched.h
-_libc = ctypes.CDLL(None, use_errno=True)
 
 T = TypeVar("T")
 
@@ -55,48 +53,13 @@ def until(what: str, probe: Callable[[], T], within: float = DEADLINE) -> T:
     return value
 
 
-class Namespace:
+class Namespace(LabNamespace):
     """A network namespace in which only the loopback is up."""
-
-    def __init__(self) -> None:
-        before = _network_of_this_thread()
-        try:
-            _checked(_libc.unshare(_CLONE_NEWNET))
-            self._descriptor = _network_of_this_thread()
-        finally:
-            _enter(before)
-            os.close(before)
-        self.ip("link", "set", "lo", "up")
-
-    def close(self) -> None:
-        """Let the namespace end with its last process."""
-        os.close(self._descriptor)
 
     @property
     def address(self) -> str:
         """Where its daemons are reached."""
         return "127.0.0.1"
-
-    @property
-    def path(self) -> str:
-        """What ip(8) takes for the name of the namespace."""
-        return f"/proc/{os.getpid()}/fd/{self._descriptor}"
-
-    @contextmanager
-    def inside(self) -> Iterator[None]:
-        """Within the `with`, sockets and processes of this thread are made in the namespace."""
-        before = _network_of_this_thread()
-        _enter(self._descriptor)
-        try:
-            yield
-        finally:
-            _enter(before)
-            os.close(before)
-
-    def ip(self, *arguments: str) -> None:
-        """Run ip(8) in the namespace."""
-        with self.inside():
-            subprocess.run(["ip", *arguments], check=True, timeout=10)
 
     def sysctl(self, name: str, value: int) -> None:
         """Set a parameter of the kernel's network, in the namespace."""
@@ -286,17 +249,3 @@ def following(daemon: Daemon, *argv: str) -> Iterator["subprocess.Popen[str]"]:
         finally:
             deadline.cancel()
             process.kill()
-
-
-def _network_of_this_thread() -> int:
-    return os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-
-
-def _enter(descriptor: int) -> None:
-    _checked(_libc.setns(descriptor, _CLONE_NEWNET))
-
-
-def _checked(result: int) -> None:
-    if result != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 
 from p2pctl.lab.plan import TABLES
 from tests.e2e.daemons import Namespace, until
+from tests.e2e.hosts import Ground
 
 pytestmark = pytest.mark.e2e
 
@@ -121,13 +123,16 @@ def test_an_interrupt_leaves_nothing_behind(
     assert ([*tmp_path.iterdir()] == []) is (number != signal.SIGKILL)
 
 
-def test_without_namespaces_nothing_goes_out(namespace: Namespace, tmp_path: Path) -> None:
-    namespace.make_lan()
+def test_without_namespaces_nothing_goes_out(ground: Ground, tmp_path: Path) -> None:
+    if shutil.which("setpriv") is None:
+        pytest.skip("setpriv (util-linux) is not installed")
+    lan = ground.lan()
+    host = ground.host(lan)
     wrapper = ("setpriv", "--bounding-set=-sys_admin")
-    with namespace.inside():
+    with lan.inside():
         sniffer = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ETH_P_IP))
-    with sniffer, namespace.inside():
-        sniffer.bind(("far0", _ETH_P_IP))
+    with sniffer, host.inside():
+        sniffer.bind(("switch", _ETH_P_IP))
         sniffer.settimeout(10)
         options = ("baseline", "hosts", "--nodes", "2", "--json")
         with lab(tmp_path, *options, wrapper=wrapper) as process:
