@@ -3,35 +3,22 @@
 The container's root is an overlay of this machine's, so that nothing is changed here.
 """
 
-import json
-import os
 import shutil
 import subprocess
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-PROJECT = Path(__file__).parents[2]
-SCRIPTS = Path(__file__).parent / "sandbox"
+from tests.e2e.containers import PROJECT, SOURCE, machine, reason_to_skip
+
 INSTALLED = "usr/local/lib/p2pd"
 PROBE = f"/{INSTALLED}/bin/python -I /{INSTALLED}/probe.py"
-BOOT_TIMEOUT = 180.0
 INSTALL_TIMEOUT = 300.0
 
-JUDGE_UNIT = f"""
-[Unit]
-SuccessAction=poweroff-force
-FailureAction=poweroff-force
-Requires=basic.target systemd-journald.service
-After=basic.target systemd-journald.service
-
-[Service]
-Type=oneshot
-TimeoutStartSec=150s
-ExecStart=/{INSTALLED}/bin/python -I /{INSTALLED}/judge.py /findings.json
-"""
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(reason_to_skip() is not None, reason=str(reason_to_skip())),
+]
 
 
 def dropin(instance: str) -> str:
@@ -40,86 +27,25 @@ def dropin(instance: str) -> str:
     )
 
 
-def reason_to_skip() -> str | None:
-    if os.geteuid() != 0:
-        return "booting a container needs root"
-    for tool in ("systemd-nspawn", "systemd-sysusers", "make"):
-        if shutil.which(tool) is None:
-            return f"{tool} is not installed"
-    return None
-
-
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.skipif(reason_to_skip() is not None, reason=str(reason_to_skip())),
-]
-
-
 @pytest.fixture(scope="module")
-def overlay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A writable view of this machine's root file system."""
-    place = tmp_path_factory.mktemp("machine")
-    upper, work, root = (place / name for name in ("upper", "work", "root"))
-    for directory in (upper, work, root):
-        directory.mkdir()
-    options = f"lowerdir=/,upperdir={upper},workdir={work}"
-    mounted = subprocess.run(
-        ["mount", "-t", "overlay", "overlay", "-o", options, root],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"no overlay mount here: {mounted.stderr.strip()}")
-    try:
-        yield root
-    finally:
-        subprocess.run(["umount", "--lazy", root], check=True)
-
-
-@pytest.fixture(scope="module")
-def findings(overlay: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def findings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the judge found in the container."""
-    # Building writes into the source tree: use a copy.
-    source = tmp_path_factory.mktemp("source") / "p2pd"
-    shutil.copytree(PROJECT, source, ignore=shutil.ignore_patterns(".*", "build", "__pycache__"))
-    subprocess.run(
-        ["make", "--no-print-directory", "install", f"DESTDIR={overlay}"],
-        cwd=source,
-        check=True,
-        timeout=INSTALL_TIMEOUT,
-    )
-    subprocess.run(["systemd-sysusers", f"--root={overlay}"], check=True, timeout=60)
-    for script in ("probe.py", "judge.py"):
-        shutil.copy(SCRIPTS / script, overlay / INSTALLED)
-    units = overlay / "etc/systemd/system"
-    for name, instance in (("p2pd.service", "default"), ("p2pd@.service", "%i")):
-        directory = units / f"{name}.d"
-        directory.mkdir(parents=True)
-        (directory / "probe.conf").write_text(dropin(instance))
-    (units / "judge.service").write_text(JUDGE_UNIT)
-    booted = subprocess.run(
-        [
-            *(
-                "systemd-nspawn",
-                "--quiet",
-                f"--directory={overlay}",
-                f"--machine=p2pd-{os.getpid()}",
-            ),
-            *("--register=no", "--keep-unit", "--private-network", "--console=pipe"),
-            *("--boot", "systemd.unit=judge.service"),
-        ],
-        env=os.environ | {"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=BOOT_TIMEOUT,
-        check=False,
-    )
-    report = overlay / "findings.json"
-    assert report.exists(), booted.stdout[-4000:] + booted.stderr[-4000:]
-    found: dict[str, Any] = json.loads(report.read_text())
-    return found
+    with machine(tmp_path_factory.mktemp("machine")) as booted:
+        subprocess.run(
+            ["make", "--no-print-directory", "install", f"DESTDIR={booted.root}"],
+            cwd=booted.root / SOURCE,
+            check=True,
+            timeout=INSTALL_TIMEOUT,
+        )
+        subprocess.run(["systemd-sysusers", f"--root={booted.root}"], check=True, timeout=60)
+        # Where the sandbox lets it be run.
+        shutil.copy(PROJECT / "tests/e2e/inside/probe.py", booted.root / INSTALLED)
+        units = booted.root / "etc/systemd/system"
+        for name, instance in (("p2pd.service", "default"), ("p2pd@.service", "%i")):
+            directory = units / f"{name}.d"
+            directory.mkdir(parents=True)
+            (directory / "probe.conf").write_text(dropin(instance))
+        return booted.boot("judge")
 
 
 def test_the_units_start(findings: dict[str, Any]) -> None:
