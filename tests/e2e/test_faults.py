@@ -15,7 +15,7 @@ import pytest
 
 from p2pd.control.client import Client
 from tests.e2e.conftest import MakeDaemon
-from tests.e2e.daemons import DEADLINE, Daemon, Namespace, until
+from tests.e2e.daemons import DEADLINE, Daemon, Namespace, instrumented_path, until
 
 pytestmark = pytest.mark.e2e
 
@@ -165,9 +165,7 @@ def test_the_clock_jumps(
     shift.write_text("0")
     other.start()
     trio_of_daemons[2].start()
-    own_path = str(Path(__file__).parent / "jumping_clock")
-    search = os.pathsep.join(filter(None, [own_path, os.environ.get("PYTHONPATH")]))
-    monkeypatch.setenv("PYTHONPATH", search)
+    monkeypatch.setenv("PYTHONPATH", instrumented_path())
     monkeypatch.setenv("CLOCK_SHIFT_FILE", str(shift))
     node.start()
     until("all are connected", lambda: all_connected(trio_of_daemons))
