@@ -15,7 +15,7 @@ UNITS   := p2pd.service p2pd@.service
 # The service runs as another user and sees no home directory: an interpreter in one won't do.
 SYSTEM_PYTHON ?= $(shell PATH=/usr/local/bin:/usr/bin:/bin command -v $(notdir $(PYTHON)))
 
-.PHONY: run world trials pauses kills hosts fuzz test lint types unit test-install bench clean install uninstall
+.PHONY: run world trials pauses kills soak hosts fuzz test lint types unit test-install bench clean install uninstall
 
 run: $(READY)
 	$(BIN)/p2pd $(ARGS)
@@ -62,6 +62,10 @@ fuzz: $(READY)
 # Two LANs whose router is away for a minute: a minute and a half.
 hosts: $(READY)
 	$(BIN)/python -m pytest -m slow tests/e2e/test_hosts.py
+
+# Stopped for a minute; then twenty daemons for P2PD_SOAK_SECONDS (180): killed, paused, written to.
+soak: $(READY)
+	$(BIN)/python -m pytest -m slow tests/e2e/test_faults.py tests/e2e/test_soak.py
 
 bench: $(READY)
 	$(BIN)/python -m bench

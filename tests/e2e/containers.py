@@ -5,11 +5,12 @@ network of its own; scripts of `tests/e2e/inside` do what an administrator would
 findings as JSON.
 """
 
+import fcntl
 import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ PROJECT = Path(__file__).parents[2]
 SOURCE = "root/p2pd"
 CHECKS = "root/checks"
 PYTHON = "/usr/local/lib/p2pd/bin/python"
+Findings = dict[str, Any]
+
 BOOT_TIMEOUT = 300.0
 COMMAND_TIMEOUT = 300.0
 _FINDINGS = "findings.json"
@@ -85,7 +88,7 @@ class Machine:
         assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
         return done.stdout
 
-    def boot(self, script: str, *, enabled: tuple[str, ...] = ()) -> dict[str, Any]:
+    def boot(self, script: str, *, enabled: tuple[str, ...] = ()) -> Findings:
         """Boot with a script of `tests/e2e/inside`; returns its findings.
 
         Only what `enabled` names is started beside the script and the basic system: what this
@@ -117,7 +120,7 @@ class Machine:
         )
         report = self.root / _FINDINGS
         assert report.exists(), booted.stdout[-4000:] + booted.stderr[-4000:]
-        found: dict[str, Any] = json.loads(report.read_text())
+        found: Findings = json.loads(report.read_text())
         return found
 
     def _enable(self, *units: str) -> None:
@@ -144,3 +147,21 @@ def machine(place: Path) -> Iterator[Machine]:
         yield Machine(root)
     finally:
         subprocess.run(["umount", "--lazy", root], check=True)
+
+
+def findings_of(
+    factory: pytest.TempPathFactory, name: str, find: Callable[[Path], Findings]
+) -> Findings:
+    """Return what `find` found in an empty directory; all workers of a test run share it.
+
+    Whoever needs it first boots, the others wait for that.
+    """
+    own = factory.getbasetemp()
+    place = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    report = place / f"{name}.json"
+    with (place / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not report.exists():
+            report.write_text(json.dumps(find(factory.mktemp(name))))
+    found: Findings = json.loads(report.read_text())
+    return found

@@ -5,11 +5,11 @@ The container's root is an overlay of this machine's, so that nothing is changed
 
 import shutil
 import subprocess
-from typing import Any
+from pathlib import Path
 
 import pytest
 
-from tests.e2e.containers import PROJECT, SOURCE, machine, reason_to_skip
+from tests.e2e.containers import PROJECT, SOURCE, Findings, findings_of, machine, reason_to_skip
 
 INSTALLED = "usr/local/lib/p2pd"
 PROBE = f"/{INSTALLED}/bin/python -I /{INSTALLED}/probe.py"
@@ -28,9 +28,13 @@ def dropin(instance: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def findings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def findings(tmp_path_factory: pytest.TempPathFactory) -> Findings:
     """What the judge found in the container."""
-    with machine(tmp_path_factory.mktemp("machine")) as booted:
+    return findings_of(tmp_path_factory, "sandbox", install_and_boot)
+
+
+def install_and_boot(place: Path) -> Findings:
+    with machine(place) as booted:
         subprocess.run(
             ["make", "--no-print-directory", "install", f"DESTDIR={booted.root}"],
             cwd=booted.root / SOURCE,
@@ -48,55 +52,55 @@ def findings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         return booted.boot("judge")
 
 
-def test_the_units_start(findings: dict[str, Any]) -> None:
+def test_the_units_start(findings: Findings) -> None:
     assert findings["start"] == "", findings["log"]
 
 
 @pytest.mark.parametrize("unit", ["single", "instance"])
-def test_what_a_node_needs_works_in_the_sandbox(findings: dict[str, Any], unit: str) -> None:
+def test_what_a_node_needs_works_in_the_sandbox(findings: Findings, unit: str) -> None:
     assert set(findings[unit]["needed"].values()) == {"done"}, findings[unit]["needed"]
 
 
 @pytest.mark.parametrize("unit", ["single", "instance"])
-def test_what_it_must_not_do_is_refused(findings: dict[str, Any], unit: str) -> None:
+def test_what_it_must_not_do_is_refused(findings: Findings, unit: str) -> None:
     allowed = [name for name, result in findings[unit]["forbidden"].items() if result == "done"]
     assert allowed == []
     errors = {result.partition(":")[0] for result in findings[unit]["forbidden"].values()}
     assert errors <= {"PermissionError", "FileNotFoundError", "OSError"}
 
 
-def test_members_of_the_group_drive_the_node_and_others_do_not(findings: dict[str, Any]) -> None:
+def test_members_of_the_group_drive_the_node_and_others_do_not(findings: Findings) -> None:
     assert findings["member"] == "hello"
     assert findings["stranger"] == "PermissionError"
     assert findings["state mode"] == "700"
 
 
-def test_the_watchdog_hears_the_pings(findings: dict[str, Any]) -> None:
+def test_the_watchdog_hears_the_pings(findings: Findings) -> None:
     assert findings["watchdog"] is True
 
 
-def test_reload_sends_the_signal(findings: dict[str, Any]) -> None:
+def test_reload_sends_the_signal(findings: Findings) -> None:
     assert (findings["reload"], findings["reloaded"]) == ("", True)
 
 
-def test_the_journal_keeps_fields(findings: dict[str, Any]) -> None:
+def test_the_journal_keeps_fields(findings: Findings) -> None:
     assert findings["journal"] == [["4", "probing"]] * 2
 
 
-def test_one_instance_stops_without_the_others(findings: dict[str, Any]) -> None:
+def test_one_instance_stops_without_the_others(findings: Findings) -> None:
     assert (findings["stop"], findings["stopped"]) == ("", "success")
     assert findings["after the other stopped"] == "hello"
     assert findings["its own"] == "FileNotFoundError"
 
 
 def test_a_crash_is_followed_by_a_start_but_bad_configuration_is_not(
-    findings: dict[str, Any],
+    findings: Findings,
 ) -> None:
     assert findings["crash"] is True
     assert findings["bad configuration"] == "exit-code 0"
 
 
-def test_the_daemon_itself_runs_as_installed(findings: dict[str, Any]) -> None:
+def test_the_daemon_itself_runs_as_installed(findings: Findings) -> None:
     found = findings["daemon"]
     assert (found["start"], found["restart"], found["stop"]) == ("", "", ""), findings["log"]
     assert found["pid"] == found["main pid"]

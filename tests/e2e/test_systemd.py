@@ -3,18 +3,16 @@
 What is done in there, in turn: `tests/e2e/inside/administrator.py`.
 """
 
-from typing import Any
+from pathlib import Path
 
 import pytest
 
-from tests.e2e.containers import machine, reason_to_skip
+from tests.e2e.containers import Findings, findings_of, machine, reason_to_skip
 from tests.e2e.inside.administrator import FAR, NEW_VERSION, NODE, TWO, WHEELS
 
 MOST_EXPOSURE = 1.3
 # Its grace time is 5 s, and nobody is silent here.
 STOPPED_WITHIN = 3.0
-
-Findings = dict[str, Any]
 
 pytestmark = [
     pytest.mark.e2e,
@@ -25,14 +23,18 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def findings(tmp_path_factory: pytest.TempPathFactory) -> Findings:
     """What the administrator found."""
-    with machine(tmp_path_factory.mktemp("machine")) as booted:
+    found = findings_of(tmp_path_factory, "systemd", install_and_boot)
+    print("\n".join(found["log"]["end"]))
+    return found
+
+
+def install_and_boot(place: Path) -> Findings:
+    with machine(place) as booted:
         # Booted, it has no way to a package index.
         wheel = f"python3.11 -m pip wheel --quiet --wheel-dir={WHEELS} . setuptools"
         booted.run(*wheel.split())
         booted.run("env", "PIP_NO_INDEX=1", f"PIP_FIND_LINKS={WHEELS}", "make", "install")
-        found = booted.boot("administrator", enabled=(NODE,))
-    print("\n".join(found["log"]["end"]))
-    return found
+        return booted.boot("administrator", enabled=(NODE,))
 
 
 def step(findings: Findings, name: str) -> Findings:
