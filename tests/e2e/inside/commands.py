@@ -11,7 +11,9 @@ DEADLINE = 20.0
 
 def run(*command: str, env: Mapping[str, str] | None = None) -> str:
     """Its output and, when it failed, how."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=env)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, check=False, env=env
+    )
     if done.returncode != 0:
         return f"exit {done.returncode}: {done.stdout}{done.stderr}"
     return done.stdout.strip()
