@@ -26,6 +26,12 @@ QUICK = (
     *("--set", "liveness.ping_timeout=0.3"),
     *("--set", "liveness.evict_after=2"),
 )
+NEW_INTERFACE = (
+    "link add lan0 type veth peer name far0",
+    "link set far0 up",
+    "link set lan0 up",
+    "address add 192.0.2.1/24 dev lan0",
+)
 STALL, LONG_STALL = 16.0, 60.0
 
 
@@ -139,7 +145,8 @@ def test_file_descriptors_are_used_up(trio_of_daemons: list[Daemon], namespace: 
         late.start()
         until("the others found each other", lambda: late.connected() >= {"b"})
         # Its interfaces can't be listed now.
-        namespace.make_lan()
+        for command in NEW_INTERFACE:
+            namespace.ip(*command.split())
         put = client.call("put", {"key": "during", "value": "value"}, DEADLINE)
         assert put["replicas"]["stored"] >= 2
         assert node.ctl("--timeout", "0.5", "status").returncode == 5
