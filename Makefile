@@ -10,11 +10,12 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 LIBDIR  := $(PREFIX)/lib
 SERVICE_VENV := $(LIBDIR)/p2pd
+NEW_VENV := $(DESTDIR)$(SERVICE_VENV).new
 UNITS   := p2pd.service p2pd@.service
 # The service runs as another user and sees no home directory: an interpreter in one won't do.
 SYSTEM_PYTHON ?= $(shell PATH=/usr/local/bin:/usr/bin:/bin command -v $(notdir $(PYTHON)))
 
-.PHONY: run world trials pauses kills hosts fuzz test lint types unit test-install bench clean install uninstall
+.PHONY: run world trials pauses kills soak hosts fuzz test lint types unit test-install bench clean install uninstall
 
 run: $(READY)
 	$(BIN)/p2pd $(ARGS)
@@ -62,6 +63,10 @@ fuzz: $(READY)
 hosts: $(READY)
 	$(BIN)/python -m pytest -m slow tests/e2e/test_hosts.py
 
+# Stopped for a minute; then twenty daemons for P2PD_SOAK_SECONDS (180): killed, paused, written to.
+soak: $(READY)
+	$(BIN)/python -m pytest -m slow tests/e2e/test_faults.py tests/e2e/test_soak.py
+
 bench: $(READY)
 	$(BIN)/python -m bench
 
@@ -73,15 +78,18 @@ $(READY): pyproject.toml
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
 
-# pip writes DESTDIR into the scripts: it is taken out again, so that they run where they will be.
+# Made beside the old one, which stays whole until the new one is, for what runs from it and where
+# this fails. pip writes the place into the scripts: that becomes the one where they will be.
 install:
 	@test -n "$(SYSTEM_PYTHON)" || { echo >&2 "make install: no $(notdir $(PYTHON)) in /usr/local/bin or /usr/bin: install it, or name one with SYSTEM_PYTHON="; exit 1; }
 	rm -rf build
-	$(SYSTEM_PYTHON) -m venv --clear $(DESTDIR)$(SERVICE_VENV)
-	$(DESTDIR)$(SERVICE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check .
+	$(SYSTEM_PYTHON) -m venv --clear $(NEW_VENV)
+	$(NEW_VENV)/bin/python -m pip install --quiet --disable-pip-version-check .
 	rm -rf build
-	$(if $(DESTDIR),grep -rlIF '$(DESTDIR)/' $(DESTDIR)$(SERVICE_VENV)/bin $(DESTDIR)$(SERVICE_VENV)/pyvenv.cfg | xargs sed -i 's|$(DESTDIR)/|/|g')
-	chmod -R go+rX $(DESTDIR)$(SERVICE_VENV)
+	grep -rlIF '$(NEW_VENV)' $(NEW_VENV)/bin $(NEW_VENV)/pyvenv.cfg | xargs sed -i 's|$(NEW_VENV)|$(SERVICE_VENV)|g'
+	chmod -R go+rX $(NEW_VENV)
+	rm -rf $(DESTDIR)$(SERVICE_VENV)
+	mv $(NEW_VENV) $(DESTDIR)$(SERVICE_VENV)
 	install -d $(DESTDIR)$(PREFIX)/bin
 	ln -sf $(SERVICE_VENV)/bin/p2pd $(SERVICE_VENV)/bin/p2pctl $(DESTDIR)$(PREFIX)/bin/
 	install -D -m 644 config/p2pd.toml $(DESTDIR)$(PREFIX)/share/p2pd/p2pd.toml
@@ -100,7 +108,7 @@ uninstall:
 ifeq ($(DESTDIR),)
 	@if test -d /run/systemd/system; then systemctl disable --now p2pd.service; systemctl stop 'p2pd@*.service'; fi || true
 endif
-	rm -rf $(DESTDIR)$(SERVICE_VENV) $(DESTDIR)$(PREFIX)/share/p2pd
+	rm -rf $(DESTDIR)$(SERVICE_VENV) $(NEW_VENV) $(DESTDIR)$(PREFIX)/share/p2pd
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,p2pd p2pctl)
 	rm -f $(addprefix $(DESTDIR)$(LIBDIR)/,$(addprefix systemd/system/,$(UNITS)) sysusers.d/p2pd.conf tmpfiles.d/p2pd.conf)
 ifeq ($(DESTDIR),)

@@ -17,7 +17,7 @@ import random
 import signal
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 
 import trio
 
@@ -31,10 +31,12 @@ from p2pd.net.real import RealNetwork
 from p2pd.node.env import Env
 from p2pd.node.events import Events
 from p2pd.node.node import Node, open_node
-from p2pd.notify import notify, watchdog_interval
+from p2pd.notify import Manager, watchdog_interval
 from p2pd.store.sqlite import SqliteStore, open_sqlite_store
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+# Seconds; the manager is asked for twice as many each time.
+_ASK_AGAIN = 10
 
 
 def run(invocation: Invocation) -> int:
@@ -75,15 +77,18 @@ class Daemon:
         self._config = invocation.config
         self._events = Events(time.time)
         self._node: Node | None = None
+        self._manager = Manager()
         self._manager_hears = True
+        self._starting = trio.CancelScope()
         self._everything = trio.CancelScope()
 
     async def run(self) -> None:
         """Run everything, from the first line of the log to the last."""
-        with self._events.sent_to(logs.log_event):
+        with closing(self._manager), self._events.sent_to(logs.log_event):
             with self._everything:
                 async with trio.open_nursery() as nursery:
                     await nursery.start(self._handle_signals)
+                    nursery.start_soon(self._ask_for_time)
                     async with self._open_store() as store:
                         await self._run_node(store)
                     nursery.cancel_scope.cancel()
@@ -139,7 +144,18 @@ class Daemon:
         # What is here now stays: no need to look at it at every collection.
         gc.collect()
         gc.freeze()
+        self._starting.cancel()
         self._tell_manager("READY=1", f"STATUS=Listening on {where}")
+
+    async def _ask_for_time(self) -> None:
+        """Keep the manager waiting while the database is read, however long that takes."""
+        with self._starting:
+            while True:
+                self._tell_manager(
+                    f"EXTEND_TIMEOUT_USEC={2 * _ASK_AGAIN * 1_000_000}",
+                    "STATUS=Starting: reading and checking the database",
+                )
+                await trio.sleep(_ASK_AGAIN)
 
     async def _feed_watchdog(self) -> None:
         interval = watchdog_interval()
@@ -152,7 +168,7 @@ class Daemon:
     def _tell_manager(self, *lines: str) -> None:
         # As sd_notify(3) advises: a variable left over from another service ends nothing.
         try:
-            notify(*lines)
+            self._manager.tell(*lines)
         except OSError as error:
             if self._manager_hears:
                 self._events.emit(

@@ -20,6 +20,7 @@
     |  `- StoreFull          the configured size is reached
     |- InvalidRequest        a control request with wrong parameters
     |- Busy                  a bound is reached; trying later helps
+    |  `- Exhausted          the process has no file descriptors or memory left
     `- DaemonUnreachable     (client side) nobody answers on the control socket
 
 `code` is the stable name that scripts see in JSON; `exit_code` is what `p2pctl` returns.
@@ -172,6 +173,10 @@ class Busy(P2PError):
     """A bound is reached; trying again later helps."""
 
     code = "busy"
+
+
+class Exhausted(Busy):
+    """The process has no file descriptors or memory left; waiting for a free place gives none."""
 
 
 class DaemonUnreachable(P2PError):

@@ -11,24 +11,38 @@ SEND_TIMEOUT: Final = 5.0
 """Seconds to wait for a service manager that does not read; well below any sensible WatchdogSec."""
 
 
-def notify(*lines: str) -> None:
-    """Tell the service manager `lines`, such as `READY=1`, `STATUS=...`, in one datagram.
+class Manager:
+    """The service manager, where `$NOTIFY_SOCKET` names one; close it after use.
 
-    It blocks only while the manager's queue is full. Raises ValueError for a line break inside of
-    a line (it would smuggle in another assignment), OSError when the manager can't be reached.
+    The socket to it is there from the start: a process that is out of file descriptors is still
+    heard, and not taken for one that hangs.
     """
-    for line in lines:
-        if "\n" in line:
-            raise ValueError(f"a notification of one line holds a line break: {line!r}")
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    if address.startswith("@"):
+
+    def __init__(self) -> None:
+        address = os.environ.get("NOTIFY_SOCKET", "")
         # A name in the abstract namespace is written with "@" in place of its leading NUL.
-        address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(SEND_TIMEOUT)
-        sock.sendto("\n".join(lines).encode(), address)
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) if address else None
+        if self._socket is not None:
+            self._socket.settimeout(SEND_TIMEOUT)
+
+    def close(self) -> None:
+        """Tell it nothing any more."""
+        if self._socket is not None:
+            self._socket.close()
+
+    def tell(self, *lines: str) -> None:
+        """Tell it `lines`, such as `READY=1`, `STATUS=...`, in one datagram.
+
+        It blocks only while the manager's queue is full. Raises ValueError for a line break
+        inside of a line (it would smuggle in another assignment), OSError when the manager can't
+        be reached.
+        """
+        for line in lines:
+            if "\n" in line:
+                raise ValueError(f"a notification of one line holds a line break: {line!r}")
+        if self._socket is not None:
+            self._socket.sendto("\n".join(lines).encode(), self._address)
 
 
 def watchdog_interval() -> float | None:

@@ -3,11 +3,17 @@
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from p2pd.notify import notify, watchdog_interval
+from p2pd.notify import Manager, watchdog_interval
+
+
+def notify(*lines: str) -> None:
+    with closing(Manager()) as manager:
+        manager.tell(*lines)
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -30,6 +36,15 @@ def manager(
 def test_lines_arrive_in_one_datagram(manager: socket.socket) -> None:
     notify("READY=1", "STATUS=listening on [::]:41000, 3 peers ✓")
     assert manager.recv(4096).decode() == "READY=1\nSTATUS=listening on [::]:41000, 3 peers ✓"
+
+
+def test_it_is_heard_without_a_file_descriptor_to_spare(
+    manager: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(Manager()) as own:
+        monkeypatch.setattr(socket, "socket", None)
+        own.tell("WATCHDOG=1")
+    assert manager.recv(4096) == b"WATCHDOG=1"
 
 
 def test_a_line_cannot_smuggle_in_another(manager: socket.socket) -> None:

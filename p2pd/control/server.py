@@ -27,6 +27,7 @@ from p2pd.control.endpoint import listening_socket
 from p2pd.control.methods import HANDLERS, Node
 from p2pd.control.subscriptions import FEEDS, Feed
 from p2pd.errors import Busy, P2PError
+from p2pd.node.events import SHORTAGE_PAUSE
 
 MAX_CLIENTS: Final = 128
 MAX_REQUESTS: Final = 64
@@ -57,8 +58,15 @@ async def serve_control(
     with listening_socket(path, mode, group) as sock:
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
         async with trio.open_nursery() as nursery:
-            await nursery.start(trio.serve_listeners, clients.serve, [listener])
             task_status.started()
+            while True:
+                try:
+                    stream = await listener.accept()
+                except OSError as error:
+                    node.events.emit_shortage(f"can't take clients of {path}: {error.strerror}")
+                    await trio.sleep(SHORTAGE_PAUSE)
+                else:
+                    nursery.start_soon(clients.serve, stream)
 
 
 class _Clients:
@@ -263,8 +271,13 @@ class _Client:
                 self.close()
 
     async def _close_on_hangup(self) -> None:
-        await _hung_up(self._stream.socket)
-        self.close()
+        try:
+            await _hung_up(self._stream.socket)
+        except OSError as error:
+            # Then it gets its answers, whether it is still there or not.
+            self._node.events.emit_shortage(f"can't watch a client: {error.strerror}")
+        else:
+            self.close()
 
 
 async def _hung_up(sock: trio.socket.SocketType) -> None:

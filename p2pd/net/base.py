@@ -71,7 +71,11 @@ class Listener(Protocol):
         """The address in effect, with the port that was chosen for port 0."""
 
     async def accept(self) -> Pending:
-        """Wait for the next connection."""
+        """Wait for the next connection.
+
+        Raises `OSError` while the process is out of file descriptors or memory, and
+        `trio.ClosedResourceError` once it is closed.
+        """
 
     async def aclose(self) -> None:
         """Stop listening."""
@@ -105,7 +109,10 @@ class Network(Protocol):
     """What a node may do with the outside world."""
 
     async def dial(self, address: Address) -> Stream:
-        """Connect and encrypt; raises `DialFailed`. The caller bounds the time."""
+        """Connect and encrypt; the caller bounds the time.
+
+        Raises `DialFailed`, or `Exhausted`.
+        """
 
     async def listen(self, address: Address) -> Listener:
         """Bind an address; raises `StartError` where it can't be had."""

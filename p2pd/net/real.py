@@ -12,15 +12,14 @@ from typing import Any
 import trio
 
 from p2pd.address import Address
-from p2pd.errors import DialFailed, StartError
+from p2pd.errors import DialFailed, Exhausted, StartError
 from p2pd.net.base import Interface
 from p2pd.net.certificate import TlsContexts, make_tls_contexts
 from p2pd.net.interfaces import interface_changes, list_interfaces
 from p2pd.net.multicast import LinuxMulticastSocket
 
 _BACKLOG = 256
-_ACCEPT_PAUSE = 0.1
-# Descriptors or memory are used up: waiting may help, giving up the listener would not.
+# Descriptors or memory are used up: waiting may help.
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 # No interface has the address, or the one of its scope is gone.
 _NOT_OURS = {errno.EADDRNOTAVAIL, errno.ENODEV}
@@ -91,15 +90,16 @@ class TcpListener:
         self.address = _address(sock.getsockname())
 
     async def accept(self) -> TcpPending:
-        """See `Listener`; waits while the process is out of file descriptors."""
+        """See `Listener`."""
         while True:
             try:
                 accepted, name = await self._socket.accept()
                 return TcpPending(trio.SocketStream(accepted), _address(name), self._tls)
             except OSError as error:
+                # All else, such as a reset before we came to it, is the other side's doing.
                 if error.errno in _EXHAUSTED:
-                    await trio.sleep(_ACCEPT_PAUSE)
-                elif error.errno == errno.EBADF:
+                    raise
+                if error.errno == errno.EBADF:
                     raise trio.ClosedResourceError from None
 
     async def aclose(self) -> None:
@@ -121,7 +121,8 @@ class RealNetwork:
         try:
             sock = trio.socket.socket(family, socket.SOCK_STREAM)
         except OSError as error:
-            raise DialFailed(f"can't dial {address}: {_strerror(error)}") from None
+            kind = Exhausted if error.errno in _EXHAUSTED else DialFailed
+            raise kind(f"can't dial {address}: {_strerror(error)}") from None
         try:
             await sock.connect(_sockaddr(address))
             tcp = trio.SocketStream(sock)

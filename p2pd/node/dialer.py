@@ -15,6 +15,7 @@ from p2pd.errors import (
     Busy,
     ConnectionLost,
     DialFailed,
+    Exhausted,
     HandshakeRefused,
     NotFound,
     P2PError,
@@ -172,6 +173,8 @@ class Dialer:
             with trio.move_on_at(until):
                 try:
                     return await self.connect_to(peer)
+                except Exhausted:
+                    raise
                 except Busy as full:
                     error = full
                 on_wait(True)  # noqa: FBT003 - as above
@@ -261,7 +264,11 @@ class Dialer:
         number = self._dial_count
         timeout = self._roster.config.dial_timeout
         with trio.move_on_after(timeout):
-            stream = await self._env.network.dial(address)
+            try:
+                stream = await self._env.network.dial(address)
+            except Exhausted as shortage:
+                self._events.emit_shortage(str(shortage))
+                raise
             asked_for = stay or source in {Source.MANUAL, Source.SEED}
             stays = asked_for or self._wanted() > self._to_stay
             self._to_stay += stays

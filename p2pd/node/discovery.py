@@ -38,6 +38,7 @@ MAX_SEEN = 1024
 # Of what a tally counts.
 MAX_TALLIED = 256
 _SETTLE = 0.05
+_LOOK_AGAIN = 1.0
 
 
 @attrs.define(eq=False)
@@ -128,7 +129,13 @@ class Discovery:
             trio.open_nursery() as nursery,
         ):
             while True:
-                self._follow(self.follow_addresses(), nursery)
+                try:
+                    interfaces = self.follow_addresses()
+                except OSError as error:
+                    self._events.emit_shortage(f"can't list the interfaces: {error.strerror}")
+                    await trio.sleep(_LOOK_AGAIN)
+                    continue
+                self._follow(interfaces, nursery)
                 await changed()
                 # Changes come in flocks.
                 await trio.sleep(_SETTLE)

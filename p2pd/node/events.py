@@ -4,12 +4,18 @@ Events are state changes (a peer connected, an interface went away), never retri
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import attrs
+import trio
 
 from p2pd.ids import NodeId
+
+# Seconds. A shortage shows at each attempt, and is told this often; each is made so much later.
+SHORTAGE_TOLD_AGAIN = 600.0
+SHORTAGE_PAUSE = 0.1
 
 FieldValue = str | int | float | bool | None
 
@@ -41,6 +47,7 @@ class Events:
     def __init__(self, wall_clock: Callable[[], float]) -> None:
         self._wall_clock = wall_clock
         self._sinks: list[Sink] = []
+        self._short_since = -math.inf
 
     @contextmanager
     def sent_to(self, sink: Sink) -> Iterator[None]:
@@ -65,3 +72,15 @@ class Events:
         event = Event(code, message, self._wall_clock(), level, peer, fields, error)
         for sink in tuple(self._sinks):
             sink(event)
+
+    def emit_shortage(self, problem: str) -> None:
+        """Tell that file descriptors or memory are used up; every ten minutes at most."""
+        now = trio.current_time()
+        if now - self._short_since >= SHORTAGE_TOLD_AGAIN:
+            self._short_since = now
+            self.emit(
+                "node.exhausted",
+                f"{problem}; what is connected goes on, others wait: allow p2pd more file "
+                "descriptors (LimitNOFILE=, ulimit -n), or lower connections.max_inbound",
+                level=logging.ERROR,
+            )

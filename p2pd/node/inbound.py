@@ -12,7 +12,7 @@ from p2pd.errors import ConnectionLost, HandshakeRefused
 from p2pd.net.base import Listener, Pending
 from p2pd.node.connection import Connection
 from p2pd.node.env import Env
-from p2pd.node.events import Events
+from p2pd.node.events import SHORTAGE_PAUSE, Events
 from p2pd.node.handshaking import Introducer
 from p2pd.node.roster import Roster
 from p2pd.wire.handshake import Reason
@@ -58,7 +58,12 @@ class Inbound:
     async def _accept(self, listener: Listener, nursery: trio.Nursery) -> None:
         try:
             while True:
-                pending = await listener.accept()
+                try:
+                    pending = await listener.accept()
+                except OSError as error:
+                    self._events.emit_shortage(f"can't take connections: {error.strerror}")
+                    await trio.sleep(SHORTAGE_PAUSE)
+                    continue
                 handshake = self._handshakes[pending] = _Handshake()
                 nursery.start_soon(self._serve, pending, handshake)
                 while len(self._handshakes) > MAX_HANDSHAKES:

@@ -5,6 +5,7 @@ both. The same task notices that the machine slept: then nothing is closed for t
 of that time, and everybody lost is dialled at once.
 """
 
+import logging
 import math
 from collections.abc import Callable
 
@@ -70,13 +71,35 @@ class Keepalive:
                     connection.excuse(late)
             self._on_round(late)
             before, offset = offset, self._clock_offset()
-            if offset - before > SLEPT_SECONDS:
-                self._events.emit(
-                    "node.woke",
-                    f"the machine slept for {offset - before:.0f} s (or its clock was set): "
-                    "probing and redialling all peers",
-                )
+            if self._lost_time(offset - before, late):
                 self._on_wake()
+
+    def _lost_time(self, jump: float, late: float) -> bool:
+        """Tell of a jump of the wall clock, or of a process that was stopped, by the seconds.
+
+        Returns whether others may have given this node up meanwhile.
+        """
+        if jump > SLEPT_SECONDS:
+            self._events.emit(
+                "node.woke",
+                f"the machine slept for {jump:.0f} s (or its clock was set): "
+                "probing and redialling all peers",
+            )
+        elif late > SLEPT_SECONDS:
+            self._events.emit(
+                "node.stalled",
+                f"this process did not get to run for {late:.0f} s: probing and redialling all "
+                "peers; was it stopped, or is the machine overloaded?",
+                level=logging.WARNING,
+            )
+        elif jump < -SLEPT_SECONDS:
+            self._events.emit(
+                "node.clock_back",
+                f"the clock was set back by {-jump:.0f} s: while it is behind that of others, "
+                "their messages are dropped as dated ahead; run NTP",
+                level=logging.WARNING,
+            )
+        return jump > SLEPT_SECONDS or late > SLEPT_SECONDS
 
     def _look_round(self, now: float, shortest: float) -> tuple[float, float]:
         """Look after all connections; returns when the next is due, and when one is evicted."""

@@ -34,6 +34,12 @@ _POLL = 0.01
 T = TypeVar("T")
 
 
+def instrumented_path() -> str:
+    """The `PYTHONPATH` of daemons that tests reach into: see `instruments/sitecustomize.py`."""
+    own = str(Path(__file__).parent / "instruments")
+    return os.pathsep.join(filter(None, [own, os.environ.get("PYTHONPATH")]))
+
+
 def reason_to_skip() -> str | None:
     """Why these tests can't run here; None where they can."""
     if os.geteuid() != 0:

@@ -20,14 +20,15 @@ def test_it_leaves_gracefully(make_daemon: MakeDaemon, number: signal.Signals) -
     staying, leaving = make_daemon("a").start(), make_daemon("b").start()
     until("they are connected", lambda: staying.connected() and leaving.connected())
     leaving.signal(number)
-    # Looked at once: a redial that is refused would be the last error soon.
-    left = until(
+    until(
         "its peer shows that it left",
-        lambda: [b for b in (staying.peer("b"),) if b["status"] == "disconnected"],
+        lambda: staying.peer("b")["status"] == "disconnected",
         SHOWN_WITHIN,
     )
     assert leaving.wait(GRACE) == 0
-    assert "leaving" in left[0]["last_error"]
+    # Not the last error of that peer, which is that of a redial soon.
+    [left] = staying.events("peer.disconnected")
+    assert "leaving" in left["reason"]
     assert not leaving.socket.exists()
     assert len(leaving.events("node.stopping")) == 1
     assert len(leaving.events("node.stopped")) == 1

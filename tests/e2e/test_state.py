@@ -180,6 +180,7 @@ def test_a_disk_that_fills_up(make_daemon: MakeDaemon) -> None:
         filler.unlink()
         until("writes work again", lambda: node.ctl("put", "after", "2").returncode == 0)
         assert node.ctl("get", "after").stdout == "2"
+        assert len(node.events("store.refuses")) == 1
         assert node.events("bug") == []
         assert node.stop() == 0
 

@@ -137,6 +137,7 @@ async def test_a_clock_set_back_or_a_little_forward_is_no_sleep(autojump_clock: 
         for step in (-3600, 5, -1):
             a.clock_error += step
             await trio.sleep(20)
+        assert a.codes().count("node.clock_back") == 1
         assert "node.woke" not in a.codes()
         assert a.is_connected_to(b)
 

@@ -7,37 +7,13 @@ import json
 import os
 import pwd
 import socket
-import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
-DEADLINE = 20.0
+from tests.e2e.inside.commands import DEADLINE, journal, run, show, until
+
 SINGLE, INSTANCE = "p2pd.service", "p2pd@two.service"
 SINGLE_SOCKET, INSTANCE_SOCKET = "/run/p2pd/default.sock", "/run/p2pd/two.sock"
-
-
-def run(*command: str) -> str:
-    """Its output and, when it failed, how."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    if done.returncode != 0:
-        return f"exit {done.returncode}: {done.stdout}{done.stderr}"
-    return done.stdout.strip()
-
-
-def show(unit: str, name: str) -> str:
-    return run("systemctl", "show", "--value", "--property", name, unit)
-
-
-def until(condition: Callable[[], bool]) -> bool:
-    """Wait until `condition` holds; False when it did not within the deadline."""
-    give_up = time.monotonic() + DEADLINE
-    while not condition():
-        if time.monotonic() > give_up:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def greeting(path: str, *groups: int) -> str:
@@ -99,17 +75,13 @@ def real_daemon() -> dict[str, object]:
     found["restart"] = run("systemctl", "restart", SINGLE)
     found["get"] = run("p2pctl", "get", "key")
     found["reload"] = run("systemctl", "reload", SINGLE)
-    found["reloaded"] = until(lambda: "EVENT=config.reloaded" in journal("config.reloaded"))
-    found["started"] = journal("node.started").count("EVENT=node.started")
+    found["reloaded"] = until(lambda: len(journal(SINGLE, "EVENT=config.reloaded")) > 0)
+    found["started"] = len(journal(SINGLE, "EVENT=node.started"))
     found["stop"] = run("systemctl", "stop", SINGLE)
     found["result"] = show(SINGLE, "Result")
-    found["stopped"] = journal("node.stopped").count("EVENT=node.stopped")
+    found["stopped"] = len(journal(SINGLE, "EVENT=node.stopped"))
     found["socket"] = Path(SINGLE_SOCKET).exists()
     return found
-
-
-def journal(event: str) -> str:
-    return run("journalctl", "--unit", SINGLE, f"EVENT={event}", "--output=export")
 
 
 def main() -> None:
@@ -123,8 +95,7 @@ def main() -> None:
     findings["watchdog"] = watchdog_is_pinged()
     findings["reload"] = run("systemctl", "reload", SINGLE)
     findings["reloaded"] = until(lambda: show(SINGLE, "StatusText") == "reloaded")
-    probing = run("journalctl", "--unit", SINGLE, "EVENT=probe.ready", "--output=json")
-    entries = [json.loads(line) for line in probing.splitlines()]
+    entries = journal(SINGLE, "EVENT=probe.ready")
     findings["journal"] = [(entry["PRIORITY"], entry["MESSAGE"]) for entry in entries]
     findings["stop"] = run("systemctl", "stop", INSTANCE)
     findings["stopped"] = show(INSTANCE, "Result")

@@ -26,11 +26,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from p2pd.notify import notify, watchdog_interval
+from p2pd.notify import Manager, watchdog_interval
 
 STATE = Path(os.environ["STATE_DIRECTORY"])
 RUNTIME = Path(os.environ["RUNTIME_DIRECTORY"])
 INSTANCE = sys.argv[1]
+MANAGER = Manager()
 RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR = 0x1, 0x10, 0x100
 
 
@@ -201,7 +202,7 @@ async def ping_the_watchdog() -> None:
     interval = watchdog_interval()
     assert interval is not None
     while True:
-        notify("WATCHDOG=1")
+        MANAGER.tell("WATCHDOG=1")
         await trio.sleep(interval)
 
 
@@ -236,11 +237,11 @@ async def main() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(serve, trio.SocketListener(control))
             nursery.start_soon(ping_the_watchdog)
-            notify("READY=1", "STATUS=probing")
+            MANAGER.tell("READY=1", "STATUS=probing")
             async for signum in signals:
                 if signum == signal.SIGTERM:
                     break
-                notify("STATUS=reloaded")
+                MANAGER.tell("STATUS=reloaded")
             nursery.cancel_scope.cancel()
     path.unlink()
 
