@@ -1,6 +1,6 @@
 """Whether it is ourselves who are cut off, when many peers fall silent at once.
 
-Lifeguard (arXiv 1707.00788) has a node doubt itself first. Here: where at least half of
+Lifeguard (arXiv 1707.00788) has a node doubt itself first. Here: where three quarters of
 the connections fall silent within a short time, our own link is the likelier cause.
 """
 
