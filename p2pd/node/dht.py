@@ -11,18 +11,11 @@ import trio
 
 from p2pd.config import DhtConfig
 from p2pd.core.records import Author, Version, living, version_of
-from p2pd.errors import (
-    Busy,
-    InvalidRequest,
-    NotFound,
-    P2PError,
-    TooFewReplicas,
-    VersionConflict,
-)
+from p2pd.errors import InvalidRequest, NotFound, TooFewReplicas, VersionConflict
 from p2pd.ids import Key, NodeId
-from p2pd.node.dispatch import Call, Dispatch, failure
+from p2pd.node.dispatch import Call, Dispatch
 from p2pd.node.env import Env
-from p2pd.node.fair_channel import FairChannel
+from p2pd.node.questions import Questions
 from p2pd.node.quorum import Holding, Needed, Quorum
 from p2pd.node.replica import Replica
 from p2pd.node.routes import Routes
@@ -72,21 +65,14 @@ class Dht:
         self._max_value_bytes = max_value_bytes
         self._author = Author(env.identity.public_key, env.entropy)
         self._writing: dict[Key, trio.Lock] = {}
-        self._reads: FairChannel[NodeId, tuple[Call, FindValue]] = FairChannel(MAX_READS)
+        self._reads: Questions[FindValue] = Questions(
+            MAX_READS, "too many reads wait for the disk; try again"
+        )
         dispatch.add(FindValue, self._take_read)
 
     async def run(self) -> None:
         """Answer the reads of other nodes, until cancelled."""
-        while True:
-            call, question = await self._reads.receive()
-            if call.connection.end_reason is not None:
-                continue
-            try:
-                versions = await self._replica.read(Key(question.key))
-            except P2PError as error:
-                call.answer(failure(error))
-                continue
-            call.answer(self._value(call, question, versions))
+        await self._reads.answer_all(self._answer_read)
 
     async def put(
         self,
@@ -220,9 +206,11 @@ class Dht:
         versions = self._replica.cached(Key(question.key))
         if versions is not None:
             return self._value(call, question, versions)
-        for each, _ in self._reads.put(call.connection.node_id, (call, question)):
-            each.answer(failure(Busy("too many reads wait for the disk; try again")))
+        self._reads.take(call, question)
         return None
+
+    async def _answer_read(self, call: Call, question: FindValue) -> Value:
+        return self._value(call, question, await self._replica.read(Key(question.key)))
 
     def _value(self, call: Call, question: FindValue, versions: Sequence[Version]) -> Value:
         asker = call.connection.node_id

@@ -15,12 +15,12 @@ from p2pd.core.budget import Budget
 from p2pd.core.confirmations import Confirmations
 from p2pd.core.merkle import EMPTY, Comparison, Prefix, compare, prefix_of
 from p2pd.core.records import Version
-from p2pd.errors import BadMessage, Busy, P2PError, PeerError
+from p2pd.errors import BadMessage, PeerError
 from p2pd.ids import Key, NodeId
 from p2pd.node.dialer import Dialer
-from p2pd.node.dispatch import Call, Dispatch, failure
+from p2pd.node.dispatch import Call, Dispatch
 from p2pd.node.env import Env
-from p2pd.node.fair_channel import FairChannel
+from p2pd.node.questions import Questions
 from p2pd.node.replica import Replica
 from p2pd.node.roster import Roster
 from p2pd.wire.messages import (
@@ -57,9 +57,11 @@ R = TypeVar("R", bound=Message)
 
 @attrs.frozen
 class Outcome:
-    """What came of it: under how many keys this node learned something, what it gave.
+    """What came of a reconciliation.
 
-    `same`: at the beginning the peer had all that this node has, in the same versions.
+    `learned` counts the keys under which this node has something new, `given` the versions
+    that the peer stored. `same`: at the beginning the peer had all that this node has, in the
+    same versions; it may have had more.
     """
 
     learned: int
@@ -85,26 +87,16 @@ class Reconciler:
         self._replica = replica
         self._confirmations = confirmations
         self._budget = Budget(BYTES_AT_ONCE, BYTES_PER_SECOND)
-        self._questions: FairChannel[NodeId, tuple[Call, Compare | Fetch]] = FairChannel(
-            MAX_QUESTIONS_WAITING
+        self._questions: Questions[Compare | Fetch] = Questions(
+            MAX_QUESTIONS_WAITING, "too many questions wait; try again"
         )
-        dispatch.add(Compare, self._take)
-        dispatch.add(Fetch, self._take)
+        dispatch.add(Compare, self._questions.take)
+        dispatch.add(Fetch, self._questions.take)
 
     async def run(self) -> None:
         """Answer other nodes, until cancelled."""
         await self._replica.loaded.wait()
-        while True:
-            call, question = await self._questions.receive()
-            if call.connection.end_reason is not None:
-                continue
-            try:
-                answer = await self._answer(question)
-            except P2PError as error:
-                answer = failure(error)
-            call.answer(answer)
-            # Whoever asks one question after the other keeps nobody else from his turn.
-            await trio.lowlevel.checkpoint()
+        await self._questions.answer_all(self._answer)
 
     async def reconcile(
         self, peer: NodeId, prefixes: Iterable[Prefix], *, take: bool = True
@@ -181,11 +173,7 @@ class Reconciler:
         said = reply.message if isinstance(reply, Failed) else type(reply).__name__
         raise PeerError(f"{peer.hex()[:12]} answers {type(question).__name__}: {said}")
 
-    def _take(self, call: Call, question: Compare | Fetch) -> None:
-        for each, _ in self._questions.put(call.connection.node_id, (call, question)):
-            each.answer(failure(Busy("too many questions wait; try again")))
-
-    async def _answer(self, question: Compare | Fetch) -> Message:
+    async def _answer(self, _: Call, question: Compare | Fetch) -> Message:
         if isinstance(question, Fetch):
             return await self._answer_fetch(question)
         answer = compare(self._replica.tree, question)
@@ -212,6 +200,6 @@ class Reconciler:
         return Fetched(done, tuple(each.signed for each in versions))
 
     async def _pay(self, cost: int) -> None:
-        # Several may wait for the same drop.
-        while not self._budget.spend(max(cost, LEAST_COST), trio.current_time()):  # noqa: ASYNC110
+        # Once it is refilled, another one that waited may spend it first.
+        while not self._budget.spend(max(cost, LEAST_COST), trio.current_time()):  # noqa: ASYNC110 - a budget fills by time, there is no event to wait for
             await trio.sleep_until(self._budget.refilled_at())

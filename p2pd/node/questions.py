@@ -1,0 +1,48 @@
+"""Questions of other nodes that take a while to answer: they wait, and each asker has its turn."""
+
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+import trio
+
+from p2pd.errors import Busy, P2PError
+from p2pd.ids import NodeId
+from p2pd.node.dispatch import Call, failure
+from p2pd.node.fair_channel import FairChannel
+from p2pd.wire.messages import Message
+
+Question = TypeVar("Question", bound=Message)
+
+
+class Questions(Generic[Question]):
+    """A queue of questions; `take` is their handler, `answer_all` must be running.
+
+    `most` may wait; beyond it, who has most waiting is told `busy`, in the words of `refusal`.
+    """
+
+    def __init__(self, most: int, refusal: str) -> None:
+        self._waiting: FairChannel[NodeId, tuple[Call, Question]] = FairChannel(most)
+        self._refusal = refusal
+
+    def take(self, call: Call, question: Question) -> None:
+        """Let a question wait for its turn."""
+        for each, _ in self._waiting.put(call.connection.node_id, (call, question)):
+            each.answer(failure(Busy(self._refusal)))
+
+    async def answer_all(self, answer: Callable[[Call, Question], Awaitable[Message]]) -> None:
+        """Answer one question after the other, until cancelled.
+
+        Whose connection has ended is passed over. A `P2PError` of `answer` is told to the
+        asker; anything else is a bug, and escapes.
+        """
+        while True:
+            call, question = await self._waiting.receive()
+            if call.connection.end_reason is not None:
+                continue
+            try:
+                reply = await answer(call, question)
+            except P2PError as error:
+                reply = failure(error)
+            call.answer(reply)
+            # Answers that took no waiting, one after the other, must not hold up all else.
+            await trio.lowlevel.checkpoint()
