@@ -5,10 +5,13 @@ so that a record belongs to the nodes whose IDs are closest to its key.
 """
 
 import hashlib
-from typing import Self
+from collections.abc import Iterable
+from typing import Self, TypeVar
 
 ID_BYTES = 32
 ID_BITS = ID_BYTES * 8
+
+AnyId = TypeVar("AnyId", bound=bytes)
 
 
 class Id(bytes):
@@ -67,6 +70,11 @@ class Key(Id):
 def distance(a: bytes, b: bytes) -> int:
     """XOR distance of two IDs, as an integer from 0 to 2**256 - 1."""
     return int.from_bytes(a, "big") ^ int.from_bytes(b, "big")
+
+
+def closest_first(ids: Iterable[AnyId], target: bytes) -> list[AnyId]:
+    """Return these IDs in the order of their distance to `target`."""
+    return sorted(ids, key=lambda each: distance(each, target))
 
 
 def distance_bits(a: bytes, b: bytes) -> int:

@@ -12,6 +12,7 @@ from p2pd.ids import (
     Id,
     Key,
     NodeId,
+    closest_first,
     distance,
     distance_bits,
 )
@@ -59,6 +60,12 @@ def test_distance_is_a_metric(a: Id, b: Id, c: Id) -> None:
     assert distance(a, b) == distance(b, a)
     assert (distance(a, b) == 0) == (a == b)
     assert distance(a, c) <= distance(a, b) + distance(b, c)
+
+
+@given(st.lists(ids, max_size=5), ids)
+def test_the_closest_comes_first(some: list[Id], target: Id) -> None:
+    distances = [distance(each, target) for each in closest_first(some, target)]
+    assert distances == sorted(distance(each, target) for each in some)
 
 
 @given(ids, st.integers(0, ID_BITS - 1))

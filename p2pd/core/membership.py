@@ -183,10 +183,10 @@ class Membership:
         self._isolation.back(node)
         self._suspects.drop(node)
 
-    def lost(self, node: NodeId, evidence_is_reset: bool, now: float) -> None:  # noqa: FBT001
+    def lost(self, node: NodeId, now: float, *, reset: bool) -> None:
         """Note that our connection to a node ended without a goodbye: it is suspect.
 
-        `evidence_is_reset`: by a reset or the end of the stream; else by silence.
+        `reset`: by a reset or the end of the stream; else by silence.
         """
         self._now = now
         if node == self._own_id:
@@ -200,12 +200,12 @@ class Membership:
         if self._suspects.dead(node) is not None:
             return
         case = self._suspects.open_lost(node, claims, now)
-        if not evidence_is_reset:
+        if not reset:
             case.ask_due = now
             self._fell_silent(node, case, now)
         self._suspects.schedule(node)
 
-    def dial_failed(self, node: NodeId, refused: bool, now: float) -> None:  # noqa: FBT001
+    def dial_failed(self, node: NodeId, now: float, *, refused: bool) -> None:
         """Note that our dial of a node came to nothing; it matters if the node is suspect.
 
         `refused`: at once, by its host; else there was no answer, or no way to it.

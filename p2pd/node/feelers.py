@@ -103,7 +103,7 @@ class Feelers:
         # It may have said goodbye meanwhile, or have come by itself.
         if outcome in {Outcome.REFUSED, Outcome.SILENT} and self._is_quiet(node):
             refused = outcome is Outcome.REFUSED
-            self._machine.lost(node, evidence_is_reset=refused, now=now)
+            self._machine.lost(node, now, reset=refused)
             if refused:
-                self._machine.dial_failed(node, refused=True, now=now)
+                self._machine.dial_failed(node, now, refused=True)
             self._on_news()

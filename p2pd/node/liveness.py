@@ -107,10 +107,10 @@ class LivenessService:
             for reporter, observed in self._machine.accusers(peer).items()
         ]
 
-    def came(self, late: float) -> None:
+    def timer_came(self, late: float) -> None:
         """Take note by how many seconds a timer of this process came late.
 
-        Who did not run for a while doubts itself first.
+        A process that did not run for a while doubts itself before it doubts others.
         """
         now = trio.current_time()
         if late < LATE:
@@ -191,7 +191,7 @@ class LivenessService:
         elif outcome is Outcome.UNCLEAR:
             self._machine.dial_unclear(node, now)
         else:
-            self._machine.dial_failed(node, refused=outcome is Outcome.REFUSED, now=now)
+            self._machine.dial_failed(node, now, refused=outcome is Outcome.REFUSED)
         self._wake()
 
     async def _ask_others(self, node: NodeId, last: bool = False) -> None:  # noqa: FBT001, FBT002 - a task's argument
@@ -217,8 +217,7 @@ class LivenessService:
         if connection.ending is Ending.LEFT:
             self._note_leave(node)
         elif connection.ending in {Ending.BROKEN, Ending.SILENT}:
-            broken = connection.ending is Ending.BROKEN
-            self._machine.lost(node, evidence_is_reset=broken, now=now)
+            self._machine.lost(node, now, reset=connection.ending is Ending.BROKEN)
         self._wake()
 
     def _note_leave(self, node: NodeId) -> None:

@@ -15,7 +15,7 @@ from p2pd.core.membership import Liveness
 from p2pd.core.records import Version
 from p2pd.errors import AmbiguousPeer, DialFailed, InvalidRequest, NotFound, PeerError, StartError
 from p2pd.hosts import parse_address
-from p2pd.ids import ID_BITS, Key, NodeId, distance, distance_bits
+from p2pd.ids import ID_BITS, Key, NodeId, closest_first, distance_bits
 from p2pd.net.base import Listener, Network
 from p2pd.node.chronicle import Chronicle
 from p2pd.node.dht import Consistency, Written
@@ -264,8 +264,8 @@ class Node:
         started = trio.current_time()
         route = await self.services.routes.look_up(point, FindNode(point))
         elapsed = trio.current_time() - started
-        found = [self.node_id, *(candidate.node_id for candidate in route.closest)]
-        found.sort(key=lambda each: distance(each, point))
+        answered = (candidate.node_id for candidate in route.closest)
+        found = closest_first([self.node_id, *answered], point)
         return LookupResult(
             target=point.hex(),
             found=[

@@ -16,7 +16,7 @@ from p2pd.config import DhtConfig
 from p2pd.core.lookup import Candidate
 from p2pd.core.records import Version, kept, living, merge, version_of
 from p2pd.errors import BadMessage, P2PError, StoreError
-from p2pd.ids import Key, NodeId, distance
+from p2pd.ids import Key, NodeId, closest_first
 from p2pd.node.dialer import Dialer
 from p2pd.node.env import Env
 from p2pd.node.replica import Replica
@@ -230,8 +230,7 @@ class Quorum:
         itself = [] if own is None else [self._own_id]
 
         def replicas(candidates: list[Candidate]) -> list[NodeId]:
-            nodes = [*itself, *(each.node_id for each in candidates)]
-            return sorted(nodes, key=lambda each: distance(each, key))[:most]
+            return closest_first([*itself, *(each.node_id for each in candidates)], key)[:most]
 
         def versions_of_answers(route: Route) -> list[Version]:
             told = map(answers.versions_in, route.answers.values())

@@ -16,7 +16,7 @@ from p2pd.core.confirmations import Confirmations
 from p2pd.core.merkle import Prefix
 from p2pd.core.tending import SOON, Tending, Visit
 from p2pd.errors import DialFailed, P2PError, RequestTimedOut
-from p2pd.ids import NodeId, distance
+from p2pd.ids import NodeId, closest_first, distance
 from p2pd.node.connection import Connection, Ending
 from p2pd.node.env import Env
 from p2pd.node.reconciler import Reconciler
@@ -152,7 +152,7 @@ class Repair:
 
     def alive(self) -> list[NodeId]:
         """Return all nodes known to be alive, closest first."""
-        return sorted(self._routes.alive(), key=lambda each: distance(each, self._own_id))
+        return closest_first(self._routes.alive(), self._own_id)
 
     async def _join(self) -> None:
         """Take over what is now this node's to tend, and become known to who has the rest."""

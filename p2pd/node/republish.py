@@ -17,7 +17,7 @@ from p2pd.core.closest_sets import foreign_prefixes, outside
 from p2pd.core.confirmations import Confirmations
 from p2pd.core.merkle import Prefix
 from p2pd.errors import P2PError, PeerError
-from p2pd.ids import ID_BITS, Key, NodeId, distance, distance_bits
+from p2pd.ids import ID_BITS, Key, NodeId, closest_first, distance_bits
 from p2pd.node.env import Env
 from p2pd.node.reconciler import Reconciler
 from p2pd.node.repair import Repair
@@ -123,8 +123,7 @@ class Republisher:
         if known is not None:
             return known
         route = await self._routes.look_up(key, FindNode(key), urgent=False)
-        found = [*(each.node_id for each in route.closest), self._own_id]
-        return sorted(found, key=lambda each: distance(each, key))
+        return closest_first([*(each.node_id for each in route.closest), self._own_id], key)
 
     async def _make_sure(self, node: NodeId, prefix: Prefix) -> None:
         for _ in range(2):

@@ -14,7 +14,7 @@ from p2pd.core.lookup import Candidate, Lookup
 from p2pd.core.round_trips import RoundTrips
 from p2pd.core.routing import MAX_FAILURES, Contact, RoutingTable
 from p2pd.errors import Busy, DialFailed, P2PError
-from p2pd.ids import NodeId, distance
+from p2pd.ids import NodeId, closest_first
 from p2pd.node.connection import Connection
 from p2pd.node.dialer import Dialer
 from p2pd.node.dispatch import Call, Dispatch
@@ -204,7 +204,7 @@ class Routes:
         untried = (each for each in registry if not (each.dead or each.fail_count))
         if any(each.node_id is not None and each.node_id not in there for each in untried):
             return None
-        return sorted([*there, self._own_id], key=lambda each: distance(each, target))[:count]
+        return closest_first([*there, self._own_id], target)[:count]
 
     def closest_records(self, target: bytes, exclude: NodeId) -> tuple[Signed, ...]:
         """Return the signed records of the closest known nodes, for an answer."""

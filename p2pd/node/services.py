@@ -135,7 +135,7 @@ def wire_services(config: Config, env: Env, events: Events, listening: list[Addr
         dialer=dialer,
         bootstrap=Bootstrap(env, config.discovery.bootstrap, registry, roster, dialer, events),
         seeds=Seeds(env, config.discovery.seeds, roster, dialer, events),
-        keepalive=Keepalive(env, config.liveness, roster, events, woke, liveness.came),
+        keepalive=Keepalive(env, config.liveness, roster, events, woke, liveness.timer_came),
         exchange=exchange,
         surplus=Surplus(env, roster, dialer, dispatch, gossip.carries),
         discovery=discovery,

@@ -76,7 +76,7 @@ def run_unanswered(machine: Membership, until: float) -> list[Action]:
         now = machine.next_due()
         for action in machine.take_actions(now):
             if isinstance(action, Redial) and action.last:
-                machine.dial_failed(action.node, False, now)
+                machine.dial_failed(action.node, now, refused=False)
             elif not isinstance(action, AskOthers) or not action.last:
                 actions.append(action)
     return actions
@@ -89,6 +89,6 @@ def heard_of(machine: Membership, *numbers: int) -> None:
 
 def fail_silently(machine: Membership, each: NodeId, now: float) -> None:
     """Lose a peer by silence and let all probes of it come to nothing."""
-    machine.lost(each, False, now)
-    machine.dial_failed(each, False, now)
+    machine.lost(each, now, reset=False)
+    machine.dial_failed(each, now, refused=False)
     machine.others_failed(each, now)

@@ -77,7 +77,7 @@ def test_a_refused_probe_confirms_a_report_at_once_and_is_reported() -> None:
     machine = membership()
     accuse(machine, ACCUSED, LIAR, 100.0)
     run(machine, 101.0)
-    machine.dial_failed(ACCUSED, True, 101.0)
+    machine.dial_failed(ACCUSED, 101.0, refused=True)
     assert machine.take_actions(101.0) == [
         Declare(ACCUSED, Evidence.REFUSED, (LIAR,)),
         Report(ACCUSED, Evidence.REFUSED, 101.0),
@@ -88,7 +88,7 @@ def test_an_unanswered_probe_confirms_a_report_after_a_moment() -> None:
     machine = membership()
     accuse(machine, ACCUSED, LIAR, 100.0)
     run(machine, 101.0)
-    machine.dial_failed(ACCUSED, False, 101.0)
+    machine.dial_failed(ACCUSED, 101.0, refused=False)
     assert machine.take_actions(101.0) == []
     assert run_unanswered(machine, 100.0 + SUSPICION_MOST) == [
         Declare(ACCUSED, Evidence.SILENT, (LIAR,)),
@@ -97,8 +97,8 @@ def test_an_unanswered_probe_confirms_a_report_after_a_moment() -> None:
 
 
 def find_refused(machine: Membership, number: int, now: float) -> None:
-    machine.lost(node(number), True, now)
-    machine.dial_failed(node(number), True, now)
+    machine.lost(node(number), now, reset=True)
+    machine.dial_failed(node(number), now, refused=True)
 
 
 def reports(actions: list[Action]) -> list[Report]:
@@ -176,7 +176,7 @@ def test_no_report_is_added_to_a_quorum() -> None:
     machine = membership(known=1000)
     for number in range(10, 10 + QUORUM):
         accuse(machine, ACCUSED, node(number), 100.0)
-    machine.dial_failed(ACCUSED, True, 101.0)
+    machine.dial_failed(ACCUSED, 101.0, refused=True)
     reporters = tuple(node(number) for number in range(10, 10 + QUORUM))
     assert machine.take_actions(101.0) == [Declare(ACCUSED, Evidence.REFUSED, reporters)]
 
@@ -292,8 +292,8 @@ def test_a_report_that_comes_a_moment_before_the_loss_counts(age: float) -> None
     machine.heard(ACCUSED, 80.0)
     # With a slow clock the reporter seems to be refuted by what came last.
     assert not accuse(machine, ACCUSED, LIAR, 91.0, age=age, heard_at=90.5)
-    machine.lost(ACCUSED, True, 91.1)
-    machine.dial_failed(ACCUSED, True, 91.2)
+    machine.lost(ACCUSED, 91.1, reset=True)
+    machine.dial_failed(ACCUSED, 91.2, refused=True)
     assert Declare(ACCUSED, Evidence.REFUSED, (LIAR,)) in machine.take_actions(91.2)
 
 
@@ -339,7 +339,7 @@ def test_a_confirmed_report_takes_back_a_refuted_one() -> None:
         accuse(machine, node(number), LIAR, 100.0)
         machine.heard(node(number), 101.0)
     accuse(machine, ACCUSED, LIAR, 102.0)
-    machine.dial_failed(ACCUSED, True, 103.0)
+    machine.dial_failed(ACCUSED, 103.0, refused=True)
     accuse(machine, node(201), LIAR, 104.0 + REPORT_AGAIN)
     machine.heard(node(201), 105.0 + REPORT_AGAIN)
     assert accuse(machine, node(2), LIAR, 106.0 + REPORT_AGAIN)
@@ -356,7 +356,7 @@ def test_the_standing_reports_of_a_discredited_reporter_do_not_count() -> None:
 def test_who_saw_what_we_saw_loses_no_credit_by_the_return_of_the_dead() -> None:
     machine = membership()
     for number in range(1, 2 + FALSE_REPORTS):
-        machine.lost(node(number), True, 100.0)
+        machine.lost(node(number), 100.0, reset=True)
         assert accuse(machine, node(number), LIAR, 100.1)
         machine.heard(node(number), 101.0)
     assert accuse(machine, node(50), LIAR, 102.0)
@@ -384,13 +384,13 @@ def test_the_word_of_one_asked_peer_takes_no_credit() -> None:
 
 def test_a_report_later_than_our_loss_and_a_word_between_them_leave_a_reported_suspect() -> None:
     machine = membership(known=100_000)
-    machine.lost(ACCUSED, True, 100.0)
+    machine.lost(ACCUSED, 100.0, reset=True)
     run(machine, 100.0)
     accuse(machine, ACCUSED, LIAR, 102.0)
     machine.vouched(ACCUSED, wall(101.0), 102.1, wall(102.1))
     assert machine.liveness(ACCUSED) is Liveness.SUSPECT
     assert run(machine, 110.0) == []
-    machine.dial_failed(ACCUSED, False, 110.0)
+    machine.dial_failed(ACCUSED, 110.0, refused=False)
     assert Declare(ACCUSED, Evidence.SILENT, (LIAR,)) in run_unanswered(machine, 120.0)
 
 
@@ -435,7 +435,7 @@ def test_a_word_refutes_what_was_reported_while_there_was_a_connection() -> None
     for number in range(10, 10 + QUORUM):
         assert not accuse(machine, ACCUSED, node(number), 100.0, heard_at=99.0)
     machine.vouched(ACCUSED, wall(101.0), 101.5, wall(101.5))
-    machine.lost(ACCUSED, True, 102.0)
+    machine.lost(ACCUSED, 102.0, reset=True)
     assert machine.accusers(ACCUSED) == {}
     assert not any(isinstance(each, Declare) for each in run(machine, 700.0))
 
@@ -444,13 +444,13 @@ def test_a_word_from_before_our_loss_refutes_reports_but_not_the_loss() -> None:
     machine = membership(known=100_000)
     for number in range(10, 10 + QUORUM):
         accuse(machine, ACCUSED, node(number), 100.0)
-    machine.lost(ACCUSED, False, 101.0)
+    machine.lost(ACCUSED, 101.0, reset=False)
     run(machine, 101.0)
     machine.vouched(ACCUSED, wall(100.5), 101.5, wall(101.5))
     assert machine.liveness(ACCUSED) is Liveness.SUSPECT
     assert machine.accusers(ACCUSED) == {}
     assert run(machine, 150.0) == []
-    machine.dial_failed(ACCUSED, False, 150.0)
+    machine.dial_failed(ACCUSED, 150.0, refused=False)
     machine.others_failed(ACCUSED, 150.0)
     assert Declare(ACCUSED, Evidence.SILENT, ()) in run_unanswered(machine, 160.0)
 
@@ -459,7 +459,7 @@ def test_a_verdict_by_reports_that_a_word_refutes_is_left_to_our_own_probes() ->
     machine = membership(known=100_000)
     for number in range(10, 10 + QUORUM):
         accuse(machine, ACCUSED, node(number), 100.0)
-    machine.lost(ACCUSED, True, 101.0)
+    machine.lost(ACCUSED, 101.0, reset=True)
     assert any(isinstance(each, Declare) for each in run(machine, 110.0))
     machine.vouched(ACCUSED, wall(100.5), 110.5, wall(110.5))
     assert machine.liveness(ACCUSED) is Liveness.SUSPECT

@@ -24,7 +24,7 @@ def test_an_isolation_is_over_where_others_are_still_heard() -> None:
     dials = [each for each in run(machine, 10.0 + LONGEST) if isinstance(each, Redial)]
     assert dials == [Redial(each, last=True) for each in lost]
     for each in lost:
-        machine.dial_failed(each, False, 10.0 + LONGEST)
+        machine.dial_failed(each, 10.0 + LONGEST, refused=False)
     assert not machine.isolated
     assert [
         each.node for each in machine.take_actions(10.0 + LONGEST) if isinstance(each, Declare)
@@ -57,7 +57,7 @@ def test_the_next_isolation_lasts_as_long_again() -> None:
 def test_more_losses_do_not_make_an_isolation_longer() -> None:
     machine = membership(connected=6)
     for number in range(1, 6):
-        machine.lost(node(number), False, 10.0 + 3 * number)
+        machine.lost(node(number), 10.0 + 3 * number, reset=False)
     begin = 10.0 + 3 * 5
     machine.in_touch(begin + LONGEST, begin + LONGEST)
     assert not machine.isolated
@@ -79,6 +79,6 @@ def test_a_last_dial_that_fails_in_an_isolation_is_made_again_after_it() -> None
     for number in (2, 3):
         fail_silently(machine, node(number), 20.0)
     assert machine.isolated
-    machine.dial_failed(node(1), False, 20.5)
+    machine.dial_failed(node(1), 20.5, refused=False)
     machine.in_touch(20.0 + LONGEST, 20.0 + LONGEST)
     assert Declare(node(1), Evidence.SILENT, ()) in run_unanswered(machine, 30.0 + LONGEST)

@@ -139,14 +139,14 @@ class Judgement(RuleBasedStateMachine):
     @rule(about=NODES, reset=st.booleans())
     def lost(self, about: NodeId, reset: bool) -> None:
         was_dead = self.machine.liveness(about) is Liveness.DEAD
-        self.machine.lost(about, reset, self.now)
+        self.machine.lost(about, self.now, reset=reset)
         assert self.machine.liveness(about) is (Liveness.DEAD if was_dead else Liveness.SUSPECT)
 
     @rule(about=NODES, refused=st.booleans())
     def dial_failed(self, about: NodeId, refused: bool) -> None:
         if self.machine.liveness(about) is Liveness.SUSPECT:
             self.failed.add(about)
-        self.machine.dial_failed(about, refused, self.now)
+        self.machine.dial_failed(about, self.now, refused=refused)
 
     @rule(about=NODES)
     def dial_unclear(self, about: NodeId) -> None:

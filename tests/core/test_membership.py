@@ -48,11 +48,11 @@ def test_who_was_never_heard_of_is_unknown_and_who_was_heard_alive() -> None:
 def test_a_reset_is_followed_by_a_dial_and_a_refusal_by_the_verdict() -> None:
     machine = membership()
     machine.heard(ACCUSED, 0.0)
-    machine.lost(ACCUSED, True, 1.0)
+    machine.lost(ACCUSED, 1.0, reset=True)
     assert machine.liveness(ACCUSED) is Liveness.SUSPECT
     assert machine.next_due() <= 1.0
     assert machine.take_actions(1.0) == [Redial(ACCUSED)]
-    machine.dial_failed(ACCUSED, True, 1.1)
+    machine.dial_failed(ACCUSED, 1.1, refused=True)
     assert machine.take_actions(1.1) == [
         Declare(ACCUSED, Evidence.REFUSED, ()),
         Report(ACCUSED, Evidence.REFUSED, 1.1),
@@ -64,9 +64,9 @@ def test_a_reset_is_followed_by_a_dial_and_a_refusal_by_the_verdict() -> None:
 def test_a_dial_without_answer_has_others_asked_before_the_verdict() -> None:
     machine = membership()
     machine.heard(ACCUSED, 0.0)
-    machine.lost(ACCUSED, True, 1.0)
+    machine.lost(ACCUSED, 1.0, reset=True)
     assert run(machine, 1.0) == [Redial(ACCUSED)]
-    machine.dial_failed(ACCUSED, False, 2.0)
+    machine.dial_failed(ACCUSED, 2.0, refused=False)
     assert run(machine, 2.0 + SUSPICION_MOST) == [AskOthers(ACCUSED)]
     assert machine.liveness(ACCUSED) is Liveness.SUSPECT
     machine.others_failed(ACCUSED, 9.0)
@@ -80,14 +80,14 @@ def test_a_dial_without_answer_has_others_asked_before_the_verdict() -> None:
 def test_silence_has_it_dialled_and_others_asked_at_once_and_both_must_fail() -> None:
     for dial_fails, others_fail in ((True, False), (False, True)):
         machine = membership()
-        machine.lost(ACCUSED, False, 1.0)
+        machine.lost(ACCUSED, 1.0, reset=False)
         assert run(machine, 1.0) == [Redial(ACCUSED), AskOthers(ACCUSED)]
         if dial_fails:
-            machine.dial_failed(ACCUSED, False, 2.0)
+            machine.dial_failed(ACCUSED, 2.0, refused=False)
         if others_fail:
             machine.others_failed(ACCUSED, 2.0)
         assert run(machine, 30.0) == []
-        machine.dial_failed(ACCUSED, False, 31.0)
+        machine.dial_failed(ACCUSED, 31.0, refused=False)
         machine.others_failed(ACCUSED, 31.0)
         assert Declare(ACCUSED, Evidence.SILENT, ()) in run_unanswered(machine, 32.0)
 
@@ -105,7 +105,7 @@ def test_whom_others_reach_at_last_is_alive_though_our_last_dial_fails() -> None
     fail_silently(machine, ACCUSED, 1.0)
     run(machine, 20.0)
     machine.others_reached(ACCUSED, 20.2)
-    machine.dial_failed(ACCUSED, False, 21.0)
+    machine.dial_failed(ACCUSED, 21.0, refused=False)
     assert run(machine, 600.0) == [Revive(ACCUSED)]
 
 
@@ -123,7 +123,7 @@ def test_a_last_dial_that_could_not_be_made_is_made_a_little_later() -> None:
 
 def test_a_dial_while_nobody_else_answers_is_made_again_and_is_no_evidence() -> None:
     machine = membership()
-    machine.lost(ACCUSED, False, 1.0)
+    machine.lost(ACCUSED, 1.0, reset=False)
     machine.others_failed(ACCUSED, 2.0)
     for number in range(100):
         run(machine, 2.0 + number)
@@ -134,8 +134,8 @@ def test_a_dial_while_nobody_else_answers_is_made_again_and_is_no_evidence() -> 
 
 def test_others_who_give_no_answer_are_asked_again_a_few_times() -> None:
     machine = membership()
-    machine.lost(ACCUSED, False, 1.0)
-    machine.dial_failed(ACCUSED, False, 1.0)
+    machine.lost(ACCUSED, 1.0, reset=False)
+    machine.dial_failed(ACCUSED, 1.0, refused=False)
     run(machine, 1.0)
     for number in range(1, MOST_UNCLEAR):
         machine.others_unclear(ACCUSED, 5.0 * number)
@@ -151,9 +151,9 @@ def test_others_who_give_no_answer_are_asked_again_a_few_times() -> None:
 
 def test_whom_nobody_asked_knows_is_reported_before_the_verdict_and_can_refute_it() -> None:
     machine = membership()
-    machine.lost(ACCUSED, False, 1.0)
+    machine.lost(ACCUSED, 1.0, reset=False)
     run(machine, 1.0)
-    machine.dial_failed(ACCUSED, False, 3.0)
+    machine.dial_failed(ACCUSED, 3.0, refused=False)
     machine.others_failed(ACCUSED, 3.5, tried=False)
     assert run(machine, 3.5) == [Report(ACCUSED, Evidence.SILENT, 3.5)]
     machine.vouched(ACCUSED, wall(3.6), 3.7, wall(3.7))
@@ -162,10 +162,10 @@ def test_whom_nobody_asked_knows_is_reported_before_the_verdict_and_can_refute_i
 
 def test_a_report_before_the_verdict_is_not_repeated_with_it() -> None:
     machine = membership()
-    machine.lost(ACCUSED, False, 1.0)
+    machine.lost(ACCUSED, 1.0, reset=False)
     run(machine, 1.0)
     machine.others_failed(ACCUSED, 3.0, tried=False)
-    machine.dial_failed(ACCUSED, False, 6.5)
+    machine.dial_failed(ACCUSED, 6.5, refused=False)
     assert run(machine, 6.5 + REFUTE_WAIT - 0.1) == [Report(ACCUSED, Evidence.SILENT, 6.5)]
     assert run_unanswered(machine, 600.0) == [Declare(ACCUSED, Evidence.SILENT, ())]
 
@@ -175,7 +175,7 @@ def test_a_silent_verdict_yields_to_a_word_from_after_its_last_dial_began() -> N
     fail_silently(machine, ACCUSED, 1.0)
     run(machine, 20.0)
     began = 4.0
-    machine.dial_failed(ACCUSED, False, 20.0)
+    machine.dial_failed(ACCUSED, 20.0, refused=False)
     assert machine.liveness(ACCUSED) is Liveness.DEAD
     machine.vouched(ACCUSED, wall(began - 0.1), 20.1, wall(20.1))
     assert machine.liveness(ACCUSED) is Liveness.DEAD
@@ -185,9 +185,9 @@ def test_a_silent_verdict_yields_to_a_word_from_after_its_last_dial_began() -> N
 
 def test_whom_others_reach_is_alive() -> None:
     machine = membership()
-    machine.lost(ACCUSED, False, 1.0)
+    machine.lost(ACCUSED, 1.0, reset=False)
     run(machine, 1.0)
-    machine.dial_failed(ACCUSED, False, 2.0)
+    machine.dial_failed(ACCUSED, 2.0, refused=False)
     machine.others_reached(ACCUSED, 2.5)
     assert run(machine, 600.0) == [Revive(ACCUSED)]
     assert machine.liveness(ACCUSED) is Liveness.ALIVE
@@ -197,7 +197,7 @@ def test_whom_others_reach_is_alive() -> None:
 
 def test_an_outcome_that_nobody_tells_is_asked_for_again() -> None:
     machine = membership()
-    machine.lost(ACCUSED, False, 0.0)
+    machine.lost(ACCUSED, 0.0, reset=False)
     run(machine, 0.0)
     assert run(machine, OUTCOME_WITHIN) == [Redial(ACCUSED), AskOthers(ACCUSED)]
 
@@ -211,7 +211,7 @@ def test_who_said_goodbye_is_unknown_and_left_in_peace() -> None:
     machine.vouched(ACCUSED, wall(0.9), 2.0, wall(2.0))
     assert machine.liveness(ACCUSED) is Liveness.UNKNOWN
     assert run(machine, 600.0) == []
-    machine.lost(ACCUSED, True, 601.0)
+    machine.lost(ACCUSED, 601.0, reset=True)
     machine.left(ACCUSED, 602.0)
     assert run(machine, 1000.0) == []
 
@@ -220,8 +220,8 @@ def test_who_said_goodbye_is_unknown_and_left_in_peace() -> None:
 def test_a_failed_dial_of_somebody_not_suspect_changes_nothing(refused: bool) -> None:
     machine = membership()
     machine.heard(ACCUSED, 0.0)
-    machine.dial_failed(ACCUSED, refused, 1.0)
-    machine.dial_failed(node(2), refused, 1.0)
+    machine.dial_failed(ACCUSED, 1.0, refused=refused)
+    machine.dial_failed(node(2), 1.0, refused=refused)
     assert run(machine, 100.0) == []
     assert machine.liveness(ACCUSED) is Liveness.ALIVE
     assert machine.liveness(node(2)) is Liveness.UNKNOWN
@@ -229,8 +229,8 @@ def test_a_failed_dial_of_somebody_not_suspect_changes_nothing(refused: bool) ->
 
 def test_the_word_of_the_dead_revives_them() -> None:
     machine = membership()
-    machine.lost(ACCUSED, True, 1.0)
-    machine.dial_failed(ACCUSED, True, 1.0)
+    machine.lost(ACCUSED, 1.0, reset=True)
+    machine.dial_failed(ACCUSED, 1.0, refused=True)
     run(machine, 2.0)
     machine.heard(ACCUSED, 3.0)
     assert machine.take_actions(3.0) == [Revive(ACCUSED)]
@@ -240,15 +240,15 @@ def test_the_word_of_the_dead_revives_them() -> None:
 def test_a_publication_revives_only_if_it_is_newer_than_what_we_saw() -> None:
     machine = membership()
     machine.vouched(ACCUSED, wall(1.0), 1.0, wall(1.0))
-    machine.lost(ACCUSED, True, 10.0)
+    machine.lost(ACCUSED, 10.0, reset=True)
     machine.vouched(ACCUSED, wall(9.9), 10.1, wall(10.1))
     assert machine.liveness(ACCUSED) is Liveness.SUSPECT
-    machine.dial_failed(ACCUSED, True, 10.2)
+    machine.dial_failed(ACCUSED, 10.2, refused=True)
     machine.vouched(ACCUSED, wall(9.95), 10.3, wall(10.3))
     assert machine.liveness(ACCUSED) is Liveness.DEAD
     machine.vouched(ACCUSED, wall(11.0), 11.1, wall(11.1))
     assert machine.liveness(ACCUSED) is Liveness.ALIVE
-    machine.lost(ACCUSED, True, 12.0)
+    machine.lost(ACCUSED, 12.0, reset=True)
     machine.vouched(ACCUSED, wall(11.0), 12.1, wall(12.1))
     assert machine.liveness(ACCUSED) is Liveness.SUSPECT
 
@@ -270,7 +270,7 @@ def test_the_count_may_fall_before_or_after_the_losses_are_told() -> None:
             assert not machine.isolated
             if told_first:
                 machine.set_population(8 - lost, 10)
-            machine.lost(node(lost), False, 10.0 + lost)
+            machine.lost(node(lost), 10.0 + lost, reset=False)
             machine.set_population(8 - lost, 10)
         assert machine.isolated
 
@@ -288,13 +288,13 @@ def test_half_or_one_alone_or_slowly_is_no_isolation() -> None:
 def test_who_came_back_or_left_is_no_loss() -> None:
     machine = membership(connected=6)
     for number in (1, 2):
-        machine.lost(node(number), False, 10.0)
+        machine.lost(node(number), 10.0, reset=False)
     machine.heard(node(1), 11.0)
     machine.left(node(2), 11.0)
     for number in (3, 4, 5, 6):
-        machine.lost(node(number), False, 12.0)
+        machine.lost(node(number), 12.0, reset=False)
     assert not machine.isolated
-    machine.lost(node(1), False, 12.0)
+    machine.lost(node(1), 12.0, reset=False)
     assert machine.isolated
 
 
@@ -310,7 +310,7 @@ def test_isolation_ends_with_the_first_to_come_back_and_the_rest_is_judged_anew(
     assert not machine.isolated
     assert run(machine, 61.0) == [Revive(node(3)), Redial(node(1)), Redial(node(2))]
     for number in (1, 2):
-        machine.dial_failed(node(number), False, 62.0)
+        machine.dial_failed(node(number), 62.0, refused=False)
     assert not machine.isolated
     assert run(machine, 62.0) == [AskOthers(node(1)), AskOthers(node(2))]
     machine.others_failed(node(1), 63.0)
@@ -322,13 +322,13 @@ def test_isolation_ends_with_the_first_to_come_back_and_the_rest_is_judged_anew(
 def test_the_losses_of_an_isolation_do_not_begin_the_next_one() -> None:
     machine = membership(connected=4)
     for number in (1, 2, 3):
-        machine.lost(node(number), False, 10.0)
+        machine.lost(node(number), 10.0, reset=False)
     machine.heard(node(1), 11.0)
     for number in (4, 1):
         assert not machine.isolated
-        machine.lost(node(number), False, 12.0)
+        machine.lost(node(number), 12.0, reset=False)
     assert not machine.isolated
-    machine.lost(node(2), False, 12.0)
+    machine.lost(node(2), 12.0, reset=False)
     assert machine.isolated
 
 
@@ -336,10 +336,10 @@ def test_half_killed_at_once_is_declared_where_dials_are_refused() -> None:
     machine = membership(connected=10)
     heard_of(machine, *range(1, 11))
     for number in range(1, 6):
-        machine.lost(node(number), True, 10.0)
+        machine.lost(node(number), 10.0, reset=True)
     assert run(machine, 10.0) == [Redial(node(number)) for number in range(1, 6)]
     for number in range(1, 6):
-        machine.dial_failed(node(number), True, 10.1)
+        machine.dial_failed(node(number), 10.1, refused=True)
     assert not machine.isolated
     declared = [each.node for each in run(machine, 10.1) if isinstance(each, Declare)]
     assert declared == [node(number) for number in range(1, 6)]
@@ -348,9 +348,9 @@ def test_half_killed_at_once_is_declared_where_dials_are_refused() -> None:
 def test_a_refusal_kills_in_isolation_too() -> None:
     machine = membership(connected=4)
     for number in (1, 2, 3):
-        machine.lost(node(number), False, 10.0)
+        machine.lost(node(number), 10.0, reset=False)
     assert machine.isolated
-    machine.dial_failed(node(1), True, 11.0)
+    machine.dial_failed(node(1), 11.0, refused=True)
     assert machine.liveness(node(1)) is Liveness.DEAD
 
 
@@ -361,7 +361,7 @@ def test_after_a_sleep_all_verdicts_wait_anew() -> None:
         accuse(machine, node(2), node(number), 10.0)
     machine.slept(1000.0)
     assert machine.take_actions(1000.0) == [Redial(node(1))]
-    machine.dial_failed(node(1), False, 1001.0)
+    machine.dial_failed(node(1), 1001.0, refused=False)
     machine.others_failed(node(1), 1001.0)
     machine.vouched(node(2), wall(1001.0), 1001.5, wall(1001.5))
     assert run(machine, 1000.0 + REFUTE_WAIT - 0.1) == [Revive(node(2))]
@@ -401,7 +401,7 @@ def test_independent_reports_shorten_our_own_suspicion() -> None:
         machine = membership(known=100_000)
         for number in range(10, 10 + reports):
             accuse(machine, ACCUSED, node(number), 100.0)
-        machine.dial_failed(ACCUSED, False, 100.0)
+        machine.dial_failed(ACCUSED, 100.0, refused=False)
         return machine.next_due() - 100.0
 
     assert 1.0 == waited(3) < waited(2) < waited(1) < SUSPICION_MOST

@@ -26,15 +26,15 @@ def test_our_own_reports_are_bounded() -> None:
     machine = membership(connected=1000, known=1000)
     reports = declared = 0
     for number in range(300):
-        machine.lost(node(number), True, 10.0 + number / 5)
-        machine.dial_failed(node(number), True, 10.0 + number / 5)
+        machine.lost(node(number), 10.0 + number / 5, reset=True)
+        machine.dial_failed(node(number), 10.0 + number / 5, refused=True)
         actions = machine.take_actions(10.0 + number / 5)
         reports += sum(isinstance(each, Report) for each in actions)
         declared += sum(isinstance(each, Declare) for each in actions)
     assert declared == 300
     assert reports == REPORTS_PER_MINUTE
-    machine.lost(node(300), True, 71.0)
-    machine.dial_failed(node(300), True, 71.0)
+    machine.lost(node(300), 71.0, reset=True)
+    machine.dial_failed(node(300), 71.0, refused=True)
     assert any(isinstance(each, Report) for each in machine.take_actions(71.0))
 
 
@@ -48,7 +48,7 @@ def test_of_one_accused_only_so_many_reports_count() -> None:
 
 def test_a_flood_of_reports_neither_crowds_out_our_own_losses_nor_makes_us_dial_more() -> None:
     machine = membership(known=100)
-    machine.lost(node(2), True, 99.0)
+    machine.lost(node(2), 99.0, reset=True)
     for number in range(MAX_SUSPECTS + 100):
         accuse(machine, node(1000 + number), node(number // 100), 100.0)
     suspects = sum(
@@ -56,7 +56,7 @@ def test_a_flood_of_reports_neither_crowds_out_our_own_losses_nor_makes_us_dial_
         for number in range(MAX_SUSPECTS + 100)
     )
     assert suspects == MAX_SUSPECTS - 1
-    machine.lost(node(1), True, 100.0)
+    machine.lost(node(1), 100.0, reset=True)
     assert machine.liveness(node(1)) is Liveness.SUSPECT
     assert machine.liveness(node(2)) is Liveness.SUSPECT
     assert Redial(node(1)) in machine.take_actions(100.0)
@@ -73,8 +73,8 @@ def test_one_reporter_cannot_accuse_without_end() -> None:
 def test_the_dead_are_forgotten_oldest_first() -> None:
     machine = membership()
     for number in range(MAX_DEAD + 1):
-        machine.lost(node(number), True, 1.0)
-        machine.dial_failed(node(number), True, 1.0)
+        machine.lost(node(number), 1.0, reset=True)
+        machine.dial_failed(node(number), 1.0, refused=True)
     assert machine.liveness(node(0)) is Liveness.UNKNOWN
     assert machine.liveness(node(1)) is Liveness.DEAD
 
