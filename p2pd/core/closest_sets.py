@@ -14,7 +14,8 @@ import attrs
 from p2pd.core.merkle import EVERYTHING, Prefix
 from p2pd.ids import ID_BITS, distance
 
-# Nodes that have many bits in common take twice as many prefixes to be told apart for each.
+# Prefixes looked at for one cut. Each bit that nodes have in common takes twice as many prefixes
+# to tell them apart, so that whoever chooses node IDs could make it go on for ever.
 MAX_VISITS = 128
 
 
@@ -42,10 +43,10 @@ def closest_sets(
 ) -> list[ClosestSet]:
     """Cut what belongs to `own_id` into prefixes, and tell which nodes are closest to each.
 
-    That are all keys to which it is among the `within` (one of `counts`) closest of itself
-    and `nodes`. The prefixes don't overlap. `but_for` says where to look no further, as
-    nothing is there. At the bound of `MAX_VISITS` a prefix stays whole: then some are among
-    its nodes, or taken to be closer, that are so to a part of its keys only.
+    What belongs to it are the keys to which it is among the `within` (one of `counts`) closest
+    of itself and `nodes`. The prefixes don't overlap. Prefixes for which `but_for` holds, as
+    nothing is stored there, are left out. Beyond `MAX_VISITS` a prefix is cut no further: its
+    nodes, and those taken to be closer, may then be so for a part of its keys only.
     """
     cuts = _cut(own_id, nodes, counts, within, but_for)
     return [each for each in cuts if each.rank < within]
@@ -64,7 +65,7 @@ def foreign_prefixes(
 
 
 def merged(prefixes: Iterable[Prefix]) -> list[Prefix]:
-    """Put prefixes of the same keys as shortly as it goes, in order."""
+    """Return the fewest prefixes that hold the same keys as these, in the order of keys."""
     left = _paths(prefixes)
     for bits in range(max(left, default=0), 0, -1):
         paths = left.get(bits, {})
@@ -78,13 +79,13 @@ def merged(prefixes: Iterable[Prefix]) -> list[Prefix]:
 
 
 def without(prefixes: Iterable[Prefix], known: Iterable[Prefix]) -> list[Prefix]:
-    """Return those prefixes that hold keys which none of `known`, merged, holds."""
+    """Return those that hold keys which none of `known`, an output of `merged`, holds."""
     paths = _paths(known)
     return [each for each in prefixes if not _is_in(each, paths)]
 
 
 def shared(some: Iterable[Prefix], others: Iterable[Prefix]) -> list[Prefix]:
-    """Return the prefixes of the keys that two lists of prefixes, each merged, both hold."""
+    """Return the prefixes of the keys that both of two lists hold, each of them `merged`."""
     one, other = list(some), list(others)
     new_in_one, new_in_other = without(one, other), without(other, one)
     in_both = [each for each in one if each not in new_in_one]
@@ -92,7 +93,10 @@ def shared(some: Iterable[Prefix], others: Iterable[Prefix]) -> list[Prefix]:
 
 
 def outside(prefixes: Iterable[Prefix], *, but_for: Callable[[Prefix], bool]) -> list[Prefix]:
-    """Return the prefixes of all keys that none of `prefixes` holds; `but_for` as above."""
+    """Return the prefixes of all keys that none of `prefixes` holds.
+
+    `but_for` as in `closest_sets`.
+    """
     known = merged(prefixes)
     paths = _paths(known)
     starts = [each.path << ID_BITS - each.bits for each in known]

@@ -83,7 +83,8 @@ class Candidate:
 class _Path:
     """One of the disjoint paths: whom it has heard of, and whom it asked.
 
-    `closest_first` are those known that have not failed. So many whom it asked have.
+    `closest_first` are those known that have not failed, `failed` counts those whom it asked
+    and that have.
     """
 
     known: dict[NodeId, Candidate] = attrs.field(factory=dict)
@@ -92,7 +93,7 @@ class _Path:
     failed: int = 0
 
     def frontier(self, count: int) -> Iterator[Candidate]:
-        """Return the closest that may still answer, or have, but for late ones."""
+        """Return the `count` closest that have answered or may still do so in time."""
         hopeful = (each for each in self.closest_first if each.state is not State.LATE)
         return islice(hopeful, count)
 
@@ -100,8 +101,9 @@ class _Path:
 class Lookup:
     """A lookup of `target`, started from `start`, the closest nodes already known.
 
-    `patience` says within how many seconds a node's answer is expected, `near` is the distance
-    of which about k nodes, or somewhat more, are closer to the target. With more than one of
+    `k`, `alpha` and `spare` are as above; `own_id` is never asked. `patience` says within how
+    many seconds a node's answer is expected. `near` is a distance within which about k nodes,
+    or somewhat more, lie around the target; 0 where that is not known. With more than one of
     the `paths`, each may ask its share of `alpha` at a time, and at least one.
     """
 
@@ -205,10 +207,10 @@ class Lookup:
         hopeful = [each for each in self._closest_first() if each.state not in _PASSED_OVER]
         return hopeful[: self._k]
 
-    def missing(self) -> list[Candidate]:
+    def silent(self) -> list[Candidate]:
         """Return those of the k closest seen that failed or are late, closest first.
 
-        Who is gone is none of them.
+        Who is known not to run is neither counted among the k nor returned.
         """
         there = [each for each in self._closest_first() if each.state is not State.GONE]
         return [each for each in there[: self._k] if each.state in _PASSED_OVER]

@@ -6,43 +6,52 @@ same, later, so that it finds all equal unless the first one is gone or a liar. 
 replica does anything: a record has `replication` comparisons, not that many squared.
 
 A comparison is due soon where another replica is new, has come back, or is one for more
-keys than before, as somebody died; with the others in turn. Whom newcomers displace as a
-tender brings them, once, what they have to tend.
+keys than before, as somebody died; with the others in turn. A tender that is displaced by
+newcomers brings them, once, the records that are theirs to tend now.
 """
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import attrs
 
-from p2pd.core.closest_sets import closest_sets, merged, population, shared, without
+from p2pd.core.closest_sets import (
+    ClosestSet,
+    closest_sets,
+    merged,
+    population,
+    shared,
+    without,
+)
 from p2pd.core.merkle import Prefix
 
 # How many of the closest tend a record.
 TENDERS = 2
 DISPLACED = -1
-# Seconds after which a tender acts, by its rank: deaths come in groups, and the second one
-# shall find the work done.
+# Seconds after which a tender acts, by its rank, drawn between two bounds: deaths come in
+# groups, and the second tender shall find the work of the first one done.
 SOON = {DISPLACED: (2.0, 4.0), 0: (2.0, 4.0), 1: (20.0, 40.0)}
 # After a failure a visit is due again after so many seconds, twice as many after each further
 # one, but at most after the interval.
 RETRY = 15.0
 MOST_FAILURES = 3
-# Whoever brings something new at each visit makes nobody visit all others without end.
+# News makes all visits due again, but only once in so many seconds: else a replica that has
+# something new at each visit could keep this node visiting all others without end.
 AGAIN_AFTER = 60.0
-# In larger networks nodes compare in turn as often, all together, as so many of them would do
-# that each compare with all others in each interval.
+# In a network of up to so many nodes each compares with all others in each interval. In larger
+# ones all nodes together make no more of these comparisons than that.
 SMALL = 20
 
 
 @attrs.define(eq=False)
 class Visit:
-    """What is to be compared with another replica; `due` is monotonic, infinite for in turn.
+    """A comparison that is to be made with another replica, of all keys under `prefixes`.
 
-    `rank` is that of this node: 0 where it is the closest of all, 1 for the second, and
-    `DISPLACED` where the peer took its place. With `news` the peer is expected to lack
-    something.
+    `due` and `made_at` (the last time) are monotonic; a visit with an infinite `due` waits for
+    its turn. `rank` is that of this node: 0 where it is the closest of all, 1 for the second,
+    and `DISPLACED` where the peer took its place. With `news` the peer is expected to lack
+    something. `failures` are in a row.
     """
 
     peer: bytes
@@ -56,10 +65,11 @@ class Visit:
 
 
 class Tending:
-    """The visits that a node is to make; `replication` and `interval` as in `DhtConfig`.
+    """The visits that a node is to make, by its `survey` of who is near.
 
-    `prefixes` are those of the keys that it tends, `population` is about how many nodes there
-    are.
+    `replication` is how many replicas a record has, `interval` the seconds in which a small
+    network (`SMALL`) compares all once. `prefixes` are those of the keys that this node tends,
+    `population` is about how many nodes there are.
     """
 
     def __init__(
@@ -80,9 +90,10 @@ class Tending:
         return len(self._visits)
 
     def survey(self, nodes: Sequence[bytes], now: float, *, all_known: bool) -> None:
-        """Take who else is alive nearby, all that are known, closest first.
+        """Take the other nodes that are known to be alive nearby, closest first.
 
-        `all_known`: what is new of it is new to us only, and is compared in turn.
+        Whoever is a replica of more keys than at the last survey is visited soon, but not with
+        `all_known`: then these are no newcomers, this node only learned of them just now.
         """
         self.population = population(self._own_id, nodes[: self._replication])
         if len(nodes) <= self._replication:
@@ -91,8 +102,18 @@ class Tending:
             self._round_at = now + self._interval * self._rng.uniform(0.75, 1.25)
         within = min(TENDERS, self._replication)
         counts = tuple(sorted({1, within, self._replication}))
-        wanted: dict[tuple[bytes, int], list[Prefix]] = {}
         sets = closest_sets(self._own_id, nodes, counts, within=within)
+        self._plan_visits(sets, now, all_known=all_known)
+        before, self.prefixes = self.prefixes, merged(each.prefix for each in sets)
+        lost = without(before, self.prefixes)
+        newcomers = [each for each in nodes if each not in self._nodes]
+        self._nodes = nodes
+        if lost:
+            self._hand_on(lost, newcomers, within, now)
+
+    def _plan_visits(self, sets: Iterable[ClosestSet], now: float, *, all_known: bool) -> None:
+        """Visit the other replicas of what this node tends; whoever is none any more is not."""
+        wanted: dict[tuple[bytes, int], list[Prefix]] = {}
         for each in sets:
             for node in each.nodes:
                 if node != self._own_id:
@@ -108,14 +129,15 @@ class Tending:
             visits[peer, rank] = visit
         visits |= {where: each for where, each in self._visits.items() if where[1] == DISPLACED}
         self._visits = visits
-        before, self.prefixes = self.prefixes, merged(each.prefix for each in sets)
-        lost = without(before, self.prefixes)
-        newcomers = [each for each in nodes if each not in self._nodes] if lost else []
-        self._nodes = nodes
+
+    def _hand_on(
+        self, lost: Sequence[Prefix], newcomers: Iterable[bytes], within: int, now: float
+    ) -> None:
+        """Visit, once, each newcomer that tends something of what this node has `lost`."""
+        everybody = [self._own_id, *self._nodes]
         for peer in newcomers:
-            others = [self._own_id, *nodes]
             theirs = merged(
-                each.prefix for each in closest_sets(peer, others, (within,), within=within)
+                each.prefix for each in closest_sets(peer, everybody, (within,), within=within)
             )
             if taken := shared(lost, theirs):
                 due = self._soon(DISPLACED, now)
@@ -139,9 +161,10 @@ class Tending:
         return visit
 
     def made(self, visit: Visit, now: float, *, learned: bool, gave: bool) -> None:
-        """Note that a visit was made, and what came of it.
+        """Note that a visit was made: whether this node learned something, or gave something.
 
-        What was learned, or was lacking unexpectedly, others may lack, too: all are due soon.
+        What it learned, or what the peer unexpectedly lacked, others may lack, too: then all
+        visits are due soon.
         """
         if learned or (gave and not visit.news):
             self.again(max(now, self._again_after))

@@ -34,7 +34,7 @@ from p2pd.wire.messages import (
     Value,
 )
 
-# Once enough have a record, the others get so many times as long as these took.
+# Once enough have a record, the others get so many times as long as these took, from the begin.
 _PATIENCE = 4.0
 
 
@@ -55,8 +55,8 @@ class Holding:
 
     `versions` are those that no other one covers, the winner first. `nodes` are the replicas,
     the closest first, of which `answered` have answered. `wanted` is how many there should be:
-    as many as nobody could take the place of are missing, though they were heard of lately and
-    are not known to be gone. `silent` is how many near the key did not answer at all.
+    `nodes`, and, where these are fewer than `dht.replication`, those others that were heard of
+    lately and are not known to be gone. `silent` is how many near the key did not answer.
     """
 
     versions: list[Version]
@@ -67,8 +67,8 @@ class Holding:
 
 
 @attrs.frozen
-class Stores:
-    """How many replicas have a record on disk, and what the first of the others said."""
+class StoreResult:
+    """How many replicas have a record on disk, and why no more have: for people."""
 
     count: int
     refusal: str
@@ -121,8 +121,9 @@ class Quorum:
     async def read(self, key: Key, needed: Needed, *, until_found: bool) -> Holding:
         """Ask replicas what they hold, until as many as are needed have answered.
 
-        With `until_found` all are asked before it says that there is nothing. Silent nodes
-        cost no more than `dht.request_timeout`.
+        Fewer may have in the end: that is for the caller to judge. With `until_found` all are
+        asked before it says that there is nothing. No question waits for its answer longer
+        than `dht.request_timeout`.
         """
         await self._routes.join()
         most = self._config.replication
@@ -135,10 +136,10 @@ class Quorum:
             return await self._look_up(key, needed, until_found=until_found)
         return holding
 
-    async def store(self, signed: Signed, nodes: Sequence[NodeId], needed: int) -> Stores:
-        """Give a record to all these nodes at once.
+    async def store(self, signed: Signed, nodes: Sequence[NodeId], needed: int) -> StoreResult:
+        """Give a record to all these nodes at once, within `dht.request_timeout`.
 
-        Once `needed` have it, those that take much longer than these are left out.
+        Once `needed` have it, those that take much longer than these are not waited for.
         """
         stored = 0
         refusals: list[str] = []
@@ -169,8 +170,8 @@ class Quorum:
                 for node in nodes:
                     nursery.start_soon(store_at, node)
         if stored == len(nodes):
-            return Stores(stored, "there are no more nodes")
-        return Stores(stored, refusals[0] if refusals else "no answer in time")
+            return StoreResult(stored, "there are no more nodes")
+        return StoreResult(stored, refusals[0] if refusals else "no answer in time")
 
     async def _read_from(
         self, key: Key, nodes: list[NodeId], needed: Needed, *, until_found: bool
@@ -180,8 +181,7 @@ class Quorum:
         answers = _Answers(key)
         answered: list[NodeId] = []
         under_way = 0
-        # What is open is asked first: to the others a dial is in the way.
-        waiting = sorted(nodes, key=lambda each: -self._nearness(each))
+        waiting = sorted(nodes, key=self._effort)
         progress = trio.Event()
 
         async def ask(node: NodeId) -> None:
@@ -242,7 +242,7 @@ class Quorum:
         def enough(route: Route) -> bool:
             nodes = replicas(route.frontier)
             # Late ones may still answer, and nobody can take their place.
-            if not route.converged or (route.failed and len(nodes) < most):
+            if not route.converged or (route.silent and len(nodes) < most):
                 return False
             if answered(route, nodes) < needed.of(len(nodes)):
                 return False
@@ -253,7 +253,7 @@ class Quorum:
         nodes = replicas(route.frontier)
         found = self._merged(versions_of_answers(route))
         wanted = self._wanted(nodes, [*route.answers, *nodes])
-        silent = max(len(route.failed), wanted - len(nodes))
+        silent = max(len(route.silent), wanted - len(nodes))
         return Holding(found, nodes, answered(route, nodes), wanted, silent)
 
     async def _ask(self, key: Key, node: NodeId, answers: _Answers) -> list[Version] | None:
@@ -276,10 +276,11 @@ class Quorum:
     def _merged(self, versions: list[Version]) -> list[Version]:
         return merge(kept(versions, self._env.wall_ms()))
 
-    def _nearness(self, node: NodeId) -> int:
+    def _effort(self, node: NodeId) -> int:
+        """Rank what it takes to ask a node: nothing for oneself, then a message, then a dial."""
         if node == self._own_id:
-            return 2
-        return node in self._roster.connections
+            return 0
+        return 1 if node in self._roster.connections else 2
 
     def _patience(self, nodes: Sequence[NodeId]) -> float:
         """Return within how many seconds the answers of these nodes can be expected."""

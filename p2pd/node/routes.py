@@ -35,9 +35,9 @@ FEW = 64
 AWAY_AFTER = 60.0
 # At the bound the oldest is judged anew.
 MAX_GONE = 4096
-# Who is closer to a target than this many times the distance within which k nodes lie is asked
-# at once. Measured with `simulation.lookups`: less leads to one more round of questions, more
-# to no fewer.
+# All nodes within so many times the distance that holds about k nodes are asked at once.
+# Measured with `simulation.lookups`: less leads to one more round of questions, more to no
+# fewer.
 NEAR = 2
 
 
@@ -53,16 +53,16 @@ class Hop:
 
 @attrs.define
 class Route:
-    """What a lookup found: the closest live nodes, their answers, and each step, in order.
+    """What a lookup found; all lists of candidates are closest first.
 
-    `failed` are those of the closest that did not answer, or not yet, without being known
-    to be dead: neither refuses the host to connect, nor are they held dead. `frontier` are
-    the closest without these, answered or not; `converged` says that nobody closer will be
-    heard of.
+    `closest` are the k closest that answered, `answers` what they and all others said, `hops`
+    each step in the order of their ends. `silent` are those of the k closest that failed to
+    answer or are late, though they may well run: no host refused a dial. `frontier` are the k
+    closest without these, answered or not yet; `converged`: nobody closer will be heard of.
     """
 
     closest: list[Candidate] = attrs.field(factory=list)
-    failed: list[Candidate] = attrs.field(factory=list)
+    silent: list[Candidate] = attrs.field(factory=list)
     frontier: list[Candidate] = attrs.field(factory=list)
     converged: bool = False
     answers: dict[NodeId, Nodes | Value] = attrs.field(factory=dict)
@@ -91,7 +91,7 @@ class Routes:
         self._round_trips = RoundTrips()
         self._connected = trio.Event()
         self._joined = trio.Event()
-        # Whose host refused the last dial, so that it is no riddle why they don't answer.
+        # Whose host refused the last dial: they don't run, and nobody need wait for their answer.
         self._gone = BoundedTable[NodeId, None](MAX_GONE)
         # Since when each has answered no question.
         self._unanswered = BoundedTable[NodeId, float](MAX_GONE)
@@ -152,7 +152,7 @@ class Routes:
     async def join(self) -> None:
         """Wait until this node has joined, at most for `dht.request_timeout`.
 
-        Not at all where nobody is known, or all who are have been dialled in vain.
+        It does not wait where nobody is known, or everybody known has been dialled in vain.
         """
         untried = any(not each.failures_in_row for each in self._roster.registry)
         if untried and not self._joined.is_set():
@@ -241,7 +241,7 @@ class Routes:
 
             while True:
                 while (candidate := lookup.next(trio.current_time())) is not None:
-                    nursery.start_soon(self._ask, lookup, candidate, question, route, wake)
+                    nursery.start_soon(self._ask_next, lookup, candidate, question, route, wake)
                 if lookup.finished:
                     break
                 if enough is not None:
@@ -293,7 +293,7 @@ class Routes:
         entry = self._roster.registry.get(node_id)
         return entry is not None and entry.dead
 
-    async def _ask(
+    async def _ask_next(
         self,
         lookup: Lookup,
         candidate: Candidate,
@@ -400,5 +400,5 @@ class Routes:
 
 
 def _update(route: Route, lookup: Lookup) -> None:
-    route.closest, route.failed = lookup.closest(), lookup.missing()
+    route.closest, route.silent = lookup.closest(), lookup.silent()
     route.frontier, route.converged = lookup.frontier(), lookup.converged

@@ -276,7 +276,7 @@ def test_late_ones_hold_up_the_end_no_longer_once_k_others_have_answered() -> No
     assert all_to_ask(lookup, 1.1) == []
     assert lookup.finished
     assert [each.node_id for each in lookup.closest()] == [ids[1], ids[2]]
-    assert lookup.missing() == [late]
+    assert lookup.silent() == [late]
 
 
 def test_where_fewer_than_k_have_answered_the_end_waits_for_late_ones() -> None:
@@ -291,11 +291,11 @@ def test_where_fewer_than_k_have_answered_the_end_waits_for_late_ones() -> None:
     assert not lookup.finished
     lookup.answered(asked[1], [])
     assert lookup.finished
-    assert lookup.missing() == [asked[0]]
+    assert lookup.silent() == [asked[0]]
     assert lookup.closest() == [asked[1], asked[2]]
 
 
-def test_who_is_gone_is_not_missing() -> None:
+def test_who_is_gone_is_not_silent() -> None:
     target = NodeId(bytes(32))
     lookup = start(target, *in_order(target, 3))
     gone, failing, living = all_to_ask(lookup, 0)
@@ -303,17 +303,17 @@ def test_who_is_gone_is_not_missing() -> None:
     lookup.failed(failing)
     lookup.answered(living, [])
     assert lookup.finished
-    assert lookup.missing() == [failing]
+    assert lookup.silent() == [failing]
     assert lookup.closest() == [living]
 
 
-def test_only_failures_among_the_k_closest_are_missing() -> None:
+def test_only_failures_among_the_k_closest_are_silent() -> None:
     target = NodeId(bytes(32))
     ids = in_order(target, K + 2)
     lookup = start(target, *ids)
     failing = {ids[1], ids[K + 1]}
     drive(lookup, random.Random(1), lambda each: None if each.node_id in failing else [])
-    assert [each.node_id for each in lookup.missing()] == [ids[1]]
+    assert [each.node_id for each in lookup.silent()] == [ids[1]]
 
 
 def test_all_being_silent_ever_more_are_asked_at_once_up_to_a_bound() -> None:

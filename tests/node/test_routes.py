@@ -69,7 +69,7 @@ async def test_silent_nodes_cost_no_timeout_where_k_others_answer(
         assert ids(route)[:5] == [each.node_id for each in answering[:5]]
         assert len(route.closest) == 8
         silent = {near[0].node_id, near[2].node_id, near[3].node_id}
-        assert {each.node_id for each in route.failed} == silent
+        assert {each.node_id for each in route.silent} == silent
         assert_unharmed(asker)
 
 
@@ -93,7 +93,7 @@ async def test_where_fewer_than_k_are_left_the_late_answer_is_waited_for(
         world.meanwhile(heal)
         route = await routes(asker).look_up(key, FindNode(key))
         assert set(ids(route)) == {each.node_id for each in nodes[1:]}
-        assert route.failed == []
+        assert route.silent == []
 
 
 async def test_who_refuses_is_not_missing_and_gives_up_its_place(
@@ -110,7 +110,7 @@ async def test_who_refuses_is_not_missing_and_gives_up_its_place(
             await world.crash(each)
         route = await routes(asker).look_up(key, FindNode(key))
         assert {hop.outcome for hop in route.hops} == {"answered", "dial_failed"}
-        assert route.failed == []
+        assert route.silent == []
         found = [each for each in closest(world, key, 5) if each is not asker][:4]
         assert ids(route) == [each.node_id for each in found]
 
