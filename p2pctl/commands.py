@@ -4,15 +4,18 @@ import binascii
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from p2pctl import render
 from p2pctl.lab.plan import TABLES
 from p2pd.control.api import MAX_LINE_BYTES, decode_data, decode_value
 from p2pd.control.client import Client, default_sockets
 from p2pd.errors import InvalidRequest, P2PError, RequestTimedOut
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 # As base64 in one line, with room for the rest of the request.
 MAX_VALUE_BYTES: Final = MAX_LINE_BYTES * 3 // 4 - 64 * 1024
@@ -56,6 +59,13 @@ class Run:
         if self._client is not None:
             self._client.close()
 
+    def show(self, answer: Any, text: Callable[[Any], str]) -> None:
+        """Write an answer: as it is where JSON is asked for, else as `text` puts it."""
+        if self.options.json:
+            self.write_json(answer)
+        else:
+            print(text(answer))
+
     def write_json(self, document: Any) -> None:
         """Write the answer as one JSON document."""
         print(render.json_text(document, indent=2 if self.style.terminal else None))
@@ -90,11 +100,7 @@ class Run:
 
 def status(run: Run) -> None:
     """Show the node at a glance."""
-    result = run.call("status")
-    if run.options.json:
-        run.write_json(result)
-    else:
-        print(render.status(result))
+    run.show(run.call("status"), render.status)
 
 
 def peers(run: Run) -> None:
@@ -103,33 +109,29 @@ def peers(run: Run) -> None:
         for notice in run.subscribe("peers.watch", status=run.options.status):
             run.write_line(notice["peer"], render.peer_line(notice["peer"], run.style))
         return
-    result = run.call("peers", status=run.options.status)
-    if run.options.json:
-        run.write_json(result)
-    elif not result:
-        print("no peers yet" if run.options.status is None else f"no {run.options.status} peers")
-    else:
-        from datetime import UTC, datetime  # noqa: PLC0415 - start-up time
-
-        print(render.peers(result, run.style, datetime.now(UTC)))
+    nobody = "no peers yet" if run.options.status is None else f"no {run.options.status} peers"
+    run.show(
+        run.call("peers", status=run.options.status),
+        lambda found: render.peers(found, run.style, _now()) if found else nobody,
+    )
 
 
 def connect(run: Run) -> None:
     """Dial now."""
-    result = run.call("connect", address=run.options.address)
-    if run.options.json:
-        run.write_json(result)
-    else:
-        print(f"connected to {render.clean(result['peer'])} at {render.clean(result['address'])}")
+    run.show(
+        run.call("connect", address=run.options.address),
+        lambda made: (
+            f"connected to {render.clean(made['peer'])} at {render.clean(made['address'])}"
+        ),
+    )
 
 
 def disconnect(run: Run) -> None:
     """Close the connection to a peer."""
-    result = run.call("disconnect", peer=run.options.peer)
-    if run.options.json:
-        run.write_json(result)
-    else:
-        print(f"disconnected from {render.clean(result['peer'])}")
+    run.show(
+        run.call("disconnect", peer=run.options.peer),
+        lambda ended: f"disconnected from {render.clean(ended['peer'])}",
+    )
 
 
 def ping(run: Run) -> None:
@@ -167,11 +169,10 @@ def ping(run: Run) -> None:
 
 def echo(run: Run) -> None:
     """Send a text to a peer and back."""
-    result = run.call("echo", peer=run.options.peer, text=run.options.text)
-    if run.options.json:
-        run.write_json(result)
-    else:
-        print(f"{render.clean(result['text'])}  ({render.milliseconds(result['rtt_ms'])})")
+    run.show(
+        run.call("echo", peer=run.options.peer, text=run.options.text),
+        lambda back: f"{render.clean(back['text'])}  ({render.milliseconds(back['rtt_ms'])})",
+    )
 
 
 def put(run: Run) -> None:
@@ -184,10 +185,7 @@ def put(run: Run) -> None:
         if_version=run.options.if_version,
         owned=run.options.owned,
     )
-    if run.options.json:
-        run.write_json(result)
-    else:
-        print(render.put(result, "stored"))
+    run.show(result, lambda stored: render.put(stored, "stored"))
 
 
 def get(run: Run) -> None:
@@ -211,41 +209,32 @@ def get(run: Run) -> None:
 
 def delete(run: Run) -> None:
     """Delete a record."""
-    result = run.call("delete", key=run.options.key, owned=run.options.owned)
-    if run.options.json:
-        run.write_json(result)
-    else:
-        print(render.put(result, "deleted"))
+    run.show(
+        run.call("delete", key=run.options.key, owned=run.options.owned),
+        lambda stored: render.put(stored, "deleted"),
+    )
 
 
 def lookup(run: Run) -> None:
     """Show the DHT's route to a key or a node."""
-    result = run.call("lookup", target=run.options.target)
-    if run.options.json:
-        run.write_json(result)
-    else:
-        print(render.lookup(result))
+    run.show(run.call("lookup", target=run.options.target), render.lookup)
 
 
 def why(run: Run) -> None:
     """Show why a peer has the standing that it has."""
-    result = run.call("why", peer=run.options.peer)
-    if run.options.json:
-        run.write_json(result)
-    else:
-        from datetime import UTC, datetime  # noqa: PLC0415 - start-up time
-
-        print(render.why(result, run.style, datetime.now(UTC)))
+    run.show(
+        run.call("why", peer=run.options.peer),
+        lambda account: render.why(account, run.style, _now()),
+    )
 
 
 def publish(run: Run) -> None:
     """Send a message: the argument's bytes, or those of standard input."""
     data = _read_bytes(run.options.message)
-    result = run.call("publish", topic=run.options.topic, data_base64=_base64(data))
-    if run.options.json:
-        run.write_json(result)
-    else:
-        print(render.clean(result["message_id"]))
+    run.show(
+        run.call("publish", topic=run.options.topic, data_base64=_base64(data)),
+        lambda published: render.clean(published["message_id"]),
+    )
 
 
 def subscribe(run: Run) -> None:
@@ -285,11 +274,13 @@ def lab(run: Run) -> None:
 
 def stop(run: Run) -> None:
     """Ask the daemon to leave gracefully."""
-    result = run.call("stop")
-    if run.options.json:
-        run.write_json(result)
-    else:
-        print("p2pd is leaving")
+    run.show(run.call("stop"), lambda _: "p2pd is leaving")
+
+
+def _now() -> "datetime":
+    from datetime import UTC, datetime  # noqa: PLC0415 - start-up time
+
+    return datetime.now(UTC)
 
 
 def _base64(data: bytes) -> str:

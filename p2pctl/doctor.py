@@ -1,6 +1,6 @@
 """`p2pctl doctor`: the daemon's findings, or, where it does not answer, those made without it."""
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from p2pctl import render
 from p2pctl.commands import Run
@@ -15,16 +15,15 @@ DEFAULT_CONFIG: Final = "/etc/p2pd/p2pd.toml"
 def examine(run: Run) -> int:
     """Show what is wrong and what to do about it; gives 1 where there is a problem."""
     try:
-        answer: dict[str, Any] = run.call("doctor")
-        daemon, findings = True, answer["findings"]
-        findings.insert(0, _answers(run.client.path))
+        said: list[FindingJson] = run.call("doctor")["findings"]
+        daemon, findings = True, [_answers(run.client.path), *said]
     except (DaemonUnreachable, RequestTimedOut) as error:
         daemon, findings = False, _without_daemon(run, error)
     healthy = all(each["level"] != "problem" for each in findings)
-    if run.options.json:
-        run.write_json({"ok": healthy, "daemon": daemon, "findings": findings})
-    else:
-        print(render.findings(findings, run.style))
+    run.show(
+        {"ok": healthy, "daemon": daemon, "findings": findings},
+        lambda answer: render.findings(answer["findings"], run.style),
+    )
     return 0 if healthy else P2PError.exit_code
 
 

@@ -1,4 +1,4 @@
-"""What can be found out where the daemon does not answer: by looking, never by changing."""
+"""What can be found out where the daemon does not answer; nothing is changed for it."""
 
 import errno
 import os
@@ -20,6 +20,8 @@ _DIAL_SECONDS: Final = 3.0
 _MAX_TARGETS: Final = 16
 # What a daemon leaves in its state directory.
 _TRACES: Final = ("lock", "identity.json")
+_LOG: Final = "why it stopped or hangs is in its log: `journalctl -u p2pd`"
+_CHECK: Final = "`p2pd --config FILE --check` says what is wrong with it"
 
 
 def look(
@@ -32,7 +34,9 @@ def look(
 ) -> "list[FindingJson]":
     """Say why the daemon does not answer, as far as can be seen without it.
 
-    `error` is what came of asking it. `instance` is None where only a socket was named.
+    `error` is what came of asking it. `instance` is None where only a socket was named; then
+    nobody knows where its state is, unless `state_dir` says so. With `config_must_be`
+    it is a finding, too, if there is no file `config`.
     """
     places = [Path(state_dir)] if state_dir is not None else _usual_places(instance)
     directory = next((each for each in places if _is_state(each)), None)
@@ -54,9 +58,6 @@ def look(
             "not tested, as only p2pd can: interfaces, multicast, peers and clock",
         ),
     ]
-
-
-_LOG: Final = "why it stopped or hangs is in its log: `journalctl -u p2pd`"
 
 
 def _finding(code: str, level: str, text: str, remedy: str | None = None) -> "FindingJson":
@@ -142,9 +143,6 @@ def _targets(config: Path, *, must_be: bool) -> "Iterable[FindingJson]":
     targets += [("bootstrap", text) for text in _texts(discovery, "bootstrap")]
     with ThreadPoolExecutor(_MAX_TARGETS) as pool:
         yield from pool.map(lambda target: _target(*target), targets[:_MAX_TARGETS])
-
-
-_CHECK: Final = "`p2pd --config FILE --check` says what is wrong with it"
 
 
 def _texts(discovery: object, name: str) -> list[str]:
