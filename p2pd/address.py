@@ -49,6 +49,11 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+def unscoped(host: str) -> str:
+    """Return a host without its `%scope`: as its own node, and others, know it."""
+    return host.partition("%")[0]
+
+
 @_remembering
 def network_group(host: str) -> str:
     """Name the network that one operator is likely to hold whole: /24 of IPv4, /48 of IPv6.

@@ -110,7 +110,7 @@ class Dialer:
                 await self._wake.wait()
 
     def may_dial(self, entry: Entry, *, most: int = MAX_ADDRESSES) -> bool:
-        """Whether so many addresses of an entry may be dialled now; if so, that is counted.
+        """Whether up to `most` addresses of an entry may be dialled now; if so, takes it as done.
 
         Those of strangers are dialled seldom: anybody can name any address.
         """
@@ -140,9 +140,10 @@ class Dialer:
         """Send a request to a peer, dialling it if need be; returns its reply.
 
         All together takes at most `within` seconds. Where there is no room for the
-        connection, it waits until others make some; `on_wait` is told when it begins (True)
-        and ends to wait. Where the connection ended under it, as a duplicate or to make
-        room, the request goes once more over another one, as after a wait. Raises
+        connection, it waits until others make some; `on_wait` is called with True when that
+        wait begins, with False when it ends. Where the connection ends under the request, as
+        a duplicate or to make room, the request is sent once more over another one, after
+        `on_wait(False)`. Raises
         `NotFound` for a peer without a known address, `Busy` where there was no room in
         time, and what `connect_to` and `Connection.request` raise.
         """
@@ -184,10 +185,10 @@ class Dialer:
             raise error
 
     async def connect_to(self, peer: NodeId, *, most: int = MAX_ADDRESSES) -> Connection:
-        """Return the connection to a peer; dial its known addresses where there is none.
+        """Return the connection to a peer; where there is none, dial its known addresses.
 
-        At most so many of them, the best first. Several callers wait for one dial. Raises
-        what `dial_entry` raises, or `NotFound`.
+        Of these at most `most`, the best first. Several callers wait for one dial. Raises what
+        `dial_entry` raises, or `NotFound` where no address is known.
         """
         while (connection := self._roster.connections.get(peer)) is None:
             under_way = self._dials.get(peer)
@@ -206,8 +207,9 @@ class Dialer:
     ) -> Connection:
         """Dial the addresses of a registry entry in turn, and note there what came of it.
 
-        At most so many addresses. `stay`: the connection is meant to last, even where there
-        are enough. Raises what `dial` raises for the first address.
+        At most `most` of them, the best first. `stay`: the connection is meant to last, even
+        where there are enough. Raises what `dial` raised for the first address, and
+        `DialFailed` where another node was found there.
         """
         return await self._carry_out(self._begin(entry), entry, stay=stay, most=most)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import attrs
 import trio
 
-from p2pd.address import Address
+from p2pd.address import Address, unscoped
 from p2pd.config import Config
 from p2pd.core.diagnosis import diagnose
 from p2pd.core.entries import Source, Status
@@ -122,7 +122,7 @@ class Doctor:
             clocks=tuple(notes.clocks),
             disk=notes.disk,
             connected=len(self._roster.connections),
-            other_hosts=tuple(_plain(each) for each in self._elsewhere()),
+            other_hosts=tuple(unscoped(each.remote.host) for each in self._elsewhere()),
             known=len(registry),
             unreachable=tuple(
                 f"{describe(each)}: {each.last_error}" for each in apart if each.last_error
@@ -152,7 +152,7 @@ class Doctor:
             host = Address.parse(reply.address).host
         except ValueError:
             return
-        own = host.partition("%")[0] in self._own_hosts()
+        own = unscoped(host) in self._own_hosts()
         notes.dials.append(DialSeen(self._name(connection), reply.address, reply.outcome, own))
 
     async def _read_clock(self, connection: Connection, notes: _Notes) -> None:
@@ -209,7 +209,9 @@ class Doctor:
         """Return the connections to other hosts, in a random order."""
         here = self._own_hosts()
         connections = self._roster.connections.values()
-        return self._shuffled(each for each in connections if _plain(each) not in here)
+        return self._shuffled(
+            each for each in connections if unscoped(each.remote.host) not in here
+        )
 
     def _own_hosts(self) -> set[str]:
         return {host for each in self._env.network.interfaces() for host in each.addresses}
@@ -222,7 +224,3 @@ class Doctor:
     def _name(self, connection: Connection) -> str:
         entry = self._roster.registry.get(connection.node_id)
         return str(connection.remote) if entry is None else describe(entry)
-
-
-def _plain(connection: Connection) -> str:
-    return connection.remote.host.partition("%")[0]

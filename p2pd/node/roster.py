@@ -94,27 +94,33 @@ class Roster:
 
         Where the new one stays, the old one is closed.
         """
-        peer = connection.peer
-        old = self.connections.get(peer.node_id)
+        node_id = connection.node_id
+        old = self.connections.get(node_id)
         if old is not None and old.end_reason is not None:
             self._remove(old, old.end_reason)
-            old = None
-        if old is not None:
-            if not _moved_away(old, connection) and not new_one_stays(
-                self._link(connection), self._link(old), self._own_id, peer.node_id
-            ):
-                return False
-            if old.peer.instance != peer.instance:
-                self._remove(old, "the peer restarted")
-                old.close(Reason.DUPLICATE)
-            elif connection.direction is Direction.OUTBOUND:
-                old.close(Reason.DUPLICATE)
-            else:
-                self._retire(old)
-        replaces = peer.node_id in self.connections
-        self.connections[peer.node_id] = connection
+        elif old is not None and not self._replace(old, connection):
+            return False
+        # The same process on another connection is no news.
+        replaces = node_id in self.connections
+        self.connections[node_id] = connection
         if not replaces:
             self._enter(connection, source)
+        return True
+
+    def _replace(self, old: Connection, new: Connection) -> bool:
+        """Close the old connection to a peer if the new one is to stay; returns whether it is."""
+        moved = _moved_away(old, new)
+        if not moved and not new_one_stays(
+            self._link(new), self._link(old), self._own_id, new.node_id
+        ):
+            return False
+        if old.peer.instance != new.peer.instance:
+            self._remove(old, "the peer restarted")
+            old.close(Reason.DUPLICATE)
+        elif new.direction is Direction.OUTBOUND:
+            old.close(Reason.DUPLICATE)
+        else:
+            self._retire(old)
         return True
 
     def drop_stranded(self) -> None:
@@ -262,10 +268,9 @@ class Roster:
 
 
 def _moved_away(old: Connection, new: Connection) -> bool:
-    """Whether a peer that we dialled has dialled us since from where its address is another.
+    """Whether a peer that we dialled has moved to another address, and dialled us from there.
 
-    As long as we do not notice that the old connection is dead, the rule for duplicates would
-    keep it.
+    The old connection is dead then, but the rule for duplicates would keep it until we notice.
     """
     return (
         old.direction is Direction.OUTBOUND
@@ -276,7 +281,10 @@ def _moved_away(old: Connection, new: Connection) -> bool:
 
 
 def _idle_after(connection: Connection) -> float:
-    """Return how long it must have been unused to make room; requests of ours are known."""
+    """Return for how many seconds a connection must have been unused to make room.
+
+    One in passing that we dialled, for none: what we ask on it is known to us.
+    """
     if not connection.passing:
         return IDLE_AFTER
     return PASSED_AFTER if connection.direction is Direction.INBOUND else 0.0

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import trio
 
+from p2pd.address import unscoped
 from p2pd.core.observations import InterfaceSeen, LinkSeen
 from p2pd.errors import BadMessage
 from p2pd.net.base import Interface
@@ -18,7 +19,8 @@ LISTEN = 1.5
 # The same where this node takes no part otherwise.
 LISTEN_ASIDE = 1.0
 
-Interfaces = tuple[InterfaceSeen, ...]
+# What was seen of each link, by the name of its interface and its group.
+_Seen = dict[tuple[str, str], LinkSeen]
 
 
 class Soundings:
@@ -28,12 +30,12 @@ class Soundings:
         self._env = env
         self._discovery = discovery
 
-    async def take(self) -> Interfaces:
-        """Ask on every link, and report on every interface that is up.
+    async def take(self) -> tuple[InterfaceSeen, ...]:
+        """Ask on every link, and report on every interface that is up; takes up to 2.5 s.
 
-        Where nobody answers from another host, those are asked, too, that the configuration
-        leaves out, but for those with a `!`: the others may be there. Nobody dials because
-        of it.
+        Where nobody answers from another host, the interfaces that the configuration leaves
+        out are asked, too, but for those that a `!` pattern names: the other nodes may be
+        there. Nobody dials because of it.
         """
         up = self._env.network.interfaces()
         own_hosts = {host for each in up for host in each.addresses}
@@ -41,18 +43,11 @@ class Soundings:
         news = trio.lowlevel.ParkingLot()
         with _tallied(links, news) as tallies:
             await self._ask(links, tallies, own_hosts, news)
-        seen = {
-            (link.interface.name, link.group): self._seen(link, tally, own_hosts)
-            for link, tally in zip(links, tallies, strict=True)
-        }
+        seen = self._seen(links, tallies, own_hosts)
         alone = not any(set(each.hosts) - set(each.own_hosts) for each in seen.values())
-        patterns = self._discovery.config.interfaces
-        used = {each.name for each in suitable(up, patterns)}
-        banned = [pattern for pattern in patterns if pattern.startswith("!")]
-        allowed = {each.name for each in suitable(up, [*banned, "*"])}
+        used = {each.name for each in suitable(up, self._discovery.config.interfaces)}
         if alone and self._discovery.config.enabled:
-            aside = [each for each in up if each.name in allowed - used]
-            seen |= await self._ask_aside(aside, own_hosts)
+            seen |= await self._ask_aside(self._left_out(up, used), own_hosts)
         return tuple(
             InterfaceSeen(
                 name=each.name,
@@ -64,6 +59,12 @@ class Soundings:
             for each in up
         )
 
+    def _left_out(self, up: list[Interface], used: set[str]) -> list[Interface]:
+        patterns = self._discovery.config.interfaces
+        banned = [pattern for pattern in patterns if pattern.startswith("!")]
+        allowed = {each.name for each in suitable(up, [*banned, "*"])}
+        return [each for each in up if each.name in allowed - used]
+
     async def _ask(
         self,
         links: list[Link],
@@ -73,7 +74,7 @@ class Soundings:
     ) -> None:
         def answered(link: Link, tally: Tally) -> bool:
             # On loopback there need be nobody else.
-            others = {_plain(host) for host in tally.hosts} - own_hosts
+            others = set(map(unscoped, tally.hosts)) - own_hosts
             return tally.looped and (link.interface.loopback or bool(others))
 
         for _ in range(3):
@@ -86,8 +87,14 @@ class Soundings:
                 await trio.sleep(ANSWER_GAP)
                 return
 
-    def _seen(self, link: Link, tally: Tally, own_hosts: set[str]) -> LinkSeen:
-        hosts = {_plain(host) for host in tally.hosts}
+    def _seen(self, links: list[Link], tallies: list[Tally], own_hosts: set[str]) -> _Seen:
+        return {
+            (link.interface.name, link.group): self._link_seen(link, tally, own_hosts)
+            for link, tally in zip(links, tallies, strict=True)
+        }
+
+    def _link_seen(self, link: Link, tally: Tally, own_hosts: set[str]) -> LinkSeen:
+        hosts = set(map(unscoped, tally.hosts))
         return LinkSeen(
             group=link.group,
             trouble=link.trouble,
@@ -95,22 +102,18 @@ class Soundings:
             looped=tally.looped,
             hosts=tuple(sorted(hosts)),
             own_hosts=tuple(sorted(hosts & own_hosts)),
-            foreign=tuple(sorted(map(_plain, tally.foreign))),
+            foreign=tuple(sorted(map(unscoped, tally.foreign))),
         )
 
-    async def _ask_aside(
-        self, interfaces: list[Interface], own_hosts: set[str]
-    ) -> dict[tuple[str, str], LinkSeen]:
+    async def _ask_aside(self, interfaces: list[Interface], own_hosts: set[str]) -> _Seen:
+        """Ask where this node takes no part: it joins, asks, listens for a while, and leaves."""
         links = [Link(each, group) for each in interfaces for group in self._discovery.groups(each)]
         tallies = [Tally(trio.lowlevel.ParkingLot()) for _ in links]
         with trio.move_on_after(LISTEN_ASIDE):
             async with trio.open_nursery() as nursery:
                 for link, tally in zip(links, tallies, strict=True):
                     nursery.start_soon(self._ask_one_aside, link, tally)
-        return {
-            (link.interface.name, link.group): self._seen(link, tally, own_hosts)
-            for link, tally in zip(links, tallies, strict=True)
-        }
+        return self._seen(links, tallies, own_hosts)
 
     async def _ask_one_aside(self, link: Link, tally: Tally) -> None:
         own = self._discovery.beacon(link.interface, link.group)
@@ -139,6 +142,7 @@ class Soundings:
 
 @contextmanager
 def _tallied(links: list[Link], news: trio.lowlevel.ParkingLot) -> Iterator[list[Tally]]:
+    """Count what is heard on these links within the `with`, in a tally for each."""
     tallies = [Tally(news) for _ in links]
     for link, tally in zip(links, tallies, strict=True):
         link.tally = tally
@@ -147,7 +151,3 @@ def _tallied(links: list[Link], news: trio.lowlevel.ParkingLot) -> Iterator[list
     finally:
         for link in links:
             link.tally = None
-
-
-def _plain(host: str) -> str:
-    return host.partition("%")[0]
