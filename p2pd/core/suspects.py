@@ -31,11 +31,12 @@ IN_TOUCH = 1.0
 # Who reported just now gathers for so many seconds what else it finds out: of many that die at
 # once each witness tells in few publications, and nothing that enough others have told by then.
 GATHER = 0.3
-# Others know but some of the tellers. Where so many have told of a death, it is by chance whether
-# one more that finds it out tells it, too: about so many of all nodes do.
+# Not every node knows every reporter, and it counts only those that it knows. Where so many have
+# told of a death, chance decides whether one more node that finds it out tells it, too: of all
+# nodes about so many do.
 TELL_AGAIN = 2 * QUORUM
-# After a longer silence, in seconds, than a well node has with a handful of connections, it was
-# cut off: what it missed may still be on its way, a refutation, too.
+# Who heard nobody for so many seconds was cut off: a healthy node hears somebody sooner, even with
+# a handful of connections. What it missed may still be on its way, a refutation, too.
 CUT_OFF = 3.0
 # At the bound a reported node is not suspected; a lost one takes the place of the oldest
 # reported one, and if there is none, of the oldest.
@@ -65,8 +66,9 @@ class _Window:
 class Suspects:
     """Keeps the suspicions under way and the verdicts; times are monotonic seconds.
 
-    `patience` multiplies the waits before a verdict; `population` is how many nodes there
-    are that may probe; `last_heard` says when anything last came from anybody.
+    `patience` multiplies the waits before a verdict, `population` is how many nodes there are
+    that may probe: both are kept up to date by the owner. `last_heard` says when anything
+    last came from anybody.
     """
 
     def __init__(
@@ -106,7 +108,7 @@ class Suspects:
         return self._dead.get(node)
 
     def open_lost(self, node: NodeId, reports: dict[NodeId, Statement], now: float) -> Case:
-        """Suspect a node that we lost; what was reported of it stands, `reports` too."""
+        """Suspect a node that we lost; `reports` are added to those of it that stand already."""
         case = self._cases.get(node)
         if case is None:
             if len(self._cases) >= MAX_SUSPECTS:
@@ -333,6 +335,13 @@ class Suspects:
         return news
 
     def _look_at(self, node: NodeId, case: Case, now: float) -> None:
+        self._ask_for_probes(node, case, now)
+        if case.quorum_due(self.patience) <= now and self._quorum_stands(case, now):
+            self.convict(node, Evidence.SILENT, None, now)
+        else:
+            self._push(node)
+
+    def _ask_for_probes(self, node: NodeId, case: Case, now: float) -> None:
         if case.verdict_due(self.patience) <= now:
             case.held = self._isolation.isolated
             # It may have come back since it was dialled.
@@ -351,21 +360,22 @@ class Suspects:
         if case.ask_due <= now:
             case.ask_due = now + OUTCOME_WITHIN
             self._news.append(AskOthers(node))
+
+    def _quorum_stands(self, case: Case, now: float) -> bool:
+        """Whether enough reports were not refuted in time; else the wait goes on, or is over."""
         silence = now - self._last_heard()
-        if case.quorum_due(self.patience) <= now and silence > IN_TOUCH:
-            # A refutation could not have come.
+        if silence > IN_TOUCH:
+            # A refutation could not have come: look again in a moment.
             case.cut_off |= silence > CUT_OFF
             case.quorum_at = now + IN_TOUCH / 2 - REFUTE_WAIT * self.patience
-        elif case.quorum_due(self.patience) <= now and case.cut_off and not case.waited_anew:
+            return False
+        if case.cut_off and not case.waited_anew:
             # Once: among few peers silences are long, and a verdict must come at last.
             case.waited_anew, case.quorum_at = True, now
-        elif case.quorum_due(self.patience) <= now:
-            # Somebody may have been discredited meanwhile.
-            self.recount(case, now)
-            if case.quorum_at is not None:
-                self.convict(node, Evidence.SILENT, None, now)
-                return
-        self._push(node)
+            return False
+        # Somebody may have been discredited meanwhile.
+        self.recount(case, now)
+        return case.quorum_at is not None
 
     def _probe_at(self, node: NodeId, now: float) -> float:
         """Return the moment of the next probe: one a window, however many reports there are.

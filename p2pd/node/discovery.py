@@ -35,7 +35,7 @@ ANSWER_GAP = 0.25
 # The node with the greater ID waits so long for the other one to dial.
 POLITE_DELAY = 0.3
 MAX_SEEN = 1024
-# Of what a tally counts.
+# Hosts that a tally counts; more are passed over.
 MAX_TALLIED = 256
 _SETTLE = 0.05
 _LOOK_AGAIN = 1.0
@@ -43,9 +43,11 @@ _LOOK_AGAIN = 1.0
 
 @attrs.define(eq=False)
 class Tally:
-    """Whose beacons were heard: this node's own, of which hosts of this network, of others'.
+    """Whose beacons were heard while it was kept.
 
-    Whoever waits for `news` is woken with each.
+    `looped`: one of this node's own came back. `hosts` are those from which other nodes of
+    this network were heard, `foreign` those of other networks. Whoever waits for `news` is
+    woken by each beacon.
     """
 
     news: trio.lowlevel.ParkingLot
@@ -64,10 +66,11 @@ class Tally:
 
 @attrs.define(eq=False)
 class Link:
-    """One group on one interface.
+    """One multicast group on one interface.
 
-    `tally`, where somebody keeps one, counts what is heard. `trouble` is why nothing can be
-    sent or heard, None where it can.
+    `socket` is None until the group is joined. To set `answer` has a beacon sent soon;
+    `answered_at` is when a query was last answered. `tally`, where somebody keeps one, counts
+    what is heard. `trouble` is why nothing can be sent or heard, None where it can.
     """
 
     interface: Interface
@@ -137,7 +140,7 @@ class Discovery:
                     continue
                 self._follow(interfaces, nursery)
                 await changed()
-                # Changes come in flocks.
+                # Changes come in flocks: they are taken together.
                 await trio.sleep(_SETTLE)
 
     async def say_goodbye(self) -> None:
@@ -284,9 +287,7 @@ class Discovery:
             await self._send(link)
 
     def _take(self, beacon: Beacon, host: str, link: Link) -> None:
-        if beacon.instance == self._instance:
-            return
-        if beacon.leaving:
+        if beacon.instance == self._instance or beacon.leaving:
             return
         address = Address(host, beacon.port)
         wall, now = self._env.wall_clock(), trio.current_time()

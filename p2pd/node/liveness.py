@@ -108,7 +108,7 @@ class LivenessService:
         ]
 
     def timer_came(self, late: float) -> None:
-        """Take note by how many seconds a timer of this process came late.
+        """Take note of a timer of this process, and by how many seconds it came late.
 
         A process that did not run for a while doubts itself before it doubts others.
         """
@@ -127,8 +127,8 @@ class LivenessService:
     def say_alive(self, *, after: int = 0) -> None:
         """Tell everybody that this node is alive, with its current peer record.
 
-        `after` is of when somebody saw it dead, in that one's Unix milliseconds: a word of
-        an earlier time, by a slower clock, would refute nothing.
+        At most once in `REFUTE_INTERVAL`. `after` is when somebody saw it dead, in the Unix
+        milliseconds of that one's clock: the word is dated later, or it would refute nothing.
         """
         self._refuting = True
         self._refuted = max(self._refuted, after + 1)
@@ -171,7 +171,7 @@ class LivenessService:
                 self._tell(node, "peer.alive", f"{self._name(node)} is alive", logging.INFO)
 
     async def _redial(self, node: NodeId, last: bool = False) -> None:  # noqa: FBT001, FBT002 - a task's argument
-        """Probe a node, unless that is under way; its outcome serves all who wait for one."""
+        """Probe a node, unless that is under way, and tell the machine the outcome."""
         if self._registry.get(node) is None:
             self._machine.forget(node, trio.current_time())
             return

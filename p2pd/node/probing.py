@@ -29,18 +29,18 @@ MAX_PROBES = 16
 # Who comes back and breaks again within so many seconds is not redialled at once any more.
 REDIAL_AGAIN = 5.0
 MAX_REDIALLED = 1024
-# Of a node's addresses: what it claims may be somebody else's.
+# Addresses of a node that a probe tries: what a node claims may be somebody else's.
 PROBED_ADDRESSES = 2
 # Seconds between the tries of a node that hangs up at once.
 HANGS_UP = (0.05, 0.2, 0.5)
-# What others may let us dial: so often in a row, and so many a second from then on.
+# Dials that others may let us make: so many in a row, and so many a second from then on.
 REACHES_AT_ONCE = 16
 REACHES_PER_SECOND = 1.0
-# Of the other peers, pinged beside a probe: an answer shows that we are not cut off.
+# Other peers that are pinged beside a probe: an answer shows that we are not cut off.
 MAX_PINGS = 3
 # They are asked after this share of the shortest probe: most hosts have refused it by then.
 PING_AFTER = 0.125
-# The answer must not come in the last part of the shortest probe, this share of it.
+# An answer in the last part of the shortest probe, this share of it, comes too late to count.
 MARGIN = 0.25
 # Questions of others under way at once; beyond it, they are told `busy`.
 MAX_REACHES = 16
@@ -111,9 +111,10 @@ class Probing:
             await trio.sleep_forever()
 
     async def probe(self, node: NodeId, *, last: bool = False) -> Outcome:
-        """Ask a node on its connection, or dial it.
+        """Ask a node on its connection, or dial it; waits for a turn (`MAX_PROBES`) first.
 
-        `last`: it did not answer before, and gets a moment to have come back.
+        `last`: it did not answer before. It is asked at once, for half a `ping_timeout`, as it
+        may have come back since.
         """
         if not last:
             await self._pace(node)
