@@ -290,6 +290,7 @@ class Membership:
         self,
         accused: NodeId,
         reporter: NodeId,
+        *,
         observed_ms: int,
         sequence: int,
         wall_ms: int,
@@ -326,15 +327,12 @@ class Membership:
         # A report of the future could not be refuted by anything of the present.
         statement = Statement(self._network_of(reporter), min(observed_ms, wall_ms))
         observed_at = now - max(age, 0.0)
-        heard_since = known.heard_at > observed_at
         if heard_at is not None and now - known.heard_at <= HEARD_LATELY:
-            # It might be dying just now, and the reporter's clock be a little slow: only what
-            # we hear after that refutes the report.
-            linked_since = known.linked_at is None or known.linked_at > observed_at
-            if not (heard_since and linked_since) and len(known.claims) < MAX_REPORTS:
-                known.claims[reporter] = statement
+            _keep_claim(known, reporter, statement, observed_at)
             return False
-        if heard_since or not self._suspects.accuse(accused, reporter, statement, now):
+        if known.heard_at > observed_at or not self._suspects.accuse(
+            accused, reporter, statement, now
+        ):
             return False
         known.alive = False
         return True
@@ -393,3 +391,14 @@ class Membership:
     def _set_health(self, score: int) -> None:
         self._health = score
         self._suspects.patience = 1.0 + score
+
+
+def _keep_claim(known: Known, reporter: NodeId, statement: Statement, observed_at: float) -> None:
+    """Keep a report of a node that we hear, unless all that we know of it is later.
+
+    It might be dying just now, and the reporter's clock be a little slow: only what we hear
+    after that refutes the report.
+    """
+    linked_since = known.linked_at is None or known.linked_at > observed_at
+    if not (known.heard_at > observed_at and linked_since) and len(known.claims) < MAX_REPORTS:
+        known.claims[reporter] = statement

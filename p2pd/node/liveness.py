@@ -271,10 +271,10 @@ class LivenessService:
         if self._machine.reported(
             accused,
             reporter,
-            report.observed,
-            report.sequence,
-            self._env.wall_ms(),
-            max(0, entry.sequence),
+            observed_ms=report.observed,
+            sequence=report.sequence,
+            wall_ms=self._env.wall_ms(),
+            known_sequence=max(0, entry.sequence),
             heard_at=connection.last_heard if connection is not None else None,
             now=now,
         ):

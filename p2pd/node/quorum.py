@@ -6,7 +6,7 @@ finds them.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import chain
 
 import attrs
@@ -176,52 +176,66 @@ class Quorum:
     async def _read_from(
         self, key: Key, nodes: list[NodeId], needed: Needed, *, until_found: bool
     ) -> Holding:
-        """Ask as many as are needed, one more for each that fails, all where one is slow."""
-        versions: list[Version] = []
+        """Read from these nodes, which are all the replicas that there can be."""
         answers = _Answers(key)
-        answered: list[NodeId] = []
-        under_way = 0
-        waiting = sorted(nodes, key=self._effort)
-        progress = trio.Event()
-
-        async def ask(node: NodeId) -> None:
-            nonlocal under_way
-            held = await self._ask(key, node, answers)
-            under_way -= 1
-            if held is not None:
-                answered.append(node)
-                versions.extend(held)
-            progress.set()
+        held: dict[NodeId, list[Version]] = {}
 
         def lacking() -> int:
             enough = needed.of(len(nodes))
-            found = not until_found or living(versions, self._env.wall_ms())
-            if len(answered) >= enough and not found:
+            found = not until_found or living(chain.from_iterable(held.values()), wall_ms())
+            if len(held) >= enough and not found:
                 enough = len(nodes)
-            return max(0, enough - len(answered))
+            return max(0, enough - len(held))
 
+        async def ask(node: NodeId) -> None:
+            versions = await self._ask(key, node, answers)
+            if versions is not None:
+                held[node] = versions
+
+        wall_ms = self._env.wall_ms
+        await self._ask_as_needed(sorted(nodes, key=self._effort), ask, lacking)
+        found = self._merged(chain.from_iterable(held.values()))
+        if not lacking():
+            return Holding(found, nodes, len(held), len(nodes), silent=0)
+        there = [node for node in nodes if node in held]
+        wanted = self._wanted(there, there)
+        return Holding(found, there, len(held), wanted, silent=len(nodes) - len(held))
+
+    async def _ask_as_needed(
+        self,
+        waiting: list[NodeId],
+        ask: Callable[[NodeId], Awaitable[None]],
+        lacking: Callable[[], int],
+    ) -> None:
+        """Ask as many as are lacking, one more for each that fails, all once one is late.
+
+        Ends when none is lacking, nobody is left, or `dht.request_timeout` is over.
+        """
+        under_way = 0
+        progress = trio.Event()
+
+        async def ask_one(node: NodeId) -> None:
+            nonlocal under_way
+            await ask(node)
+            under_way -= 1
+            progress.set()
+
+        hedge_at = trio.current_time() + self._patience(waiting[: lacking()])
         with trio.move_on_after(self._config.request_timeout):
             async with trio.open_nursery() as nursery:
-                hedge_at = trio.current_time() + self._patience(waiting[: lacking()])
                 while lacking():
                     late = trio.current_time() >= hedge_at
-                    ask_now = len(waiting) if late else lacking() - under_way
-                    for node in waiting[: max(0, ask_now)]:
+                    ask_now = max(0, len(waiting) if late else lacking() - under_way)
+                    for node in waiting[:ask_now]:
                         under_way += 1
-                        nursery.start_soon(ask, node)
-                    del waiting[: max(0, ask_now)]
+                        nursery.start_soon(ask_one, node)
+                    del waiting[:ask_now]
                     if not under_way:
                         break
                     progress = trio.Event()
                     with trio.move_on_at(hedge_at if waiting else math.inf):
                         await progress.wait()
                 nursery.cancel_scope.cancel()
-        if not lacking():
-            return Holding(self._merged(versions), nodes, len(answered), len(nodes), silent=0)
-        silent = len(nodes) - len(answered)
-        nodes = [node for node in nodes if node in answered]
-        wanted = self._wanted(nodes, answered)
-        return Holding(self._merged(versions), nodes, len(answered), wanted, silent)
 
     async def _look_up(self, key: Key, needed: Needed, *, until_found: bool) -> Holding:
         most = self._config.replication
@@ -267,13 +281,14 @@ class Quorum:
         return answers.versions_in(reply) if isinstance(reply, Value) else None
 
     def _wanted(self, nodes: Sequence[NodeId], answered: Sequence[NodeId]) -> int:
+        """Return how many replicas there should be, where these are the ones that were found."""
         missing = 0
         if len(nodes) < self._config.replication:
             # Its own disk may refuse, too.
             missing = self._routes.missing(answered) + (self._own_id not in nodes)
         return min(self._config.replication, len(nodes) + missing)
 
-    def _merged(self, versions: list[Version]) -> list[Version]:
+    def _merged(self, versions: Iterable[Version]) -> list[Version]:
         return merge(kept(versions, self._env.wall_ms()))
 
     def _effort(self, node: NodeId) -> int:

@@ -52,9 +52,15 @@ def accuse(
     known_sequence: int = 1,
     heard_at: float | None = None,
 ) -> bool:
-    observed = wall(now - age)
     return machine.reported(
-        accused, reporter, observed, sequence, wall(now), known_sequence, heard_at, now
+        accused,
+        reporter,
+        observed_ms=wall(now - age),
+        sequence=sequence,
+        wall_ms=wall(now),
+        known_sequence=known_sequence,
+        heard_at=heard_at,
+        now=now,
     )
 
 
