@@ -17,36 +17,9 @@ from p2pd.core.acquaintances import Acquaintances, Known
 from p2pd.core.isolation import Isolation
 from p2pd.core.reporters import REPORT_TTL, Reporters
 from p2pd.core.suspects import Suspects
-from p2pd.core.suspicion import (
-    ASK_AGAIN,
-    MAX_REPORTS,
-    MOST_UNCLEAR,
-    Case,
-    Statement,
-)
-from p2pd.core.verdicts import (
-    Action,
-    AskOthers,
-    Declare,
-    Evidence,
-    Liveness,
-    Redial,
-    Report,
-    Revive,
-)
+from p2pd.core.suspicion import ASK_AGAIN, MAX_REPORTS, MOST_UNCLEAR, Case, Statement
+from p2pd.core.verdicts import Action, Evidence, Liveness
 from p2pd.ids import NodeId
-
-__all__ = [
-    "Action",
-    "AskOthers",
-    "Declare",
-    "Evidence",
-    "Liveness",
-    "Membership",
-    "Redial",
-    "Report",
-    "Revive",
-]
 
 # How far in the future a report may be, in seconds, since clocks differ. The accused dates its
 # refutation after the report: the reporter's clock ahead of its own, and its own ahead of

@@ -22,8 +22,8 @@ from p2pd.wire.messages import DialBack, DialedBack, Failed
 REACHED, REFUSED, SILENT = OUTCOMES = ("reached", "refused", "silent")
 # Seconds that a dial for another may take. An honest one on a LAN takes milliseconds.
 WITHIN = 2.0
-# For all who ask together: dials under way, in a row, and a second from then on; of one host,
-# the seconds between two.
+# For all who ask together: how many dials may be under way, how many come in a row, and how many
+# a second from then on. For one host: the seconds between two.
 MAX_DIALS_BACK = 4
 DIALS_BACK_AT_ONCE = 16
 DIALS_BACK_PER_SECOND = 1.0

@@ -32,9 +32,9 @@ from p2pd.node.soundings import Soundings
 from p2pd.wire.handshake import Reason
 from p2pd.wire.messages import Ping
 
-# Seconds that a question, a dial or a look at the name service may take; they go side by side.
+# Seconds that each question, dial and name lookup may take; they go side by side.
 WITHIN = 3.0
-# For what was in backoff, and is tried anew, until peers are asked.
+# Seconds that peers in backoff, which are dialled anew, have to connect before peers are asked.
 _SETTLE = 0.5
 # Peers asked to dial back: where one can't, another may.
 MAX_ASKED = 3
@@ -45,13 +45,13 @@ MAX_TARGETS = 16
 MAX_ADDRESSES = 4
 # A refusal that is older may have been mended.
 REFUSALS_SECONDS = 300.0
-# There is a node, whatever it says.
+# Refusals that show all the same that a node is there, and in order.
 _THERE = {Reason.ONESELF, Reason.DUPLICATE, Reason.FULL}
 
 
 @attrs.define
 class _Notes:
-    """What is written down in the course of an examination."""
+    """What the parts of an examination, which go on side by side, have found so far."""
 
     interfaces: tuple[InterfaceSeen, ...] = ()
     targets: list[TargetSeen] = attrs.field(factory=list)

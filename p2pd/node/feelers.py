@@ -15,7 +15,8 @@ from collections.abc import Callable
 import trio
 
 from p2pd.core.entries import Status
-from p2pd.core.membership import Liveness, Membership
+from p2pd.core.membership import Membership
+from p2pd.core.verdicts import Liveness
 from p2pd.ids import NodeId
 from p2pd.node.env import Env
 from p2pd.node.probing import Outcome, Probing

@@ -12,14 +12,13 @@ from contextlib import suppress
 
 import trio
 
-from p2pd.core.membership import (
-    HEARD_LATELY,
+from p2pd.core.membership import HEARD_LATELY, Membership
+from p2pd.core.verdicts import (
     Action,
     AskOthers,
     Declare,
     Evidence,
     Liveness,
-    Membership,
     Redial,
     Report,
     Revive,

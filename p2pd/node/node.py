@@ -11,8 +11,8 @@ import p2pd
 from p2pd.address import Address
 from p2pd.config import Config
 from p2pd.core.entries import Backoff, Source, Status
-from p2pd.core.membership import Liveness
 from p2pd.core.records import Version
+from p2pd.core.verdicts import Liveness
 from p2pd.errors import AmbiguousPeer, DialFailed, InvalidRequest, NotFound, PeerError, StartError
 from p2pd.hosts import parse_address
 from p2pd.ids import ID_BITS, Key, NodeId, closest_first, distance_bits

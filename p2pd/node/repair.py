@@ -27,11 +27,13 @@ from p2pd.wire.messages import FindNode
 
 # Comparisons that one node has started and not finished.
 AT_ONCE = 4
-# How many more nodes than replicas are looked at: XOR distances from keys nearby differ a little.
+# How many more nodes than replicas are looked at: those closest to a key nearby are not quite
+# those closest to this node.
 MARGIN = 8
-# Seconds between two lookups of the node's own ID where a death asks for one: others become
-# neighbours. Newcomers ask for one twice in each `repair_interval`, for others may have come with
-# them: they make themselves known, and at a first record in a large network all would look.
+# Seconds between two lookups of the node's own ID after deaths: others become neighbours then.
+# After arrivals (others may have come with them) there is one in half a `repair_interval` only:
+# newcomers make themselves known, and else all nodes of a large network would look at once
+# when the first record is written.
 LOOK_AGAIN = 60.0
 # A newcomer asks so many of the nearest whether there are any records, and takes over what it
 # is to tend from these.
@@ -44,7 +46,10 @@ HEIRS_AT_ONCE = 8
 
 
 class Repair:
-    """Compares with other replicas when it is time, from `run` until `hand_over`."""
+    """Compares with other replicas when it is time, from `run` until `hand_over`.
+
+    `tending` holds what is to be compared; `replication` is `dht.replication`, at most `dht.k`.
+    """
 
     def __init__(
         self,
@@ -106,7 +111,7 @@ class Repair:
                     nursery.start_soon(self._visit, visit, limit)
 
     def changed(self, node_id: NodeId) -> None:
-        """Take note that a node died or left."""
+        """Take note that a node died, left, or could not be reached."""
         self._changed(node_id, LOOK_AGAIN)
 
     def _changed(self, node_id: NodeId, look_again: float) -> None:
@@ -218,9 +223,10 @@ class Repair:
         self._wake()
 
     def _begin(self) -> None:
-        """With the first record: its writer gave it to those who are there now.
+        """Begin to look after records with the first one.
 
-        Unless this node is new, and was given it as a part of what it is to tend.
+        Its writer gave it to all who are there now, so that nobody lacks it; unless this node
+        is new, and was given it as a part of what it is to tend.
         """
         if self._replica.loaded.is_set() and not self._watching:
             now = trio.current_time()

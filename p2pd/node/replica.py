@@ -70,7 +70,10 @@ class SavedVersions:
 
 @attrs.define(eq=False)
 class _Reply:
-    """The answer to records that came in one message, once all of them are settled."""
+    """The answer to records that came in one message, once all of them are settled.
+
+    `waiting` counts those that are not; `gift`: they came by `Give`.
+    """
 
     call: Call
     waiting: int
@@ -102,8 +105,8 @@ class _Write:
 class Replica:
     """The records that this node stores.
 
-    `tree` is of all of them, once `loaded`; until then it may lack some. `on_begun` is called
-    when the first record comes to an empty tree.
+    `tree` is of all of them, once `loaded`; until then it may lack some. Each of `on_begun` is
+    called when a record comes to an empty tree.
     """
 
     def __init__(
@@ -117,7 +120,7 @@ class Replica:
         self._told_at: dict[str, float] = {}
         self._max_value_bytes = max_value_bytes
         self._waiting: FairChannel[NodeId, _Write] = FairChannel(MAX_WAITING)
-        # Whoever changes what is stored, from reading it to writing it.
+        # Held from reading what is stored to writing it: by the writer, the purge and `drop`.
         self._changing = trio.Lock()
         self._cache = VersionCache(MAX_CACHED)
         self._reading: dict[Key, object] = {}
@@ -161,9 +164,10 @@ class Replica:
             raise write.error
 
     async def write_all(self, records: Iterable[Signed], keys: Container[Key]) -> list[Version]:
-        """Store those that are in order, and return them; on return they are on disk.
+        """Store those that keep the rules, and return those that are on disk then.
 
-        Raises `BadMessage`, before anything is stored, where one belongs under none of `keys`.
+        What the disk refuses is left out. Raises `BadMessage`, before anything is stored, where
+        one belongs under none of `keys`.
         """
         writes: list[_Write] = []
         for signed in records:
@@ -351,7 +355,10 @@ class Replica:
             self._note_trouble(error)
 
     def _horizon_ms(self) -> int:
-        """Return as of when what need not be kept any more has gone, in Unix milliseconds."""
+        """Return the time of the last purge that was due: what ended by then has gone.
+
+        In Unix milliseconds.
+        """
         return self._env.wall_ms() // _PURGE_MS * _PURGE_MS
 
     async def _purge_at_times(self) -> None:

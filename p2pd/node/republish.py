@@ -1,9 +1,9 @@
 """Looks after the records that nobody is seen to tend, and drops those that belong elsewhere.
 
-A record that is not this node's any more stays until each of the nodes that it belongs to
-was seen to have it. One that is, but that no comparison showed to be the same elsewhere for
-`republish_interval`, is looked up and given to whom it belongs (Kademlia, section 2.5); those
-who got it have seen a comparison then, and do not do it again.
+A record that does not belong to this node any more stays until each of the nodes that it
+belongs to was seen to have it. One that does belong to it, but that no comparison showed to be
+the same elsewhere for `republish_interval`, is looked up and given to whom it belongs (Kademlia,
+section 2.5). To those who get it that is a comparison, so that they do not do the same.
 """
 
 import random
@@ -29,7 +29,7 @@ from p2pd.wire.messages import FindNode
 MAX_LOOKUPS = 32
 # A key is taken at random from so many.
 AMONG = 1024
-# What is tended is looked up after so many times the time in which tenders come round.
+# Tenders get so many of their rounds before what no comparison confirmed is looked up.
 PATIENCE = 2.0
 
 
@@ -97,8 +97,9 @@ class Republisher:
     async def _bring_home(self, prefix: Prefix) -> Prefix:
         """Give keys of a prefix to the nodes they belong to; drop them if that is not this one.
 
-        Returns under which part of the prefix. Raises what `Reconciler.reconcile` raises: then
-        nothing is dropped.
+        Returns the part of the prefix for which that was done: around a key drawn at random,
+        all keys with the same closest nodes. Raises what `Reconciler.reconcile` raises, and
+        `PeerError` where a node did not keep what it was given; then nothing is dropped.
         """
         some = list(islice(self._replica.tree.entries(prefix), AMONG))
         key = Key(self._rng.choice(some)[0])
@@ -126,6 +127,7 @@ class Republisher:
         return closest_first([*(each.node_id for each in route.closest), self._own_id], key)
 
     async def _make_sure(self, node: NodeId, prefix: Prefix) -> None:
+        """See that a node has what is here under a prefix: give it, then compare once more."""
         for _ in range(2):
             outcome = await self._reconciler.reconcile(node, [prefix], take=False)
             if outcome.same:
@@ -136,8 +138,8 @@ class Republisher:
 def _around(key: Key, found: list[NodeId], count: int, prefix: Prefix) -> Prefix:
     """Return the prefix of the keys around one that have the same `count` closest nodes.
 
-    That are those that no node found tells apart, nor the last one that is in from the first
-    that is not.
+    It is longer than what any node found has in common with the key, long enough to tell the
+    last node that is in from the first one that is not, and no shorter than `prefix`.
     """
     bits = max(ID_BITS - distance_bits(key, each) for each in found) + 1
     if len(found) > count:

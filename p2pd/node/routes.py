@@ -301,6 +301,7 @@ class Routes:
         route: Route,
         wake: Callable[[], None],
     ) -> None:
+        """Ask a candidate of a lookup; enter its answer and the hop, and wake the lookup."""
         node_id, asked_at = candidate.node_id, trio.current_time()
         dialed = node_id not in self._roster.connections
         outcome, answer, gone = "answered", None, False

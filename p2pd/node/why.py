@@ -3,7 +3,7 @@
 import trio
 
 from p2pd.core.entries import Entry, Status
-from p2pd.core.membership import Liveness
+from p2pd.core.verdicts import Liveness
 from p2pd.errors import NotFound
 from p2pd.ids import NodeId
 from p2pd.node.chronicle import Chronicle

@@ -4,18 +4,7 @@ import math
 
 import pytest
 
-from p2pd.core.membership import (
-    HEARD_LATELY,
-    REPORT_EARLY,
-    Action,
-    Declare,
-    Evidence,
-    Liveness,
-    Membership,
-    Redial,
-    Report,
-    Revive,
-)
+from p2pd.core.membership import HEARD_LATELY, REPORT_EARLY, Membership
 from p2pd.core.reporters import (
     CREDIT_WINDOW,
     FALSE_REPORTS,
@@ -29,6 +18,7 @@ from p2pd.core.suspects import (
     TELL_AGAIN,
 )
 from p2pd.core.suspicion import QUORUM, REFUTE_WAIT, SUSPICION_MOST
+from p2pd.core.verdicts import Action, Declare, Evidence, Liveness, Redial, Report, Revive
 from p2pd.ids import NodeId
 from tests.core.evidence import (
     ACCUSED,

@@ -3,7 +3,7 @@
 import pytest
 
 from p2pd.core.isolation import LONGEST
-from p2pd.core.membership import Declare, Evidence, Liveness, Redial, Report
+from p2pd.core.verdicts import Declare, Evidence, Liveness, Redial, Report
 from tests.core.evidence import fail_silently, heard_of, membership, node, run, run_unanswered
 
 

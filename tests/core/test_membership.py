@@ -2,16 +2,7 @@
 
 import pytest
 
-from p2pd.core.membership import (
-    WORST_HEALTH,
-    AskOthers,
-    Declare,
-    Evidence,
-    Liveness,
-    Redial,
-    Report,
-    Revive,
-)
+from p2pd.core.membership import WORST_HEALTH
 from p2pd.core.suspects import (
     OUTCOME_WITHIN,
 )
@@ -23,6 +14,7 @@ from p2pd.core.suspicion import (
     REFUTE_WAIT,
     SUSPICION_MOST,
 )
+from p2pd.core.verdicts import AskOthers, Declare, Evidence, Liveness, Redial, Report, Revive
 from tests.core.evidence import (
     ACCUSED,
     accuse,

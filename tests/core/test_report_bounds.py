@@ -2,12 +2,6 @@
 
 import pytest
 
-from p2pd.core.membership import (
-    Declare,
-    Liveness,
-    Redial,
-    Report,
-)
 from p2pd.core.reporters import (
     REPORT_TTL,
     REPORTS_PER_MINUTE,
@@ -19,6 +13,7 @@ from p2pd.core.suspects import (
     PROBE_WINDOW_LEAST,
 )
 from p2pd.core.suspicion import MAX_REPORTS
+from p2pd.core.verdicts import Declare, Liveness, Redial, Report
 from tests.core.evidence import ACCUSED, LIAR, accuse, membership, node, run, wall
 
 
