@@ -189,6 +189,8 @@ def test_habits() -> None:
         "strangers_per_second": dialer.STRANGERS_PER_SECOND,
         "burst_s": list(discovery.BURST),
         "answer_gap_s": discovery.ANSWER_GAP,
+        "answers_at_once": discovery.ANSWERS_AT_ONCE,
+        "answers_per_second": discovery.ANSWERS_PER_SECOND,
         "polite_delay_s": discovery.POLITE_DELAY,
         "peers_per_answer": exchange.PEERS_PER_ANSWER,
         "enough_peers": exchange.ENOUGH_PEERS,
