@@ -284,6 +284,8 @@ def test_habits_of_liveness() -> None:
         "isolation_window_s": isolation.WINDOW,
         "isolation_longest_s": isolation.LONGEST,
         "isolation_share": isolation.MOST,
+        "isolations_in_a_row": isolation.IN_A_ROW,
+        "isolation_again_s": isolation.AGAIN,
         "fewest_losses": isolation.FEWEST_LOSSES,
         "quorum": suspicion.QUORUM,
         "refute_wait_s": suspicion.REFUTE_WAIT,
