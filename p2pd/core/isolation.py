@@ -8,6 +8,7 @@ from collections import deque
 
 import attrs
 
+from p2pd.core.budget import Budget
 from p2pd.ids import NodeId
 
 # Losses within so many seconds are seen as one event.
@@ -19,6 +20,10 @@ MOST = 3 / 4
 # Who still hears somebody after so many seconds is not cut off: the lost ones are gone for
 # good, and none of them will come back to say so.
 LONGEST = 6.0
+# So many isolations in a row, and one in so many seconds from then on: who pretends to be lost,
+# again and again, must not hold off all verdicts.
+IN_A_ROW = 3
+AGAIN = 60.0
 
 
 @attrs.define(eq=False)
@@ -30,6 +35,7 @@ class Isolation:
 
     isolated: bool = False
     _since: float = 0.0
+    _budget: Budget = attrs.field(factory=lambda: Budget(IN_A_ROW, 1 / AGAIN))
     _lost: dict[NodeId, float] = attrs.field(factory=dict)
     # When the count of connections changed to what. Counts fall from first to last: a
     # smaller one before a greater one can never be the greatest of a window.
@@ -56,7 +62,8 @@ class Isolation:
         while len(self._counts) > 1 and self._counts[1][0] <= begin:
             self._counts.popleft()
         connected = self._counts[0][1] if self._counts else 0
-        if not self.isolated and len(self._lost) >= max(FEWEST_LOSSES, connected * MOST):
+        too_many = len(self._lost) >= max(FEWEST_LOSSES, connected * MOST)
+        if too_many and not self.isolated and self._budget.spend(1, now):
             self.isolated = True
             self._since = now
 

@@ -243,12 +243,13 @@ class Registry:
     def retry_now(self, entry: Entry | None = None, *, at: float = 0.0) -> None:
         """Cut one entry's backoff short, or all of them (an interface up, a wake-up).
 
-        `at` (monotonic) puts the next dial off a little instead. Where a user asked for
-        the end of the connection, nothing changes.
+        `at` (monotonic) puts a first dial off a little instead, and no other one. Where a user
+        asked for the end of the connection, nothing changes.
         """
         for each in self if entry is None else (entry,):
             if not each.parted:
-                each.retry_at = at
+                # Who is heard again and again would never be dialled, were it put off each time.
+                each.retry_at = min(each.retry_at or at, at)
                 each.failures_in_row = min(each.failures_in_row, 1)
 
     def postpone(self, entry: Entry, until: float) -> None:

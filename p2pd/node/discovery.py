@@ -14,12 +14,13 @@ import trio
 from p2pd.address import Address
 from p2pd.config import MulticastConfig
 from p2pd.core.bounded import BoundedTable
-from p2pd.core.entries import Source, Status
+from p2pd.core.budget import Budget
+from p2pd.core.entries import Entry, Source, Status
 from p2pd.errors import BadMessage
 from p2pd.ids import NodeId
 from p2pd.net.base import Interface, MulticastSocket
 from p2pd.node.addresses import announced, covering, suitable
-from p2pd.node.dialer import Dialer
+from p2pd.node.dialer import STRANGERS_AT_ONCE, STRANGERS_PER_SECOND, Dialer
 from p2pd.node.env import Env
 from p2pd.node.events import Events
 from p2pd.node.exchange import Exchange
@@ -32,9 +33,14 @@ from p2pd.wire.beacon import Beacon, read_beacon, write_beacon
 BURST = (0.0, 0.1, 0.5, 1.5, 4.0)
 # However many strangers are heard, no more than one answer in this time.
 ANSWER_GAP = 0.25
+# So many in a row on one link, so many a second from then on, to strangers and to those who
+# ask: anybody can make both up, and all nodes of the link answer.
+ANSWERS_AT_ONCE = 40
+ANSWERS_PER_SECOND = 1.0
 # The node with the greater ID waits so long for the other one to dial.
 POLITE_DELAY = 0.3
-MAX_SEEN = 1024
+# Where more nodes are on all links together, each is news again and again.
+MAX_SEEN = 8192
 # Hosts that a tally counts; more are passed over.
 MAX_TALLIED = 256
 _SETTLE = 0.05
@@ -64,6 +70,10 @@ class Tally:
         self.news.unpark_all()
 
 
+def _answers() -> Budget:
+    return Budget(ANSWERS_AT_ONCE, ANSWERS_PER_SECOND)
+
+
 @attrs.define(eq=False)
 class Link:
     """One multicast group on one interface.
@@ -81,6 +91,8 @@ class Link:
     tally: Tally | None = None
     trouble: str | None = None
     answered_at: float = -math.inf
+    to_strangers: Budget = attrs.field(factory=_answers)
+    to_queries: Budget = attrs.field(factory=_answers)
 
 
 class Discovery:
@@ -112,6 +124,8 @@ class Discovery:
         self._followed: set[Interface] = set()
         self.links: dict[tuple[str, str], Link] = {}
         self._seen = BoundedTable[tuple[NodeId, str, str], None](MAX_SEEN)
+        # For addresses of peers that were connected once: as beacons name them, strangers' words.
+        self._redials = Budget(STRANGERS_AT_ONCE, STRANGERS_PER_SECOND)
         self.follow_addresses()
 
     def follow_addresses(self) -> list[Interface]:
@@ -208,9 +222,13 @@ class Discovery:
             await self._send_burst(link)
         next_beacon = trio.current_time() + self._interval()
         while True:
+            asked = False
             with trio.move_on_at(next_beacon):
                 await link.answer.wait()
-            asked = link.answer.is_set()
+                if not link.to_strangers.spend(1, trio.current_time()):
+                    await trio.sleep_until(link.to_strangers.refilled_at())
+                    link.to_strangers.spend(1, trio.current_time())
+                asked = True
             # Before sending: whoever is heard from now on may have missed this beacon.
             link.answer = trio.Event()
             await self._send(link)
@@ -282,7 +300,7 @@ class Discovery:
     async def _answer_query(self, link: Link) -> None:
         """Answer at once, but not too often: who was not answered heard what others were."""
         now = trio.current_time()
-        if now - link.answered_at >= ANSWER_GAP:
+        if now - link.answered_at >= ANSWER_GAP and link.to_queries.spend(1, now):
             link.answered_at = now
             await self._send(link)
 
@@ -315,8 +333,20 @@ class Discovery:
                 address=str(address),
             )
         polite = self._env.identity.node_id > beacon.node_id
-        self._registry.retry_now(entry, at=now + POLITE_DELAY if polite else 0.0)
-        self._dialer.wake()
+        at = now + POLITE_DELAY if polite else now
+        if self._may_cut_short(entry, at):
+            self._registry.retry_now(entry, at=at)
+            self._dialer.wake()
+
+    def _may_cut_short(self, entry: Entry, at: float) -> bool:
+        """Whether a peer may be dialled by `at` for a beacon; if so, that is counted.
+
+        Strangers the dialer counts itself. Who was connected once is dialled whenever its time
+        has come: in its name a flood of beacons would have it dialled without end.
+        """
+        if not entry.proven or entry.retry_at <= at:
+            return True
+        return self._redials.spend(len(entry.addresses), trio.current_time())
 
     def _answer(self, link: Link) -> None:
         if not self.config.passive:

@@ -365,7 +365,7 @@ class Replica:
         await self.loaded.wait()
         while True:
             await self._purge()
-            await trio.sleep((self._horizon_ms() + _PURGE_MS - self._env.wall_ms()) / 1000)
+            await trio.sleep((_PURGE_MS - self._env.wall_ms() % _PURGE_MS) / 1000)
 
     async def _purge(self) -> None:
         horizon = self._horizon_ms()

@@ -25,7 +25,7 @@ IDLE_AFTER = 30.0
 # The same for an inbound one whose dialler does not mean to stay: the time for a question.
 PASSED_AFTER = 1.0
 _GOODBYE_GRACE = 0.5
-# How long a peer may take to close what its new dial replaced.
+# How long a peer may take to close what its new dial replaced, and to take our goodbye.
 _RETIREMENT = 1.0
 # What a goodbye says when a user asked for it.
 ON_REQUEST = "disconnected on request"
@@ -116,11 +116,14 @@ class Roster:
             return False
         if old.peer.instance != new.peer.instance:
             self._remove(old, "the peer restarted")
-            old.close(Reason.DUPLICATE)
+            self._see_off(old, Reason.DUPLICATE)
         elif new.direction is Direction.OUTBOUND:
-            old.close(Reason.DUPLICATE)
+            self._see_off(old, Reason.DUPLICATE)
         else:
-            self._retire(old)
+            # It is left to the peer to close what one of its dials replaces. It learns only
+            # now that the new one was admitted; a goodbye on the old one could overtake
+            # that, and would leave it without any for a moment.
+            self._see_off(old, Reason.DUPLICATE, wait=_RETIREMENT)
         return True
 
     def drop_stranded(self) -> None:
@@ -135,23 +138,26 @@ class Roster:
                 self._remove(connection, reason)
                 connection.abort(reason)
 
-    def _retire(self, old: Connection) -> None:
-        """Leave it to the peer to close a connection that one of its dials replaces.
+    def _see_off(self, old: Connection, reason: str, *, wait: float = 0.0) -> None:
+        """Close a connection that is out of the table, `wait` seconds from now.
 
-        It learns only now that the new one was admitted; a goodbye on the old one could
-        overtake that, and would leave it without any for a moment.
+        It counts for no bound any more: so it must go soon, though the peer reads nothing, and
+        no peer has more than one such.
         """
         earlier = self._retiring.get(old.node_id)
         if earlier is not None:
-            earlier.close(Reason.DUPLICATE)
+            earlier.abort(reason)
         self._retiring[old.node_id] = old
         if self._nursery is not None:
-            self._nursery.start_soon(self._close_retired, old)
+            self._nursery.start_soon(self._close_retired, old, reason, wait)
 
-    async def _close_retired(self, old: Connection) -> None:
+    async def _close_retired(self, old: Connection, reason: str, wait: float) -> None:
+        with trio.move_on_after(wait):
+            await old.ended.wait()
+        old.close(reason)
         with trio.move_on_after(_RETIREMENT):
             await old.ended.wait()
-        old.close(Reason.DUPLICATE)
+        old.abort(reason)
         if self._retiring.get(old.node_id) is old:
             del self._retiring[old.node_id]
 
@@ -194,7 +200,7 @@ class Roster:
         victim = min(idle, key=lambda each: (not each.passing, each.last_used))
         # Out of the table at once: a peer that reads slowly must not hold its place.
         self._remove(victim, MAKING_ROOM)
-        victim.close(MAKING_ROOM)
+        self._see_off(victim, MAKING_ROOM)
 
     def _check_limits(self, connection: Connection) -> None:
         host = connection.remote.host

@@ -75,9 +75,15 @@ def open_peer_record(signed: Signed) -> PeerRecord:
 
 
 def open_record(signed: Signed) -> Record:
-    """Return the record after checking its writer's signature; raises `BadMessage`."""
+    """Return the record after checking its writer's signature; raises `BadMessage`.
+
+    So does one that claims to have seen what is not older than itself: it would cover what is
+    yet to be written, and that would be acknowledged and lost.
+    """
     record = codec.decode(Record, signed.body)
     _check_signature(signed, Record, record.writer)
+    if any(seen.clock >= record.clock for seen in record.seen):
+        raise BadMessage("Record: what it has seen is not older than itself")
     return record
 
 

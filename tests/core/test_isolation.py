@@ -1,9 +1,12 @@
 """Whoever is cut off says so of nobody else; whoever only seems to be does so for a while."""
 
+import itertools
+
 import pytest
 
 from p2pd.core.isolation import LONGEST
-from p2pd.core.verdicts import Declare, Evidence, Liveness, Redial, Report
+from p2pd.core.verdicts import AskOthers, Declare, Evidence, Liveness, Redial, Report
+from p2pd.ids import NodeId
 from tests.core.evidence import fail_silently, heard_of, membership, node, run, run_unanswered
 
 
@@ -82,3 +85,30 @@ def test_a_last_dial_that_fails_in_an_isolation_is_made_again_after_it() -> None
     machine.dial_failed(node(1), 20.5, refused=False)
     machine.in_touch(20.0 + LONGEST, 20.0 + LONGEST)
     assert Declare(node(1), Evidence.SILENT, ()) in run_unanswered(machine, 30.0 + LONGEST)
+
+
+def test_who_pretends_to_be_lost_again_and_again_holds_off_no_verdict() -> None:
+    machine = membership(connected=6)
+    numbers = itertools.count(1000)
+    shams: list[NodeId] = []
+    dead: set[NodeId] = set()
+    dials: list[tuple[float, NodeId]] = []
+    machine.lost(node(1), 9.5, reset=False)
+    for now in (tick / 10 for tick in range(100, 1000)):
+        if now % 2 == 0:
+            shams = [node(next(numbers)) for _ in range(5)]
+            for each in shams:
+                fail_silently(machine, each, now)
+        if now % 2 == 1:
+            machine.heard(shams[0], now)
+        machine.in_touch(now, now)
+        while dials and dials[0][0] <= now:
+            machine.dial_failed(dials.pop(0)[1], now, refused=False)
+        for action in machine.take_actions(now):
+            if isinstance(action, Redial):
+                dials.append((now + 1, action.node))
+            elif isinstance(action, AskOthers) and not action.last:
+                machine.others_failed(action.node, now)
+            elif isinstance(action, Declare):
+                dead.add(action.node)
+    assert node(1) in dead

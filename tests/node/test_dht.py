@@ -10,6 +10,7 @@ import trio
 from trio.testing import MockClock
 
 from p2pd.config import DhtConfig
+from p2pd.core.records import actor_of
 from p2pd.errors import InvalidRequest, NotFound, StoreError, TooFewReplicas, VersionConflict
 from p2pd.ids import Key
 from p2pd.net.faults import Cut
@@ -18,7 +19,18 @@ from p2pd.node.dht import MAX_READS
 from p2pd.node.replica import MAX_BATCH, MAX_WAITING, PURGE_INTERVAL
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.store.memory import MemoryStore
-from p2pd.wire.messages import Failed, FindValue, Message, Record, Signed, Store, Stored, Value
+from p2pd.wire.identity import open_record
+from p2pd.wire.messages import (
+    Failed,
+    FindValue,
+    Message,
+    Record,
+    Seen,
+    Signed,
+    Store,
+    Stored,
+    Value,
+)
 from p2pd.wire.session import Replied
 from tests.node.scripted import Line, ScriptedPeer, assert_unharmed, now_ms
 
@@ -464,3 +476,24 @@ async def test_what_most_could_not_say_is_not_said_to_be_absent(autojump_clock: 
             await nodes[0].node.delete("k")
         with pytest.raises(NotFound):
             await nodes[1].node.get("k")
+
+
+async def test_no_record_covers_what_will_be_written_after_it(autojump_clock: MockClock) -> None:
+    """Else what a node writes from then on would be acknowledged, and lost."""
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, dht__write_quorum=1, dht__read_quorum=1)
+        peer = ScriptedPeer(world)
+        line = await peer.connect(a)
+        await a.node.put("k", b"v")
+        stored = await line.ask(FindValue(Key.of("k"), closer=False))
+        assert isinstance(stored, Value)
+        written = open_record(stored.versions[0])
+        actor, clock = actor_of(written.writer, written.instance), (now_ms() + 1000) << 16
+        for ahead in (0, 1 << 40):
+            seen = (Seen(actor, clock + ahead),)
+            bad = record(peer, "k", b"x", clock=clock, seen=seen)
+            assert isinstance(await line.ask(Store(bad)), Failed)
+        assert await line.ask(Store(record(peer, "k", b"x", clock=clock))) == Stored()
+        for value in (b"1", b"2", b"3"):
+            await a.node.put("k", value)
+            assert (await a.node.get("k")).winner.value == value

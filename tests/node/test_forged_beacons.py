@@ -1,0 +1,144 @@
+"""What somebody on the LAN can do by beacons, which nobody signs."""
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from p2pd.address import Address
+from p2pd.ids import NodeId
+from p2pd.net.sim import SimMulticastSocket, SimNetwork, SimStream
+from p2pd.node import discovery
+from p2pd.node.dialer import STRANGERS_AT_ONCE, STRANGERS_PER_SECOND
+from p2pd.node.discovery import ANSWERS_AT_ONCE, ANSWERS_PER_SECOND
+from p2pd.simulation.world import SimNode, World, open_world
+from p2pd.wire.beacon import Beacon, network_tag, write_beacon
+from tests.node.scripted import Line, ScriptedPeer, assert_unharmed, stranger
+
+GROUP = "239.255.0.1"
+
+
+@pytest.fixture
+def dialled(monkeypatch: pytest.MonkeyPatch) -> list[Address]:
+    """Note every address that any node dials."""
+    seen: list[Address] = []
+    dial = SimNetwork.dial
+
+    async def noted(network: SimNetwork, address: Address) -> SimStream:
+        seen.append(address)
+        return await dial(network, address)
+
+    monkeypatch.setattr(SimNetwork, "dial", noted)
+    return seen
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Note the sender of every datagram."""
+    senders: list[str] = []
+    send = SimMulticastSocket.send
+
+    async def noted(socket: SimMulticastSocket, data: bytes) -> None:
+        senders.append(socket.host)
+        await send(socket, data)
+
+    monkeypatch.setattr(SimMulticastSocket, "send", noted)
+    return senders
+
+
+def socket_of(peer: ScriptedPeer) -> SimMulticastSocket:
+    """Let a scripted peer's host take part in the LAN."""
+    peer.network._lan = "lan"
+    return peer.network.open_multicast(peer.network.interfaces()[0], GROUP, 41000)
+
+
+def forged(world: World, node_id: NodeId, port: int) -> bytes:
+    instance = world.rng.randbytes(16).hex()
+    return write_beacon(Beacon(node_id, port, network_tag("p2pd"), instance))
+
+
+@pytest.mark.parametrize("sources", [1, 8])
+async def test_beacons_in_the_name_of_an_absent_peer_make_few_dials(
+    autojump_clock: MockClock, dialled: list[Address], sources: int
+) -> None:
+    """It was connected once, so it is no stranger; where it is said to be is a stranger's word."""
+    async with open_world(1) as world:
+        a, b = [await world.start(name) for name in "ab"]
+        await world.until(lambda: a.is_connected_to(b), within=1)
+        await world.crash(b)
+        await trio.sleep(20)
+        sockets = [socket_of(ScriptedPeer(world, host=f"10.9.0.{n}")) for n in range(sources)]
+        dialled.clear()
+        started = trio.current_time()
+        for number in range(1000):
+            await sockets[number % sources].send(forged(world, b.node_id, 1 + number % 16))
+            await trio.sleep(0.02)
+        elapsed = trio.current_time() - started
+        most = STRANGERS_AT_ONCE + 16 + STRANGERS_PER_SECOND * elapsed
+        assert len(dialled) <= most
+        # One that tells the truth is still heard once the flood is over.
+        await trio.sleep(20)
+        await world.start("b")
+        await world.until(lambda: a.is_connected_to(b), within=2)
+        assert_unharmed(a, b)
+
+
+async def test_beacons_without_end_do_not_put_off_the_dial_of_who_sends_them(
+    autojump_clock: MockClock,
+) -> None:
+    """Who waits for the other to dial first does not wait for ever."""
+    async with open_world(2) as world:
+        a = await world.start("a")
+        peer = await lesser(world, a)
+        socket = socket_of(peer)
+        met = trio.Event()
+
+        async def meet(line: Line) -> None:
+            met.set()
+            await line.hung_up()
+
+        async with trio.open_nursery() as nursery:
+            await nursery.start(peer.listen, meet)
+            with trio.fail_after(2):
+                while not met.is_set():
+                    await socket.send(forged(world, peer.identity.node_id, peer.port))
+                    await trio.sleep(0.1)
+            nursery.cancel_scope.cancel()
+
+
+async def lesser(world: World, node: SimNode) -> ScriptedPeer:
+    """Make a peer for which a node waits politely, as its ID is smaller."""
+    identity = stranger(world.rng)
+    while identity.node_id > node.node_id:
+        identity = stranger(world.rng)
+    return ScriptedPeer(world, identity=identity)
+
+
+async def test_more_nodes_on_a_lan_than_are_remembered_answer_each_other_seldom(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, sent: list[str]
+) -> None:
+    monkeypatch.setattr(discovery, "MAX_SEEN", 4)
+    async with open_world(3) as world:
+        nodes = [await world.start(f"n{number}") for number in range(6)]
+        await trio.sleep(60)
+        sent.clear()
+        await trio.sleep(200)
+        assert len(sent) <= len(nodes) * 200 * (ANSWERS_PER_SECOND + 0.1)
+        assert_unharmed(*nodes)
+
+
+@pytest.mark.parametrize("query", [False, True])
+async def test_a_flood_of_beacons_is_answered_seldom(
+    autojump_clock: MockClock, sent: list[str], *, query: bool
+) -> None:
+    """Each node of the link answers: one datagram would bring as many as there are."""
+    async with open_world(4) as world:
+        a = await world.start("a", connections__target=0)
+        await trio.sleep(10)
+        socket, tag = socket_of(ScriptedPeer(world)), network_tag("p2pd")
+        sent.clear()
+        for _ in range(600):
+            someone = NodeId(world.rng.randbytes(32))
+            await socket.send(write_beacon(Beacon(someone, 1, tag, bytes(16).hex(), query=query)))
+            await trio.sleep(0.1)
+        answers = sent.count(a.address.host)
+        assert ANSWERS_AT_ONCE / 2 <= answers <= ANSWERS_AT_ONCE + 60 * ANSWERS_PER_SECOND + 4
