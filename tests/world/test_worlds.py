@@ -9,7 +9,6 @@ from p2pd.core.lookup import Lookup, State
 from p2pd.core.registry import Registry
 from p2pd.errors import P2PError
 from p2pd.node import roster
-from p2pd.node.connection import Connection
 from p2pd.simulation import measure, steps
 from p2pd.simulation.checks import Unsound, check_always, check_quiet, copies
 from p2pd.simulation.determinism import run_in_virtual_time
@@ -140,7 +139,7 @@ def test_a_duplicate_connection_that_is_kept_is_found(monkeypatch: pytest.Monkey
         return True
 
     monkeypatch.setattr(roster, "new_one_stays", keep_the_later)
-    monkeypatch.setattr(Connection, "close", lambda *_: None)
+    monkeypatch.setattr(roster.Roster, "_see_off", lambda *_, **__: None)
     assert found_within(100) is not None
 
 
