@@ -61,7 +61,7 @@ def test_six_tables_of_two_passive_nodes(namespace: Namespace, tmp_path: Path) -
     options = ("--nodes", "2", "--interval", "1", "--short-interval", "1", "--passive", "--json")
     with namespace.inside(), lab(tmp_path, *options) as process:
         out, error = process.communicate(timeout=WITHIN)
-    assert process.returncode == 0, error
+    assert process.returncode == 0, error + out
     assert json.loads(error)["warning"]["code"] == "slow"
     report = json.loads(out)
     assert report["network"] == "namespace"
@@ -141,7 +141,7 @@ def test_without_namespaces_nothing_goes_out(ground: Ground, tmp_path: Path) -> 
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as outward:
             outward.sendto(b"the end", ("239.255.0.1", 41000))
         assert sniffer.recv(2048).endswith(b"the end")
-    assert process.returncode == 0, error
+    assert process.returncode == 0, error + out
     report = json.loads(out)
     assert report["network"] == "loopback"
     assert len(report["tables"]["baseline"]["nodes"]) == 2
