@@ -43,6 +43,8 @@ class Daemon:
         self._network = network
         self._flags = [*placed, *flags]
         self._directory = directory / name
+        # A path has at most 107 bytes, and the directory for temporary files may be a deep one.
+        self._socket = str(self._directory / "s")
         self._directory.mkdir()
         self._log = self._directory / "log"
         self._log.touch()
@@ -68,7 +70,7 @@ class Daemon:
                 [
                     *(sys.executable, "-P", "-m", "p2pd", "--name", self.name),
                     *("--state-dir", str(self._directory / "state")),
-                    *("--control", str(self._directory / "socket")),
+                    *("--control", self._socket),
                     *("--log-format", "json", *self._flags),
                 ],
                 stdin=subprocess.DEVNULL,
@@ -137,7 +139,7 @@ class Daemon:
 
     def call(self, method: str, **params: Any) -> Any:
         """Ask it over its control socket."""
-        with Client([str(self._directory / "socket")], _ANSWER_SECONDS) as client:
+        with Client([self._socket], _ANSWER_SECONDS) as client:
             return client.call(method, params, _ANSWER_SECONDS)
 
     def entry_of(self, other: "Daemon") -> dict[str, Any]:

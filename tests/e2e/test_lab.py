@@ -57,7 +57,7 @@ def daemons_in(place: Path) -> set[int]:
     return found
 
 
-def test_six_tables_of_two_passive_nodes(namespace: Namespace, tmp_path: Path) -> None:
+def test_six_tables(namespace: Namespace, tmp_path: Path) -> None:
     options = ("--nodes", "2", "--interval", "1", "--short-interval", "1", "--passive", "--json")
     with namespace.inside(), lab(tmp_path, *options) as process:
         out, error = process.communicate(timeout=WITHIN)
