@@ -85,8 +85,8 @@ class Suspects:
         self._isolation = isolation
         self._last_heard = last_heard
         self._cases: dict[NodeId, Case] = {}
-        self._dead: dict[NodeId, Dead] = {}
-        self._windows: dict[NodeId, _Window] = {}
+        self._dead = BoundedTable[NodeId, Dead](MAX_DEAD)
+        self._windows = BoundedTable[NodeId, _Window](MAX_WINDOWS)
         self._probes = Budget(DIALS_PER_SECOND, DIALS_PER_SECOND)
         self._own_reports: deque[float] = deque(maxlen=REPORTS_PER_MINUTE)
         # What is yet to be reported; and when that was done last.
@@ -259,8 +259,6 @@ class Suspects:
         `REPORTS_PER_MINUTE`.
         """
         case = self._cases.pop(node)
-        if len(self._dead) >= MAX_DEAD:
-            del self._dead[next(iter(self._dead))]
         self._dead[node] = Dead(failed_at, case.reports)
         self._news.append(Declare(node, evidence, tuple(case.reports)))
         if failed_at is None:
@@ -388,8 +386,6 @@ class Suspects:
             begin = now if window is None else max(now, window.end)
             length = max(PROBE_WINDOW_LEAST, self.population / DIALS_PER_SECOND)
             window = _Window(begin + self._rng.uniform(0, length), begin + length)
-        if len(self._windows) >= MAX_WINDOWS:
-            del self._windows[next(iter(self._windows))]
         self._windows[node] = window
         return window.probe_at
 

@@ -13,6 +13,7 @@ import attrs
 import trio
 
 from p2pd.config import LivenessConfig
+from p2pd.core.bounded import BoundedTable
 from p2pd.core.budget import Budget
 from p2pd.errors import Busy, ConnectionLost, DialFailed, HandshakeRefused, NotFound, P2PError
 from p2pd.ids import NodeId
@@ -98,7 +99,7 @@ class Probing:
         self._dialer = dialer
         self._book = book
         self._limit = trio.CapacityLimiter(MAX_PROBES)
-        self._redialled: dict[NodeId, float] = {}
+        self._redialled = BoundedTable[NodeId, float](MAX_REDIALLED)
         self._reaches = 0
         self._budget = Budget(REACHES_AT_ONCE, REACHES_PER_SECOND)
         self._nursery: trio.Nursery | None = None
@@ -219,8 +220,6 @@ class Probing:
         if trio.current_time() - before < REDIAL_AGAIN:
             await trio.sleep(wait)
         self._redialled[node] = trio.current_time()
-        if len(self._redialled) > MAX_REDIALLED:
-            del self._redialled[next(iter(self._redialled))]
 
     async def _try_until_settled(self, node: NodeId, seconds: float) -> bool:
         """Try a node as `_try`; a few times where it hangs up at once.
