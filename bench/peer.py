@@ -34,6 +34,7 @@ from p2pd.net.base import Stream
 from p2pd.net.certificate import make_tls_contexts
 from p2pd.net.real import RealNetwork
 from p2pd.node.dispatch import Dispatch
+from p2pd.node.alarms import Alarms
 from p2pd.node.env import Env
 from p2pd.node.events import Events
 from p2pd.node.handshaking import Introducer
@@ -67,11 +68,15 @@ async def open_bench_node() -> AsyncIterator[Node]:
     )
     events = Events(time.time)
     with _logged(events):
-        async with open_node(config, _make_env(), events) as node:
-            # As the daemon does once it is up.
-            gc.collect()
-            gc.freeze()
-            yield node
+        env = _make_env()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(env.alarms.run)
+            async with open_node(config, env, events) as node:
+                # As the daemon does once it is up.
+                gc.collect()
+                gc.freeze()
+                yield node
+            nursery.cancel_scope.cancel()
 
 
 class Caller:
@@ -107,6 +112,7 @@ def _make_env() -> Env:
     return Env(
         network=RealNetwork(),
         store=MemoryStore(),
+        alarms=Alarms(),
         identity=Identity.mint(os.urandom(32), _DIFFICULTY),
         rng=random.Random(0),
         entropy=os.urandom,

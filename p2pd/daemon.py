@@ -28,6 +28,7 @@ from p2pd.errors import ConfigError, P2PError
 from p2pd.invocation import Invocation, reload
 from p2pd.net.certificate import make_tls_contexts
 from p2pd.net.real import RealNetwork
+from p2pd.node.alarms import Alarms
 from p2pd.node.env import Env
 from p2pd.node.events import Events
 from p2pd.node.node import Node, open_node
@@ -76,6 +77,7 @@ class Daemon:
         self._invocation = invocation
         self._config = invocation.config
         self._events = Events(time.time)
+        self._alarms = Alarms()
         self._node: Node | None = None
         self._manager = Manager()
         self._manager_hears = True
@@ -89,6 +91,7 @@ class Daemon:
                 async with trio.open_nursery() as nursery:
                     await nursery.start(self._handle_signals)
                     nursery.start_soon(self._ask_for_time)
+                    nursery.start_soon(self._alarms.run)
                     async with self._open_store() as store:
                         await self._run_node(store)
                     nursery.cancel_scope.cancel()
@@ -100,6 +103,7 @@ class Daemon:
         env = Env(
             network=RealNetwork(self._tls),
             store=store,
+            alarms=self._alarms,
             identity=state.load_identity(directory, config.identity.difficulty),
             rng=random.Random(os.urandom(32)),  # noqa: S311 - for choices; secrets come from `entropy`
             entropy=os.urandom,

@@ -15,6 +15,7 @@ from p2pd.address import Address
 from p2pd.errors import BadMessage, Busy, ConnectionLost, RequestTimedOut
 from p2pd.ids import NodeId
 from p2pd.net.base import Stream
+from p2pd.node.alarms import Alarm, Alarms
 from p2pd.node.dispatch import Dispatch
 from p2pd.wire.framing import MAX_PAYLOAD
 from p2pd.wire.handshake import RemotePeer
@@ -55,9 +56,9 @@ class Ending(enum.StrEnum):
 
 @attrs.define(eq=False)
 class _Slot:
-    """A request under way."""
+    """A request under way; its alarm rings when it is over."""
 
-    done: trio.Event = attrs.field(factory=trio.Event)
+    alarm: Alarm
     reply: Message | None = None
 
 
@@ -78,6 +79,7 @@ class Connection:
         peer: RemotePeer,
         direction: Direction,
         dispatch: Dispatch,
+        alarms: Alarms,
     ) -> None:
         self.peer = peer
         self.local: Address = stream.local
@@ -93,6 +95,7 @@ class Connection:
         self._stream = stream
         self._session = session
         self._dispatch = dispatch
+        self._alarms = alarms
         self._outbox: list[bytes] = []
         self._outbox_bytes = 0
         # The writer's task is only there once something has to wait for the stream.
@@ -140,7 +143,7 @@ class Connection:
         finally:
             self._end("this node stops")
             for slot in self._slots.values():
-                slot.done.set()
+                slot.alarm.ring()
             with trio.CancelScope(shield=True):
                 await self._stream.aclose()
             self.ended.set()
@@ -182,15 +185,11 @@ class Connection:
         if self.end_reason is not None:
             raise ConnectionLost(f"the connection has ended: {self.end_reason}")
         request_id, data = self._session.request(message)
-        slot = self._slots[request_id] = _Slot()
+        slot = self._slots[request_id] = _Slot(Alarm(self._alarms))
         self.last_used = sent_at = trio.current_time()
         self._queue(data)
         try:
-            if within == math.inf:
-                await slot.done.wait()
-            else:
-                with trio.move_on_after(within):
-                    await slot.done.wait()
+            await slot.alarm.wait(sent_at + within)
         finally:
             del self._slots[request_id]
             self._session.forget(request_id)
@@ -280,7 +279,7 @@ class Connection:
         slot = self._slots.get(event.request_id)
         if slot is not None:
             slot.reply = event.message
-            slot.done.set()
+            slot.alarm.ring()
 
     async def _write(self) -> None:
         try:

@@ -22,6 +22,7 @@ from p2pd.errors import (
     RequestTimedOut,
 )
 from p2pd.ids import NodeId
+from p2pd.node.alarms import Alarm
 from p2pd.node.connection import Connection, Direction
 from p2pd.node.env import Env
 from p2pd.node.events import Events
@@ -65,7 +66,9 @@ class Dialer:
         # Of these, those that are meant to last.
         self._to_stay = 0
         self._dials: dict[NodeId, _Dial] = {}
-        self._wake = trio.Event()
+        self._alarm = Alarm(env.alarms)
+        # Whether there were too few connections when it looked last.
+        self._wants_more = True
         self._strangers = Budget(STRANGERS_AT_ONCE, STRANGERS_PER_SECOND)
         self._keeping_up = trio.CancelScope()
         self._alone_from = math.inf
@@ -73,8 +76,13 @@ class Dialer:
         roster.on_disconnected.append(self._disconnected)
 
     def wake(self) -> None:
-        """Look again at whom to dial: the registry or the connections have changed."""
-        self._wake.set()
+        """Look again at whom to dial: connections are missing, or their number has changed."""
+        self._alarm.ring()
+
+    def heard_of_peers(self) -> None:
+        """Take note that the registry has changed; that matters only where more are wanted."""
+        if self._wants_more:
+            self.wake()
 
     async def run(self) -> None:
         """Keep `connections.target` connections up, until `stop` is called."""
@@ -90,9 +98,9 @@ class Dialer:
 
     async def _keep_up(self, limit: trio.CapacityLimiter, nursery: trio.Nursery) -> None:
         while True:
-            self._wake = trio.Event()
             now = trio.current_time()
             wanted = self._wanted() - limit.borrowed_tokens
+            self._wants_more = wanted > 0
             room = min(wanted, int(limit.available_tokens))
             candidates = self._registry.candidates(now)[:room] if room > 0 else []
             next_retry = self._registry.next_retry(now) if wanted > 0 else None
@@ -106,8 +114,7 @@ class Dialer:
             next_look = next_retry or math.inf
             if now < self._alone_from:
                 next_look = min(next_look, self._alone_from)
-            with trio.move_on_at(next_look):
-                await self._wake.wait()
+            await self._alarm.wait(next_look)
 
     def may_dial(self, entry: Entry, *, most: int = MAX_ADDRESSES) -> bool:
         """Whether up to `most` addresses of an entry may be dialled now; if so, takes it as done.
@@ -148,7 +155,9 @@ class Dialer:
         time, and what `connect_to` and `Connection.request` raise.
         """
         until = trio.current_time() + within
-        connection = await self._connect_in_turn(peer, until, on_wait)
+        connection = self._roster.connections.get(peer)
+        if connection is None:
+            connection = await self._connect_in_turn(peer, until, on_wait)
         try:
             return await self._request(connection, message, until)
         except ConnectionLost:
@@ -241,7 +250,7 @@ class Dialer:
                 del self._dials[dial.node_id]
             dial.done.set()
             # When to try again is known only now.
-            self.wake()
+            self.heard_of_peers()
 
     async def dial(self, address: Address, source: Source, *, stay: bool = False) -> Connection:
         """Dial an address; returns the connection to whoever listens there.

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import attrs
 
 from p2pd.net.base import Network
+from p2pd.node.alarms import Alarms
 from p2pd.store.base import Store
 from p2pd.wire.identity import Identity
 from p2pd.wire.records import RecordCache
@@ -15,13 +16,14 @@ from p2pd.wire.records import RecordCache
 class Env:
     """The world of one node. Monotonic time is always `trio.current_time()`.
 
-    `rng` makes the protocol's choices, `entropy(n)` gives n secret bytes, `wall_clock`
-    Unix seconds. `network_key` is empty on an open network. `records` may be shared by
-    nodes of one process.
+    `alarms` must be running. `rng` makes the protocol's choices, `entropy(n)` gives n secret bytes, `wall_clock`
+    Unix seconds. `network_key` is empty on an open network. `alarms` and `records` may be
+    shared by nodes of one process.
     """
 
     network: Network
     store: Store
+    alarms: Alarms
     identity: Identity
     rng: random.Random
     entropy: Callable[[int], bytes]

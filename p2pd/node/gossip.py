@@ -18,6 +18,7 @@ from p2pd.core.broadcast import Broadcast
 from p2pd.core.history import History, Item
 from p2pd.errors import BadMessage, Busy, InvalidRequest
 from p2pd.ids import NodeId
+from p2pd.node.alarms import Alarm
 from p2pd.node.connection import Connection, Direction
 from p2pd.node.dispatch import Call, Dispatch
 from p2pd.node.env import Env
@@ -76,7 +77,7 @@ class GossipService:
         self._admission = Admission(roster.registry)
         self._quiet_rounds = 0
         self._round_at = math.inf
-        self._sleep = trio.CancelScope()
+        self._alarm = Alarm(env.alarms)
         self.dropped: Counter[str] = Counter()
         roster.on_connected.append(self._link_up)
         roster.on_disconnected.append(self._link_down)
@@ -171,9 +172,8 @@ class GossipService:
         """Send what is due by itself, and compare with a peer now and then."""
         self._note_news()
         while True:
-            with trio.CancelScope(deadline=self._round_at) as self._sleep:
-                self._flush()
-                await trio.sleep_forever()
+            self._flush()
+            await self._alarm.wait(min(self._round_at, self._machine.next_due()))
             now = trio.current_time()
             if now >= self._round_at:
                 self._round_at = now + self._next_pause()
@@ -184,7 +184,7 @@ class GossipService:
         """Let the next rounds of anti-entropy follow each other quickly."""
         self._quiet_rounds = 0
         self._round_at = min(self._round_at, trio.current_time() + self._next_pause())
-        self._sleep.deadline = min(self._sleep.deadline, self._round_at)
+        self._alarm.forward(self._round_at)
 
     def _next_pause(self) -> float:
         self._quiet_rounds += 1
@@ -309,12 +309,11 @@ class GossipService:
             connection = self._roster.connections.get(peer)
             if connection is not None:
                 connection.notify(message)
-        due = self._machine.next_due()
-        self._sleep.deadline = min(self._sleep.deadline, due)
+        self._alarm.forward(self._machine.next_due())
 
     def _wake(self) -> None:
         """Send soon, from a task of our own: a connection is just being entered or left."""
-        self._sleep.deadline = -math.inf
+        self._alarm.ring()
 
 
 def message_id_of(signed: Signed) -> bytes:

@@ -90,7 +90,14 @@ class Introducer:
     def _connection(
         self, exchange: "_Exchange", peer: RemotePeer, direction: Direction
     ) -> Connection:
-        return Connection(exchange.stream, exchange.session, peer, direction, self._dispatch)
+        return Connection(
+            exchange.stream,
+            exchange.session,
+            peer,
+            direction,
+            self._dispatch,
+            self._env.alarms,
+        )
 
     def _handshake(
         self, stream: Stream, *, is_client: bool, dial_number: int = 0, passing: bool = False

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import trio
 
 from p2pd.config import LivenessConfig
+from p2pd.node.alarms import Alarm
 from p2pd.node.connection import Connection, Direction, Ending
 from p2pd.node.env import Env
 from p2pd.node.events import Events
@@ -45,7 +46,7 @@ class Keepalive:
         self._events = events
         self._on_wake = on_wake
         self._on_round = on_round
-        self._sleep = trio.CancelScope()
+        self._alarm = Alarm(env.alarms)
         self._next_round = math.inf
         self._unanswered: dict[Connection, None] = {}
 
@@ -63,9 +64,8 @@ class Keepalive:
             due, evict_at = self._look_round(now, shortest)
             self._next_round = min(max(due, now + shortest), max(evict_at, now + _EVICTION_WAIT))
             overdue = now + self.config.ping_timeout / 2 if self._unanswered else math.inf
-            with trio.CancelScope(deadline=min(self._next_round, overdue)) as self._sleep:
-                await trio.sleep_forever()
-            late = trio.current_time() - self._sleep.deadline
+            await self._alarm.wait(min(self._next_round, overdue))
+            late = trio.current_time() - self._alarm.due
             if late > shortest:
                 for connection in self._roster.connections.values():
                     connection.excuse(late)
@@ -177,9 +177,8 @@ class Keepalive:
     def _answered(self, connection: Connection) -> None:
         """Look again only when the next is due, once all that were probed have answered."""
         self._unanswered.pop(connection, None)
-        # Where the time is up already, the round about to begin shall tell how late it is.
-        if not self._unanswered and not self._sleep.cancel_called:
-            self._sleep.deadline = self._next_round
+        if not self._unanswered:
+            self._alarm.move(self._next_round)
 
     def _interval(self, direction: Direction) -> float:
         """Return how long one may be quiet: the dialler's probe comes first, and serves both.

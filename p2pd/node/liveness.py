@@ -25,7 +25,8 @@ from p2pd.core.verdicts import (
 )
 from p2pd.errors import BadMessage, Busy
 from p2pd.ids import NodeId
-from p2pd.node.connection import Connection, Ending
+from p2pd.node.alarms import Alarm
+from p2pd.node.connection import Connection, Direction, Ending
 from p2pd.node.env import Env
 from p2pd.node.events import Events
 from p2pd.node.feelers import Feelers
@@ -84,7 +85,7 @@ class LivenessService:
         self._refute_at = 0.0
         self._refuting = False
         self._refuted = 0
-        self._sleep = trio.CancelScope()
+        self._alarm = Alarm(env.alarms)
         self._nursery: trio.Nursery | None = None
         roster.on_connected.append(self._connected)
         roster.on_disconnected.append(self._disconnected)
@@ -148,8 +149,7 @@ class LivenessService:
                 self.say_alive()
             while True:
                 due = min(self._machine.next_due(), self._refute_due())
-                with trio.CancelScope(deadline=due) as self._sleep:
-                    await trio.sleep_forever()
+                await self._alarm.wait(due)
                 self._refute()
                 self._count()
                 actions = self._machine.take_actions(trio.current_time())
@@ -209,12 +209,14 @@ class LivenessService:
         self._count()
         self._machine.heard(connection.node_id, trio.current_time())
         # Mostly that is no news: who is being accepted should not wait for nothing.
-        self._sleep.deadline = min(self._sleep.deadline, self._machine.next_due())
+        self._alarm.forward(self._machine.next_due())
 
     def _disconnected(self, connection: Connection) -> None:
         node, now = connection.node_id, trio.current_time()
         if connection.ending is Ending.LEFT:
             self._note_leave(node)
+        elif connection.ending is Ending.BROKEN and _was_for_a_question(connection):
+            return
         elif connection.ending in {Ending.BROKEN, Ending.SILENT}:
             self._machine.lost(node, now, reset=connection.ending is Ending.BROKEN)
         self._wake()
@@ -364,4 +366,9 @@ class LivenessService:
         return max(heard, default=-math.inf)
 
     def _wake(self) -> None:
-        self._sleep.deadline = -math.inf
+        self._alarm.ring()
+
+
+def _was_for_a_question(connection: Connection) -> bool:
+    """Whether a peer had dialled us for a question only: who gives that up just hangs up."""
+    return connection.passing and connection.direction is Direction.INBOUND

@@ -17,6 +17,7 @@ from p2pd.core.merkle import Prefix
 from p2pd.core.tending import SOON, Tending, Visit
 from p2pd.errors import DialFailed, P2PError, RequestTimedOut
 from p2pd.ids import NodeId, closest_first, distance
+from p2pd.node.alarms import Alarm
 from p2pd.node.connection import Connection, Ending
 from p2pd.node.env import Env
 from p2pd.node.reconciler import Reconciler
@@ -85,7 +86,7 @@ class Repair:
         self._watching = False
         self._started = trio.current_time()
         self._connected = trio.Event()
-        self._sleep = trio.CancelScope()
+        self._alarm = Alarm(env.alarms)
         roster.on_connected.append(self._came)
         roster.on_disconnected.append(self._went)
         replica.on_begun.append(self._begin)
@@ -98,8 +99,7 @@ class Repair:
             limit = trio.CapacityLimiter(AT_ONCE)
             while True:
                 due = min(self._survey_at, self._look_at, self.tending.next_due())
-                with trio.CancelScope(deadline=due) as self._sleep:
-                    await trio.sleep_forever()
+                await self._alarm.wait(due)
                 now = trio.current_time()
                 if now >= self._survey_at:
                     self._survey(now)
@@ -258,4 +258,4 @@ class Repair:
         return trio.current_time() + self._env.rng.uniform(*SOON[0])
 
     def _wake(self) -> None:
-        self._sleep.deadline = -math.inf
+        self._alarm.ring()

@@ -15,6 +15,7 @@ from p2pd.core.round_trips import RoundTrips
 from p2pd.core.routing import MAX_FAILURES, Contact, RoutingTable
 from p2pd.errors import Busy, DialFailed, P2PError
 from p2pd.ids import NodeId, closest_first
+from p2pd.node.alarms import Alarm
 from p2pd.node.connection import Connection
 from p2pd.node.dialer import Dialer
 from p2pd.node.dispatch import Call, Dispatch
@@ -234,23 +235,17 @@ class Routes:
         route = Route()
         lookup = self._begin(target, k or self._config.k, urgent=urgent)
         async with trio.open_nursery() as nursery:
-            progress = trio.Event()
-
-            def wake() -> None:
-                progress.set()
-
+            progress = Alarm(self._env.alarms)
             while True:
                 while (candidate := lookup.next(trio.current_time())) is not None:
-                    nursery.start_soon(self._ask_next, lookup, candidate, question, route, wake)
+                    nursery.start_soon(self._ask_next, lookup, candidate, question, route, progress.ring)
                 if lookup.finished:
                     break
                 if enough is not None:
                     _update(route, lookup)
                     if enough(route):
                         break
-                progress = trio.Event()
-                with trio.move_on_at(lookup.late_at):
-                    await progress.wait()
+                await progress.wait(lookup.late_at)
             nursery.cancel_scope.cancel()
         _update(route, lookup)
         self._round_trips.came_back(*lookup.tally())

@@ -91,7 +91,7 @@ def wire_services(config: Config, env: Env, events: Events, listening: list[Addr
     book = PeerBook(env, registry, difficulty=config.identity.difficulty)
     introducer = Introducer(env, terms, own, book, dispatch)
     dialer = Dialer(env, introducer, roster, events)
-    book.on_news.append(dialer.wake)
+    book.on_news.append(dialer.heard_of_peers)
     exchange = Exchange(env, roster, book, own, dispatch)
     discovery = Discovery(
         env,

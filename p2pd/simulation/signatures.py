@@ -1,45 +1,51 @@
-"""Signatures made in this process are not worked out again to be checked.
+"""Handshakes in a world are proven by keyed hashes: Ed25519 was a tenth of a large one's time.
 
-All nodes of a world are one process: whoever checks a signature finds that its maker was
-here, and that it is over the very same bytes. Any other signature is checked as always.
+All nodes of a world are one process, which knows their keys: what only the holder of a key can
+make, whoever checks it works out again. What is signed to be passed on (peer records, records,
+publications) is signed as always, and so is what comes from any other identity.
 """
+
+import hashlib
+import hmac
 
 from p2pd.wire.identity import Identity
 from p2pd.wire.records import RecordCache
 
-# Nearly all are checked once, soon after. At the bound the oldest goes, and is worked out.
-MAX_REMEMBERED = 4096
 _MAX_OPENED = 1 << 20
+_SIGNATURE_BYTES = 64
 
 
 class WorldRecords(RecordCache):
-    """What all nodes of a world have opened, and the signatures that nobody has checked yet."""
+    """What all nodes of a world have opened, and the keys of its identities."""
 
     def __init__(self) -> None:
         super().__init__(_MAX_OPENED)
-        self._unchecked: dict[bytes, tuple[bytes, bytes]] = {}
+        self._keys: dict[bytes, bytes] = {}
 
-    def signed(self, public_key: bytes, signature: bytes, data: bytes) -> None:
-        """Take note of a signature that was made."""
-        self._unchecked[signature] = public_key, data
-        if len(self._unchecked) > MAX_REMEMBERED:
-            del self._unchecked[next(iter(self._unchecked))]
+    def add(self, identity: Identity) -> None:
+        """Take the proofs of an identity as it makes them, by `prove`."""
+        self._keys[identity.public_key] = identity.private_key
 
     def is_signed_by(self, public_key: bytes, signature: bytes, data: bytes) -> bool:
         """See `RecordCache`."""
-        made = self._unchecked.pop(signature, None)
-        return made == (public_key, data) or super().is_signed_by(public_key, signature, data)
+        key = self._keys.get(public_key)
+        if key is None:
+            return super().is_signed_by(public_key, signature, data)
+        return hmac.compare_digest(signature, prove(key, data))
 
 
 class WorldIdentity(Identity):
-    """An identity whose signatures its world remembers."""
+    """An identity whose proofs are checked by the `WorldRecords` of its world."""
 
     def __init__(self, private_key: bytes, records: WorldRecords) -> None:
         super().__init__(private_key, nonce=0)
-        self._records = records
+        records.add(self)
 
     def sign(self, data: bytes) -> bytes:
         """See `Identity`."""
-        signature = super().sign(data)
-        self._records.signed(self.public_key, signature, data)
-        return signature
+        return prove(self.private_key, data)
+
+
+def prove(private_key: bytes, data: bytes) -> bytes:
+    """Return 64 bytes that only the holder of a key (32 bytes) can make of `data`."""
+    return hashlib.blake2b(data, key=private_key, digest_size=_SIGNATURE_BYTES).digest()

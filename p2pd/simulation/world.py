@@ -29,6 +29,7 @@ from p2pd.ids import NodeId
 from p2pd.net.faults import Conditions, Cut, Latency, constant_latency, split
 from p2pd.net.medium import TICK, Medium
 from p2pd.net.sim import SimNetwork, SimWorld
+from p2pd.node.alarms import Alarms
 from p2pd.node.env import Env
 from p2pd.node.events import Event, Events
 from p2pd.node.node import Node, open_node
@@ -108,7 +109,9 @@ class World:
         self.trace = trace
         self.nodes: dict[str, SimNode] = {}
         self._nursery = nursery
-        self._records = WorldRecords()
+        self._alarms = Alarms()
+        nursery.start_soon(self._alarms.run)
+        self.records = WorldRecords()
 
     @property
     def conditions(self) -> Conditions:
@@ -303,7 +306,7 @@ class World:
         overrides |= {key.replace("__", "."): value for key, value in settings.items()}
         return SimNode(
             name=name,
-            identity=WorldIdentity(self.rng.randbytes(32), self._records),
+            identity=WorldIdentity(self.rng.randbytes(32), self.records),
             store=MemoryStore(
                 sync_seconds=SYNC_SECONDS, survives=lambda: self.rng.random() < SURVIVES
             ),
@@ -325,12 +328,13 @@ class World:
         env = Env(
             network=node.network,
             store=node.store,
+            alarms=self._alarms,
             identity=node.identity,
             rng=rng,
             entropy=rng.randbytes,
             wall_clock=lambda: EPOCH + trio.current_time() + node.clock_error,
             network_key=network_key,
-            records=self._records,
+            records=self.records,
         )
         events = Events(env.wall_clock)
         try:

@@ -43,13 +43,13 @@ class Identity:
         return cls(seed, nonce)
 
     def sign(self, data: bytes) -> bytes:
-        """Sign `data`, which must begin with a label of its purpose."""
+        """Sign `data` for a peer to check now; it must begin with a label of its purpose."""
         return self._key.sign(data)
 
     def vouch(self, fact: PeerRecord | Record | Publication) -> Signed:
-        """Encode and sign a fact."""
+        """Encode and sign a fact, to be passed on."""
         body = codec.encode(fact)
-        return Signed(body, self.sign(_LABELS[type(fact)] + body))
+        return Signed(body, self._key.sign(_LABELS[type(fact)] + body))
 
 
 def work(public_key: bytes, nonce: int) -> int:

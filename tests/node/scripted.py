@@ -189,6 +189,7 @@ class ScriptedPeer:
             "identity": self.identity,
             "instance": self.instance,
             "network": "p2pd",
+            "records": self.world.records,
         }
         return Handshake(
             Terms(**terms | self.terms),
