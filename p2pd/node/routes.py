@@ -194,11 +194,11 @@ class Routes:
     def known_closest(self, target: bytes, count: int) -> list[NodeId] | None:
         """Return who is closest, this node among them, if no lookup is needed to know that.
 
-        That is so in a small network, once every peer that anybody told of has been a contact
-        or could not be reached.
+        That is so in a network of no more nodes than k, once every peer that anybody told of has
+        been a contact or could not be reached: who joins makes itself known to k others.
         """
         registry = self._roster.registry
-        if not self._joined.is_set() or len(registry) > FEW:
+        if not self._joined.is_set() or len(registry) >= self._config.k:
             return None
         contacts = (contact.node_id for contact in self.table)
         there = dict.fromkeys(each for each in contacts if not self._is_dead(each))

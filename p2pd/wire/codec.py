@@ -87,6 +87,12 @@ def _annotated(annotation: Any) -> StructureHook:
     inner = _converter.get_structure_hook(inner_type)
     least, most = bound
 
+    def structure_bytes(value: Any, _: Any) -> Any:
+        # Most of what travels, so without a second call.
+        if type(value) is not bytes or not least <= len(value) <= most:
+            return structure_sized(value, _)
+        return value
+
     def structure_sized(value: Any, _: Any) -> Any:
         value = inner(value, inner_type)
         size = len(value.encode()) if type(value) is str else len(value)
@@ -100,7 +106,9 @@ def _annotated(annotation: Any) -> StructureHook:
             raise BadMessage(f"{value} is not between {least} and {most}")
         return value
 
-    return {Length: structure_sized, Range: structure_ranged}[type(bound)]
+    if isinstance(bound, Range):
+        return structure_ranged
+    return structure_bytes if inner_type is bytes else structure_sized
 
 
 def _tuple_of(annotation: Any) -> StructureHook:

@@ -63,7 +63,7 @@ def test_a_kind_of_step_that_is_none_is_refused() -> None:
         Step("meassure")
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(6))
 def test_records_lie_on_the_nodes_closest_to_their_key(seed: int) -> None:
     async def main(seed: int) -> None:
         async with open_world(seed) as world:
