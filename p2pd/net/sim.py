@@ -96,7 +96,6 @@ class SimStream:
             self._drained.set()
             if not self._broken:
                 self._send(self.peer.end)
-        await trio.lowlevel.checkpoint()
 
     def deliver(self, data: bytes) -> None:
         """Take bytes that arrive; where this end is closed, the sender gets a reset."""
@@ -163,7 +162,6 @@ class SimPending:
 
     async def secure(self) -> SimStream:
         """See `Pending`."""
-        await trio.lowlevel.checkpoint()
         return self._stream
 
     async def aclose(self) -> None:

@@ -15,7 +15,7 @@ from p2pd.node.roster import Roster
 from p2pd.wire.messages import Announce, GetPeers, Peers, Signed
 
 PEERS_PER_ANSWER = 16
-# With so many peers known, a new connection is not asked for more.
+# With so many peers known, a new connection is not asked for more, and others are seldom.
 ENOUGH_PEERS = 128
 # A random peer is asked so often at first, and ever more seldom while that brings nobody new.
 EXCHANGE_INTERVAL = 60.0
@@ -81,7 +81,7 @@ class Exchange:
             await trio.sleep(interval * rng.uniform(0.75, 1.25))
             if lasting := self._roster.lasting():
                 await self._ask_for_peers(rng.choice(lasting))
-            news = len(self._registry) > known
+            news = known < len(self._registry) < ENOUGH_PEERS
             interval = EXCHANGE_INTERVAL if news else min(2 * interval, MOST_EXCHANGE_INTERVAL)
             known = len(self._registry)
 

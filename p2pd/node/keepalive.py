@@ -107,23 +107,28 @@ class Keepalive:
         dialed, accepted = self._interval(Direction.OUTBOUND), self._interval(Direction.INBOUND)
         due, longest_silent = now + dialed, math.inf
         for connection in tuple(self._roster.connections.values()):
-            outbound = connection.direction is Direction.OUTBOUND
-            quiet_at = connection.last_heard + (dialed if outbound else accepted)
-            if quiet_at <= now + shortest or connection.passing:
-                quiet_at = self._look_after(connection, now, shortest)
-            due = min(due, quiet_at)
-            if not connection.passing and connection.last_heard < longest_silent:
-                longest_silent = connection.last_heard
+            heard = connection.last_heard
+            quiet_at = heard + (dialed if connection.direction is Direction.OUTBOUND else accepted)
+            if connection.passing:
+                quiet_at = self._look_after_passing(connection, now)
+            else:
+                if heard < longest_silent:
+                    longest_silent = heard
+                if quiet_at <= now + shortest:
+                    quiet_at = self._look_after(connection, now, shortest, dialed)
+            if quiet_at < due:
+                due = quiet_at
         return due, longest_silent + self.config.evict_after
 
-    def _look_after(self, connection: Connection, now: float, shortest: float) -> float:
+    def _look_after(
+        self, connection: Connection, now: float, shortest: float, dialed: float
+    ) -> float:
         """Probe or close a connection if it is time; returns when to look again.
 
-        A first probe is not late, but up to `shortest` seconds early.
+        A first probe is not late, but up to `shortest` seconds early. `dialed` is the interval
+        of connections that we dialled.
         """
         config = self.config
-        if connection.passing:
-            return self._look_after_passing(connection, now)
         # Others probe, too, for their own reasons: that must not put off the end.
         probes = min(connection.unanswered_probes, config.misses)
         interval = self._interval(connection.direction)
@@ -137,7 +142,7 @@ class Keepalive:
             self._give_up(connection, now)
             return now + config.ping_interval
         self._probe(connection)
-        return now + self._interval(Direction.OUTBOUND)
+        return now + dialed
 
     def _look_after_passing(self, connection: Connection, now: float) -> float:
         """Close one that is no longer needed, or silent; returns when to look again.

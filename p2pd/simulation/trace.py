@@ -9,7 +9,7 @@ from p2pd.wire.framing import HEADER_BYTES
 from p2pd.wire.messages import TAGS
 
 LAST = 20_000
-# So much is gathered before it is hashed.
+# So many are gathered before they are hashed.
 _GATHERED = 512
 _STAMP = struct.Struct(">d")
 
@@ -23,29 +23,31 @@ class Trace:
     def __init__(self) -> None:
         self.count = 0
         self._hash = hashlib.blake2b(digest_size=16)
-        self._gathered: list[bytes] = []
+        self._gathered: list[tuple[float, str, str, bytes]] = []
         self._last: deque[tuple[float, str, str, bytes]] = deque(maxlen=LAST)
 
     def record(self, now: float, source: str, destination: str, data: bytes) -> None:
         """Take note of bytes that one host sends another; empty for the end of a stream."""
         self.count += 1
-        header = b"%b%b>%b " % (_STAMP.pack(now), source.encode(), destination.encode())
-        self._gathered += header, data
+        self._gathered.append((now, source, destination, data))
         if len(self._gathered) >= _GATHERED:
-            self._hash_gathered()
-        self._last.append((now, source, destination, data[:2]))
+            self._take_gathered()
 
     def digest(self) -> str:
         """Return the digest of all that was recorded: equal for equal runs."""
-        self._hash_gathered()
+        self._take_gathered()
         return self._hash.hexdigest()
 
-    def _hash_gathered(self) -> None:
-        self._hash.update(b"".join(self._gathered))
+    def _take_gathered(self) -> None:
+        for now, source, destination, data in self._gathered:
+            self._hash.update(b"%b%b>%b " % (_STAMP.pack(now), source.encode(), destination.encode()))
+            self._hash.update(data)
+        self._last += [(*where, data[:2]) for *where, data in self._gathered]
         self._gathered.clear()
 
     def lines(self) -> list[str]:
         """Show the last sendings, one a line: when, from where, to where, the first message."""
+        self._take_gathered()
         return [
             f"{now:12.4f} {source:>15} -> {destination:<15} {_kind(data)}"
             for now, source, destination, data in self._last

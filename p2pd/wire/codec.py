@@ -40,6 +40,9 @@ def clip(text: str, most: int) -> str:
 
 def encode_message(message: Message) -> tuple[int, bytes]:
     """Return the tag of a message and its payload."""
+    ready = _ENCODED.get(type(message))
+    if ready is not None:
+        return ready
     tag, unstructure = _ENCODERS[type(message)]
     return tag, cast("bytes", _pack(unstructure(message)))
 
@@ -173,8 +176,9 @@ _PLAIN = {int, str, bytes, bool}
 _converter = _make_converter()
 _ENCODERS = {cls: (tag, _converter.get_unstructure_hook(cls)) for tag, cls in TAGS.items()}
 _NO_FIELDS = _pack([])
-# Most of what travels are probes: they are taken without a walk.
+# Most of what travels are probes: they are written and taken without a walk.
 _FIELDLESS: dict[int, Message] = {
     tag: decode(cls, _NO_FIELDS) for tag, cls in TAGS.items() if not attrs.fields(cls)
 }
+_ENCODED = {type(message): (tag, _NO_FIELDS) for tag, message in _FIELDLESS.items()}
 _DECODERS = {tag: (_converter.get_structure_hook(cls), cls) for tag, cls in TAGS.items()}

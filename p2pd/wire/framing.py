@@ -64,11 +64,17 @@ class FrameReader:
 
     def __init__(self, max_payload: int) -> None:
         self.max_payload = max_payload
-        self._buffer = bytearray()
+        self._buffer: bytes | bytearray = b""
         self._start = 0
 
     def feed(self, data: bytes) -> None:
         """Take what arrived; call `next` until it returns None before feeding more."""
+        if self._start == len(self._buffer):
+            # Mostly whole frames come: they need not be gathered.
+            self._buffer, self._start = data, 0
+            return
+        if isinstance(self._buffer, bytes):
+            self._buffer = bytearray(self._buffer)
         del self._buffer[: self._start]
         self._start = 0
         self._buffer += data
