@@ -100,12 +100,15 @@ class Connection:
         self._outbox_bytes = 0
         # The writer's task is only there once something has to wait for the stream.
         self._writer_wakes: trio.Event | None = None
+        self._writer_scope = trio.CancelScope()
+        self._writer_ended = trio.Event()
         # Before `run`, the handshake may still be writing.
         self._may_send_at_once = False
         self._told_busy = False
         self._slots: dict[int, _Slot] = {}
         self._probe: tuple[int, float] | None = None
         self._on_answer: Callable[[Connection], None] | None = None
+        self._scope = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
         self._goodbye: str | None = None
 
@@ -129,23 +132,27 @@ class Connection:
         """How many bytes wait to be sent."""
         return self._outbox_bytes
 
-    async def run(self) -> str:
-        """Serve the connection until it ends; close it; return why it ended."""
+    async def run(self, nursery: trio.Nursery) -> str:
+        """Serve the connection until it ends; close it; return why it ended.
+
+        Where writing has to wait, a task of `nursery` does that; it ends with the connection.
+        """
+        self._nursery = nursery
+        self._may_send_at_once = True
         try:
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
-                self._may_send_at_once = True
-                if self.end_reason is not None:
-                    nursery.cancel_scope.cancel()
+            with self._scope:
                 if self._outbox:
                     self._send_waiting()
-                await self._read()
+                if self.end_reason is None:
+                    await self._read()
         finally:
             self._end("this node stops")
             for slot in self._slots.values():
                 slot.alarm.ring()
             with trio.CancelScope(shield=True):
                 await self._stream.aclose()
+                if self._writer_wakes is not None:
+                    await self._writer_ended.wait()
             self.ended.set()
         return self.end_reason or ""
 
@@ -283,6 +290,13 @@ class Connection:
 
     async def _write(self) -> None:
         try:
+            with self._writer_scope:
+                await self._write_what_waits()
+        finally:
+            self._writer_ended.set()
+
+    async def _write_what_waits(self) -> None:
+        try:
             while True:
                 while not self._outbox:
                     if self._goodbye is not None:
@@ -333,6 +347,6 @@ class Connection:
         if self.end_reason is None:
             self.end_reason = reason
             self.ending = ending
-            others = self._writer_wakes is not None or not by_reader
-            if self._nursery is not None and others:
-                self._nursery.cancel_scope.cancel()
+            self._writer_scope.cancel()
+            if not by_reader:
+                self._scope.cancel()

@@ -70,12 +70,11 @@ class Roster:
         Where `run` has ended, the process is about to end with all its connections.
         """
         if self._nursery is not None:
-            self._nursery.start_soon(self.serve, connection)
+            self._nursery.start_soon(self._serve, connection, self._nursery)
 
-    async def serve(self, connection: Connection) -> None:
-        """Serve a connection until it ends."""
+    async def _serve(self, connection: Connection, nursery: trio.Nursery) -> None:
         try:
-            await connection.run()
+            await connection.run(nursery)
         finally:
             if self.connections.get(connection.node_id) is connection:
                 self._remove(connection, connection.end_reason or "it ended")

@@ -6,13 +6,23 @@ knobs are touched here and nowhere else; a version of Trio without them is refus
 
 import gc
 import math
-from collections.abc import Awaitable, Callable
+import random
+from collections.abc import Awaitable, Callable, MutableSequence
 from typing import Any, TypeVar
 
 import trio
 from trio._core import _run
 
 T = TypeVar("T")
+
+
+class _Shuffler(random.Random):
+    """Shuffles as `random.Random` does, several times as fast, to another order."""
+
+    def shuffle(self, x: MutableSequence[Any]) -> None:
+        """See `random.Random`; `x` is the list of tasks that may run."""
+        draw = self.random
+        x[:] = sorted(x, key=lambda _: draw())
 
 
 class JumpingClock(trio.abc.Clock):
@@ -61,9 +71,9 @@ def run_in_virtual_time(
             f"Trio {trio.__version__} can't be made deterministic: its private scheduler knobs "
             "are gone; use the version of pyproject.toml"
         )
-    before = knobs["_ALLOW_DETERMINISTIC_SCHEDULING"], knobs["_r"].getstate()
+    before = knobs["_ALLOW_DETERMINISTIC_SCHEDULING"], knobs["_r"]
     knobs["_ALLOW_DETERMINISTIC_SCHEDULING"] = True
-    knobs["_r"].seed(seed)
+    knobs["_r"] = _Shuffler(seed)
     collected = gc.isenabled()
     # Nearly all of a world stays until its end: to go through it again and again took a
     # tenth of the time, and found three per cent of the memory.
@@ -71,7 +81,6 @@ def run_in_virtual_time(
     try:
         return trio.run(main, *args, clock=JumpingClock(tick))
     finally:
-        knobs["_ALLOW_DETERMINISTIC_SCHEDULING"] = before[0]
-        knobs["_r"].setstate(before[1])
+        knobs["_ALLOW_DETERMINISTIC_SCHEDULING"], knobs["_r"] = before
         if collected:
             gc.enable()
