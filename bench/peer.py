@@ -33,8 +33,8 @@ from p2pd.ids import NodeId
 from p2pd.net.base import Stream
 from p2pd.net.certificate import make_tls_contexts
 from p2pd.net.real import RealNetwork
-from p2pd.node.dispatch import Dispatch
 from p2pd.node.alarms import Alarms
+from p2pd.node.dispatch import Dispatch
 from p2pd.node.env import Env
 from p2pd.node.events import Events
 from p2pd.node.handshaking import Introducer

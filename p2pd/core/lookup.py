@@ -35,7 +35,7 @@ from operator import attrgetter
 
 import attrs
 
-from p2pd.ids import NodeId, distance
+from p2pd.ids import NodeId, distance_to
 from p2pd.wire.messages import Signed
 
 # Each answer may bring k nodes; more than this many candidates, on all paths together, are
@@ -120,7 +120,7 @@ class Lookup:
         spare: int = 0,
         paths: int = 1,
     ) -> None:
-        self._target = target
+        self._distance = distance_to(target)
         self._own_id = own_id
         self._k = k
         self._alpha = alpha
@@ -252,7 +252,7 @@ class Lookup:
                 break
             candidate = self._candidates.get(node_id)
             if candidate is None:
-                away = distance(node_id, self._target)
+                away = self._distance(node_id)
                 candidate = self._candidates[node_id] = Candidate(node_id, signed, depth, away)
             path.known[node_id] = candidate
             if candidate.state not in (State.FAILED, State.GONE):

@@ -16,7 +16,7 @@ from itertools import islice
 
 import attrs
 
-from p2pd.ids import ID_BITS, ID_BYTES, NodeId, distance, distance_bits
+from p2pd.ids import ID_BITS, ID_BYTES, NodeId, distance, distance_bits, distance_to
 from p2pd.wire.messages import Signed
 
 MAX_FAILURES = 2
@@ -165,7 +165,8 @@ class RoutingTable:
 
         Those are left out for whom `but_for` holds.
         """
-        closest_first = sorted(self, key=lambda contact: distance(contact.node_id, target))
+        away = distance_to(target)
+        closest_first = sorted(self, key=lambda contact: away(contact.node_id))
         return list(islice((each for each in closest_first if not but_for(each.node_id)), count))
 
     def radius(self, count: int) -> int:

@@ -23,6 +23,9 @@ class Alarms:
         self._most = _FEW
         self._sleep = trio.CancelScope()
 
+    def __len__(self) -> int:
+        return len(self._set)
+
     async def run(self) -> None:
         """Ring what is due, until cancelled."""
         while True:

@@ -16,9 +16,9 @@ from p2pd.wire.records import RecordCache
 class Env:
     """The world of one node. Monotonic time is always `trio.current_time()`.
 
-    `alarms` must be running. `rng` makes the protocol's choices, `entropy(n)` gives n secret bytes, `wall_clock`
-    Unix seconds. `network_key` is empty on an open network. `alarms` and `records` may be
-    shared by nodes of one process.
+    `alarms` must be running. `rng` makes the protocol's choices, `entropy(n)` gives n secret
+    bytes, `wall_clock` Unix seconds. `network_key` is empty on an open network. `alarms` and
+    `records` may be shared by nodes of one process.
     """
 
     network: Network

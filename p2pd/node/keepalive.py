@@ -112,12 +112,10 @@ class Keepalive:
             if connection.passing:
                 quiet_at = self._look_after_passing(connection, now)
             else:
-                if heard < longest_silent:
-                    longest_silent = heard
+                longest_silent = min(longest_silent, heard)
                 if quiet_at <= now + shortest:
                     quiet_at = self._look_after(connection, now, shortest, dialed)
-            if quiet_at < due:
-                due = quiet_at
+            due = min(due, quiet_at)
         return due, longest_silent + self.config.evict_after
 
     def _look_after(

@@ -238,7 +238,9 @@ class Routes:
             progress = Alarm(self._env.alarms)
             while True:
                 while (candidate := lookup.next(trio.current_time())) is not None:
-                    nursery.start_soon(self._ask_next, lookup, candidate, question, route, progress.ring)
+                    nursery.start_soon(
+                        self._ask_next, lookup, candidate, question, route, progress.ring
+                    )
                 if lookup.finished:
                     break
                 if enough is not None:

@@ -40,9 +40,11 @@ class Trace:
 
     def _take_gathered(self) -> None:
         for now, source, destination, data in self._gathered:
-            self._hash.update(b"%b%b>%b " % (_STAMP.pack(now), source.encode(), destination.encode()))
+            self._hash.update(
+                b"%b%b>%b " % (_STAMP.pack(now), source.encode(), destination.encode())
+            )
             self._hash.update(data)
-        self._last += [(*where, data[:2]) for *where, data in self._gathered]
+        self._last += [(at, here, there, data[:2]) for at, here, there, data in self._gathered]
         self._gathered.clear()
 
     def lines(self) -> list[str]:

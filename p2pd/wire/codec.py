@@ -14,7 +14,7 @@ import msgpack
 from cattrs import Converter
 
 from p2pd.errors import BadMessage
-from p2pd.wire.messages import TAGS, Length, Message, Range
+from p2pd.wire.messages import TAGS, Message, Range
 
 # msgpack allocates what a length field announces, so a few nested headers could otherwise
 # ask for gigabytes. No list in any message is longer than this.

@@ -227,6 +227,24 @@ async def test_who_leaves_is_unknown_to_all_and_not_dead(
         assert all_say("alive", others, leaver)
 
 
+@pytest.mark.parametrize(("passing", "dialled"), [(True, False), (False, True)])
+async def test_who_hangs_up_after_a_question_is_not_suspected(
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    passing: bool,
+    dialled: bool,
+) -> None:
+    async with open_world(1) as world:
+        node = await world.start("a", lan=None, connections__target=0)
+        peer = ScriptedPeer(world, listens=True)
+        line = await peer.connect(node, passing=passing)
+        await trio.sleep(1)
+        dials = Dials(world, monkeypatch)
+        await line.stream.aclose()
+        await trio.sleep(10)
+        assert bool(dials.at) is dialled
+
+
 async def test_a_liar_kills_nobody_and_makes_nobody_dialled_without_end(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

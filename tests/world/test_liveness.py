@@ -14,7 +14,6 @@ from p2pd.simulation.adversary import accuse_everybody
 from p2pd.simulation.determinism import run_in_virtual_time
 from p2pd.simulation.world import SimNode, World, open_world
 
-
 # Until a node's word that it is back has reached all: a verdict by what others reported while
 # it was paused may still fall.
 NEWS = 1.0
