@@ -237,6 +237,7 @@ async def test_who_hangs_up_after_a_question_is_not_suspected(
     async with open_world(1) as world:
         node = await world.start("a", lan=None, connections__target=0)
         peer = ScriptedPeer(world, listens=True)
+        await world._nursery.start(peer.listen, lambda line: line.serve(lambda _: None))
         line = await peer.connect(node, passing=passing)
         await trio.sleep(1)
         dials = Dials(world, monkeypatch)
