@@ -17,6 +17,7 @@ from p2pd.wire.messages import (
     Failed,
     Gossip,
     Message,
+    Nodes,
     Publication,
     Reach,
     Reached,
@@ -239,9 +240,12 @@ async def test_who_hangs_up_after_a_question_is_not_suspected(
         peer = ScriptedPeer(world, listens=True)
         await world._nursery.start(peer.listen, lambda line: line.serve(lambda _: None))
         line = await peer.connect(node, passing=passing)
-        await trio.sleep(1)
+        # What is under way when it hangs up would be asked again, over a new connection.
+        world.meanwhile(lambda: line.serve(lambda _: Nodes(())))
+        await trio.sleep(10)
         dials = Dials(world, monkeypatch)
-        await line.stream.aclose()
+        for end in (line.stream, line.stream.peer):
+            end.break_now()
         await trio.sleep(10)
         assert bool(dials.at) is dialled
 
