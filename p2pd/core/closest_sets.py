@@ -7,7 +7,7 @@ all keys under a few prefixes, and a Merkle tree can be compared under these as 
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, pairwise
 
 import attrs
 
@@ -165,16 +165,18 @@ def _cut(
             ]
             yield ClosestSet(prefix, tuple(node for group in near for node in group), rank)
             continue
-        for bit, longer in enumerate(prefix.longer(1)):
-            split: list[list[bytes]] = []
-            for group, divide in zip(groups, undecided, strict=True):
-                split += _divided(group, prefix.bits, bit) if divide else [group]
-            ahead.append((longer, split))
+        halves = [
+            _halves(group, prefix.bits) if divide else [group]
+            for group, divide in zip(groups, undecided, strict=True)
+        ]
+        # Those that have the key's bit are closer.
+        without_bit, with_bit = prefix.longer(1)
+        ahead.append((without_bit, list(chain.from_iterable(halves))))
+        ahead.append((with_bit, list(chain.from_iterable(map(reversed, halves)))))
 
 
-def _divided(group: list[bytes], index: int, bit: int) -> list[list[bytes]]:
-    """Tell nodes apart by one bit: those that have the key's bit are closer."""
-    halves: tuple[list[bytes], list[bytes]] = [], []
-    for node in group:
-        halves[node[index >> 3] >> (7 - (index & 7)) & 1 ^ bit].append(node)
-    return [half for half in halves if half]
+def _halves(group: list[bytes], index: int) -> list[list[bytes]]:
+    """Tell nodes, in order and alike up to a bit, apart by that bit: those without it first."""
+    at, bit = index >> 3, 0x80 >> (index & 7)
+    middle = bisect_left(group, 1, key=lambda node: node[at] & bit)
+    return [half for half in (group[:middle], group[middle:]) if half]
