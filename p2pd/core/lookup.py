@@ -128,6 +128,7 @@ class Lookup:
         self._near = near
         self._spare = spare
         self._candidates: dict[NodeId, Candidate] = {}
+        self._closest_first: list[Candidate] = []
         self._paths = [_Path() for _ in range(paths)]
         first = list(start)
         for number, path in enumerate(self._paths):
@@ -200,11 +201,11 @@ class Lookup:
 
     def closest(self) -> list[Candidate]:
         """Return up to k candidates that answered, closest first."""
-        return [each for each in self._closest_first() if each.state is State.ANSWERED][: self._k]
+        return [each for each in self._closest_first if each.state is State.ANSWERED][: self._k]
 
     def frontier(self) -> list[Candidate]:
         """Return the k closest that have answered, or still may in time, closest first."""
-        hopeful = [each for each in self._closest_first() if each.state not in _PASSED_OVER]
+        hopeful = [each for each in self._closest_first if each.state not in _PASSED_OVER]
         return hopeful[: self._k]
 
     def silent(self) -> list[Candidate]:
@@ -212,11 +213,8 @@ class Lookup:
 
         Who is known not to run is neither counted among the k nor returned.
         """
-        there = [each for each in self._closest_first() if each.state is not State.GONE]
+        there = [each for each in self._closest_first if each.state is not State.GONE]
         return [each for each in there[: self._k] if each.state in _PASSED_OVER]
-
-    def _closest_first(self) -> list[Candidate]:
-        return sorted(self._candidates.values(), key=attrgetter("distance"))
 
     def _has_converged(self, path: _Path) -> bool:
         return all(each.state is State.ANSWERED for each in path.frontier(self._alpha))
@@ -254,7 +252,9 @@ class Lookup:
             if candidate is None:
                 away = self._distance(node_id)
                 candidate = self._candidates[node_id] = Candidate(node_id, signed, depth, away)
+                self._closest_first.append(candidate)
             path.known[node_id] = candidate
             if candidate.state not in (State.FAILED, State.GONE):
                 path.closest_first.append(candidate)
         path.closest_first.sort(key=attrgetter("distance"))
+        self._closest_first.sort(key=attrgetter("distance"))
