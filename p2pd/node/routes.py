@@ -274,9 +274,10 @@ class Routes:
         known = self.table.closest(target, self._config.k, but_for=self._is_dead)
         # Where all are held dead, it may be this node that was cut off.
         known = known or self.table.closest(target, self._config.k)
+        start = {contact.node_id: contact.signed for contact in known}
         return Lookup(
             target,
-            [(contact.node_id, contact.signed) for contact in known],
+            (start | self._heard_of(target)).items(),
             own_id=self._own_id,
             k=k,
             alpha=self._config.alpha,
@@ -285,6 +286,22 @@ class Routes:
             spare=self._round_trips.spare(k) if urgent else 0,
             paths=self._config.disjoint_paths,
         )
+
+    def _heard_of(self, target: bytes) -> dict[NodeId, Signed]:
+        """Return the k closest peers of which others told, and that were not dialled in vain.
+
+        They may not be there; but where few have looked up anything yet, contacts know of the
+        middle distances little more than who happened to connect.
+        """
+        entries = {
+            each.node_id: each.signed
+            for each in self._roster.registry
+            if each.node_id is not None
+            and each.signed is not None
+            # Who only ever dialled us may not be there to be dialled.
+            and not (each.dead or each.failures_in_row or (each.proven and not each.answered))
+        }
+        return {each: entries[each] for each in closest_first(entries, target)[: self._config.k]}
 
     def _is_dead(self, node_id: NodeId) -> bool:
         entry = self._roster.registry.get(node_id)
