@@ -166,15 +166,15 @@ class Dht:
             now_ms=now_ms,
             expires=now_ms + int(lifetime * 1000) if lifetime else 0,
         )
-        signed = self._env.identity.vouch(record)
+        version = version_of(self._env.identity.vouch(record), record)
         quorum = Needed(self._config.write_quorum).of(seen.wanted)
-        stores = await self._quorum.store(signed, seen.nodes, quorum)
+        stores = await self._quorum.store(version, seen.nodes, quorum)
         if stores.count < quorum:
             raise TooFewReplicas(
                 f"{stores.count} of {seen.wanted} replicas stored {name!r}, {quorum} are needed "
                 f"(dht.write_quorum): {stores.refusal}; it is safe to try again"
             )
-        return Written(version_of(signed, record), stores.count, seen.wanted, quorum)
+        return Written(version, stores.count, seen.wanted, quorum)
 
     def _check_answers(self, name: str, holding: Holding, needed: Needed) -> None:
         if holding.answered < (least := needed.of(holding.wanted)):

@@ -148,7 +148,9 @@ class Dialer:
         time, and what `connect_to` and `Connection.request` raise.
         """
         until = trio.current_time() + within
-        connection = await self._connect_in_turn(peer, until, on_wait)
+        connection = self._roster.connections.get(peer)
+        if connection is None:
+            connection = await self._connect_in_turn(peer, until, on_wait)
         try:
             return await self._request(connection, message, until)
         except ConnectionLost:

@@ -72,11 +72,17 @@ class SqliteStore:
         write = _Write(changes)
         self._waiting[write] = None
         try:
-            async with self._turn:
+            try:
+                # Without the checkpoint that `acquire` is: one more way through the loop.
+                self._turn.acquire_nowait()
+            except trio.WouldBlock:
+                await self._turn.acquire()
+            try:
+                # What others wait for is not cancelled with this one: a worker can't be.
                 if not write.settled:
-                    # What others wait for is not cancelled with this one.
-                    with trio.CancelScope(shield=True):
-                        await self._commit_waiting()
+                    await self._commit_waiting()
+            finally:
+                self._turn.release()
         finally:
             # Where this is cancelled before its turn.
             self._waiting.pop(write, None)

@@ -19,10 +19,10 @@ Arguments = TypeVarTuple("Arguments")
 
 @attrs.define(eq=False)
 class _Job(Generic[T]):
-    """A call, whether it is over, and what came of it: `result`, or else `error`."""
+    """A call, the task that waits for it, and what came of it: `result`, or else `error`."""
 
     call: Callable[[], T]
-    done: trio.Event = attrs.field(factory=trio.Event)
+    waits: trio.lowlevel.Task = attrs.field(factory=trio.lowlevel.current_task)
     result: T | None = None
     error: BaseException | None = None
 
@@ -41,8 +41,7 @@ class Worker:
         """
         job = _Job(lambda: call(*arguments))
         self._jobs.put(job)
-        with trio.CancelScope(shield=True):
-            await job.done.wait()
+        await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
         if job.error is not None:
             raise job.error
         return job.result  # type: ignore[return-value] # without an error there is a result
@@ -54,7 +53,7 @@ class Worker:
                 job.result = job.call()
             except BaseException as error:  # noqa: BLE001 - whoever waits for it raises it
                 job.error = error
-            self._token.run_sync_soon(job.done.set)
+            self._token.run_sync_soon(trio.lowlevel.reschedule, job.waits)
 
     def end(self) -> None:
         """Let the thread end after what it was given until now."""
