@@ -86,8 +86,8 @@ class TlsStream:
         """See `Stream`.
 
         Only the first after something came goes at once: where many follow each other, they
-        had better leave together. TLS can't take back what it has encrypted, so what was
-        refused must come first in the next `send_all`.
+        had better leave together. Of what was refused a part may be on its way: TLS can't take
+        back what it has encrypted.
         """
         if not self._may_send_at_once or self._unsent or self._socket.fileno() < 0:
             return False
