@@ -37,9 +37,9 @@ class Stream(Protocol):
         """Wait for bytes; `b""` at the end."""
 
     def send_nowait(self, data: bytes) -> bool:
-        """Send if that takes no waiting; False where it would, and nothing was sent.
+        """Send at once; False where that would wait, or where it had better leave with others.
 
-        Not while a `send_all` is under way.
+        What was refused must come first in the next `send_all`. Not while one is under way.
         """
 
     async def send_all(self, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""The real network: TCP and TLS 1.3 by Trio; interfaces and multicast by Linux."""
+"""The real network: TCP by Trio, TLS 1.3 by OpenSSL; interfaces and multicast by Linux."""
 
 import errno
 import hashlib
@@ -17,6 +17,7 @@ from p2pd.net.base import Interface
 from p2pd.net.certificate import TlsContexts, make_tls_contexts
 from p2pd.net.interfaces import interface_changes, list_interfaces
 from p2pd.net.multicast import LinuxMulticastSocket
+from p2pd.net.tls import TlsStream
 
 _BACKLOG = 256
 # Descriptors or memory are used up: waiting may help.
@@ -25,60 +26,30 @@ _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _NOT_OURS = {errno.EADDRNOTAVAIL, errno.ENODEV}
 
 
-class TlsStream:
-    """A TLS connection over TCP."""
-
-    def __init__(
-        self, stream: trio.SSLStream[trio.SocketStream], remote: Address, certificate: bytes
-    ) -> None:
-        self._stream = stream
-        self.local = _address(stream.transport_stream.socket.getsockname())
-        self.remote = remote
-        self.certificate = certificate
-
-    async def receive_some(self) -> bytes:
-        """See `Stream`."""
-        return bytes(await self._stream.receive_some())
-
-    def send_nowait(self, data: bytes) -> bool:  # noqa: ARG002 - the seam's name for it
-        """See `Stream`; Trio's TLS always may have to wait."""
-        return False
-
-    async def send_all(self, data: bytes) -> None:
-        """See `Stream`."""
-        await self._stream.send_all(data)
-
-    async def aclose(self) -> None:
-        """See `Stream`; without a TLS goodbye, since ours came in a frame."""
-        await trio.aclose_forcefully(self._stream)
-        _let_go(self._stream)
-
-
 class TcpPending:
     """An accepted TCP connection."""
 
-    def __init__(self, stream: trio.SocketStream, remote: Address, tls: TlsContexts) -> None:
-        self._stream = stream
+    def __init__(self, sock: socket.socket, remote: Address, tls: TlsContexts) -> None:
+        self._socket = sock
         self._tls = tls
         self.remote = remote
 
     async def secure(self) -> TlsStream:
         """See `Pending`."""
         # A TLS session takes some 50 KiB: whoever only opens connections shall not cost it.
-        await trio.lowlevel.wait_readable(self._stream.socket)
-        secured = trio.SSLStream(
-            self._stream, self._tls.server, server_side=True, https_compatible=True
-        )
-        try:
-            await secured.do_handshake()
-        except BaseException:
-            _let_go(secured)
-            raise
-        return TlsStream(secured, self.remote, self._tls.certificate)
+        await trio.lowlevel.wait_readable(self._socket)
+        local = _address(self._socket.getsockname())
+        stream = TlsStream(self._socket, self._tls.server, local, self.remote, server_side=True)
+        await stream.do_handshake()
+        stream.certificate = self._tls.certificate
+        return stream
 
     async def aclose(self) -> None:
         """See `Pending`."""
-        await trio.aclose_forcefully(self._stream)
+        if self._socket.fileno() >= 0:
+            trio.lowlevel.notify_closing(self._socket)
+            self._socket.close()
+        await trio.lowlevel.checkpoint()
 
 
 class TcpListener:
@@ -94,7 +65,7 @@ class TcpListener:
         while True:
             try:
                 accepted, name = await self._socket.accept()
-                return TcpPending(trio.SocketStream(accepted), _address(name), self._tls)
+                return TcpPending(_detached(accepted), _address(name), self._tls)
             except OSError as error:
                 # All else, such as a reset before we came to it, is the other side's doing.
                 if error.errno in _EXHAUSTED:
@@ -123,13 +94,16 @@ class RealNetwork:
         except OSError as error:
             kind = Exhausted if error.errno in _EXHAUSTED else DialFailed
             raise kind(f"can't dial {address}: {_strerror(error)}") from None
+        stream: TlsStream | None = None
         try:
             await sock.connect(_sockaddr(address))
-            tcp = trio.SocketStream(sock)
-            stream = trio.SSLStream(tcp, self._tls.client, https_compatible=True)
+            local = _address(sock.getsockname())
+            stream = TlsStream(_detached(sock), self._tls.client, local, address, server_side=False)
             await stream.do_handshake()
         except BaseException as error:
             sock.close()
+            if stream is not None:
+                await stream.aclose()
             if isinstance(error, OSError):
                 refused = isinstance(error, ConnectionRefusedError)
                 text = f"can't dial {address}: {_strerror(error)}"
@@ -139,8 +113,8 @@ class RealNetwork:
                     f"{address} does not speak TLS 1.3, or hung up: {_cause(error)}"
                 ) from None
             raise
-        der = stream.getpeercert(binary_form=True)
-        return TlsStream(stream, address, hashlib.sha256(der or b"").digest())
+        stream.certificate = hashlib.sha256(stream.certificate_of_peer()).digest()
+        return stream
 
     async def listen(self, address: Address) -> TcpListener:
         """See `Network`."""
@@ -190,13 +164,13 @@ class RealNetwork:
         return LinuxMulticastSocket(interface, group, port)
 
 
-def _let_go(stream: trio.SSLStream[trio.SocketStream]) -> None:
-    """Free the memory of a stream that is of no more use now, not at the next collection.
-
-    The garbage collector does not see OpenSSL's 50 KiB behind it, and takes its time. Trio's
-    stream refers to itself by this one attribute, which no closed stream looks at.
-    """
-    vars(stream).pop("_handshook", None)
+def _detached(sock: trio.socket.SocketType) -> socket.socket:
+    """Take the socket of the standard library out of Trio's, which is of no use afterwards."""
+    detached = socket.socket(fileno=sock.detach())
+    detached.setblocking(False)  # noqa: FBT003 - there is no other way to say it
+    # What is to be sent was gathered already.
+    detached.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return detached
 
 
 def _family(host: str) -> socket.AddressFamily:

@@ -13,6 +13,7 @@ from p2pd.config import DhtConfig
 from p2pd.core.records import Author, Version, living, version_of
 from p2pd.errors import InvalidRequest, NotFound, TooFewReplicas, VersionConflict
 from p2pd.ids import Key, NodeId
+from p2pd.node.convoy import Convoy
 from p2pd.node.dispatch import Call, Dispatch
 from p2pd.node.env import Env
 from p2pd.node.questions import Questions
@@ -65,6 +66,7 @@ class Dht:
         self._max_value_bytes = max_value_bytes
         self._author = Author(env.identity.public_key, env.entropy)
         self._writing: dict[Key, trio.Lock] = {}
+        self._convoy = Convoy()
         self._reads: Questions[FindValue] = Questions(
             MAX_READS, "too many reads wait for the disk; try again"
         )
@@ -97,7 +99,8 @@ class Dht:
                 f"store.max_value_bytes = {self._max_value_bytes}"
             )
         lifetime = self._config.record_ttl if ttl is None else ttl
-        async with self._seen(name, owned=owned) as seen:
+        # What was checked shall be written at once.
+        async with self._seen(name, owned=owned, at_once=if_version is not None) as seen:
             if if_version is not None:
                 self._check_answers(name, seen, self._needed(Consistency.QUORUM))
                 self._check_version(seen.versions, if_version)
@@ -141,15 +144,23 @@ class Dht:
 
     @asynccontextmanager
     async def _seen(
-        self, name: str, *, owned: bool, until_found: bool = False
+        self, name: str, *, owned: bool, until_found: bool = False, at_once: bool = False
     ) -> AsyncIterator[Holding]:
-        """Hold a key for one write, and see what is there: `Author` wants them in a row."""
+        """Hold a key for one write, and see what is there: `Author` wants them in a row.
+
+        `at_once`: it must not wait until other writes are ready, too.
+        """
         key = Key.of(name, self._env.identity.node_id if owned else None)
         lock = self._writing.setdefault(key, trio.Lock())
         try:
             async with lock:
                 needed = self._needed(Consistency.QUORUM)
-                yield await self._quorum.read(key, needed, until_found=until_found)
+                began = trio.current_time()
+                with self._convoy.preparing():
+                    seen = await self._quorum.read(key, needed, until_found=until_found)
+                if not at_once:
+                    await self._convoy.gather(trio.current_time() - began)
+                yield seen
         finally:
             if not lock.locked():
                 self._writing.pop(key, None)
@@ -166,15 +177,15 @@ class Dht:
             now_ms=now_ms,
             expires=now_ms + int(lifetime * 1000) if lifetime else 0,
         )
-        signed = self._env.identity.vouch(record)
+        version = version_of(self._env.identity.vouch(record), record)
         quorum = Needed(self._config.write_quorum).of(seen.wanted)
-        stores = await self._quorum.store(signed, seen.nodes, quorum)
+        stores = await self._quorum.store(version, seen.nodes, quorum)
         if stores.count < quorum:
             raise TooFewReplicas(
                 f"{stores.count} of {seen.wanted} replicas stored {name!r}, {quorum} are needed "
                 f"(dht.write_quorum): {stores.refusal}; it is safe to try again"
             )
-        return Written(version_of(signed, record), stores.count, seen.wanted, quorum)
+        return Written(version, stores.count, seen.wanted, quorum)
 
     def _check_answers(self, name: str, holding: Holding, needed: Needed) -> None:
         if holding.answered < (least := needed.of(holding.wanted)):

@@ -81,6 +81,10 @@ class _Answers:
         self._key = key
         self._opened: dict[Signed, Version | None] = {}
 
+    def know(self, versions: Iterable[Version]) -> None:
+        """Take versions that were checked already, for when an answer has them, too."""
+        self._opened.update((each.signed, each) for each in versions)
+
     def versions_in(self, reply: Message | None) -> list[Version]:
         """Return the versions in an answer, without those that are not what they say."""
         told = reply.versions[:MAX_SIBLINGS] if isinstance(reply, Value) else ()
@@ -136,8 +140,8 @@ class Quorum:
             return await self._look_up(key, needed, until_found=until_found)
         return holding
 
-    async def store(self, signed: Signed, nodes: Sequence[NodeId], needed: int) -> StoreResult:
-        """Give a record to all these nodes at once, within `dht.request_timeout`.
+    async def store(self, version: Version, nodes: Sequence[NodeId], needed: int) -> StoreResult:
+        """Give a record of this node's to all these nodes at once, within `dht.request_timeout`.
 
         Once `needed` have it, those that take much longer than these are not waited for.
         """
@@ -149,10 +153,10 @@ class Quorum:
             nonlocal stored
             try:
                 if node == self._own_id:
-                    await self._replica.write(signed)
+                    await self._replica.write(version)
                     reply: Message = Stored()
                 else:
-                    reply = await self._dialer.request(node, Store(signed), math.inf)
+                    reply = await self._dialer.request(node, Store(version.signed), math.inf)
             except P2PError as error:
                 refusals.append(str(error))
                 return
@@ -182,9 +186,9 @@ class Quorum:
 
         def lacking() -> int:
             enough = needed.of(len(nodes))
-            found = not until_found or living(chain.from_iterable(held.values()), wall_ms())
-            if len(held) >= enough and not found:
-                enough = len(nodes)
+            if until_found and len(held) >= enough:
+                found = living(chain.from_iterable(held.values()), wall_ms())
+                enough = 0 if found else len(nodes)
             return max(0, enough - len(held))
 
         async def ask(node: NodeId) -> None:
@@ -218,7 +222,9 @@ class Quorum:
             nonlocal under_way
             await ask(node)
             under_way -= 1
-            progress.set()
+            # Most answers leave nothing to do but to wait for the next one.
+            if not 0 < lacking() <= under_way:
+                progress.set()
 
         hedge_at = trio.current_time() + self._patience(waiting[: lacking()])
         with trio.move_on_after(self._config.request_timeout):
@@ -274,9 +280,11 @@ class Quorum:
         """Return the versions that a node holds, None where it did not say."""
         if node == self._own_id:
             try:
-                return await self._replica.read(key)
+                versions = await self._replica.read(key)
             except StoreError:
                 return None
+            answers.know(versions)
+            return versions
         reply = await self._routes.ask(node, FindValue(key, closer=False))
         return answers.versions_in(reply) if isinstance(reply, Value) else None
 

@@ -152,12 +152,13 @@ class Replica:
         """
         return kept(await self._stored(key), self._horizon_ms())
 
-    async def write(self, signed: Signed) -> None:
-        """Store a record; on return it is on disk.
+    async def write(self, version: Version) -> None:
+        """Store a record that this node has made itself; on return it is on disk.
 
         Raises `InvalidRequest` for one that breaks the rules, `Busy` and `StoreError`.
         """
-        write = _Write(self._checked(signed))
+        self._check_rules(version.record)
+        write = _Write(version)
         self._enqueue(write)
         await write.done.wait()
         if write.error is not None:
@@ -215,11 +216,14 @@ class Replica:
             record = open_record(signed)
         except BadMessage as error:
             raise InvalidRequest(str(error)) from None
+        self._check_rules(record)
+        return version_of(signed, record)
+
+    def _check_rules(self, record: Record) -> None:
         if record.value is not None and len(record.value) > self._max_value_bytes:
             raise InvalidRequest(f"a value of more than {self._max_value_bytes} bytes")
         if not clock_is_plausible(record, self._env.wall_ms()):
             raise InvalidRequest("a record from more than a day ahead; check the writer's clock")
-        return version_of(signed, record)
 
     def _enqueue(self, write: _Write) -> None:
         reply, own_id = write.reply, self._env.identity.node_id
@@ -240,15 +244,21 @@ class Replica:
 
     async def _try_to_commit(self, batch: Sequence[_Write]) -> P2PError | None:
         try:
-            async with self._changing:
-                merged = await self._stored_under({write.version.key: None for write in batch})
-                for write in batch:
-                    together = [*merged[write.version.key], write.version]
-                    merged[write.version.key] = merge(kept(together, self._horizon_ms()))
-                await self._replace(merged)
+            # Without the checkpoint that `acquire` is: one more way through the loop.
+            self._changing.acquire_nowait()
+        except trio.WouldBlock:
+            await self._changing.acquire()
+        try:
+            merged = await self._stored_under({write.version.key: None for write in batch})
+            for write in batch:
+                together = [*merged[write.version.key], write.version]
+                merged[write.version.key] = merge(kept(together, self._horizon_ms()))
+            await self._replace(merged)
         except P2PError as error:
             self._note_trouble(error)
             return error
+        finally:
+            self._changing.release()
         return None
 
     async def _stored_under(self, keys: Iterable[Key]) -> dict[Key, Sequence[Version]]:

@@ -19,6 +19,7 @@ import trio
 from p2pd.errors import StoreError, StoreFull
 from p2pd.store.base import Change, Disk, Table, Usage
 from p2pd.store.database import Database, is_corrupt, open_database
+from p2pd.store.worker import Worker, open_worker
 
 # A commit takes no more writes once it has so many changes: who came first waits for them all.
 _MAX_CHANGES = 1024
@@ -48,15 +49,15 @@ class _Write:
 class SqliteStore:
     """See `Store`; make one with `open_sqlite_store`."""
 
-    def __init__(self, database: Database, max_bytes: int) -> None:
+    def __init__(self, database: Database, max_bytes: int, writer: Worker, reader: Worker) -> None:
         self.quarantined = database.quarantined
         self._database = database
         self._max_bytes = max_bytes
         self._usage = database.usage
         self._waiting: dict[_Write, None] = {}
         self._turn = trio.Lock()
-        self._writer = trio.CapacityLimiter(1)
-        self._reader = trio.CapacityLimiter(1)
+        self._writer = writer
+        self._reader = reader
 
     async def get(self, table: Table, key: bytes) -> bytes | None:
         """See `Store`."""
@@ -71,11 +72,17 @@ class SqliteStore:
         write = _Write(changes)
         self._waiting[write] = None
         try:
-            async with self._turn:
+            try:
+                # Without the checkpoint that `acquire` is: one more way through the loop.
+                self._turn.acquire_nowait()
+            except trio.WouldBlock:
+                await self._turn.acquire()
+            try:
+                # What others wait for is not cancelled with this one: a worker can't be.
                 if not write.settled:
-                    # What others wait for is not cancelled with this one.
-                    with trio.CancelScope(shield=True):
-                        await self._commit_waiting()
+                    await self._commit_waiting()
+            finally:
+                self._turn.release()
         finally:
             # Where this is cancelled before its turn.
             self._waiting.pop(write, None)
@@ -101,9 +108,7 @@ class SqliteStore:
 
     async def try_disk(self) -> Disk:
         """See `Store`."""
-        return await trio.to_thread.run_sync(
-            _try_disk, self._database.path.parent, limiter=self._reader
-        )
+        return await self._reader.run(_try_disk, self._database.path.parent)
 
     def usage(self, table: Table) -> Usage:
         """See `Store`."""
@@ -235,13 +240,10 @@ class SqliteStore:
         return await self._in_thread(self._reader, work, *arguments)
 
     async def _in_thread(
-        self,
-        limiter: trio.CapacityLimiter,
-        work: Callable[[*Arguments], T],
-        *arguments: *Arguments,
+        self, worker: Worker, work: Callable[[*Arguments], T], *arguments: *Arguments
     ) -> T:
         try:
-            return await trio.to_thread.run_sync(work, *arguments, limiter=limiter)
+            return await worker.run(work, *arguments)
         except sqlite3.Error as error:
             advice = (
                 "stop p2pd and start it again: it moves a damaged one aside"
@@ -278,6 +280,7 @@ async def open_sqlite_store(path: Path, max_bytes: int) -> AsyncIterator[SqliteS
     """
     database = await trio.to_thread.run_sync(open_database, path)
     try:
-        yield SqliteStore(database, max_bytes)
+        with open_worker("store writer") as writer, open_worker("store reader") as reader:
+            yield SqliteStore(database, max_bytes, writer, reader)
     finally:
         database.close()

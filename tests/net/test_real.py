@@ -94,6 +94,31 @@ async def test_much_goes_through_at_once_both_ways(near: RealNetwork, far: RealN
         assert await receive(one, len(much)) == much[::-1]
 
 
+async def test_an_answer_goes_at_once_and_what_follows_it_leaves_together(
+    near: RealNetwork, far: RealNetwork
+) -> None:
+    async with joined(near, far) as (one, other):
+        assert one.send_nowait(b"question")
+        assert not one.send_nowait(b"another")
+        assert await receive(other, 8) == b"question"
+        assert other.send_nowait(b"answer")
+        assert not other.send_nowait(b"and more")
+        await other.send_all(b", and more")
+        assert await receive(one, 16) == b"answer, and more"
+        assert one.send_nowait(b"next")
+        assert await receive(other, 4) == b"next"
+
+
+async def test_what_the_socket_took_in_part_arrives_once(
+    near: RealNetwork, far: RealNetwork
+) -> None:
+    much = bytes(range(256)) * 65536
+    async with joined(near, far) as (one, other), trio.open_nursery() as nursery:
+        assert not one.send_nowait(much)
+        nursery.start_soon(one.send_all, much + b"and the rest")
+        assert await receive(other, len(much) + 12) == much + b"and the rest"
+
+
 async def test_both_ends_know_the_certificate_of_the_listening_one(
     near: RealNetwork, far: RealNetwork
 ) -> None:

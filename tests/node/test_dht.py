@@ -19,7 +19,8 @@ from p2pd.node.dht import MAX_READS
 from p2pd.node.replica import MAX_BATCH, MAX_WAITING, PURGE_INTERVAL
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.store.memory import MemoryStore
-from p2pd.wire.identity import open_record
+from p2pd.wire import identity
+from p2pd.wire.identity import is_signed_by, open_record
 from p2pd.wire.messages import (
     Failed,
     FindValue,
@@ -407,6 +408,25 @@ async def test_who_was_told_busy_is_not_listened_to_for_a_moment(
         said = await answers(line, 200)
         busy = sum(isinstance(each, Failed) for each in said)
         assert 0 < busy <= (trio.current_time() - started) / BUSY_PAUSE + 1
+
+
+async def test_a_node_checks_no_signature_twice_or_of_its_own(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_world(1) as world:
+        a, b = await network(world, 2)
+        checked: list[bytes] = []
+
+        def check(public_key: bytes, signature: bytes, data: bytes) -> bool:
+            checked.append(data)
+            return is_signed_by(public_key, signature, data)
+
+        monkeypatch.setattr(identity, "is_signed_by", check)
+        await a.node.put("k", b"v")
+        assert len(checked) == 1
+        for node in (a, b):
+            assert (await node.node.get("k", consistency="all")).winner.value == b"v"
+        assert len(checked) == 1
 
 
 async def test_an_owned_key_is_its_owners_alone(autojump_clock: MockClock) -> None:

@@ -191,7 +191,7 @@ async def test_nothing_is_dropped_while_one_of_its_replicas_lacks_it(
 
         home[2].store.apply = refuse  # type: ignore[assignment, method-assign]
         writer = ScriptedPeer(world)
-        await elsewhere.services.replica.write(record(writer, "k", b"v"))
+        await elsewhere.services.replica.write_all([record(writer, "k", b"v")], {key})
         await trio.sleep(600)
         assert Key.of("k") in tree(elsewhere)
         assert [Key.of("k") in tree(node) for node in home] == [True, True, False]

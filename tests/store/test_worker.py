@@ -1,0 +1,50 @@
+"""The thread of the store: one for all calls, in their order, each to its end."""
+
+import threading
+from collections.abc import Callable
+
+import pytest
+import trio
+import trio.testing
+
+from p2pd.store.worker import open_worker
+
+
+async def test_all_calls_are_made_in_one_thread_that_ends_with_it() -> None:
+    with open_worker("w") as worker:
+        threads = {await worker.run(threading.current_thread) for _ in range(3)}
+        [thread] = threads
+        assert thread is not threading.current_thread()
+        assert thread.is_alive()
+    assert not thread.is_alive()
+
+
+async def test_it_returns_and_raises_what_the_call_does() -> None:
+    with open_worker("w") as worker:
+        assert await worker.run(divmod, 7, 2) == (3, 1)
+        with pytest.raises(ZeroDivisionError):
+            await worker.run(divmod, 7, 0)
+        assert await worker.run(divmod, 7, 3) == (2, 1)
+
+
+async def test_a_call_that_is_cancelled_runs_to_its_end_and_is_waited_for() -> None:
+    made: list[int] = []
+
+    def waiting(for_what: threading.Event, number: int) -> Callable[[], None]:
+        def call() -> None:
+            for_what.wait()
+            made.append(number)
+
+        return call
+
+    go_on = threading.Event()
+    with open_worker("w") as worker:
+        async with trio.open_nursery() as nursery:
+            for number in range(3):
+                nursery.start_soon(worker.run, waiting(go_on, number))
+                await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            assert not made
+            go_on.set()
+        assert made == [0, 1, 2]
