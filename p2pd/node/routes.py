@@ -371,15 +371,12 @@ class Routes:
         if told_by is None:
             return []
         host, teller = told_by.remote.host, told_by.node_id
-        learned = (
-            (self._book.learn(each, told_over=host, told_by=teller), each)
-            for each in answer.records
-        )
-        return [
-            (node_id, signed)
-            for node_id, signed in learned
-            if node_id is not None and not self._is_dead(node_id)
-        ]
+        named: list[tuple[NodeId, Signed]] = []
+        for signed in answer.records:
+            node_id = self._book.learn(signed, told_over=host, told_by=teller)
+            if node_id is not None and not self._is_dead(node_id):
+                named.append((node_id, signed))
+        return named
 
     def _answer(self, call: Call, request: FindNode) -> Nodes:
         return Nodes(self.closest_records(request.target, exclude=call.connection.node_id))

@@ -1,8 +1,9 @@
 """What happened in a world: who sent what to whom, as a digest of all and a list of the last."""
 
 import hashlib
-import struct
 from collections import Counter, deque
+
+import msgpack
 
 from p2pd.net.medium import Medium
 from p2pd.wire.framing import HEADER_BYTES
@@ -11,7 +12,7 @@ from p2pd.wire.messages import TAGS
 LAST = 20_000
 # So many are gathered before they are hashed.
 _GATHERED = 512
-_STAMP = struct.Struct(">d")
+_pack = msgpack.Packer(autoreset=True).pack
 
 
 class Trace:
@@ -39,11 +40,7 @@ class Trace:
         return self._hash.hexdigest()
 
     def _take_gathered(self) -> None:
-        for now, source, destination, data in self._gathered:
-            self._hash.update(
-                b"%b%b>%b " % (_STAMP.pack(now), source.encode(), destination.encode())
-            )
-            self._hash.update(data)
+        self._hash.update(b"".join(map(_pack, self._gathered)))
         self._last += [(at, here, there, data[:2]) for at, here, there, data in self._gathered]
         self._gathered.clear()
 

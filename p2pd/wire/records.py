@@ -43,7 +43,7 @@ class RecordCache:
     def open(self, signed: Signed) -> OpenedRecord:
         """Return the record in `signed`; raises `BadMessage` where it is not its owner's."""
         opened = self._opened.get(signed.signature)
-        if opened is not None and opened.signed == signed:
+        if opened is not None and opened.signed.body == signed.body:
             return opened
         record = open_peer_record(signed)
         bits = work(record.public_key, record.nonce)
