@@ -150,9 +150,9 @@ class Connection:
             for slot in self._slots.values():
                 slot.alarm.ring()
             with trio.CancelScope(shield=True):
-                await self._stream.aclose()
                 if self._writer_wakes is not None:
                     await self._writer_ended.wait()
+                await self._stream.aclose()
             self.ended.set()
         return self.end_reason or ""
 

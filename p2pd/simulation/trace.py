@@ -3,8 +3,6 @@
 import hashlib
 from collections import Counter, deque
 
-import msgpack
-
 from p2pd.net.medium import Medium
 from p2pd.wire.framing import HEADER_BYTES
 from p2pd.wire.messages import TAGS
@@ -12,7 +10,6 @@ from p2pd.wire.messages import TAGS
 LAST = 20_000
 # So many are gathered before they are hashed.
 _GATHERED = 512
-_pack = msgpack.Packer(autoreset=True).pack
 
 
 class Trace:
@@ -40,7 +37,8 @@ class Trace:
         return self._hash.hexdigest()
 
     def _take_gathered(self) -> None:
-        self._hash.update(b"".join(map(_pack, self._gathered)))
+        ways = [(*way, len(data)) for *way, data in self._gathered]
+        self._hash.update(repr(ways).encode() + b"".join([each[3] for each in self._gathered]))
         self._last += [(at, here, there, data[:2]) for at, here, there, data in self._gathered]
         self._gathered.clear()
 
