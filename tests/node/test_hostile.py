@@ -10,6 +10,7 @@ from trio.testing import MockClock
 
 from p2pd.address import Address
 from p2pd.errors import TooFewReplicas
+from p2pd.net.sim import SimStream
 from p2pd.node import inbound
 from p2pd.node.connection import TIME_SLICE
 from p2pd.node.dialer import STRANGERS_AT_ONCE, STRANGERS_PER_SECOND
@@ -193,6 +194,32 @@ async def talk_to(
     """Let a listening scripted peer be known to a node."""
     await world._nursery.start(peer.listen, talk)
     await node.node.connect(str(peer.address))
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_an_end_amid_a_write_ends_one_connection(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    wait_and_send = SimStream.send_all
+
+    async def send_at_once(stream: SimStream, data: bytes) -> None:
+        """As a TLS stream does: it looks whether it is open before anything else."""
+        stream._check_open()
+        await wait_and_send(stream, data)
+
+    monkeypatch.setattr(SimStream, "send_all", send_at_once)
+    async with open_world(seed) as world:
+        node = await world.start("a", lan=None)
+        deaf = ScriptedPeer(world)
+        await deaf.connect(node)
+        await trio.sleep(1)
+        connection = node.services.roster.connections[deaf.identity.node_id]
+        # More than a stream takes at once: a writer is to wait for a peer that reads nothing.
+        while not connection.bytes_waiting:
+            connection.notify(Echo(bytes(60_000)))
+        connection.abort("enough")
+        await trio.sleep(1)
+        assert_unharmed(node)
 
 
 async def test_a_peer_that_never_answers(autojump_clock: MockClock) -> None:
