@@ -266,8 +266,12 @@ class Dialer:
             self._under_way -= 1
             self._waiting_for_room.unpark()
 
-    def _disconnected(self, _: Connection) -> None:
-        self.wake()
+    def _disconnected(self, connection: Connection) -> None:
+        # One in passing was none of those that are to be kept up.
+        if connection.passing:
+            self.heard_of_peers()
+        else:
+            self.wake()
         self._waiting_for_room.unpark()
 
     async def _dial(self, address: Address, source: Source, stay: bool) -> Connection:  # noqa: FBT001 - of `dial`

@@ -213,10 +213,10 @@ class LivenessService:
 
     def _disconnected(self, connection: Connection) -> None:
         node, now = connection.node_id, trio.current_time()
+        if _is_no_news(connection):
+            return
         if connection.ending is Ending.LEFT:
             self._note_leave(node)
-        elif connection.ending is Ending.BROKEN and _was_for_a_question(connection):
-            return
         elif connection.ending in {Ending.BROKEN, Ending.SILENT}:
             self._machine.lost(node, now, reset=connection.ending is Ending.BROKEN)
         self._wake()
@@ -369,6 +369,10 @@ class LivenessService:
         self._alarm.ring()
 
 
-def _was_for_a_question(connection: Connection) -> bool:
-    """Whether a peer had dialled us for a question only: who gives that up just hangs up."""
-    return connection.passing and connection.direction is Direction.INBOUND
+def _is_no_news(connection: Connection) -> bool:
+    """Whether the end of a connection in passing says nothing of the peer.
+
+    Who dialled us for a question only may give that up, and then just hangs up.
+    """
+    given_up = connection.ending is Ending.BROKEN and connection.direction is Direction.INBOUND
+    return connection.passing and (given_up or connection.ending is Ending.UNWANTED)
