@@ -17,7 +17,7 @@ from p2pd.net.base import Interface
 from p2pd.net.certificate import TlsContexts, make_tls_contexts
 from p2pd.net.interfaces import interface_changes, list_interfaces
 from p2pd.net.multicast import LinuxMulticastSocket
-from p2pd.net.tls import TlsStream
+from p2pd.net.tls import TlsStream, close_socket
 
 _BACKLOG = 256
 # Descriptors or memory are used up: waiting may help.
@@ -46,9 +46,7 @@ class TcpPending:
 
     async def aclose(self) -> None:
         """See `Pending`."""
-        if self._socket.fileno() >= 0:
-            trio.lowlevel.notify_closing(self._socket)
-            self._socket.close()
+        close_socket(self._socket)
         await trio.lowlevel.checkpoint()
 
 

@@ -112,9 +112,7 @@ class TlsStream:
 
     async def aclose(self) -> None:
         """See `Stream`; without a TLS goodbye, since ours came in a frame."""
-        if self._socket.fileno() >= 0:
-            trio.lowlevel.notify_closing(self._socket)
-            self._socket.close()
+        close_socket(self._socket)
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     def _encrypt(self, data: bytes | memoryview) -> None:
@@ -160,3 +158,10 @@ class TlsStream:
     def _check_open(self) -> None:
         if self._socket.fileno() < 0:
             raise trio.ClosedResourceError("this stream was closed already")
+
+
+def close_socket(sock: socket.socket) -> None:
+    """Close a socket, unless that was done; whoever waits for it is told."""
+    if sock.fileno() >= 0:
+        trio.lowlevel.notify_closing(sock)
+        sock.close()

@@ -114,17 +114,14 @@ class Keepalive:
             else:
                 longest_silent = min(longest_silent, heard)
                 if quiet_at <= now + shortest:
-                    quiet_at = self._look_after(connection, now, shortest, dialed)
+                    quiet_at = self._look_after(connection, now, shortest)
             due = min(due, quiet_at)
         return due, longest_silent + self.config.evict_after
 
-    def _look_after(
-        self, connection: Connection, now: float, shortest: float, dialed: float
-    ) -> float:
+    def _look_after(self, connection: Connection, now: float, shortest: float) -> float:
         """Probe or close a connection if it is time; returns when to look again.
 
-        A first probe is not late, but up to `shortest` seconds early. `dialed` is the interval
-        of connections that we dialled.
+        A first probe is not late, but up to `shortest` seconds early.
         """
         config = self.config
         # Others probe, too, for their own reasons: that must not put off the end.
@@ -140,7 +137,7 @@ class Keepalive:
             self._give_up(connection, now)
             return now + config.ping_interval
         self._probe(connection)
-        return now + dialed
+        return now + self._interval(Direction.OUTBOUND)
 
     def _look_after_passing(self, connection: Connection, now: float) -> float:
         """Close one that is no longer needed, or silent; returns when to look again.

@@ -203,10 +203,10 @@ class Roster:
 
     def _check_limits(self, connection: Connection) -> None:
         host = connection.remote.host
-        inbound = [
-            each for each in self.connections.values() if each.direction is Direction.INBOUND
-        ]
-        inside = [each.remote.host for each in inbound].count(host)
+        inside = sum(
+            each.remote.host == host and each.direction is Direction.INBOUND
+            for each in self.connections.values()
+        )
         # Nodes that share a host all come from its loopback address.
         if inside >= self.config.max_per_ip and not connection.remote.ip.is_loopback:
             raise HandshakeRefused(

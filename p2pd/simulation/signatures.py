@@ -1,4 +1,4 @@
-"""Handshakes in a world are proven by keyed hashes: Ed25519 was a tenth of a large one's time.
+"""Handshakes in a world are proven by keyed hashes: to sign took a twentieth of a large join.
 
 All nodes of a world are one process, which knows their keys: what only the holder of a key can
 make, whoever checks it works out again. What is signed to be passed on (peer records, records,
