@@ -270,15 +270,19 @@ class Membership:
         known_sequence: int,
         heard_at: float | None,
         now: float,
+        stranger: bool = False,
     ) -> bool:
         """Note somebody's signed dead report; returns whether it counts.
 
         `observed_ms` and `sequence` (of the accused's record) are the report's, `wall_ms` is
         the present in Unix milliseconds, `known_sequence` that of the latest record we know,
         `heard_at` when anything last came over our connection to the accused, None without
-        one. A report of ourselves is for the shell to refute.
+        one. A report of ourselves is for the shell to refute. `stranger`: of the reporter
+        nothing is known. Reports of such do not count; where enough of them came, whom they
+        accuse is dialled.
         """
         self._now = now
+        self._suspects.told(accused, now)
         age = (wall_ms - observed_ms) / 1000
         if (
             accused in (self._own_id, reporter)
@@ -291,11 +295,13 @@ class Membership:
         known = self._known.of(accused)
         if heard_at is not None:
             known.heard_at = max(known.heard_at, heard_at)
-        if (
-            known.left
-            or known.issued_ms > observed_ms
-            or not self._reporters.admit(accused, reporter, now)
-        ):
+        if known.left or known.issued_ms > observed_ms:
+            return False
+        if stranger:
+            if heard_at is None and known.heard_at <= now - max(age, 0.0):
+                self._suspects.look_at_told(accused, now)
+            return False
+        if not self._reporters.admit(accused, reporter, now):
             return False
         # A report of the future could not be refuted by anything of the present.
         statement = Statement(self._network_of(reporter), min(observed_ms, wall_ms))
@@ -314,11 +320,6 @@ class Membership:
         """Give up a suspicion of a node of which nothing is known any more: nobody can look."""
         self._now = now
         self._suspects.drop(node)
-
-    def told(self, accused: NodeId, now: float) -> None:
-        """Note that somebody's report of a node came, whether or not it counts."""
-        self._now = now
-        self._suspects.told(accused, now)
 
     def slept(self, now: float) -> None:
         """Note that we were paused or very late: silence meanwhile says nothing of others.

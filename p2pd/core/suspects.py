@@ -28,11 +28,14 @@ PROBE_WINDOW_LEAST = 0.3
 OUTCOME_WITHIN = 60.0
 # Who has not heard anybody for so many seconds gives no verdict by the reports of others.
 IN_TOUCH = 1.0
-# Who reported just now gathers for so many seconds what else it finds out: of many that die at
-# once each witness tells in few publications, and nothing that enough others have told by then.
+# Who reported just now gathers for so many seconds what else it finds out; and whoever suspects
+# more nodes gathers for up to so many seconds for each of them, at most the last. So of many that
+# die at once each witness tells in one publication, and nothing that enough others told before.
 GATHER = 0.3
-# Not every node knows every reporter, and it counts only those that it knows. Where so many have
-# told of a death, chance decides whether one more node that finds it out tells it, too: of all
+GATHER_EACH = 0.5
+GATHER_MOST = 2.0
+# Where a quorum has told of a death, known to us or not, chance decides whether one more node that
+# finds it out tells it, too, and so it does for who found it out only because it was told: of all
 # nodes about so many do.
 TELL_AGAIN = 2 * QUORUM
 # Who heard nobody for so many seconds was cut off: a healthy node hears somebody sooner, even with
@@ -89,8 +92,9 @@ class Suspects:
         self._windows = BoundedTable[NodeId, _Window](MAX_WINDOWS)
         self._probes = Budget(DIALS_PER_SECOND, DIALS_PER_SECOND)
         self._own_reports: deque[float] = deque(maxlen=REPORTS_PER_MINUTE)
-        # What is yet to be reported; and when that was done last.
+        # What is yet to be reported, and when; and when that was done last.
         self._to_report: dict[NodeId, Report] = {}
+        self._report_at = math.inf
         # How many reports of a node came, by whomever, and since when.
         self._told = BoundedTable[NodeId, tuple[int, float]](MAX_DEAD)
         self._reported_at = -math.inf
@@ -135,10 +139,9 @@ class Suspects:
             dead.reports[reporter] = statement
             return True
         if case is None:
-            if len(self._cases) >= MAX_SUSPECTS:
-                return False
-            case = self._cases[accused] = Case(now)
-            self.start_over(accused, now)
+            case = self._open(accused, now)
+        if case is None:
+            return False
         case.reports[reporter] = statement
         self.recount(case, now)
         self.schedule(accused)
@@ -149,6 +152,15 @@ class Suspects:
         count, since = self._told.get(accused, (0, now))
         fresh = now - since <= REPORT_TTL
         self._told[accused] = (count + 1, since) if fresh else (1, now)
+
+    def look_at_told(self, accused: NodeId, now: float) -> None:
+        """Suspect whom a quorum of reporters told of, though they may be invented.
+
+        Only our own dials decide then. At the bound the accused is not suspected.
+        """
+        told, _ = self._told.get(accused, (0, now))
+        if told >= QUORUM and self._dead.get(accused) is None and accused not in self._cases:
+            self._open(accused, now)
 
     def refute_older(self, node: NodeId, issued_ms: int, now: float, *, gone_since: bool) -> bool:
         """Take away what is older than a node's own word; returns whether nothing is left.
@@ -255,8 +267,8 @@ class Suspects:
     ) -> None:
         """Declare a suspect dead, and report it if our own probe says so (`failed_at`).
 
-        Not reported: what a quorum said already, or says within `GATHER` seconds, and more than
-        `REPORTS_PER_MINUTE`.
+        Not reported: what a quorum said already, or says before our report is due, and more
+        than `REPORTS_PER_MINUTE`.
         """
         case = self._cases.pop(node)
         self._dead[node] = Dead(failed_at, case.reports)
@@ -265,7 +277,12 @@ class Suspects:
             return
         for reporter in case.reports:
             self._reporters.confirmed(reporter)
+        if not case.lost and not self._is_drawn():
+            return
         if case.independent < QUORUM and not case.announced and self._may_report(now):
+            if not self._to_report:
+                most = min(GATHER_EACH * len(self._cases), GATHER_MOST)
+                self._report_at = max(now + self._rng.uniform(0, most), self._reported_at + GATHER)
             self._to_report[node] = Report(node, evidence, now)
 
     def announce(self, node: NodeId, now: float) -> None:
@@ -289,8 +306,9 @@ class Suspects:
         return True
 
     def _report(self, now: float) -> None:
-        if not self._to_report or now < self._reported_at + GATHER:
+        if now < self._report_at:
             return
+        self._report_at = math.inf
         for report in self._to_report.values():
             if self._is_news(report.node):
                 self._news.append(report)
@@ -304,22 +322,25 @@ class Suspects:
             return False
         # Tellers may be invented: they must not keep all others silent.
         told, _ = self._told.get(node, (0, 0.0))
-        return told < TELL_AGAIN or self._rng.random() * max(1, self.population) < TELL_AGAIN
+        return told < QUORUM or self._is_drawn()
+
+    def _is_drawn(self) -> bool:
+        """Draw about `TELL_AGAIN` of all nodes."""
+        return self._rng.random() * max(1, self.population) < TELL_AGAIN
 
     def next_due(self) -> float:
         """Return when there are actions to take: infinity if never."""
         if self._news:
             return -math.inf
-        reports_due = self._reported_at + GATHER if self._to_report else math.inf
         while self._agenda:
             due, _, node = self._agenda[0]
             case = self._cases.get(node)
             if case is not None and case.due(self.patience) <= due:
-                return min(due, reports_due)
+                return min(due, self._report_at)
             heapq.heappop(self._agenda)
             if case is not None:
                 self._push(node)
-        return reports_due
+        return self._report_at
 
     def take(self, now: float) -> list[Action]:
         """Return what is to be done now, in order; each is returned once."""
@@ -388,6 +409,14 @@ class Suspects:
             window = _Window(begin + self._rng.uniform(0, length), begin + length)
         self._windows[node] = window
         return window.probe_at
+
+    def _open(self, accused: NodeId, now: float) -> Case | None:
+        """Suspect a node that others reported; None where there is no room."""
+        if len(self._cases) >= MAX_SUSPECTS:
+            return None
+        case = self._cases[accused] = Case(now)
+        self.start_over(accused, now)
+        return case
 
     def _push(self, node: NodeId) -> None:
         due = self._cases[node].due(self.patience)

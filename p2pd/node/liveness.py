@@ -264,12 +264,10 @@ class LivenessService:
         entry, now = self._registry.get(accused), trio.current_time()
         if entry is None:
             return
-        self._machine.told(accused, now)
-        # An identity of which nothing is known may have cost nothing.
-        if self._registry.get(reporter) is None:
-            return
         connection = self._roster.connections.get(accused)
-        if self._machine.reported(
+        # An identity of which nothing is known may have cost nothing.
+        stranger = self._registry.get(reporter) is None
+        self._machine.reported(
             accused,
             reporter,
             observed_ms=report.observed,
@@ -278,9 +276,10 @@ class LivenessService:
             known_sequence=max(0, entry.sequence),
             heard_at=connection.last_heard if connection is not None else None,
             now=now,
-        ):
-            self._wake()
-        if connection is not None and self._nursery is not None:
+            stranger=stranger,
+        )
+        self._alarm.forward(self._machine.next_due())
+        if connection is not None and not stranger and self._nursery is not None:
             # Its word against the reporter's.
             self._nursery.start_soon(self._redial, accused)
 
