@@ -290,6 +290,7 @@ def test_habits_of_liveness() -> None:
         "quorum": suspicion.QUORUM,
         "refute_wait_s": suspicion.REFUTE_WAIT,
         "gather_s": suspects.GATHER,
+        "gather_most_s": suspects.GATHER_MOST,
         "tell_again": suspects.TELL_AGAIN,
         "refute_interval_s": liveness.REFUTE_INTERVAL,
         "report_ttl_s": reporters.REPORT_TTL,

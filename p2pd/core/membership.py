@@ -297,15 +297,13 @@ class Membership:
             known.heard_at = max(known.heard_at, heard_at)
         if known.left or known.issued_ms > observed_ms:
             return False
-        if stranger:
-            if heard_at is None and known.heard_at <= now - max(age, 0.0):
+        observed_at = now - max(age, 0.0)
+        if stranger or not self._reporters.admit(accused, reporter, now):
+            if stranger and heard_at is None and known.heard_at <= observed_at:
                 self._suspects.look_at_told(accused, now)
-            return False
-        if not self._reporters.admit(accused, reporter, now):
             return False
         # A report of the future could not be refuted by anything of the present.
         statement = Statement(self._network_of(reporter), min(observed_ms, wall_ms))
-        observed_at = now - max(age, 0.0)
         if heard_at is not None and now - known.heard_at <= HEARD_LATELY:
             _keep_claim(known, reporter, statement, observed_at)
             return False

@@ -28,11 +28,10 @@ PROBE_WINDOW_LEAST = 0.3
 OUTCOME_WITHIN = 60.0
 # Who has not heard anybody for so many seconds gives no verdict by the reports of others.
 IN_TOUCH = 1.0
-# Who reported just now gathers for so many seconds what else it finds out; and whoever suspects
-# more nodes gathers for up to so many seconds for each of them, at most the last. So of many that
-# die at once each witness tells in one publication, and nothing that enough others told before.
-GATHER = 0.3
-GATHER_EACH = 0.5
+# Whoever has a death to report gathers for up to so many seconds for each suspect, at most the
+# last, what else it finds out. So of many that die at once each witness tells in one publication,
+# and nothing that enough others told before.
+GATHER = 0.4
 GATHER_MOST = 2.0
 # Where a quorum has told of a death, known to us or not, chance decides whether one more node that
 # finds it out tells it, too, and so it does for who found it out only because it was told: of all
@@ -92,12 +91,11 @@ class Suspects:
         self._windows = BoundedTable[NodeId, _Window](MAX_WINDOWS)
         self._probes = Budget(DIALS_PER_SECOND, DIALS_PER_SECOND)
         self._own_reports: deque[float] = deque(maxlen=REPORTS_PER_MINUTE)
-        # What is yet to be reported, and when; and when that was done last.
+        # What is yet to be reported, and when.
         self._to_report: dict[NodeId, Report] = {}
         self._report_at = math.inf
         # How many reports of a node came, by whomever, and since when.
         self._told = BoundedTable[NodeId, tuple[int, float]](MAX_DEAD)
-        self._reported_at = -math.inf
         self._news: list[Action] = []
         # (due, count, node): a case may have several entries, outdated ones do nothing.
         self._agenda: list[tuple[float, int, NodeId]] = []
@@ -267,8 +265,8 @@ class Suspects:
     ) -> None:
         """Declare a suspect dead, and report it if our own probe says so (`failed_at`).
 
-        Not reported: what a quorum said already, or says before our report is due, and more
-        than `REPORTS_PER_MINUTE`.
+        Not reported: what a quorum said already, or says before our report is due, most of
+        what we only found out because others said it, and more than `REPORTS_PER_MINUTE`.
         """
         case = self._cases.pop(node)
         self._dead[node] = Dead(failed_at, case.reports)
@@ -277,12 +275,11 @@ class Suspects:
             return
         for reporter in case.reports:
             self._reporters.confirmed(reporter)
-        if not case.lost and not self._is_drawn():
-            return
-        if case.independent < QUORUM and not case.announced and self._may_report(now):
+        wanted = case.independent < QUORUM and not case.announced
+        if wanted and (case.lost or self._is_drawn()) and self._may_report(now):
             if not self._to_report:
-                most = min(GATHER_EACH * len(self._cases), GATHER_MOST)
-                self._report_at = max(now + self._rng.uniform(0, most), self._reported_at + GATHER)
+                most = min(GATHER * (1 + len(self._cases)), GATHER_MOST)
+                self._report_at = now + self._rng.uniform(0, most)
             self._to_report[node] = Report(node, evidence, now)
 
     def announce(self, node: NodeId, now: float) -> None:
@@ -312,7 +309,6 @@ class Suspects:
         for report in self._to_report.values():
             if self._is_news(report.node):
                 self._news.append(report)
-                self._reported_at = now
         self._to_report.clear()
 
     def _is_news(self, node: NodeId) -> bool:

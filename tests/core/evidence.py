@@ -47,6 +47,7 @@ def accuse(
     sequence: int = 1,
     known_sequence: int = 1,
     heard_at: float | None = None,
+    stranger: bool = False,
 ) -> bool:
     return machine.reported(
         accused,
@@ -57,6 +58,7 @@ def accuse(
         known_sequence=known_sequence,
         heard_at=heard_at,
         now=now,
+        stranger=stranger,
     )
 
 

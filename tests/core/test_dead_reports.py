@@ -14,6 +14,7 @@ from p2pd.core.reporters import (
 from p2pd.core.suspects import (
     DIALS_PER_SECOND,
     GATHER,
+    GATHER_MOST,
     PROBE_WINDOW_LEAST,
     TELL_AGAIN,
 )
@@ -63,15 +64,12 @@ def test_a_report_counts_and_is_probed_within_the_window() -> None:
     assert len(moments) == 20
 
 
-def test_a_refused_probe_confirms_a_report_at_once_and_is_reported() -> None:
+def test_a_refused_probe_confirms_a_report_at_once() -> None:
     machine = membership()
     accuse(machine, ACCUSED, LIAR, 100.0)
     run(machine, 101.0)
     machine.dial_failed(ACCUSED, 101.0, refused=True)
-    assert machine.take_actions(101.0) == [
-        Declare(ACCUSED, Evidence.REFUSED, (LIAR,)),
-        Report(ACCUSED, Evidence.REFUSED, 101.0),
-    ]
+    assert declared(machine.take_actions(101.0)) == [Declare(ACCUSED, Evidence.REFUSED, (LIAR,))]
 
 
 def test_an_unanswered_probe_confirms_a_report_after_a_moment() -> None:
@@ -80,10 +78,42 @@ def test_an_unanswered_probe_confirms_a_report_after_a_moment() -> None:
     run(machine, 101.0)
     machine.dial_failed(ACCUSED, 101.0, refused=False)
     assert machine.take_actions(101.0) == []
-    assert run_unanswered(machine, 100.0 + SUSPICION_MOST) == [
-        Declare(ACCUSED, Evidence.SILENT, (LIAR,)),
-        Report(ACCUSED, Evidence.SILENT, 103.0),
-    ]
+    actions = run_unanswered(machine, 100.0 + SUSPICION_MOST)
+    assert declared(actions) == [Declare(ACCUSED, Evidence.SILENT, (LIAR,))]
+
+
+def test_of_those_who_find_out_because_they_were_told_about_so_many_tell_it_too() -> None:
+    known = 200
+    told = 0
+    for seed in range(known):
+        machine = membership(known=known, seed=seed)
+        accuse(machine, ACCUSED, LIAR, 100.0)
+        run(machine, 120.0)
+        machine.dial_failed(ACCUSED, 120.0, refused=True)
+        told += len(reports(run(machine, 120.0 + GATHER)))
+    assert TELL_AGAIN / 3 <= told <= TELL_AGAIN * 3
+
+
+def test_whom_enough_strangers_report_is_dialled_once_and_only_that_decides() -> None:
+    known = 100
+    machine = membership(known=known)
+    for number in range(10, 9 + QUORUM):
+        assert not accuse(machine, ACCUSED, node(number), 100.0, stranger=True)
+    assert run(machine, 200.0) == []
+    for number in range(20, 40):
+        assert not accuse(machine, ACCUSED, node(number), 200.0, stranger=True)
+    assert run(machine, 200.0 + known / DIALS_PER_SECOND) == [Redial(ACCUSED)]
+    machine.dial_failed(ACCUSED, 210.0, refused=True)
+    assert declared(run(machine, 210.0)) == [Declare(ACCUSED, Evidence.REFUSED, ())]
+
+
+def test_strangers_make_nobody_dial_whom_we_hear_or_heard_later() -> None:
+    machine = membership(known=100)
+    machine.heard(node(2), 100.0)
+    for number in range(10, 20):
+        accuse(machine, node(1), node(number), 100.0, heard_at=99.0, stranger=True)
+        accuse(machine, node(2), node(number), 101.0, age=2.0, stranger=True)
+    assert run(machine, 200.0) == []
 
 
 def find_refused(machine: Membership, number: int, now: float) -> None:
@@ -95,49 +125,58 @@ def reports(actions: list[Action]) -> list[Report]:
     return [each for each in actions if isinstance(each, Report)]
 
 
-def test_of_many_that_die_at_once_the_first_is_told_at_once_and_all_others_together() -> None:
-    machine = membership(known=1000)
-    find_refused(machine, 10, 100.0)
-    assert reports(machine.take_actions(100.0)) == [Report(node(10), Evidence.REFUSED, 100.0)]
-    for number in range(11, 16):
-        find_refused(machine, number, 100.1)
-    assert not reports(run(machine, 100.0 + GATHER - 0.01))
-    rest = [Report(node(number), Evidence.REFUSED, 100.1) for number in range(11, 16)]
-    assert machine.next_due() == 100.0 + GATHER
-    assert reports(machine.take_actions(100.0 + GATHER)) == rest
-    find_refused(machine, 16, 101.0)
-    assert reports(machine.take_actions(101.0)) == [Report(node(16), Evidence.REFUSED, 101.0)]
+def declared(actions: list[Action]) -> list[Declare]:
+    return [each for each in actions if isinstance(each, Declare)]
+
+
+def test_what_a_witness_finds_out_is_told_soon() -> None:
+    for seed in range(20):
+        machine = membership(known=1000, seed=seed)
+        find_refused(machine, 10, 100.0)
+        told = reports(run(machine, 100.0 + GATHER))
+        assert told == [Report(node(10), Evidence.REFUSED, 100.0)]
+
+
+def test_of_many_that_die_at_once_a_witness_tells_in_one_publication() -> None:
+    for seed in range(20):
+        machine = membership(known=1000, seed=seed)
+        found = range(10, 20)
+        for number in found:
+            machine.lost(node(number), 100.0, reset=True)
+        machine.take_actions(100.0)
+        for number in found:
+            machine.dial_failed(node(number), 100.0, refused=True)
+        assert not reports(machine.take_actions(100.0))
+        while not (told := reports(machine.take_actions(machine.next_due()))):
+            pass
+        assert [each.node for each in told] == [node(number) for number in found]
+        assert machine.next_due() > 100.0 + GATHER_MOST
 
 
 def test_what_enough_others_report_meanwhile_or_who_is_back_is_not_reported() -> None:
     machine = membership(known=1000)
     for number in (10, 11, 12, 13):
-        find_refused(machine, number, 100.0)
-        machine.take_actions(100.0)
+        machine.lost(node(number), 100.0, reset=True)
+    for number in (10, 11, 12, 13):
+        machine.dial_failed(node(number), 100.0, refused=True)
     for number in range(QUORUM):
-        accuse(machine, node(11), node(100 + number), 100.1)
+        accuse(machine, node(11), node(100 + number), 100.0)
         if number < QUORUM - 1:
-            accuse(machine, node(12), node(100 + number), 100.1)
-    machine.heard(node(13), 100.1)
-    told = reports(run(machine, 101.0))
-    assert told == [Report(node(12), Evidence.REFUSED, 100.0)]
+            accuse(machine, node(12), node(100 + number), 100.0)
+    machine.heard(node(13), 100.0)
+    told = reports(run(machine, 100.0 + GATHER_MOST))
+    assert [each.node for each in told] == [node(10), node(12)]
 
 
-def test_where_others_told_who_are_not_known_here_it_is_told_again_by_about_so_many_of_all() -> (
-    None
-):
-    known = 100
+def test_where_strangers_told_it_is_told_again_by_about_so_many_of_all() -> None:
+    known = 200
     told = 0
     for seed in range(known):
         machine = membership(known=known, seed=seed)
+        for number in range(QUORUM):
+            accuse(machine, node(10), node(100 + number), 100.0, stranger=True)
         find_refused(machine, 10, 100.0)
-        for _ in range(TELL_AGAIN - 1):
-            machine.told(node(10), 100.0)
-        assert machine.take_actions(100.0)[-1] == Report(node(10), Evidence.REFUSED, 100.0)
-        for _ in range(TELL_AGAIN):
-            machine.told(node(11), 100.0)
-        find_refused(machine, 11, 200.0)
-        told += len(reports(machine.take_actions(200.0)))
+        told += len(reports(run(machine, 100.0 + GATHER_MOST)))
     assert TELL_AGAIN / 3 <= told <= TELL_AGAIN * 3
 
 
@@ -145,21 +184,21 @@ def test_what_was_told_long_ago_keeps_nobody_silent() -> None:
     for seed in range(20):
         machine = membership(known=1000, seed=seed)
         for _ in range(100):
-            machine.told(node(10), 100.0)
+            accuse(machine, node(10), LIAR, 100.0, stranger=True)
         now = 100.1 + REPORT_TTL
-        machine.told(node(10), now)
+        accuse(machine, node(10), LIAR, now, stranger=True)
         find_refused(machine, 10, now)
-        assert len(reports(machine.take_actions(now))) == 1
+        assert len(reports(run(machine, now + GATHER))) == 1
 
 
 def test_what_was_told_before_it_was_back_keeps_nobody_silent() -> None:
     for seed in range(20):
         machine = membership(known=1000, seed=seed)
         for _ in range(100):
-            machine.told(node(10), 100.0)
+            accuse(machine, node(10), LIAR, 100.0, stranger=True)
         machine.vouched(node(10), wall(101.0), 101.0, wall(101.0))
         find_refused(machine, 10, 102.0)
-        assert len(reports(machine.take_actions(102.0))) == 1
+        assert len(reports(run(machine, 102.0 + GATHER))) == 1
 
 
 def test_no_report_is_added_to_a_quorum() -> None:

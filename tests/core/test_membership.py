@@ -4,6 +4,7 @@ import pytest
 
 from p2pd.core.membership import WORST_HEALTH
 from p2pd.core.suspects import (
+    GATHER,
     OUTCOME_WITHIN,
 )
 from p2pd.core.suspicion import (
@@ -45,10 +46,8 @@ def test_a_reset_is_followed_by_a_dial_and_a_refusal_by_the_verdict() -> None:
     assert machine.next_due() <= 1.0
     assert machine.take_actions(1.0) == [Redial(ACCUSED)]
     machine.dial_failed(ACCUSED, 1.1, refused=True)
-    assert machine.take_actions(1.1) == [
-        Declare(ACCUSED, Evidence.REFUSED, ()),
-        Report(ACCUSED, Evidence.REFUSED, 1.1),
-    ]
+    assert machine.take_actions(1.1) == [Declare(ACCUSED, Evidence.REFUSED, ())]
+    assert run(machine, 1.1 + GATHER) == [Report(ACCUSED, Evidence.REFUSED, 1.1)]
     assert machine.liveness(ACCUSED) is Liveness.DEAD
     assert machine.next_due() == float("inf")
 
@@ -63,10 +62,9 @@ def test_a_dial_without_answer_has_others_asked_before_the_verdict() -> None:
     assert machine.liveness(ACCUSED) is Liveness.SUSPECT
     machine.others_failed(ACCUSED, 9.0)
     assert run(machine, 9.0 + GRACE - 0.1) == []
-    assert run_unanswered(machine, 9.0 + GRACE) == [
-        Declare(ACCUSED, Evidence.SILENT, ()),
-        Report(ACCUSED, Evidence.SILENT, 9.0 + GRACE),
-    ]
+    assert run_unanswered(machine, 9.0 + GRACE) == [Declare(ACCUSED, Evidence.SILENT, ())]
+    told = run(machine, 9.0 + GRACE + GATHER)
+    assert told == [Report(ACCUSED, Evidence.SILENT, 9.0 + GRACE)]
 
 
 def test_silence_has_it_dialled_and_others_asked_at_once_and_both_must_fail() -> None:

@@ -8,6 +8,7 @@ from p2pd.core.reporters import (
 )
 from p2pd.core.suspects import (
     DIALS_PER_SECOND,
+    GATHER,
     MAX_DEAD,
     MAX_SUSPECTS,
     PROBE_WINDOW_LEAST,
@@ -23,14 +24,14 @@ def test_our_own_reports_are_bounded() -> None:
     for number in range(300):
         machine.lost(node(number), 10.0 + number / 5, reset=True)
         machine.dial_failed(node(number), 10.0 + number / 5, refused=True)
-        actions = machine.take_actions(10.0 + number / 5)
+        actions = run(machine, 10.0 + number / 5)
         reports += sum(isinstance(each, Report) for each in actions)
         declared += sum(isinstance(each, Declare) for each in actions)
     assert declared == 300
     assert reports == REPORTS_PER_MINUTE
     machine.lost(node(300), 71.0, reset=True)
     machine.dial_failed(node(300), 71.0, refused=True)
-    assert any(isinstance(each, Report) for each in machine.take_actions(71.0))
+    assert any(isinstance(each, Report) for each in run(machine, 71.0 + GATHER))
 
 
 def test_of_one_accused_only_so_many_reports_count() -> None:
@@ -104,5 +105,5 @@ def test_the_dead_is_probed_soon_after_endless_false_reports_of_it() -> None:
 def test_whose_deaths_were_told_of_is_remembered_within_a_bound() -> None:
     machine = membership(known=100)
     for number in range(MAX_DEAD + 100):
-        machine.told(node(number), 100.0)
+        accuse(machine, node(number), LIAR, 100.0, stranger=True)
     assert len(machine._suspects._told) == MAX_DEAD
