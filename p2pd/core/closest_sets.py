@@ -7,7 +7,7 @@ all keys under a few prefixes, and a Merkle tree can be compared under these as 
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
-from itertools import accumulate, chain, pairwise
+from itertools import chain
 
 import attrs
 
@@ -147,27 +147,30 @@ def _cut(
     but_for: Callable[[Prefix], bool],
 ) -> Iterator[ClosestSet]:
     # Nodes in a group are equally far from the prefix, as far as it goes; the groups
-    # stand in order.
+    # stand in order. Those that are too far away to matter are left out.
     ahead: list[tuple[Prefix, list[list[bytes]]]] = [(EVERYTHING, [sorted({own_id, *nodes})])]
+    most = max(counts)
     for visits, (prefix, groups) in enumerate(ahead):
         if but_for(prefix):
             continue
-        spans = list(pairwise(accumulate(map(len, groups), initial=0)))
-        rank = next(
-            start for group, (start, _) in zip(groups, spans, strict=True) if own_id in group
-        )
-        undecided = [any(start < count < end for count in counts) for start, end in spans]
-        if rank >= within or visits >= MAX_VISITS or not any(undecided):
-            near = [
-                group
-                for group, (start, _) in zip(groups, spans, strict=True)
-                if start < max(counts)
-            ]
-            yield ClosestSet(prefix, tuple(node for group in near for node in group), rank)
+        near: list[list[bytes]] = []
+        undecided: list[bool] = []
+        start, rank = 0, most
+        for group in groups:
+            if start >= most:
+                break
+            end = start + len(group)
+            if own_id in group:
+                rank = start
+            near.append(group)
+            undecided.append(end > start + 1 and any(start < count < end for count in counts))
+            start = end
+        if rank >= within or visits >= MAX_VISITS or True not in undecided:
+            yield ClosestSet(prefix, tuple(chain.from_iterable(near)), rank)
             continue
         halves = [
             _halves(group, prefix.bits) if divide else [group]
-            for group, divide in zip(groups, undecided, strict=True)
+            for group, divide in zip(near, undecided, strict=True)
         ]
         # Those that have the key's bit are closer.
         without_bit, with_bit = prefix.longer(1)

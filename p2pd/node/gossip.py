@@ -201,9 +201,9 @@ class GossipService:
 
     def _link_all(self) -> None:
         """Take connections that were made for a question, and stay, or that replaced such."""
-        for each in self._roster.connections.values():
-            if each.node_id not in self._linked:
-                self._link_up(each)
+        for peer, connection in self._roster.connections.items():
+            if peer not in self._linked:
+                self._link_up(connection)
 
     def _link_up(self, connection: Connection) -> None:
         if connection.passing:

@@ -1,6 +1,7 @@
 """What happened in a world: who sent what to whom, as a digest of all and a list of the last."""
 
 import hashlib
+from array import array
 from collections import Counter, deque
 
 from p2pd.net.medium import Medium
@@ -37,16 +38,21 @@ class Trace:
         return self._hash.hexdigest()
 
     def _take_gathered(self) -> None:
-        ways = [(*way, len(data)) for *way, data in self._gathered]
-        self._hash.update(repr(ways).encode() + b"".join([each[3] for each in self._gathered]))
-        self._last += [(at, here, there, data[:2]) for at, here, there, data in self._gathered]
+        if not self._gathered:
+            return
+        moments, here, there, data = zip(*self._gathered, strict=True)
+        self._hash.update(array("d", moments).tobytes())
+        self._hash.update("\n".join((*here, *there)).encode())
+        self._hash.update(array("Q", map(len, data)).tobytes())
+        self._hash.update(b"".join(data))
+        self._last += self._gathered
         self._gathered.clear()
 
     def lines(self) -> list[str]:
         """Show the last sendings, one a line: when, from where, to where, the first message."""
         self._take_gathered()
         return [
-            f"{now:12.4f} {source:>15} -> {destination:<15} {_kind(data)}"
+            f"{now:12.4f} {source:>15} -> {destination:<15} {_kind(data[:2])}"
             for now, source, destination, data in self._last
         ]
 
