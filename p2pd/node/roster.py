@@ -204,7 +204,7 @@ class Roster:
     def _check_limits(self, connection: Connection) -> None:
         host = connection.remote.host
         inside = sum(
-            each.remote.host == host and each.direction is Direction.INBOUND
+            each.direction is Direction.INBOUND and each.remote.host == host
             for each in self.connections.values()
         )
         # Nodes that share a host all come from its loopback address.
