@@ -75,16 +75,18 @@ def test_the_dead_are_forgotten_oldest_first() -> None:
     assert machine.liveness(node(1)) is Liveness.DEAD
 
 
+@pytest.mark.parametrize("stranger", [False, True])
 @pytest.mark.parametrize("known", [6, 100])
 def test_endless_reports_of_ever_new_reporters_cost_the_accused_one_dial_a_window(
     known: int,
+    stranger: bool,
 ) -> None:
     machine = membership(known=known)
     window = max(PROBE_WINDOW_LEAST, known / DIALS_PER_SECOND)
     now, dials = 100.0, 0
     for reporter in range(1000, 5000):
         now += 0.01
-        accuse(machine, ACCUSED, node(reporter), now)
+        accuse(machine, ACCUSED, node(reporter), now, stranger=stranger)
         dials += sum(isinstance(each, Redial) for each in run(machine, now))
         if reporter % 50 == 0:
             machine.vouched(ACCUSED, wall(now) + 1, now, wall(now) + 1)
