@@ -91,12 +91,13 @@ class TlsStream:
         """
         if not self._may_send_at_once or self._unsent or self._socket.fileno() < 0:
             return False
+        # What went wrong is for `send_all` to tell.
         try:
             self._encrypt(data)
+        except ssl.SSLError:
+            return False
+        with suppress(OSError):
             self._send()
-        except OSError:
-            # For `send_all` to tell.
-            pass
         if self._unsent:
             self._begun = len(data)
         return not self._unsent

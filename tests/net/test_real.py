@@ -13,6 +13,7 @@ from p2pd.errors import DialFailed, StartError
 from p2pd.net.base import Listener, Stream
 from p2pd.net.certificate import make_tls_contexts
 from p2pd.net.real import RealNetwork
+from p2pd.net.tls import TlsStream
 
 pytestmark = pytest.mark.e2e
 
@@ -117,6 +118,19 @@ async def test_what_the_socket_took_in_part_arrives_once(
         assert not one.send_nowait(much)
         nursery.start_soon(one.send_all, much + b"and the rest")
         assert await receive(other, len(much) + 12) == much + b"and the rest"
+
+
+async def test_what_tls_no_longer_takes_is_not_said_to_be_sent(
+    near: RealNetwork, far: RealNetwork
+) -> None:
+    async with joined(near, far) as (one, other):
+        assert isinstance(other, TlsStream)
+        other._socket.send(b"anything but a record")
+        with pytest.raises(trio.BrokenResourceError):
+            await one.receive_some()
+        assert not one.send_nowait(b"lost")
+        with pytest.raises(trio.BrokenResourceError):
+            await one.send_all(b"lost")
 
 
 async def test_both_ends_know_the_certificate_of_the_listening_one(
