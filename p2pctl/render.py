@@ -165,6 +165,7 @@ def status(result: "results.StatusResult") -> str:
     """Show `status`."""
     peers, store, gossip = result["peers"], result["store"], result["gossip"]
     counts = ", ".join(f"{count} {name}" for name, count in peers.items())
+    records = store["records"]
     lines = [
         ("node", result["node_id"]),
         ("name", result["name"]),
@@ -176,7 +177,7 @@ def status(result: "results.StatusResult") -> str:
         ("addresses", ", ".join(result["addresses"])),
         ("roles", ", ".join(result["roles"])),
         ("peers", counts),
-        ("store", f"{store['records']} records, {size(store['bytes'])}"),
+        ("store", f"{records} record{'' if records == 1 else 's'}, {size(store['bytes'])}"),
         ("gossip", ", ".join(f"{count} {name}" for name, count in gossip.items())),
     ]
     return "\n".join(f"{name:<11}{clean(value) or _ABSENT}" for name, value in lines)

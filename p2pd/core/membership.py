@@ -82,7 +82,7 @@ class Membership:
         To be called before losses, too: isolation is judged by the most connections of the
         last `isolation.WINDOW` seconds.
         """
-        self._suspects.population = known
+        self._suspects.set_population(known)
         self._isolation.connected(connected, self._now)
 
     def heard(self, node: NodeId, now: float) -> None:

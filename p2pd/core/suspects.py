@@ -7,7 +7,6 @@ together they stay at `DIALS_PER_SECOND`.
 import heapq
 import math
 import random
-from collections import deque
 from collections.abc import Callable, Iterable
 
 import attrs
@@ -15,7 +14,8 @@ import attrs
 from p2pd.core.bounded import BoundedTable
 from p2pd.core.budget import Budget
 from p2pd.core.isolation import Isolation
-from p2pd.core.reporters import REPORT_TTL, REPORTS_PER_MINUTE, Reporters
+from p2pd.core.own_reports import OwnReports
+from p2pd.core.reporters import Reporters
 from p2pd.core.suspicion import MAX_REPORTS, QUORUM, REFUTE_WAIT, Case, Statement
 from p2pd.core.verdicts import Action, AskOthers, Declare, Evidence, Redial, Report, Revive
 from p2pd.ids import NodeId
@@ -28,15 +28,6 @@ PROBE_WINDOW_LEAST = 0.3
 OUTCOME_WITHIN = 60.0
 # Who has not heard anybody for so many seconds gives no verdict by the reports of others.
 IN_TOUCH = 1.0
-# Whoever has a death to report gathers for up to so many seconds for each suspect, at most the
-# last, what else it finds out. So of many that die at once each witness tells in one publication,
-# and nothing that enough others told before.
-GATHER = 0.4
-GATHER_MOST = 2.0
-# Where a quorum has told of a death, known to us or not, chance decides whether one more node that
-# finds it out tells it, too, and so it does for who found it out only because it was told: of all
-# nodes about so many do.
-TELL_AGAIN = 2 * QUORUM
 # Who heard nobody for so many seconds was cut off: a healthy node hears somebody sooner, even with
 # a handful of connections. What it missed may still be on its way, a refutation, too.
 CUT_OFF = 3.0
@@ -68,9 +59,8 @@ class _Window:
 class Suspects:
     """Keeps the suspicions under way and the verdicts; times are monotonic seconds.
 
-    `patience` multiplies the waits before a verdict, `population` is how many nodes there are
-    that may probe: both are kept up to date by the owner. `last_heard` says when anything
-    last came from anybody.
+    `patience` multiplies the waits before a verdict: it is kept up to date by the owner.
+    `last_heard` says when anything last came from anybody.
     """
 
     def __init__(
@@ -81,7 +71,7 @@ class Suspects:
         last_heard: Callable[[], float],
     ) -> None:
         self.patience = 1.0
-        self.population = 0
+        self._population = 0
         self._rng = rng
         self._reporters = reporters
         self._isolation = isolation
@@ -90,12 +80,7 @@ class Suspects:
         self._dead = BoundedTable[NodeId, Dead](MAX_DEAD)
         self._windows = BoundedTable[NodeId, _Window](MAX_WINDOWS)
         self._probes = Budget(DIALS_PER_SECOND, DIALS_PER_SECOND)
-        self._own_reports: deque[float] = deque(maxlen=REPORTS_PER_MINUTE)
-        # What is yet to be reported, and when.
-        self._to_report: dict[NodeId, Report] = {}
-        self._report_at = math.inf
-        # How many reports of a node came, by whomever, and since when.
-        self._told = BoundedTable[NodeId, tuple[int, float]](MAX_DEAD)
+        self._own_reports = OwnReports(rng)
         self._news: list[Action] = []
         # (due, count, node): a case may have several entries, outdated ones do nothing.
         self._agenda: list[tuple[float, int, NodeId]] = []
@@ -145,19 +130,22 @@ class Suspects:
         self.schedule(accused)
         return True
 
+    def set_population(self, known: int) -> None:
+        """Note how many nodes there are that may probe, and report."""
+        self._own_reports.population = self._population = known
+
     def told(self, accused: NodeId, now: float) -> None:
         """Note that a report came, be it by somebody of whom nothing is known."""
-        count, since = self._told.get(accused, (0, now))
-        fresh = now - since <= REPORT_TTL
-        self._told[accused] = (count + 1, since) if fresh else (1, now)
+        self._own_reports.note_told(accused, now)
 
     def look_at_told(self, accused: NodeId, now: float) -> None:
         """Suspect whom a quorum of reporters told of, though they may be invented.
 
         Only our own dials decide then. At the bound the accused is not suspected.
         """
-        told, _ = self._told.get(accused, (0, now))
-        if told >= QUORUM and self._dead.get(accused) is None and accused not in self._cases:
+        if accused in self._cases or self._dead.get(accused) is not None:
+            return
+        if self._own_reports.is_told(accused):
             self._open(accused, now)
 
     def refute_older(self, node: NodeId, issued_ms: int, now: float, *, gone_since: bool) -> bool:
@@ -244,8 +232,7 @@ class Suspects:
 
         What we saw ourselves is no lie of those who saw it, too.
         """
-        # What was told of an earlier death keeps nobody from telling of the next one.
-        self._told.pop(node, None)
+        self._own_reports.forget(node)
         case, dead = self._cases.pop(node, None), self._dead.pop(node, None)
         if case is None and dead is None:
             return
@@ -275,12 +262,10 @@ class Suspects:
             return
         for reporter in case.reports:
             self._reporters.confirmed(reporter)
+        own = self._own_reports
         wanted = case.independent < QUORUM and not case.announced
-        if wanted and (case.lost or self._is_drawn()) and self._may_report(now):
-            if not self._to_report:
-                most = min(GATHER * (1 + len(self._cases)), GATHER_MOST)
-                self._report_at = now + self._rng.uniform(0, most)
-            self._to_report[node] = Report(node, evidence, now)
+        if wanted and (case.lost or own.is_drawn()) and own.allow(now):
+            own.add(Report(node, evidence, now), now, suspects=len(self._cases))
 
     def announce(self, node: NodeId, now: float) -> None:
         """Report a suspect before the verdict if none of those asked could say anything.
@@ -291,38 +276,13 @@ class Suspects:
         alone = case.lost and case.others_failed and not case.others_tried
         complete = case.failed_at is not None and not case.announced
         if alone and complete and not case.independent and not self._isolation.isolated:
-            case.announced = self._may_report(now)
+            case.announced = self._own_reports.allow(now)
             if case.announced:
                 self._news.append(Report(node, Evidence.SILENT, now))
 
-    def _may_report(self, now: float) -> bool:
-        times = self._own_reports
-        if len(times) >= REPORTS_PER_MINUTE and now - times[0] < 60:
-            return False
-        times.append(now)
-        return True
-
-    def _report(self, now: float) -> None:
-        if now < self._report_at:
-            return
-        self._report_at = math.inf
-        for report in self._to_report.values():
-            if self._is_news(report.node):
-                self._news.append(report)
-        self._to_report.clear()
-
-    def _is_news(self, node: NodeId) -> bool:
-        """Whether others may need our word, too, that a node is dead."""
+    def _is_dead_to_few(self, node: NodeId) -> bool:
         dead = self._dead.get(node)
-        if dead is None or independent(dead.reports.values()) >= QUORUM:
-            return False
-        # Tellers may be invented: they must not keep all others silent.
-        told, _ = self._told.get(node, (0, 0.0))
-        return told < QUORUM or self._is_drawn()
-
-    def _is_drawn(self) -> bool:
-        """Draw about `TELL_AGAIN` of all nodes."""
-        return self._rng.random() * max(1, self.population) < TELL_AGAIN
+        return dead is not None and independent(dead.reports.values()) < QUORUM
 
     def next_due(self) -> float:
         """Return when there are actions to take: infinity if never."""
@@ -332,11 +292,11 @@ class Suspects:
             due, _, node = self._agenda[0]
             case = self._cases.get(node)
             if case is not None and case.due(self.patience) <= due:
-                return min(due, self._report_at)
+                return min(due, self._own_reports.due)
             heapq.heappop(self._agenda)
             if case is not None:
                 self._push(node)
-        return self._report_at
+        return self._own_reports.due
 
     def take(self, now: float) -> list[Action]:
         """Return what is to be done now, in order; each is returned once."""
@@ -345,7 +305,7 @@ class Suspects:
             case = self._cases.get(node)
             if case is not None:
                 self._look_at(node, case, now)
-        self._report(now)
+        self._news += self._own_reports.take(now, self._is_dead_to_few)
         news, self._news = self._news, []
         return news
 
@@ -401,7 +361,7 @@ class Suspects:
         window = self._windows.pop(node, None)
         if window is None or window.probe_at < now:
             begin = now if window is None else max(now, window.end)
-            length = max(PROBE_WINDOW_LEAST, self.population / DIALS_PER_SECOND)
+            length = max(PROBE_WINDOW_LEAST, self._population / DIALS_PER_SECOND)
             window = _Window(begin + self._rng.uniform(0, length), begin + length)
         self._windows[node] = window
         return window.probe_at

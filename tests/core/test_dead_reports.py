@@ -5,6 +5,7 @@ import math
 import pytest
 
 from p2pd.core.membership import HEARD_LATELY, REPORT_EARLY, Membership
+from p2pd.core.own_reports import GATHER, GATHER_MOST, TELL_AGAIN
 from p2pd.core.reporters import (
     CREDIT_WINDOW,
     FALSE_REPORTS,
@@ -13,10 +14,7 @@ from p2pd.core.reporters import (
 )
 from p2pd.core.suspects import (
     DIALS_PER_SECOND,
-    GATHER,
-    GATHER_MOST,
     PROBE_WINDOW_LEAST,
-    TELL_AGAIN,
 )
 from p2pd.core.suspicion import QUORUM, REFUTE_WAIT, SUSPICION_MOST
 from p2pd.core.verdicts import Action, Declare, Evidence, Liveness, Redial, Report, Revive

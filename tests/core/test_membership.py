@@ -3,8 +3,8 @@
 import pytest
 
 from p2pd.core.membership import WORST_HEALTH
+from p2pd.core.own_reports import GATHER
 from p2pd.core.suspects import (
-    GATHER,
     OUTCOME_WITHIN,
 )
 from p2pd.core.suspicion import (

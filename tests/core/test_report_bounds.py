@@ -1,19 +1,21 @@
 """Reports are bounded, and what they cost: in memory, in dials, in further reports."""
 
+import random
+
 import pytest
 
+from p2pd.core.own_reports import GATHER, MAX_TOLD_OF, OwnReports
 from p2pd.core.reporters import (
     REPORT_TTL,
     REPORTS_PER_MINUTE,
 )
 from p2pd.core.suspects import (
     DIALS_PER_SECOND,
-    GATHER,
     MAX_DEAD,
     MAX_SUSPECTS,
     PROBE_WINDOW_LEAST,
 )
-from p2pd.core.suspicion import MAX_REPORTS
+from p2pd.core.suspicion import MAX_REPORTS, QUORUM
 from p2pd.core.verdicts import Declare, Liveness, Redial, Report
 from tests.core.evidence import ACCUSED, LIAR, accuse, membership, node, run, wall
 
@@ -105,7 +107,9 @@ def test_the_dead_is_probed_soon_after_endless_false_reports_of_it() -> None:
 
 
 def test_whose_deaths_were_told_of_is_remembered_within_a_bound() -> None:
-    machine = membership(known=100)
-    for number in range(MAX_DEAD + 100):
-        accuse(machine, node(number), LIAR, 100.0, stranger=True)
-    assert len(machine._suspects._told) == MAX_DEAD
+    own = OwnReports(random.Random(0))
+    for number in range(MAX_TOLD_OF + 100):
+        for _ in range(QUORUM):
+            own.note_told(node(number), 100.0)
+    assert [own.is_told(node(number)) for number in (0, 99)] == [False, False]
+    assert all(own.is_told(node(number)) for number in range(100, MAX_TOLD_OF + 100))
