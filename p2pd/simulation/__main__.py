@@ -28,6 +28,8 @@ def main(argv: Sequence[str]) -> int:
     gc.disable()
     try:
         scenario = load_scenario(options.scenario)
+        if options.plot is not None:
+            report.check_can_plot()
         outcomes = [
             _run(attrs.evolve(scenario, nodes=nodes), seed, options)
             for nodes in options.nodes or (scenario.nodes,)

@@ -1,5 +1,6 @@
 """What a run of scenarios looks like: a table for people, JSON for programs, a plot."""
 
+import importlib.util
 import json
 import statistics
 from collections.abc import Sequence
@@ -82,16 +83,19 @@ def document(outcomes: Sequence[Outcome]) -> str:
     return json.dumps([attrs.asdict(outcome) for outcome in outcomes], indent=2)
 
 
+def check_can_plot() -> None:
+    """Raise `ConfigError` where matplotlib is not installed, before a long run, not after it."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ConfigError("--plot needs matplotlib: pip install 'p2pd[simulation]'")
+
+
 def plot(outcomes: Sequence[Outcome], file: Path) -> None:
     """Draw lookup hops against the number of nodes, and survivors against the killed.
 
-    The format goes by the file's suffix (svg, png, pdf). Raises `ConfigError` where
-    matplotlib is not installed.
+    The format goes by the file's suffix (svg, png, pdf). Needs what `check_can_plot` looks for.
     """
-    try:
-        from matplotlib.figure import Figure  # noqa: PLC0415 - only plotting needs it
-    except ImportError:
-        raise ConfigError("--plot needs matplotlib: pip install 'p2pd[simulation]'") from None
+    from matplotlib.figure import Figure  # noqa: PLC0415 - only plotting needs it
+
     figure = Figure(figsize=(10, 4), layout="constrained")
     hops, shares = figure.subplots(1, 2)
     by_size: dict[int, list[float]] = {}
