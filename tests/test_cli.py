@@ -162,6 +162,7 @@ class TestMistakes:
             ("--control /" + "x" * 107, "control.socket: the path has 108 bytes"),
             ("--config /nonexistent/p", "can't read the configuration '/nonexistent/p': No such"),
             ("--config /", "can't read the configuration '/': Is a directory"),
+            ("--config /proc/version", "the configuration '/proc/version' is not valid TOML: "),
             ("--config /dev/zero", "'/dev/zero' has over 1048576 bytes"),
         ],
     )  # fmt: skip
