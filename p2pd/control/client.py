@@ -277,13 +277,14 @@ def _error_kinds(kind: type[P2PError]) -> Iterator[type[P2PError]]:
 def _connect(
     sockets: Sequence[str], timeout: float, instance: str | None
 ) -> tuple[socket.socket, str]:
-    refused = ""
+    refused, denied = "", False
     for path in sockets:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.settimeout(timeout)
         try:
             _connect_in_time(sock, path, timeout)
         except PermissionError:
+            denied = denied or not refused
             refused = refused or _permission_advice(path)
         except (FileNotFoundError, NotADirectoryError):
             pass
@@ -301,7 +302,7 @@ def _connect(
             return sock, path
         sock.close()
     if refused:
-        raise DaemonUnreachable(refused)
+        raise DaemonUnreachable(refused, denied=denied)
     raise DaemonUnreachable(
         f"no p2pd answers at {' or '.join(sockets)}: is it running? "
         f"Start it with {_how_to_start(instance)}, or name its socket with --socket PATH"

@@ -277,6 +277,7 @@ def test_permission_denied_names_the_group_and_how_to_join_it(
     with pytest.raises(DaemonUnreachable) as caught:
         Client([str(path)])
     assert f"sudo usermod -aG group-{os.getegid()} $USER" in str(caught.value)
+    assert caught.value.denied
 
 
 def test_the_users_socket_comes_before_the_systems() -> None:
