@@ -1,6 +1,6 @@
 """The command line of the daemon: flags and file become an `Invocation`.
 
-Nothing here starts a node or loads Trio: `--check`, `--version` and `--help` stay quick.
+Nothing here starts a node or loads Trio: `--version`, `--help` and most of `--check` stay quick.
 """
 
 import argparse
@@ -43,6 +43,10 @@ def main(argv: Sequence[str]) -> int:
             return 0
         invocation = _invocation(flags)
         if flags.check:
+            if invocation.config.node.network_key_file or invocation.config.control.group:
+                from p2pd import daemon  # noqa: PLC0415 - loads Trio and all the rest
+
+                daemon.check(invocation.config)
             _write(_report(invocation))
             return 0
         from p2pd import daemon  # noqa: PLC0415 - loads Trio and all the rest

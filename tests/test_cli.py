@@ -258,9 +258,28 @@ class TestMain:
         assert cli.main(argv) == 0
         out = capsys.readouterr().out
         assert load(out) == cli.parse(argv).config
+        assert f"# configuration file: '{config_file}'" in out
         assert f"# state directory: '{tmp_path}/new'" in out
         assert not started
         assert not (tmp_path / "new").exists()
+
+    def test_check_looks_for_what_the_configuration_names(
+        self, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    ) -> None:
+        key = tmp_path / "key"
+        argv = ["--check", "--set", f"node.network_key_file={key}"]
+        assert cli.main([*argv, "--set", "control.group=nobodys-group"]) == 2
+        told = capsys.readouterr()
+        assert told.out == ""
+        assert told.err.splitlines() == [
+            f"p2pd: node.network_key_file: can't read {key}: No such file or directory",
+            (
+                "p2pd: control.group: there is no group 'nobodys-group'; make it with "
+                "`groupadd --system nobodys-group` or name another"
+            ),
+        ]
+        key.write_text("k" * 32)
+        assert cli.main(argv) == 0
 
     def test_check_of_a_wrong_file(
         self, capsys: pytest.CaptureFixture[str], config_file: Path
