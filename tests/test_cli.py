@@ -149,6 +149,7 @@ class TestMistakes:
             ("--state_dir=x", 'unknown flag "--state_dir"; did you mean --state-dir?'),
             ("--instanc x", 'unknown flag "--instanc"; did you mean --instance?'),
             ("--qqqqqq", 'unknown flag "--qqqqqq"; see p2pd --help'),
+            ("--json", 'unknown flag "--json"; see p2pd --help'),
             ("start", 'unexpected argument "start"; see p2pd --help'),
             ("--name", "--name: expected one argument"),
             ("--port 1 --listen [::]:1", "--listen: not allowed with argument --port"),
@@ -262,6 +263,10 @@ class TestMain:
         assert f"# state directory: '{tmp_path}/new'" in out
         assert not started
         assert not (tmp_path / "new").exists()
+
+    def test_check_without_a_file(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert cli.main(["--check"]) == 0
+        assert "# configuration file: none\n" in capsys.readouterr().out
 
     def test_check_looks_for_what_the_configuration_names(
         self, capsys: pytest.CaptureFixture[str], tmp_path: Path
