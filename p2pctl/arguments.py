@@ -34,26 +34,30 @@ def argument(*flags: str, **options: Any) -> Argument:
 
 
 def seconds(text: str) -> float:
-    """Read a time span; raises `ValueError` unless it is finite and above 0."""
-    value = float(text)
+    """Read a time span; raises `ArgumentTypeError` unless it is finite and above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not (value > 0 and math.isfinite(value)):
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"expected a number of seconds above 0, not {text!r}")
     return value
 
 
-seconds.__name__ = "number of seconds"
-
-
 def count_between(least: int, most: int) -> Callable[[str], int]:
-    """Make a reader of a count; it raises `ValueError`."""
+    """Make a reader of a count; it raises `ArgumentTypeError`."""
 
     def count(text: str) -> int:
-        value = int(text)
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
         if not least <= value <= most:
-            raise ValueError
+            raise argparse.ArgumentTypeError(
+                f"expected a whole number from {least} to {most}, not {text!r}"
+            )
         return value
 
-    count.__name__ = f"count from {least} to {most}"
     return count
 
 
@@ -75,7 +79,7 @@ class Parser(argparse.ArgumentParser):
 def _formatter(prog: str) -> argparse.HelpFormatter:
     # Left to itself argparse imports shutil to find the width, for each argument added.
     try:
-        width = int(os.environ.get("COLUMNS", "")) or os.get_terminal_size().columns
+        width = int(os.environ.get("COLUMNS", "")) or os.get_terminal_size().columns or 80
     except (ValueError, OSError):
         width = 80
     return argparse.RawDescriptionHelpFormatter(prog, width=max(width - 2, 40))

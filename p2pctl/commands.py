@@ -33,7 +33,7 @@ class Run:
     def client(self) -> Client:
         """The connection, made when it is first asked for."""
         if self._client is None:
-            self._client = Client(self._sockets(), self.options.timeout)
+            self._client = Client(self._sockets(), self.options.timeout, instance=self.instance)
         return self._client
 
     def call(self, method: str, **params: Any) -> Any:

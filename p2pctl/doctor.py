@@ -43,6 +43,7 @@ def _without_daemon(run: Run, error: P2PError) -> "list[FindingJson]":
     options = run.options
     return look(
         str(error),
+        denied=isinstance(error, DaemonUnreachable) and error.denied,
         instance=run.instance,
         state_dir=options.state_dir,
         config=options.config or DEFAULT_CONFIG,

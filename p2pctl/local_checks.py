@@ -27,6 +27,7 @@ _CHECK: Final = "`p2pd --config FILE --check` says what is wrong with it"
 def look(
     error: str,
     *,
+    denied: bool,
     instance: str | None,
     state_dir: str | None,
     config: str,
@@ -34,16 +35,18 @@ def look(
 ) -> "list[FindingJson]":
     """Say why the daemon does not answer, as far as can be seen without it.
 
-    `error` is what came of asking it. `instance` is None where only a socket was named; then
-    nobody knows where its state is, unless `state_dir` says so. With `config_must_be`
-    it is a finding, too, if there is no file `config`.
+    `error` is what came of asking it, and `denied` that this user may not. `instance` is
+    None where only a socket was named; then nobody knows where its state is, unless
+    `state_dir` says so. With `config_must_be` it is a finding, too, if there is no file `config`.
     """
     places = [Path(state_dir)] if state_dir is not None else _usual_places(instance)
     directory = next((each for each in places if _is_state(each)), None)
     if directory is None and state_dir is not None:
         directory = Path(state_dir)
     owner = None if directory is None else _owner(directory)
-    if owner is None:
+    if denied:  # nothing says that it does not run; what to do stands in the error
+        control = _finding("control.denied", "problem", error)
+    elif owner is None:
         control = _finding("control.unreachable", "problem", error, _LOG)
     else:
         text = f"process {owner} has the state directory {directory}, and does not answer: {error}"

@@ -165,7 +165,7 @@ def status(result: "results.StatusResult") -> str:
     """Show `status`."""
     peers, store, gossip = result["peers"], result["store"], result["gossip"]
     counts = ", ".join(f"{count} {name}" for name, count in peers.items())
-    records = store["records"]
+    noun = "record" if store["records"] == 1 else "records"
     lines = [
         ("node", result["node_id"]),
         ("name", result["name"]),
@@ -177,7 +177,7 @@ def status(result: "results.StatusResult") -> str:
         ("addresses", ", ".join(result["addresses"])),
         ("roles", ", ".join(result["roles"])),
         ("peers", counts),
-        ("store", f"{records} record{'' if records == 1 else 's'}, {size(store['bytes'])}"),
+        ("store", f"{store['records']} {noun}, {size(store['bytes'])}"),
         ("gossip", ", ".join(f"{count} {name}" for name, count in gossip.items())),
     ]
     return "\n".join(f"{name:<11}{clean(value) or _ABSENT}" for name, value in lines)
@@ -275,7 +275,9 @@ def _wrapped(text: str, indent: str, style: Style) -> str:
         return text
     import textwrap  # noqa: PLC0415 - start-up time
 
-    width = max(os.get_terminal_size(sys.stdout.fileno()).columns, len(indent) + 30)
+    # A terminal that nobody told its size (a serial line, `script`) says 0.
+    width = os.get_terminal_size(sys.stdout.fileno()).columns or 80
+    width = max(width, len(indent) + 30)
     lines = textwrap.wrap(text, width - len(indent), break_on_hyphens=False)
     return f"\n{indent}".join(lines)
 

@@ -1,6 +1,6 @@
 """The command line of the daemon: flags and file become an `Invocation`.
 
-Nothing here starts a node or loads Trio: `--check`, `--version` and `--help` stay quick.
+Nothing here starts a node or loads Trio: `--version`, `--help` and most of `--check` stay quick.
 """
 
 import argparse
@@ -43,6 +43,10 @@ def main(argv: Sequence[str]) -> int:
             return 0
         invocation = _invocation(flags)
         if flags.check:
+            if invocation.config.node.network_key_file or invocation.config.control.group:
+                from p2pd import daemon  # noqa: PLC0415 - loads Trio and all the rest
+
+                daemon.check(invocation.config)
             _write(_report(invocation))
             return 0
         from p2pd import daemon  # noqa: PLC0415 - loads Trio and all the rest
@@ -135,7 +139,7 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
 def _unknown_flag(flag: str, known: Sequence[str]) -> str:
     import difflib  # noqa: PLC0415 - only a mistake needs it
 
-    near = difflib.get_close_matches(flag, known, 1)
+    near = difflib.get_close_matches(flag, known, 1, 0.7)
     return f"unknown flag {show(flag)}; " + (
         f"did you mean {near[0]}?" if near else "see p2pd --help"
     )
@@ -239,9 +243,10 @@ def _parse_assignment(text: str) -> tuple[str, object]:
 
 
 def _report(invocation: Invocation) -> str:
+    file = "none" if invocation.config_file is None else f"{str(invocation.config_file)!a}"
     return (
         f"# instance: {invocation.instance}\n"
-        f"# configuration file: {str(invocation.config_file or 'none')!a}\n"
+        f"# configuration file: {file}\n"
         f"# state directory: {str(invocation.state_dir)!a}\n"
         f"# control socket: {str(invocation.control_path)!a}\n\n"
         f"{effective(invocation.config)}"

@@ -26,13 +26,22 @@ _ORDERED = (
 )
 
 
-def load(toml: str | bytes = "", overrides: Mapping[str, object] | None = None) -> Config:
+def load(
+    toml: str | bytes = "",
+    overrides: Mapping[str, object] | None = None,
+    *,
+    source: str = "the configuration",
+) -> Config:
     """Read a configuration from TOML; `overrides`, by dotted path, win over it.
 
-    Raises `ConfigError` with all the problems there are, one line each.
+    Raises `ConfigError` with all the problems there are, one line each; what is no TOML is
+    called `source` there.
     """
     problems: dict[str, str] = {}
-    tree = _parse(toml)
+    try:
+        tree = _parse(toml)
+    except ValueError as error:
+        raise ConfigError(f"{source} is not valid TOML: {error}") from None
     known = keys()
     for path, value in (overrides or {}).items():
         if path in known:
@@ -84,15 +93,16 @@ def after_reload(running: Config, fresh: Config) -> tuple[Config, tuple[str, ...
 
 
 def _parse(toml: str | bytes) -> dict[str, Any]:
+    """Read TOML; raises `ValueError` that says in printable text why it is none."""
     try:
         return tomllib.loads(toml.decode("utf-8-sig") if isinstance(toml, bytes) else toml)
     except RecursionError:
-        raise ConfigError("not valid TOML: nested too deeply") from None
+        raise ValueError("nested too deeply") from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"not valid TOML: byte {error.start} is not UTF-8") from None
+        raise ValueError(f"byte {error.start} is not UTF-8") from None
     except ValueError as error:  # TOMLDecodeError, or an integer of thousands of digits
         reason = "".join(each if each.isprintable() else "?" for each in str(error))
-        raise ConfigError(f"not valid TOML: {reason}") from None
+        raise ValueError(reason) from None
 
 
 def _graft(tree: dict[str, Any], path: str, value: object) -> None:

@@ -22,7 +22,9 @@ from contextlib import asynccontextmanager, closing
 import trio
 
 from p2pd import __version__, logs, paths, state
+from p2pd.config import Config
 from p2pd.config_file import after_reload
+from p2pd.control.endpoint import group_number
 from p2pd.control.server import serve_control
 from p2pd.errors import ConfigError, P2PError
 from p2pd.invocation import Invocation, reload
@@ -65,6 +67,22 @@ def run(invocation: Invocation) -> int:
                 logging.getLogger(__name__).critical("a bug stops p2pd", exc_info=group)
                 return 1
             return daemon.exit_code
+
+
+def check(config: Config) -> None:
+    """Look for what the configuration names on this host; raises `ConfigError` as `run` would."""
+    problems: list[str] = []
+    for look_up, name in (
+        (state.load_network_key, config.node.network_key_file),
+        (group_number, config.control.group),
+    ):
+        try:
+            if name:
+                look_up(name)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(*problems)
 
 
 class Daemon:

@@ -180,7 +180,14 @@ class Exhausted(Busy):
 
 
 class DaemonUnreachable(P2PError):
-    """Nobody answers on the control socket."""
+    """Nobody answers on the control socket.
+
+    `denied`: this user may not ask there; somebody may well listen.
+    """
 
     code = "daemon_unreachable"
     exit_code = 4
+
+    def __init__(self, message: str, *, denied: bool = False) -> None:
+        super().__init__(message)
+        self.denied = denied

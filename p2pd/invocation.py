@@ -44,17 +44,18 @@ def read_config(file: Path | None, overrides: Mapping[str, object], instance: st
 
     A node without a name is called after its host and instance.
     """
-    content = b""
+    content, source = b"", "the configuration"
     if file is not None:
+        source = f"the configuration {str(file)!a}"
         try:
             with file.open("rb") as stream:
                 content = stream.read(MAX_FILE_BYTES + 1)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            raise ConfigError(f"can't read the configuration {str(file)!a}: {reason}") from None
+            raise ConfigError(f"can't read {source}: {reason}") from None
         if len(content) > MAX_FILE_BYTES:
             raise ConfigError(f"{str(file)!a} has over {MAX_FILE_BYTES} bytes: no configuration")
-    config = load(content, overrides)
+    config = load(content, overrides, source=source)
     return config if config.node.name else _named_after_host(config, instance)
 
 

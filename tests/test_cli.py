@@ -149,6 +149,7 @@ class TestMistakes:
             ("--state_dir=x", 'unknown flag "--state_dir"; did you mean --state-dir?'),
             ("--instanc x", 'unknown flag "--instanc"; did you mean --instance?'),
             ("--qqqqqq", 'unknown flag "--qqqqqq"; see p2pd --help'),
+            ("--json", 'unknown flag "--json"; see p2pd --help'),
             ("start", 'unexpected argument "start"; see p2pd --help'),
             ("--name", "--name: expected one argument"),
             ("--port 1 --listen [::]:1", "--listen: not allowed with argument --port"),
@@ -162,6 +163,7 @@ class TestMistakes:
             ("--control /" + "x" * 107, "control.socket: the path has 108 bytes"),
             ("--config /nonexistent/p", "can't read the configuration '/nonexistent/p': No such"),
             ("--config /", "can't read the configuration '/': Is a directory"),
+            ("--config /proc/version", "the configuration '/proc/version' is not valid TOML: "),
             ("--config /dev/zero", "'/dev/zero' has over 1048576 bytes"),
         ],
     )  # fmt: skip
@@ -257,9 +259,32 @@ class TestMain:
         assert cli.main(argv) == 0
         out = capsys.readouterr().out
         assert load(out) == cli.parse(argv).config
+        assert f"# configuration file: '{config_file}'" in out
         assert f"# state directory: '{tmp_path}/new'" in out
         assert not started
         assert not (tmp_path / "new").exists()
+
+    def test_check_without_a_file(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert cli.main(["--check"]) == 0
+        assert "# configuration file: none\n" in capsys.readouterr().out
+
+    def test_check_looks_for_what_the_configuration_names(
+        self, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    ) -> None:
+        key = tmp_path / "key"
+        argv = ["--check", "--set", f"node.network_key_file={key}"]
+        assert cli.main([*argv, "--set", "control.group=nobodys-group"]) == 2
+        told = capsys.readouterr()
+        assert told.out == ""
+        assert told.err.splitlines() == [
+            f"p2pd: node.network_key_file: can't read {key}: No such file or directory",
+            (
+                "p2pd: control.group: there is no group 'nobodys-group'; make it with "
+                "`groupadd --system nobodys-group` or name another"
+            ),
+        ]
+        key.write_text("k" * 32)
+        assert cli.main(argv) == 0
 
     def test_check_of_a_wrong_file(
         self, capsys: pytest.CaptureFixture[str], config_file: Path

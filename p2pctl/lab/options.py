@@ -1,5 +1,7 @@
 """The options of `p2pctl lab`."""
 
+import argparse
+import math
 from typing import Final
 
 from p2pctl.arguments import argument, count_between
@@ -16,14 +18,17 @@ _DAY: Final = 86400
 
 
 def interval(text: str) -> float:
-    """Read a beacon interval; raises `ValueError` where the daemon would refuse it."""
-    value = float(text)
+    """Read a beacon interval; raises `ArgumentTypeError` where the daemon would refuse it."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not 1 <= value <= _DAY:
-        raise ValueError
+        raise argparse.ArgumentTypeError(
+            f"expected a number of seconds from 1 to {_DAY}, not {text!r}"
+        )
     return value
 
-
-interval.__name__ = f"number of seconds from 1 to {_DAY}"
 
 LAB_ARGUMENTS: Final = (
     argument(

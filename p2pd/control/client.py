@@ -90,11 +90,18 @@ def _is_private(directory: str, uid: int) -> bool:
 class Client:
     """A connection to the daemon; use it in a `with`.
 
-    The first of `sockets` that answers is taken. Raises `DaemonUnreachable` where none does.
+    The first of `sockets` that answers is taken. Raises `DaemonUnreachable` where none does;
+    it says how to start `instance` then, whose sockets they are.
     """
 
-    def __init__(self, sockets: Sequence[str], timeout: float = DEFAULT_TIMEOUT) -> None:
-        self._socket, self.path = _connect(sockets, timeout)
+    def __init__(
+        self,
+        sockets: Sequence[str],
+        timeout: float = DEFAULT_TIMEOUT,
+        *,
+        instance: str | None = None,
+    ) -> None:
+        self._socket, self.path = _connect(sockets, timeout, instance)
         self._received = bytearray()
         self._searched = 0
         self._count = 0
@@ -267,17 +274,23 @@ def _error_kinds(kind: type[P2PError]) -> Iterator[type[P2PError]]:
         yield from _error_kinds(each)
 
 
-def _connect(sockets: Sequence[str], timeout: float) -> tuple[socket.socket, str]:
-    refused = ""
+def _connect(
+    sockets: Sequence[str], timeout: float, instance: str | None
+) -> tuple[socket.socket, str]:
+    refused, denied = "", False
     for path in sockets:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.settimeout(timeout)
         try:
             _connect_in_time(sock, path, timeout)
         except PermissionError:
+            denied = denied or not refused
             refused = refused or _permission_advice(path)
-        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError):
             pass
+        except ConnectionRefusedError:
+            if not _is_socket(path):
+                refused = refused or f"{path} is no socket; name p2pd's with --socket PATH"
         except TimeoutError:
             sock.close()
             raise DaemonUnreachable(
@@ -289,11 +302,24 @@ def _connect(sockets: Sequence[str], timeout: float) -> tuple[socket.socket, str
             return sock, path
         sock.close()
     if refused:
-        raise DaemonUnreachable(refused)
+        raise DaemonUnreachable(refused, denied=denied)
     raise DaemonUnreachable(
         f"no p2pd answers at {' or '.join(sockets)}: is it running? "
-        "Start it with `systemctl start p2pd` or `p2pd`, or name its socket with --socket PATH"
+        f"Start it with {_how_to_start(instance)}, or name its socket with --socket PATH"
     )
+
+
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)  # noqa: PTH116 - pathlib is slow to import
+    except OSError:
+        return True  # it has gone since: then it is not what it was that is wrong
+
+
+def _how_to_start(instance: str | None) -> str:
+    if instance in {None, "default"}:
+        return "`systemctl start p2pd` or `p2pd`"
+    return f"`systemctl start p2pd@{instance}` or `p2pd --instance {instance}`"
 
 
 def _connect_in_time(sock: socket.socket, path: str, timeout: float) -> None:

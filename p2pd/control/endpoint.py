@@ -37,7 +37,7 @@ def listening_socket(path: Path, mode: int, group: str | None) -> Iterator[socke
             f"control.socket: {path} has {length} bytes, a socket's path at most "
             f"{MAX_PATH_BYTES}; choose a shorter one with --control PATH"
         )
-    group_id = None if group is None else _group_id(group)
+    group_id = None if group is None else group_number(group)
     _remove_stale(path)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         ours = _bind(sock, path)
@@ -52,7 +52,8 @@ def listening_socket(path: Path, mode: int, group: str | None) -> Iterator[socke
                 path.unlink()
 
 
-def _group_id(group: str) -> int:
+def group_number(group: str) -> int:
+    """Look up a group of this host; raises `ConfigError` where there is none of that name."""
     try:
         return grp.getgrnam(group).gr_gid
     except KeyError:

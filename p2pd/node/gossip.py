@@ -52,11 +52,14 @@ SystemHandler = Callable[[NodeId, Publication], None]
 class GossipService:
     """Publishes, passes on and delivers; `run` must be running for what was missed to come."""
 
-    def __init__(self, env: Env, config: GossipConfig, roster: Roster, dispatch: Dispatch) -> None:
+    def __init__(
+        self, env: Env, config: GossipConfig, roster: Roster, dispatch: Dispatch, *, name: str
+    ) -> None:
         self._env = env
         self._config = config
         self._roster = roster
         self._own_id = env.identity.node_id
+        self._own_name = name
         self._history = History(retention=config.retention, seen_ttl=config.seen_ttl)
         self._machine = Broadcast(
             self._own_id,
@@ -269,12 +272,11 @@ class GossipService:
         self._delivered += 1
         if not self._sinks:
             return
-        entry = self._roster.registry.get(item.origin)
         delivery = Delivery(
             topic=publication.topic,
             message_id=item.message_id.hex(),
             origin=item.origin,
-            origin_name=entry.name if entry else None,
+            origin_name=self._name_of(item.origin),
             sequence=publication.sequence,
             published_at=publication.issued / 1000,
             hops=item.hops,
@@ -283,6 +285,12 @@ class GossipService:
         for topics, sink in tuple(self._sinks):
             if not topics or publication.topic in topics:
                 sink(delivery)
+
+    def _name_of(self, origin: NodeId) -> str | None:
+        if origin == self._own_id:  # which has no entry in its own registry
+            return self._own_name
+        entry = self._roster.registry.get(origin)
+        return entry.name if entry else None
 
     def _hand_on(
         self,

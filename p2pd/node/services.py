@@ -111,7 +111,7 @@ def wire_services(config: Config, env: Env, events: Events, listening: list[Addr
         for connection in roster.connections.values():
             connection.probe()
 
-    gossip = GossipService(env, config.gossip, roster, dispatch)
+    gossip = GossipService(env, config.gossip, roster, dispatch, name=config.node.name)
     probing = Probing(env, config.liveness, roster, dialer, book, dispatch)
     liveness = LivenessService(env, roster, probing, book, own, gossip, events)
     limit = config.store.max_value_bytes

@@ -239,6 +239,18 @@ def test_no_daemon_names_every_socket_tried_and_what_to_do(tmp_path: Path) -> No
     assert caught.value.exit_code == 4
 
 
+def test_the_instance_that_does_not_answer_is_the_one_to_start(tmp_path: Path) -> None:
+    with pytest.raises(DaemonUnreachable) as caught:
+        Client([str(tmp_path / "b.sock")], instance="b")
+    assert "`systemctl start p2pd@b` or `p2pd --instance b`" in str(caught.value)
+
+
+def test_what_is_no_socket_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DaemonUnreachable) as caught:
+        Client([str(tmp_path)])
+    assert str(caught.value) == f"{tmp_path} is no socket; name p2pd's with --socket PATH"
+
+
 def test_the_next_socket_is_tried(serve: Callable[[Script], str], tmp_path: Path) -> None:
     path = serve(answering({"id": 1, "result": "here", "p2pd": GREETING}))
     with Client([str(tmp_path / "missing"), path]) as client:
@@ -265,6 +277,7 @@ def test_permission_denied_names_the_group_and_how_to_join_it(
     with pytest.raises(DaemonUnreachable) as caught:
         Client([str(path)])
     assert f"sudo usermod -aG group-{os.getegid()} $USER" in str(caught.value)
+    assert caught.value.denied
 
 
 def test_the_users_socket_comes_before_the_systems() -> None:

@@ -102,6 +102,7 @@ async def test_who_does_not_subscribe_passes_on(autojump_clock: MockClock) -> No
             assert (first.origin, first.data, first.hops) == (a.node_id, b"1", 2)
             assert first.sequence < inbox.got[1].sequence
             assert [each.hops for each in own.got] == [0, 0, 0]
+            assert {each.origin_name for each in own.got} == {a.name}
         await a.node.publish("news", b"4")
         await trio.sleep(1)
         assert len(inbox.got) == 2

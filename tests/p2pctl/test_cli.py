@@ -240,6 +240,22 @@ def test_an_error_has_its_exit_code_and_its_json(
 
 
 @pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["status", "--timeout", "x"], "expected a number of seconds above 0, not 'x'"),
+        (["put", "k", "v", "--ttl", "0"], "expected a number of seconds above 0, not '0'"),
+        (["ping", "bob", "-c", "x"], "expected a whole number from 1 to 1000, not 'x'"),
+        (["lab", "--interval", "0"], "expected a number of seconds from 1 to 86400, not '0'"),
+    ],
+)
+def test_a_number_that_will_not_do_is_told_what_would(
+    capsys: Captured, argv: list[str], expected: str
+) -> None:
+    assert main(argv) == 2
+    assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("error", "exit_code"), [(TooFewReplicas("1 of 2"), 5), (ZeroDivisionError(), 1)]
 )
 def test_a_failing_node_decides_the_exit_code(

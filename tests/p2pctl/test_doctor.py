@@ -11,6 +11,7 @@ import pytest
 
 from p2pctl import doctor
 from p2pctl.cli import main
+from p2pd.control import client
 from p2pd.node.snapshot import FindingResult
 from tests.p2pctl.conftest import Daemon
 
@@ -73,6 +74,20 @@ def test_a_daemon_that_does_not_answer_is_named(tmp_path: Path, capsys: Captured
         fcntl.flock(lock, fcntl.LOCK_EX)
         found = findings(capsys, "--instance", "test", "--state-dir", str(tmp_path))
         assert f"process {os.getpid()} " in found["control.silent"]["text"]
+
+
+def test_who_may_not_ask_is_not_told_that_the_daemon_hangs(
+    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(client, "_connect_in_time", refuse)
+    with (tmp_path / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found = findings(capsys, "--instance", "test", "--state-dir", str(tmp_path))
+    assert "permission denied" in found["control.denied"]["text"]
+    assert found["control.denied"]["remedy"] is None
 
 
 def test_a_state_directory_that_is_not_there(tmp_path: Path, capsys: Captured) -> None:

@@ -19,6 +19,7 @@ import trio
 from p2pd.control import results
 from p2pd.control.subscriptions import MAX_PENDING
 from p2pd.ids import NodeId
+from p2pd.node.snapshot import FindingResult
 from tests.control.fake_node import ALICE, message, peer
 from tests.p2pctl.conftest import Daemon
 
@@ -217,6 +218,12 @@ def test_a_terminal_gets_colour_unless_it_is_declined(daemon: Daemon) -> None:
     assert b"\x1b[32mconnected\x1b[0m" in on_terminal("peers")
     assert b"\x1b" not in on_terminal("peers", NO_COLOR="1")
     assert b"\x1b" not in on_terminal("peers", TERM="dumb")
+
+
+def test_a_terminal_of_unknown_width_is_taken_for_one_of_80_columns(daemon: Daemon) -> None:
+    text = " ".join(["word"] * 12)  # 59 columns beside 20 of level and check
+    daemon.node.findings = [FindingResult("clock", "clock.untested", "warning", text, None)]
+    assert text.encode() in on_terminal("doctor")
 
 
 def test_get_adds_a_newline_for_a_terminal_only(daemon: Daemon) -> None:
