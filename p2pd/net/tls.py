@@ -14,6 +14,14 @@ from p2pd.address import Address
 
 # What is taken from the socket in one go: some records of TLS, which hold 16 KiB each.
 _READ_BYTES = 1 << 16
+# What TLS is given of it at once, the last record whole: a new key takes it as long as a
+# hundred small messages, and meanwhile nothing else goes on.
+_RECORDS_AT_ONCE = 32
+_BYTES_AT_ONCE = 1 << 14
+# Records without data that a peer may send in all: new keys, session tickets. A node sends
+# none, and each new key that is asked for leaves an answer that waits to be sent.
+_MOST_WITHOUT_DATA = 64
+_HEADER_BYTES = 5
 
 
 class TlsStream:
@@ -44,6 +52,12 @@ class TlsStream:
         # So many bytes at the beginning of the next `send_all` are among it.
         self._begun = 0
         self._may_send_at_once = True
+        # From the socket, but not given to TLS yet; and how much is still to come of the
+        # record whose beginning it was given.
+        self._came = b""
+        self._to_come = 0
+        self._without_data = 0
+        self._end: ssl.SSLError | None = None
 
     async def do_handshake(self) -> None:
         """Agree on keys."""
@@ -58,6 +72,7 @@ class TlsStream:
                     await self._flush()
                 raise trio.BrokenResourceError("no TLS") from error
             else:
+                self._without_data = 0
                 return await self._flush()
             if not await self._receive():
                 raise trio.BrokenResourceError("it hung up during the handshake of TLS")
@@ -67,18 +82,17 @@ class TlsStream:
         return self._tls.getpeercert(binary_form=True) or b""
 
     async def receive_some(self) -> bytes:
-        """See `Stream`."""
+        """See `Stream`.
+
+        Between two calls all others have their turn, into however many records the data was cut.
+        """
         while True:
-            # Without a wait only what the last one brought: all others have their turn, too.
-            if self._incoming.pending or self._tls.pending():
-                try:
-                    return self._tls.read(_READ_BYTES)
-                except ssl.SSLWantReadError:
-                    pass
-                except ssl.SSLZeroReturnError:
-                    return b""
-                except ssl.SSLError as error:
-                    raise trio.BrokenResourceError("broken TLS") from error
+            if data := self._decrypt():
+                return data
+            if isinstance(self._end, ssl.SSLZeroReturnError):
+                return b""
+            if self._end is not None:
+                raise trio.BrokenResourceError("broken TLS") from self._end
             if not await self._receive():
                 return b""
 
@@ -116,6 +130,25 @@ class TlsStream:
         close_socket(self._socket)
         await trio.lowlevel.cancel_shielded_checkpoint()
 
+    def _decrypt(self) -> bytes:
+        """Return all data of what TLS was given; notes what ends it."""
+        pieces = []
+        while self._end is None and (self._incoming.pending or self._tls.pending()):
+            try:
+                # One call gives what one record holds, and nothing once it said goodbye.
+                piece = self._tls.read(_READ_BYTES)
+            except ssl.SSLWantReadError:
+                break
+            except ssl.SSLError as error:
+                self._end = error
+            else:
+                self._end = None if piece else ssl.SSLZeroReturnError("it ended")
+                self._without_data -= 1
+                pieces.append(piece)
+        if self._end is None and self._without_data > _MOST_WITHOUT_DATA:
+            self._end = ssl.SSLError("too many records without data")
+        return b"".join(pieces)
+
     def _encrypt(self, data: bytes | memoryview) -> None:
         self._may_send_at_once = False
         if data:
@@ -143,18 +176,36 @@ class TlsStream:
             await trio.lowlevel.wait_writable(self._socket)
 
     async def _receive(self) -> bool:
-        """Wait for more; False at the end of the stream."""
+        """Give TLS more, for which this waits; False at the end of the stream."""
         self._check_open()
-        await trio.lowlevel.wait_readable(self._socket)
-        try:
-            data = self._socket.recv(_READ_BYTES)
-        except BlockingIOError:
-            return True
-        except OSError as error:
-            raise trio.BrokenResourceError("the connection broke") from error
-        self._may_send_at_once = True
-        self._incoming.write(data)
-        return bool(data)
+        if len(self._came) >= _HEADER_BYTES:
+            await trio.lowlevel.checkpoint()
+        else:
+            await trio.lowlevel.wait_readable(self._socket)
+            try:
+                data = self._socket.recv(_READ_BYTES)
+            except BlockingIOError:
+                return True
+            except OSError as error:
+                raise trio.BrokenResourceError("the connection broke") from error
+            if not data:
+                return False
+            self._may_send_at_once = True
+            self._came += data
+        self._feed()
+        return True
+
+    def _feed(self) -> None:
+        """Give TLS the next records, as far as they are there; of a header nothing or all."""
+        came, end = self._came, self._to_come
+        for _ in range(_RECORDS_AT_ONCE):
+            if end >= _BYTES_AT_ONCE or len(came) < end + _HEADER_BYTES:
+                break
+            end += _HEADER_BYTES + int.from_bytes(came[end + 3 : end + _HEADER_BYTES], "big")
+            self._without_data += 1
+        self._incoming.write(came[:end])
+        self._came = came[end:]
+        self._to_come = max(0, end - len(came))
 
     def _check_open(self) -> None:
         if self._socket.fileno() < 0:

@@ -67,7 +67,8 @@ def open_worker(name: str) -> Iterator[Worker]:
     Nobody may wait for it any more at the end.
     """
     worker = Worker()
-    thread = threading.Thread(target=worker.work, name=name)
+    # Should the loop itself break, nobody ends the thread: the process shall end all the same.
+    thread = threading.Thread(target=worker.work, name=name, daemon=True)
     thread.start()
     try:
         yield worker

@@ -1,5 +1,7 @@
 """The thread of the store: one for all calls, in their order, each to its end."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 
@@ -48,3 +50,33 @@ async def test_a_call_that_is_cancelled_runs_to_its_end_and_is_waited_for() -> N
             assert not made
             go_on.set()
         assert made == [0, 1, 2]
+
+
+def test_a_loop_that_broke_does_not_keep_the_process() -> None:
+    """Where nothing is unwound, nobody ends the thread."""
+    command = [sys.executable, "-c", _BREAKS]
+    ended = subprocess.run(command, check=False, timeout=60, capture_output=True)
+    assert b"it broke" in ended.stdout
+
+
+_BREAKS = """
+import trio
+from p2pd.store.worker import open_worker
+
+kept = []
+
+async def waiting():
+    with open_worker("w"):
+        await trio.sleep_forever()
+
+# As a loop that breaks leaves it: begun, never unwound, and still referred to.
+async def main():
+    coroutine = waiting()
+    kept.append(coroutine)
+    coroutine.send(None)
+
+try:
+    trio.run(main)
+finally:
+    print("it broke", flush=True)
+"""
