@@ -261,6 +261,7 @@ def test_habits_of_repair() -> None:
         "retry_s": tending.RETRY,
         "again_after_s": tending.AGAIN_AFTER,
         "look_again_s": repair.LOOK_AGAIN,
+        "new_s": repair.NEW,
         "hand_over_s": repair.HAND_OVER,
         "max_lookups": republish.MAX_LOOKUPS,
         "bytes_at_once": reconciler.BYTES_AT_ONCE,

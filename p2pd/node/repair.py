@@ -11,6 +11,7 @@ from contextlib import suppress
 import trio
 
 from p2pd.config import DhtConfig
+from p2pd.core.bounded import BoundedTable
 from p2pd.core.closest_sets import closest_sets, merged
 from p2pd.core.confirmations import Confirmations
 from p2pd.core.merkle import Prefix
@@ -41,6 +42,8 @@ LOOK_AGAIN = 60.0
 ASKED_FIRST = 3
 # A node that was started less than so many seconds ago is new.
 NEW = 60.0
+# How many who were near and went are remembered; at the bound the one that went first is not.
+MOST_GONE = 64
 # Seconds that handing over may take, and to how many at a time.
 HAND_OVER = 2.0
 HEIRS_AT_ONCE = 8
@@ -80,6 +83,7 @@ class Repair:
         self._seldom = config.repair_interval / 2
         self._near: list[NodeId] = []
         self._lost: dict[NodeId, None] = {}
+        self._gone = BoundedTable[NodeId, None](MOST_GONE)
         self._survey_at = self._look_at = math.inf
         self._looked_at = -math.inf
         self._all_known = False
@@ -112,12 +116,12 @@ class Repair:
 
     def changed(self, node_id: NodeId) -> None:
         """Take note that a node died, left, or could not be reached."""
-        self._changed(node_id, LOOK_AGAIN)
+        self._changed(node_id, self._soon(), LOOK_AGAIN)
 
-    def _changed(self, node_id: NodeId, look_again: float) -> None:
+    def _changed(self, node_id: NodeId, survey_at: float, look_again: float) -> None:
         if not self._watching or not self._is_near(node_id):
             return
-        self._survey_at = min(self._survey_at, self._soon())
+        self._survey_at = min(self._survey_at, survey_at)
         at_once = max(self._survey_at, self._looked_at + look_again)
         self._look_at = min(self._look_at, at_once)
         self._wake()
@@ -216,7 +220,10 @@ class Repair:
 
     def _survey(self, now: float) -> None:
         self._survey_at, self._watching = math.inf, True
-        self._near = self.alive()[: self.replication + MARGIN]
+        before, self._near = self._near, self.alive()[: self.replication + MARGIN]
+        for each in before:
+            if each not in self._near:
+                self._gone[each] = None
         self._lost = {each: None for each in self._lost if each in self._near}
         self.tending.survey(self._near, now, all_known=self._all_known)
         self._all_known = False
@@ -243,7 +250,18 @@ class Repair:
             self.tending.again(trio.current_time(), connection.node_id)
             self._wake()
         if connection.node_id not in self._near:
-            self._changed(connection.node_id, self._seldom)
+            self._changed(connection.node_id, self._survey_for(connection), self._seldom)
+
+    def _survey_for(self, connection: Connection) -> float:
+        """Return when to look whose the records are, now that somebody came.
+
+        Who is new, or was away, lacks some of them. Whom we only had not met was there when
+        they were written, and lookups in a large network make many such acquaintances.
+        """
+        age = (self._env.wall_ms() - connection.peer.record.issued) / 1000
+        if age < NEW or connection.node_id in self._gone:
+            return self._soon()
+        return trio.current_time() + self._env.rng.uniform(0, self._seldom)
 
     def _went(self, connection: Connection) -> None:
         if connection.ending is not Ending.UNWANTED and connection.node_id in self._near:

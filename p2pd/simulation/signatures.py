@@ -12,6 +12,8 @@ from p2pd.wire.identity import Identity
 from p2pd.wire.records import RecordCache
 
 _MAX_OPENED = 1 << 20
+# As many are on their way in a world when a third of a thousand nodes die at once, and more.
+_MAX_PUBLICATIONS = 1 << 14
 _SIGNATURE_BYTES = 64
 
 
@@ -19,7 +21,7 @@ class WorldRecords(RecordCache):
     """What all nodes of a world have opened, and the keys of its identities."""
 
     def __init__(self) -> None:
-        super().__init__(_MAX_OPENED)
+        super().__init__(_MAX_OPENED, _MAX_PUBLICATIONS)
         self._keys: dict[bytes, bytes] = {}
 
     def add(self, identity: Identity) -> None:

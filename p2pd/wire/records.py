@@ -35,8 +35,9 @@ class RecordCache:
     always comes back as the same object, so that many tables can share it.
     """
 
-    def __init__(self, most: int = MAX_OPENED) -> None:
+    def __init__(self, most: int = MAX_OPENED, most_publications: int = MAX_PUBLICATIONS) -> None:
         self._most = most
+        self._most_publications = most_publications
         self._opened: dict[bytes, OpenedRecord] = {}
         self._publications: dict[Signed, tuple[Publication, NodeId]] = {}
 
@@ -65,7 +66,7 @@ class RecordCache:
             publication = open_publication(signed)
             known = publication, NodeId.of(publication.origin)
             self._publications[signed] = known
-            if len(self._publications) > MAX_PUBLICATIONS:
+            if len(self._publications) > self._most_publications:
                 del self._publications[next(iter(self._publications))]
         return known
 

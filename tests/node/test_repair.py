@@ -10,12 +10,15 @@ import trio
 from trio.testing import MockClock
 
 from p2pd.core.merkle import EMPTY, EVERYTHING, Tree, compare
+from p2pd.core.tending import SOON
 from p2pd.errors import BadMessage, NotFound, P2PError, PeerError, StoreError
 from p2pd.ids import Key, NodeId
 from p2pd.net.faults import Cut
 from p2pd.node.reconciler import BATCH_BYTES, BYTES_AT_ONCE, BYTES_PER_SECOND
+from p2pd.node.repair import NEW
 from p2pd.node.replica import PURGE_INTERVAL
 from p2pd.simulation.checks import closest
+from p2pd.simulation.trace import Traffic
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.store.memory import MemoryStore
 from p2pd.wire.messages import (
@@ -139,6 +142,28 @@ async def test_what_was_written_on_both_sides_of_a_cut_is_on_both_afterwards(
         for node in nodes:
             assert len((await node.node.get("both", consistency="one")).siblings) == 1
             assert (await node.node.get("one side", consistency="one")).winner.value == b"v"
+
+
+async def test_whom_a_node_had_only_not_met_is_compared_with_later_than_a_newcomer(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(2) as world:
+        a, b = await network(world, 2)
+        c = await world.start("c", lan=None)
+        d = await world.start("d", lan=None, bootstrap=[c])
+        await trio.sleep(NEW)
+        await put_all([a, c], ["of a and b", "of c and d"])
+        await trio.sleep(NEW)
+        with Traffic(world.network.medium) as traffic:
+            await a.node.connect(str(c.address))
+            await trio.sleep(2 * SOON[0][1] + 1)
+        assert "Compare" not in dict(traffic.most_first())
+        both = await world.until(
+            lambda: len({tree(node).fingerprint() for node in (a, b, c, d)}) == 1, within=300
+        )
+        print(f"all the same after {both:.0f} s")
+        newcomer = await world.start("e", lan=None, bootstrap=[d])
+        await world.until(lambda: len(tree(newcomer)) == 2, within=10)
 
 
 async def test_who_leaves_hands_over(autojump_clock: MockClock) -> None:
