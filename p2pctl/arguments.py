@@ -71,6 +71,25 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=_formatter, **options)
 
+    def read(
+        self, argv: Sequence[str], options: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        """Read a command line into `options`; raises `UsageError`, which tells what may be meant."""
+        found, unknown = self.parse_known_args(argv, options)
+        for each in unknown:
+            if not each.startswith("-"):
+                self.error(f"unexpected argument {each!r}")
+            self._reject(each.partition("=")[0])
+        return found
+
+    def _reject(self, flag: str) -> NoReturn:
+        import difflib  # noqa: PLC0415 - start-up time
+
+        nearest = difflib.get_close_matches(flag, self._option_string_actions, n=1)
+        if nearest:
+            raise UsageError(f"unknown flag {flag!r}; did you mean {nearest[0]}?")
+        self.error(f"unknown flag {flag!r}")
+
     def error(self, message: str) -> NoReturn:
         """Raise what is wrong."""
         raise UsageError(f"{message}; see `{self.prog} --help`")

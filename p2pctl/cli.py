@@ -268,14 +268,14 @@ def parse(argv: Sequence[str]) -> tuple[Command, argparse.Namespace]:
     start = 0
     while start < len(argv) and argv[start].startswith("-"):
         start += 2 if argv[start] in _TAKING_A_VALUE else 1
-    options = _main_parser().parse_args(argv[:start])
+    options = _main_parser().read(argv[:start])
     if start >= len(argv):
         raise UsageError(f"which command? {', '.join(COMMANDS)}; see `p2pctl --help`")
     name = argv[start]
     command = COMMANDS.get(name)
     if command is None:
         raise UsageError(_unknown_command(name))
-    _command_parser(name, command).parse_args(argv[start + 1 :], options)
+    _command_parser(name, command).read(argv[start + 1 :], options)
     if options.socket is not None and options.instance is not None:
         raise UsageError("--socket and --instance name the daemon twice: give one of them")
     return command, options

@@ -137,7 +137,8 @@ class RealNetwork:
         try:
             found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
-            raise DialFailed(f"can't resolve {host}: {error}; check the name") from None
+            reason = (error.strerror if isinstance(error, OSError) else None) or error
+            raise DialFailed(f"can't resolve {host}: {reason}; check the name") from None
         return list(dict.fromkeys(_address(sockaddr) for *_, sockaddr in found))
 
     def interfaces(self) -> list[Interface]:

@@ -153,6 +153,8 @@ class Node:
             raise AmbiguousPeer(f"{text!r} fits several peers: {shown}; use more of the ID")
         for node_id in found:
             return node_id
+        if text == self.services.own.name or self.node_id.hex().startswith(prefix):
+            raise NotFound(f"{text!r} is this node itself; `p2pctl status` tells about it")
         raise NotFound(f"no known peer {text!r}; `p2pctl peers` lists them")
 
     async def connect(self, address: str) -> NodeId:

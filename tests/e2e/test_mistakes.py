@@ -204,6 +204,14 @@ def test_two_ways_to_name_the_daemon() -> None:
     assert_one_clear_line(done.stderr, "p2pctl: ", "--instance")
 
 
+def test_a_node_is_no_peer_of_its_own(make_daemon: MakeDaemon) -> None:
+    alone = make_daemon("alone", "--set", "discovery.multicast.enabled=false").start()
+    for itself in ("alone", alone.call("status")["node_id"][:8]):
+        done = alone.ctl("why", itself)
+        assert done.returncode == 3
+        assert_one_clear_line(done.stderr, "p2pctl: ", "is this node itself")
+
+
 def test_an_ambiguous_name(make_daemon: MakeDaemon) -> None:
     first = make_daemon("a", "--set", "discovery.multicast.enabled=false").start()
     same = [make_daemon(each, "--set", "node.name=twin") for each in "bc"]

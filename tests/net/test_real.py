@@ -376,7 +376,8 @@ async def test_numbers_resolve_to_themselves(near: RealNetwork) -> None:
     assert await near.resolve("::1", 5) == [Address("::1", 5)]
 
 
-@pytest.mark.parametrize("name", ["a" * 64 + ".invalid", "..", "\0", "é" * 300])
+@pytest.mark.parametrize("name", ["nobody.invalid", "a" * 64 + ".invalid", "..", "\0", "é" * 300])
 async def test_a_name_that_is_none_is_a_failed_dial(near: RealNetwork, name: str) -> None:
-    with pytest.raises(DialFailed, match="can't resolve"):
+    with pytest.raises(DialFailed, match="can't resolve") as failed:
         await near.resolve(name, 5)
+    assert "Errno" not in str(failed.value)

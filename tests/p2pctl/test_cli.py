@@ -291,6 +291,17 @@ def test_an_unknown_command_gets_the_nearest_one(capsys: Captured) -> None:
     assert "did you mean" not in capsys.readouterr().err
 
 
+def test_a_misspelt_flag_gets_the_nearest_one(capsys: Captured) -> None:
+    for argv, told in [
+        (["--jsno", "status"], "unknown flag '--jsno'; did you mean --json?"),
+        (["put", "k", "v", "--tll=4"], "unknown flag '--tll'; did you mean --ttl?"),
+        (["put", "k", "v", "--zzz"], "unknown flag '--zzz'; see `p2pctl put --help`"),
+        (["put", "k", "v", "w"], "unexpected argument 'w'; see `p2pctl put --help`"),
+    ]:
+        assert main(argv) == 2
+        assert capsys.readouterr().err == f"p2pctl: {told}\n"
+
+
 def test_json_in_a_value_is_no_option(daemon: Daemon, capsys: Captured) -> None:
     assert main(["get", "--", "--json"]) == 3
     assert capsys.readouterr().err == "p2pctl: no record '--json'\n"
