@@ -74,7 +74,7 @@ class Parser(argparse.ArgumentParser):
     def read(
         self, argv: Sequence[str], options: argparse.Namespace | None = None
     ) -> argparse.Namespace:
-        """Read a command line into `options`; raises `UsageError`, which tells what may be meant."""
+        """Read a command line into `options`; a `UsageError` tells what may be meant."""
         found, unknown = self.parse_known_args(argv, options)
         for each in unknown:
             if not each.startswith("-"):
