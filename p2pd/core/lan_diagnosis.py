@@ -120,6 +120,8 @@ def _heard(seen: Observations, interface: InterfaceSeen) -> Findings:
         # A node is heard in both families.
         shown = {each for each in strangers if not each.startswith("fe80:")} or strangers
         yield ok("multicast.ok", f"{came_back}; answers from {listed(shown)}")
+    elif any(link.foreign for link in interface.links):
+        yield ok("multicast.ok", f"{came_back}; only nodes of other networks answer")
     elif interface.loopback or here:
         who = "; other nodes of this host answer" if here else ""
         yield ok("multicast.ok", came_back + who)

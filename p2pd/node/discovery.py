@@ -292,7 +292,8 @@ class Discovery:
                 own = self.beacon(link.interface, link.group)
                 if own is not None:
                     link.tally.note(beacon, host, own)
-            if beacon.network == self._network and beacon.query:
+            if beacon.query:
+                # Of another network, too: it can't know otherwise that its name is the cause.
                 await self._answer_query(link)
             elif beacon.network == self._network:
                 self._take(beacon, host, link)

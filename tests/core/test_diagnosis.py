@@ -210,6 +210,12 @@ def test_a_connected_host_of_the_lan_that_does_not_answer_is_named() -> None:
     assert "not even" not in elsewhere["multicast.unanswered"].text
 
 
+def test_where_only_other_networks_answer_multicast_is_not_to_blame() -> None:
+    heard = {"interfaces": (lan(LinkSeen(V4, foreign=(OTHER,))),), **ALONE}
+    assert list(found(Level.PROBLEM, **heard)) == ["multicast.other_network"]
+    assert "multicast.unanswered" not in found(Level.WARNING, **heard)
+
+
 def test_nodes_of_the_same_host_are_no_sign_of_the_others() -> None:
     here = LinkSeen(V4, hosts=("192.168.1.2",), own_hosts=("192.168.1.2",))
     apart = (lan(ANSWERED, name="lan1", used=False), lan(here))
