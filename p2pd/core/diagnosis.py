@@ -105,7 +105,7 @@ def _refusals(seen: Observations) -> Findings:
         found = [each for each in seen.refusals if each.reason == reason]
         if found:
             refused = True
-            who = f"the node at {_hosts(found)} {text.format(network=seen.network)}"
+            who = f"who is at {_hosts(found)} {text.format(network=seen.network)}"
             always = reason == "man_in_the_middle"
             level = Level.PROBLEM if always else worse_alone(seen)
             yield Finding(code, level, who, remedy)
@@ -223,6 +223,12 @@ def _ahead(seconds: float) -> str:
     return f"{minutes:,.0f} min {'ahead of' if seconds > 0 else 'behind'}"
 
 
+_APART = (
+    "see whether p2pd runs there, whether its firewall lets its TCP port in, and whether "
+    "that of this host lets connections out"
+)
+
+
 def _peers(seen: Observations, *, explained: bool) -> Findings:
     if seen.connected:
         yield ok("peers.ok", f"{seen.connected} connected, {seen.known} known")
@@ -233,16 +239,19 @@ def _peers(seen: Observations, *, explained: bool) -> Findings:
         yield Finding(
             "peers.unreachable",
             level,
-            f"no peer is connected; of {seen.known} known: {said}",
-            "see whether p2pd runs there and its firewall lets its TCP port in; "
+            f"no peer is connected, {seen.known} known: {said}",
+            f"{_APART if not explained else 'see to the problems above first'}; "
             "`p2pctl why PEER` says more",
         )
     else:
         yield Finding(
             "peers.none",
             level,
-            "no other node is known: none runs where multicast reaches",
-            "start one; where multicast does not reach, name one with --bootstrap HOST:PORT",
+            f"no other node of network {seen.network!r} is known: none runs where multicast "
+            "reaches",
+            "see to the problems above first"
+            if explained
+            else "start one; where multicast does not reach, name one with --bootstrap HOST:PORT",
         )
 
 

@@ -90,7 +90,7 @@ def test_every_check_says_something() -> None:
             {"interfaces": (LOOPBACK, lan(ANSWERED, name="br-lan", used=False))},
             "left out as that of containers or tunnels",
         ),
-        ("interface.none", {"interfaces": (LOOPBACK,), **ALONE}, "loopback"),
+        ("interface.none", {"interfaces": (LOOPBACK,), **ALONE}, "up and has an address"),
         (
             "multicast.dropped",
             {"interfaces": (lan(LinkSeen(V4, looped=False), LinkSeen(V6, hosts=("fe80::3",))),)},
@@ -100,6 +100,11 @@ def test_every_check_says_something() -> None:
             "multicast.not_sent",
             {"interfaces": (lan(LinkSeen(V4, "can't send beacons on lan0: No route")),)},
             "No route",
+        ),
+        (
+            "multicast.port_taken",
+            {"interfaces": (lan(LinkSeen(V4, "can't join it on lan0: in use", port_taken=True)),)},
+            "another program holds UDP port 41000",
         ),
         (
             "multicast.not_listening",
@@ -205,7 +210,7 @@ def test_what_may_be_as_it_should_be_is_a_warning(code: str, changes: dict[str, 
 
 def test_a_connected_host_of_the_lan_that_does_not_answer_is_named() -> None:
     warned = found(Level.WARNING, interfaces=(lan(LinkSeen(V4)),))
-    assert f"not even {OTHER}, 192.168.1.4, which is" in warned["multicast.unanswered"].text
+    assert f"not even {OTHER}, 192.168.1.4, though connected" in warned["multicast.unanswered"].text
     elsewhere = found(Level.WARNING, interfaces=(lan(LinkSeen(V4)),), other_hosts=("203.0.113.1",))
     assert "not even" not in elsewhere["multicast.unanswered"].text
 
@@ -237,3 +242,25 @@ def test_that_nobody_is_connected_is_no_second_problem() -> None:
     deaf = (lan(LinkSeen(V4, looped=False)),)
     assert list(found(Level.PROBLEM, interfaces=deaf, **ALONE)) == ["multicast.dropped"]
     assert "peers.none" in found(Level.WARNING, interfaces=deaf, **ALONE)
+
+
+def test_where_something_else_explains_it_nobody_is_sent_to_the_firewalls_of_others() -> None:
+    apart = {**ALONE, "known": 1, "unreachable": ("b (12): no answer",)}
+    [unexplained] = found(Level.PROBLEM, **apart).values()
+    assert "its firewall lets its TCP port in" in str(unexplained.remedy)
+    assert "that of this host lets connections out" in str(unexplained.remedy)
+    explained = found(Level.WARNING, refusals=(KEY,), **apart)["peers.unreachable"]
+    assert str(explained.remedy).startswith("see to the problems above first")
+
+
+def test_a_port_that_another_program_has_is_not_blamed_on_the_firewall() -> None:
+    taken = LinkSeen(V4, "can't join it on lan0: Address already in use", port_taken=True)
+    [told] = found(Level.PROBLEM, interfaces=(lan(taken),)).values()
+    assert "ss -lunp" in str(told.remedy)
+    assert "firewall" not in str(told.remedy)
+
+
+def test_refusals_at_several_addresses_need_not_be_of_one_node() -> None:
+    several = (KEY, attrs.evolve(KEY, address="192.168.1.8:41000"))
+    told = found(Level.WARNING, refusals=several)["network.key"]
+    assert told.text.startswith("who is at 192.168.1.8:41000, 192.168.1.9:41000 does not hold")

@@ -131,7 +131,7 @@ def test_multicast_dropped_between(lan: Surroundings) -> None:
     assert set(problems(daemon)) == {"peers.none"}
     other.call("connect", address=daemon.address)
     found = {each["code"]: each["text"] for each in examined(daemon)["findings"]}
-    assert f"not even {closed.address}, which is connected" in found["multicast.unanswered"]
+    assert f"not even {closed.address}, though connected" in found["multicast.unanswered"]
 
 
 def test_inbound_tcp_dropped(lan: Surroundings) -> None:

@@ -53,6 +53,23 @@ async def test_a_misspelt_network_is_named_though_the_others_are_silent(
         assert await problems(b) == ["multicast.other_network"]
 
 
+async def test_a_port_taken_by_another_program_is_named_and_tried_again_at_once(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_world(11) as world:
+        a = await world.start("a", discovery__multicast__interval=60)
+        await world.stop(a)
+
+        def refuse(*_: object) -> None:
+            raise OSError(98, "Address already in use")
+
+        monkeypatch.setattr(a.network, "open_multicast", refuse)
+        a = await world.start("a", discovery__multicast__interval=60)
+        assert await problems(a) == ["multicast.port_taken"]
+        monkeypatch.undo()
+        assert await problems(a) == ["peers.none"]
+
+
 async def test_two_examinations_at_once_wait_for_each_other(autojump_clock: MockClock) -> None:
     async with open_world(3) as world:
         a, b = await world.start("a"), await world.start("b")
