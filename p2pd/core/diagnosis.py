@@ -88,6 +88,9 @@ _REFUSALS = {
 }
 
 
+_UNCLONE = "stop one of the two, move its identity.json away and start it again"
+
+
 def _refusals(seen: Observations) -> Findings:
     clashes = [each for each in seen.refusals if each.reason == "identity_clash"]
     if clashes:
@@ -96,10 +99,18 @@ def _refusals(seen: Observations) -> Findings:
             "identity.clash",
             f"another running node has this node's identity, at {_hosts(clashes)} "
             f"({ago:.0f} s ago); a cloned disk or a copied state directory?",
-            "stop one of the two, move its identity.json away and start it again",
+            _UNCLONE,
         )
     else:
         yield ok("identity.ok", "no other node was seen with this node's identity")
+    clones = [each for each in seen.refusals if each.reason == "cloned"]
+    if clones:
+        yield warning(
+            "identity.peer",
+            f"other nodes, at {_hosts(clones)}, run with one and the same identity; a cloned disk "
+            "or a copied state directory?",
+            _UNCLONE,
+        )
     refused = False
     for reason, (code, text, remedy) in _REFUSALS.items():
         found = [each for each in seen.refusals if each.reason == reason]

@@ -27,7 +27,7 @@ from p2pd.node.dialer import Dialer
 from p2pd.node.env import Env
 from p2pd.node.own_record import OwnRecord
 from p2pd.node.refusals import Refusals
-from p2pd.node.roster import Roster, describe
+from p2pd.node.roster import CLONED, Roster, describe
 from p2pd.node.soundings import Soundings
 from p2pd.wire.handshake import Reason
 from p2pd.wire.messages import Ping
@@ -116,7 +116,8 @@ class Doctor:
             refusals=tuple(
                 RefusalSeen(each.reason, each.address, max(0.0, wall - each.time))
                 for each in self.refusals.since(wall - REFUSALS_SECONDS)
-                if each.peer not in self._roster.connections
+                # Of two with one identity, one is connected.
+                if each.peer not in self._roster.connections or each.reason == CLONED
             ),
             dials=tuple(notes.dials),
             clocks=tuple(notes.clocks),

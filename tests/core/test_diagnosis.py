@@ -196,6 +196,7 @@ def test_one_cause_is_one_problem_with_a_remedy(
         ("multicast.disabled", {"multicast": False}),
         ("multicast.unanswered", {"interfaces": (lan(LinkSeen(V4)),)}),
         ("multicast.impossible", {"interfaces": (lan(),)}),
+        ("identity.peer", {"refusals": (attrs.evolve(CLASH, reason="cloned"),)}),
         ("network.key", {"refusals": (KEY,)}),
         ("bootstrap.unreachable", {"targets": (attrs.evolve(TARGET, seed=False),)}),
         ("clock.untested", {"clocks": ()}),
