@@ -250,5 +250,7 @@ def test_a_daemon_that_hangs_and_one_that_is_gone(lan: Surroundings) -> None:
     [silent] = [each for each in found["findings"] if each["level"] == "problem"]
     assert silent["code"] == "control.silent"
     assert f"process {daemon.pid}" in silent["text"]
+    assert "is stopped" in silent["text"]
+    assert silent["remedy"].endswith(f"`kill -CONT {daemon.pid}`")
     daemon.kill()
     assert set(problems(daemon, *flags)) == {"control.unreachable"}
