@@ -196,6 +196,14 @@ async def test_who_left(autojump_clock: MockClock) -> None:
         assert why.liveness == "unknown"
         assert "said goodbye: leaving" in text_of(why, "peer.disconnected")
         assert "peer.dead" not in codes(why)
+        assert why.summary.endswith("stopped properly, with a goodbye")
+        await trio.sleep(20)
+        summary = a.node.why(b.node_id).summary
+        assert "stopped properly, with a goodbye; since then: " in summary
+        assert "refused" in summary
+        await world.start("b", lan=None, connections__target=0)
+        await a.node.connect(str(b.address))
+        assert "is connected" in a.node.why(b.node_id).summary
 
 
 async def test_of_a_stranger_there_is_nothing_to_tell(autojump_clock: MockClock) -> None:
