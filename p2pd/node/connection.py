@@ -160,7 +160,8 @@ class Connection:
         """Say goodbye and end the connection once that is sent; later frames are dropped."""
         if self._goodbye is None:
             self.notify(Goodbye(reason))
-            self._goodbye = reason
+            # In a log or a registry it would read as the peer's.
+            self._goodbye = reason = f"this node said goodbye: {reason}"
             if self._may_send_at_once and not self._outbox:
                 self._end(reason)
             else:

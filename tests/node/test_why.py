@@ -179,10 +179,10 @@ async def test_whom_a_user_parted(autojump_clock: MockClock) -> None:
         a, b = await pair(world)
         await a.node.disconnect(b.node_id)
         await trio.sleep(1)
-        for one, other in ((a, b), (b, a)):
+        for one, other, who in ((a, b, "this node"), (b, a, "the peer")):
             why = one.node.why(other.node_id)
             assert (why.status, why.liveness) == ("disconnected", "alive")
-            assert why.summary.endswith("disconnected on request")
+            assert why.summary.endswith(f"{who} said goodbye: disconnected on request")
             assert "a user ended the last connection" in text_of(why, "dial.parted")
             assert text_of(why, "dial.backoff") == "not dialled for another 299 s"
 
