@@ -144,12 +144,15 @@ class Node:
         entries = [each for each in self.services.registry if each.node_id is not None]
         prefix = text.lower() if len(text) >= _LEAST_PREFIX else " "
         found = {
-            each.node_id
+            each.node_id: each.status
             for each in entries
             if each.node_id and (each.name == text or each.node_id.hex().startswith(prefix))
         }
         if len(found) > 1:
-            shown = ", ".join(sorted(each.hex()[:16] for each in found))
+            # Most often of one host, whose earlier identities are disconnected for good.
+            shown = ", ".join(
+                sorted(f"{each.hex()[:16]} ({status})" for each, status in found.items())
+            )
             raise AmbiguousPeer(f"{text!r} fits several peers: {shown}; use more of the ID")
         for node_id in found:
             return node_id
