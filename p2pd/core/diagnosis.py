@@ -1,6 +1,6 @@
 """From what was observed to what is wrong."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from statistics import median
 
 from p2pd.core.findings import (
@@ -15,14 +15,14 @@ from p2pd.core.findings import (
 )
 from p2pd.core.history import MAX_SKEW
 from p2pd.core.lan_diagnosis import interfaces, multicast
-from p2pd.core.observations import ClockSeen, Observations, RefusalSeen, TargetSeen
+from p2pd.core.observations import Observations, RefusalSeen, TargetSeen
 
 # Below so much free space the disk will be full soon: the database's log alone takes 8 MiB.
 LOW_DISK = 64 << 20
 
 
 def diagnose(seen: Observations) -> list[Finding]:
-    """Return all findings, check by check; each check has at least one."""
+    """Return all findings, check by check; each check that could be made has at least one."""
     findings = [
         *_disk(seen),
         *interfaces(seen),
@@ -30,6 +30,7 @@ def diagnose(seen: Observations) -> list[Finding]:
         *_refusals(seen),
         *_targets(seen),
         *_inbound(seen),
+        *_path(seen),
         *_clock(seen),
     ]
     explained = any(each.level is Level.PROBLEM for each in findings)
@@ -201,6 +202,24 @@ _CLOSED = {
 }
 
 
+def _path(seen: Observations) -> Findings:
+    lost = [each.peer for each in seen.echoes if not each.came_back]
+    if lost:
+        names = [each.name for each in seen.interfaces if each.used and not each.loopback]
+        yield Finding(
+            "path.large",
+            # With most peers: it is near this host, as far as can be seen from here.
+            Level.PROBLEM if len(lost) * 2 > len(seen.echoes) else Level.WARNING,
+            f"short messages are answered, long ones are not, by {listed(lost)}: something on the "
+            "way drops large packets",
+            f"lower this host's MTU (`ip link set dev {(names or ['INTERFACE'])[0]} mtu 1280`; "
+            "connections made from then on keep to it), or let ICMP (packet too big) through the "
+            "firewalls between",
+        )
+    elif seen.echoes:
+        yield ok("path.ok", f"long messages come back from {_count(seen.echoes, 'peer')}")
+
+
 def _clock(seen: Observations) -> Findings:
     off = [each for each in seen.clocks if abs(each.ahead) > MAX_SKEW]
     if not seen.clocks:
@@ -266,7 +285,7 @@ def _peers(seen: Observations, *, explained: bool) -> Findings:
         )
 
 
-def _count(items: tuple[ClockSeen, ...], noun: str) -> str:
+def _count(items: Sized, noun: str) -> str:
     return f"{len(items)} {noun}{'' if len(items) == 1 else 's'}"
 
 

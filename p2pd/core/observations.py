@@ -83,6 +83,14 @@ class ClockSeen:
 
 
 @attrs.frozen
+class EchoSeen:
+    """Whether a message of several packets came back from a peer that answers short ones."""
+
+    peer: str
+    came_back: bool
+
+
+@attrs.frozen
 class DiskSeen:
     """The disk under the state directory; see `store.base.Disk`."""
 
@@ -110,6 +118,7 @@ class Observations:
     refusals: tuple[RefusalSeen, ...] = ()
     dials: tuple[DialSeen, ...] = ()
     clocks: tuple[ClockSeen, ...] = ()
+    echoes: tuple[EchoSeen, ...] = ()
     disk: DiskSeen = DiskSeen("", 0)
     connected: int = 0
     other_hosts: tuple[str, ...] = ()

@@ -14,12 +14,13 @@ from p2pd.core.observations import (
     ClockSeen,
     DialSeen,
     DiskSeen,
+    EchoSeen,
     InterfaceSeen,
     Observations,
     RefusalSeen,
     TargetSeen,
 )
-from p2pd.errors import DialFailed, HandshakeRefused, P2PError
+from p2pd.errors import DialFailed, HandshakeRefused, P2PError, RequestTimedOut
 from p2pd.hosts import parse_address
 from p2pd.node.connection import Connection
 from p2pd.node.dial_back import OUTCOMES, DialingBack
@@ -30,7 +31,7 @@ from p2pd.node.refusals import Refusals
 from p2pd.node.roster import CLONED, Roster, describe
 from p2pd.node.soundings import Soundings
 from p2pd.wire.handshake import Reason
-from p2pd.wire.messages import Ping
+from p2pd.wire.messages import Echo, Ping
 
 # Seconds that each question, dial and name lookup may take; they go side by side.
 WITHIN = 3.0
@@ -38,8 +39,10 @@ WITHIN = 3.0
 _SETTLE = 0.5
 # Peers asked to dial back: where one can't, another may.
 MAX_ASKED = 3
-# Peers whose clocks are read: enough for a majority.
+# Peers whose clocks are read, and which are sent a long message: enough for a majority.
 MAX_CLOCKS = 8
+# So long that an Ethernet's largest packets are among those that carry it.
+_LONG = bytes(4096)
 # Configured names that are looked up and dialled, and addresses of each: the others are not.
 MAX_TARGETS = 16
 MAX_ADDRESSES = 4
@@ -57,6 +60,7 @@ class _Notes:
     targets: list[TargetSeen] = attrs.field(factory=list)
     dials: list[DialSeen] = attrs.field(factory=list)
     clocks: list[ClockSeen] = attrs.field(factory=list)
+    echoes: list[EchoSeen] = attrs.field(factory=list)
     disk: DiskSeen = attrs.field(factory=lambda: DiskSeen("", 0))
 
 
@@ -121,6 +125,7 @@ class Doctor:
             ),
             dials=tuple(notes.dials),
             clocks=tuple(notes.clocks),
+            echoes=tuple(notes.echoes),
             disk=notes.disk,
             connected=len(self._roster.connections),
             other_hosts=tuple(unscoped(each.remote.host) for each in self._elsewhere()),
@@ -143,7 +148,7 @@ class Doctor:
             for connection in self._elsewhere()[:MAX_ASKED]:
                 nursery.start_soon(self._have_dialled, connection, notes)
             for connection in self._shuffled(self._roster.connections.values())[:MAX_CLOCKS]:
-                nursery.start_soon(self._read_clock, connection, notes)
+                nursery.start_soon(self._try_peer, connection, notes)
 
     async def _have_dialled(self, connection: Connection, notes: _Notes) -> None:
         reply = await self._dialing_back.ask(connection)
@@ -156,7 +161,8 @@ class Doctor:
         own = unscoped(host) in self._own_hosts()
         notes.dials.append(DialSeen(self._name(connection), reply.address, reply.outcome, own))
 
-    async def _read_clock(self, connection: Connection, notes: _Notes) -> None:
+    async def _try_peer(self, connection: Connection, notes: _Notes) -> None:
+        """Read a peer's clock, and have it send a long message back."""
         asked_at = trio.current_time()
         try:
             await connection.request(Ping(), WITHIN)
@@ -167,6 +173,14 @@ class Doctor:
             now = self._env.wall_clock() - (trio.current_time() - asked_at) / 2
             ahead = connection.peer_ms / 1000 - now
             notes.clocks.append(ClockSeen(self._name(connection), ahead))
+        came_back = True
+        try:
+            await connection.request(Echo(_LONG), WITHIN)
+        except RequestTimedOut:
+            came_back = False
+        except P2PError:
+            return
+        notes.echoes.append(EchoSeen(self._name(connection), came_back))
 
     async def _try_target(self, seen: TargetSeen, notes: _Notes) -> None:
         try:

@@ -11,6 +11,7 @@ from p2pd.core.observations import (
     ClockSeen,
     DialSeen,
     DiskSeen,
+    EchoSeen,
     InterfaceSeen,
     LinkSeen,
     Observations,
@@ -35,12 +36,20 @@ HEALTHY = Observations(
     interfaces=(LOOPBACK, lan(ANSWERED)),
     dials=(DialSeen("b", "192.168.1.2:41000", "reached"),),
     clocks=(ClockSeen("b", 0.02), ClockSeen("c", -1.5)),
+    echoes=(EchoSeen("b", True), EchoSeen("c", True)),
     disk=DiskSeen("/var/lib/p2pd", 1 << 40),
     connected=2,
     other_hosts=(OTHER, "192.168.1.4"),
     known=2,
 )
-ALONE: dict[str, Any] = {"connected": 0, "other_hosts": (), "known": 0, "dials": (), "clocks": ()}
+ALONE: dict[str, Any] = {
+    "connected": 0,
+    "other_hosts": (),
+    "known": 0,
+    "dials": (),
+    "clocks": (),
+    "echoes": (),
+}
 TARGET = TargetSeen("seed.example:41000", seed=True)
 CLASH = RefusalSeen("identity_clash", "192.168.1.9:41000", 3.0)
 KEY = RefusalSeen("network_key", "192.168.1.9:41000", 3.0)
@@ -58,7 +67,17 @@ def test_a_healthy_node_has_neither_problems_nor_warnings() -> None:
 def test_every_check_says_something() -> None:
     checks = {each.check for each in diagnose(HEALTHY)}
     assert checks == {
-        *("disk", "interface", "multicast", "identity", "network", "inbound", "clock", "peers")
+        *(
+            "disk",
+            "interface",
+            "multicast",
+            "identity",
+            "network",
+            "inbound",
+            "path",
+            "clock",
+            "peers",
+        )
     }
 
 
@@ -162,6 +181,11 @@ def test_every_check_says_something() -> None:
             "NAT",
         ),
         (
+            "path.large",
+            {"echoes": (EchoSeen("b", False), EchoSeen("c", False), EchoSeen("d", True))},
+            "by b, c: something on the way drops large packets",
+        ),
+        (
             "clock.wrong",
             {"clocks": (ClockSeen("b", -3600.2), ClockSeen("c", -3599.9))},
             "60 min ahead of those of 2 of 2 peers",
@@ -199,6 +223,7 @@ def test_one_cause_is_one_problem_with_a_remedy(
         ("identity.peer", {"refusals": (attrs.evolve(CLASH, reason="cloned"),)}),
         ("network.key", {"refusals": (KEY,)}),
         ("bootstrap.unreachable", {"targets": (attrs.evolve(TARGET, seed=False),)}),
+        ("path.large", {"echoes": (EchoSeen("b", False), EchoSeen("c", True))}),
         ("clock.untested", {"clocks": ()}),
         ("clock.peer", {"clocks": (ClockSeen("b", 3600.0), ClockSeen("c", 0.0))}),
         ("inbound.untested", {"dials": ()}),

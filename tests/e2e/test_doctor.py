@@ -96,7 +96,7 @@ def test_all_is_well(lan: Surroundings) -> None:
     assert found["daemon"]
     assert {each["level"] for each in found["findings"]} == {"ok"}, found
     checks = ["control", "disk", "interface", "multicast", "identity", "network"]
-    checks += ["inbound", "clock", "peers"]
+    checks += ["inbound", "path", "clock", "peers"]
     assert list(dict.fromkeys(each["check"] for each in found["findings"])) == checks
     shown = daemon.ctl("doctor")
     assert shown.returncode == 0
@@ -142,6 +142,15 @@ def test_inbound_tcp_dropped(lan: Surroundings) -> None:
     found = problems(daemon)
     assert set(found) == {"inbound.dropped"}
     assert "firewall" in found["inbound.dropped"]
+
+
+def test_large_packets_dropped_on_the_way(lan: Surroundings) -> None:
+    host = lan.host()
+    host.drop_longer_than(1000)
+    daemon = lan.daemon(host=host).start()
+    lan.meets_all(daemon)
+    found = problems(daemon)
+    assert set(found) == {"path.large"}
 
 
 def test_an_interface_that_does_not_exist(lan: Surroundings) -> None:
