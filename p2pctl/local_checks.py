@@ -193,5 +193,8 @@ def _target(check: str, text: str) -> "FindingJson":
                 said = error.strerror or f"no answer within {_DIAL_SECONDS:g} s"
             else:
                 return _finding(f"{check}.ok", "ok", f"{text} takes connections")
-    remedy = "see whether p2pd runs there and its firewall lets this TCP port in"
+    remedy = (
+        "see whether p2pd runs there, its firewall lets this TCP port in and that of this host "
+        "lets it out"
+    )
     return _finding(f"{check}.unreachable", "problem", f"{text}: {said}", remedy)

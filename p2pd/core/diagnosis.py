@@ -156,7 +156,8 @@ def _target_remedy(target: TargetSeen) -> str:
     if target.reason in _REFUSALS:
         return _REFUSALS[target.reason][2]
     return (
-        "see whether p2pd runs there and its firewall lets this TCP port in; "
+        "see whether p2pd runs there, its firewall lets this TCP port in and that of this host "
+        "lets it out; "
         f"else correct discovery.{_key(target)}"
     )
 
