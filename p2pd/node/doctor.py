@@ -60,6 +60,7 @@ class _Notes:
     targets: list[TargetSeen] = attrs.field(factory=list)
     dials: list[DialSeen] = attrs.field(factory=list)
     clocks: list[ClockSeen] = attrs.field(factory=list)
+    answering: list[Connection] = attrs.field(factory=list)
     echoes: list[EchoSeen] = attrs.field(factory=list)
     disk: DiskSeen = attrs.field(factory=lambda: DiskSeen("", 0))
 
@@ -148,7 +149,11 @@ class Doctor:
             for connection in self._elsewhere()[:MAX_ASKED]:
                 nursery.start_soon(self._have_dialled, connection, notes)
             for connection in self._shuffled(self._roster.connections.values())[:MAX_CLOCKS]:
-                nursery.start_soon(self._try_peer, connection, notes)
+                nursery.start_soon(self._read_clock, connection, notes)
+        # Last: where it is lost, nothing else comes over its connection any more.
+        async with trio.open_nursery() as nursery:
+            for connection in notes.answering:
+                nursery.start_soon(self._try_long, connection, notes)
 
     async def _have_dialled(self, connection: Connection, notes: _Notes) -> None:
         reply = await self._dialing_back.ask(connection)
@@ -161,18 +166,20 @@ class Doctor:
         own = unscoped(host) in self._own_hosts()
         notes.dials.append(DialSeen(self._name(connection), reply.address, reply.outcome, own))
 
-    async def _try_peer(self, connection: Connection, notes: _Notes) -> None:
-        """Read a peer's clock, and have it send a long message back."""
+    async def _read_clock(self, connection: Connection, notes: _Notes) -> None:
         asked_at = trio.current_time()
         try:
             await connection.request(Ping(), WITHIN)
         except P2PError:
             return
+        notes.answering.append(connection)
         if connection.peer_ms is not None:
             # Its answer was half of the time on its way.
             now = self._env.wall_clock() - (trio.current_time() - asked_at) / 2
             ahead = connection.peer_ms / 1000 - now
             notes.clocks.append(ClockSeen(self._name(connection), ahead))
+
+    async def _try_long(self, connection: Connection, notes: _Notes) -> None:
         came_back = True
         try:
             await connection.request(Echo(_LONG), WITHIN)

@@ -149,8 +149,9 @@ def test_large_packets_dropped_on_the_way(lan: Surroundings) -> None:
     host.drop_longer_than(1000)
     daemon = lan.daemon(host=host).start()
     lan.meets_all(daemon)
-    found = problems(daemon)
-    assert set(found) == {"path.large"}
+    found = {each["code"]: each["level"] for each in examined(daemon)["findings"]}
+    assert found["path.large"] == "problem"
+    assert found["inbound.ok"] == "ok"
 
 
 def test_an_interface_that_does_not_exist(lan: Surroundings) -> None:
