@@ -206,6 +206,16 @@ async def test_who_left(autojump_clock: MockClock) -> None:
         assert "is connected" in a.node.why(b.node_id).summary
 
 
+async def test_an_address_where_nobody_was_found_says_what_was_found_there(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, discovery__bootstrap=("10.9.9.9:41000",))
+        await trio.sleep(1)
+        with pytest.raises(NotFound, match=r"is not known so far: .*10\.9\.9\.9"):
+            a.node.resolve_peer("10.9.9.9:41000")
+
+
 async def test_of_a_stranger_there_is_nothing_to_tell(autojump_clock: MockClock) -> None:
     async with open_world(1) as world:
         a = await world.start("a", lan=None)
