@@ -266,7 +266,7 @@ def _peers(seen: Observations, *, explained: bool) -> Findings:
         return
     level = Level.WARNING if explained else Level.PROBLEM
     if seen.known or seen.unreachable:
-        said = "; ".join(seen.unreachable[:3]) or "none was dialled yet"
+        said = "; ".join(seen.unreachable[:3]) or "none has answered a dial so far"
         yield Finding(
             "peers.unreachable",
             level,
