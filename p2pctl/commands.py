@@ -109,7 +109,8 @@ def peers(run: Run) -> None:
         for notice in run.subscribe("peers.watch", status=run.options.status):
             run.write_line(notice["peer"], render.peer_line(notice["peer"], run.style))
         return
-    nobody = "no peers yet" if run.options.status is None else f"no {run.options.status} peers"
+    alone = "no peers yet; `p2pctl doctor` says why"
+    nobody = alone if run.options.status is None else f"no {run.options.status} peers"
     run.show(
         run.call("peers", status=run.options.status),
         lambda found: render.peers(found, run.style, _now()) if found else nobody,

@@ -28,6 +28,7 @@ def look(
     error: str,
     *,
     denied: bool,
+    timed_out: bool,
     instance: str | None,
     state_dir: str | None,
     config: str,
@@ -35,9 +36,10 @@ def look(
 ) -> "list[FindingJson]":
     """Say why the daemon does not answer, as far as can be seen without it.
 
-    `error` is what came of asking it, and `denied` that this user may not. `instance` is
-    None where only a socket was named; then nobody knows where its state is, unless
-    `state_dir` says so. With `config_must_be` it is a finding, too, if there is no file `config`.
+    `error` is what came of asking it: `denied`, that this user may not; `timed_out`, that it
+    took the question and did not answer; else nobody was at the socket. `instance` is None
+    where only a socket was named; then nobody knows where its state is, unless `state_dir`
+    says so. With `config_must_be` it is a finding, too, if there is no file `config`.
     """
     places = [Path(state_dir)] if state_dir is not None else _usual_places(instance)
     directory = next((each for each in places if _is_state(each)), None)
@@ -49,8 +51,7 @@ def look(
     elif owner is None:
         control = _finding("control.unreachable", "problem", error, _LOG)
     else:
-        text = f"process {owner} has the state directory {directory}, and does not answer: {error}"
-        control = _finding("control.silent", "problem", text, f"restart it. {_LOG}")
+        control = _silent(owner, directory, error, timed_out=timed_out)
     return [
         control,
         _disk(directory),
@@ -103,6 +104,28 @@ def _owner(directory: Path) -> int | None:
             if kind == "FLOCK" and same:
                 return int(pid)
     return None
+
+
+def _silent(owner: int, directory: Path | None, error: str, *, timed_out: bool) -> "FindingJson":
+    """Say what keeps a process that has the state directory from answering."""
+    has = f"process {owner} has the state directory {directory}"
+    if _is_stopped(owner):
+        text = f"{has}, and is stopped: by a signal (SIGSTOP, Ctrl-Z) or a debugger"
+        return _finding("control.silent", "problem", text, f"let it go on: `kill -CONT {owner}`")
+    if timed_out:
+        text = f"{has}, and does not answer: {error}"
+        return _finding("control.silent", "problem", text, f"restart it. {_LOG}")
+    text = f"{has}, and is not at the control socket that was asked: it has another one, or none"
+    remedy = f"name its socket with --socket PATH (`ss -lxp` lists them), or restart it. {_LOG}"
+    return _finding("control.silent", "problem", text, remedy)
+
+
+def _is_stopped(process: int) -> bool:
+    """Whether a process was stopped (proc(5), /proc/PID/stat)."""
+    with suppress(OSError, IndexError):
+        # The name before it is in brackets, and may hold some itself.
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
+    return False
 
 
 def _disk(directory: Path | None) -> "FindingJson":
@@ -170,5 +193,8 @@ def _target(check: str, text: str) -> "FindingJson":
                 said = error.strerror or f"no answer within {_DIAL_SECONDS:g} s"
             else:
                 return _finding(f"{check}.ok", "ok", f"{text} takes connections")
-    remedy = "see whether p2pd runs there and its firewall lets this TCP port in"
+    remedy = (
+        "see whether p2pd runs there, its firewall lets this TCP port in and that of this host "
+        "lets it out"
+    )
     return _finding(f"{check}.unreachable", "problem", f"{text}: {said}", remedy)

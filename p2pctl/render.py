@@ -165,6 +165,8 @@ def status(result: "results.StatusResult") -> str:
     """Show `status`."""
     peers, store, gossip = result["peers"], result["store"], result["gossip"]
     counts = ", ".join(f"{count} {name}" for name, count in peers.items())
+    if peers["connected"] == 0:
+        counts += "; `p2pctl doctor` says why"
     noun = "record" if store["records"] == 1 else "records"
     lines = [
         ("node", result["node_id"]),

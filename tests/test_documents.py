@@ -42,7 +42,7 @@ def diagnosed() -> set[str]:
         *map((ROOT / "p2pctl").joinpath, ("doctor.py", "local_checks.py")),
     ]
     code = re.compile(
-        r"(control|config|disk|interface|multicast|identity|network|inbound|clock|peers)\.(?!json)[a-z_]+"
+        r"(control|config|disk|interface|multicast|identity|network|inbound|path|clock|peers)\.(?!json)[a-z_]+"
     )
     literals = {
         node.value

@@ -1,6 +1,6 @@
 """From what was observed to what is wrong."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from statistics import median
 
 from p2pd.core.findings import (
@@ -15,14 +15,14 @@ from p2pd.core.findings import (
 )
 from p2pd.core.history import MAX_SKEW
 from p2pd.core.lan_diagnosis import interfaces, multicast
-from p2pd.core.observations import ClockSeen, Observations, RefusalSeen, TargetSeen
+from p2pd.core.observations import Observations, RefusalSeen, TargetSeen
 
 # Below so much free space the disk will be full soon: the database's log alone takes 8 MiB.
 LOW_DISK = 64 << 20
 
 
 def diagnose(seen: Observations) -> list[Finding]:
-    """Return all findings, check by check; each check has at least one."""
+    """Return all findings, check by check; each check that could be made has at least one."""
     findings = [
         *_disk(seen),
         *interfaces(seen),
@@ -30,6 +30,7 @@ def diagnose(seen: Observations) -> list[Finding]:
         *_refusals(seen),
         *_targets(seen),
         *_inbound(seen),
+        *_path(seen),
         *_clock(seen),
     ]
     explained = any(each.level is Level.PROBLEM for each in findings)
@@ -88,6 +89,9 @@ _REFUSALS = {
 }
 
 
+_UNCLONE = "stop one of the two, move its identity.json away and start it again"
+
+
 def _refusals(seen: Observations) -> Findings:
     clashes = [each for each in seen.refusals if each.reason == "identity_clash"]
     if clashes:
@@ -96,16 +100,24 @@ def _refusals(seen: Observations) -> Findings:
             "identity.clash",
             f"another running node has this node's identity, at {_hosts(clashes)} "
             f"({ago:.0f} s ago); a cloned disk or a copied state directory?",
-            "stop one of the two, move its identity.json away and start it again",
+            _UNCLONE,
         )
     else:
         yield ok("identity.ok", "no other node was seen with this node's identity")
+    clones = [each for each in seen.refusals if each.reason == "cloned"]
+    if clones:
+        yield warning(
+            "identity.peer",
+            f"other nodes, at {_hosts(clones)}, run with one and the same identity; a cloned disk "
+            "or a copied state directory?",
+            _UNCLONE,
+        )
     refused = False
     for reason, (code, text, remedy) in _REFUSALS.items():
         found = [each for each in seen.refusals if each.reason == reason]
         if found:
             refused = True
-            who = f"the node at {_hosts(found)} {text.format(network=seen.network)}"
+            who = f"who is at {_hosts(found)} {text.format(network=seen.network)}"
             always = reason == "man_in_the_middle"
             level = Level.PROBLEM if always else worse_alone(seen)
             yield Finding(code, level, who, remedy)
@@ -144,7 +156,8 @@ def _target_remedy(target: TargetSeen) -> str:
     if target.reason in _REFUSALS:
         return _REFUSALS[target.reason][2]
     return (
-        "see whether p2pd runs there and its firewall lets this TCP port in; "
+        "see whether p2pd runs there, its firewall lets this TCP port in and that of this host "
+        "lets it out; "
         f"else correct discovery.{_key(target)}"
     )
 
@@ -190,6 +203,24 @@ _CLOSED = {
 }
 
 
+def _path(seen: Observations) -> Findings:
+    lost = [each.peer for each in seen.echoes if not each.came_back]
+    if lost:
+        names = [each.name for each in seen.interfaces if each.used and not each.loopback]
+        yield Finding(
+            "path.large",
+            # With most peers: it is near this host, as far as can be seen from here.
+            Level.PROBLEM if len(lost) * 2 > len(seen.echoes) else Level.WARNING,
+            f"short messages are answered, long ones are not, by {listed(lost)}: something on the "
+            "way drops large packets",
+            f"lower this host's MTU (`ip link set dev {(names or ['INTERFACE'])[0]} mtu 1280`; "
+            "connections made from then on keep to it), or let ICMP (packet too big) through the "
+            "firewalls between",
+        )
+    elif seen.echoes:
+        yield ok("path.ok", f"long messages come back from {_count(seen.echoes, 'peer')}")
+
+
 def _clock(seen: Observations) -> Findings:
     off = [each for each in seen.clocks if abs(each.ahead) > MAX_SKEW]
     if not seen.clocks:
@@ -223,30 +254,39 @@ def _ahead(seconds: float) -> str:
     return f"{minutes:,.0f} min {'ahead of' if seconds > 0 else 'behind'}"
 
 
+_APART = (
+    "see whether p2pd runs there, whether its firewall lets its TCP port in, and whether "
+    "that of this host lets connections out"
+)
+
+
 def _peers(seen: Observations, *, explained: bool) -> Findings:
     if seen.connected:
         yield ok("peers.ok", f"{seen.connected} connected, {seen.known} known")
         return
     level = Level.WARNING if explained else Level.PROBLEM
     if seen.known or seen.unreachable:
-        said = "; ".join(seen.unreachable[:3]) or "none was dialled yet"
+        said = "; ".join(seen.unreachable[:3]) or "none has answered a dial so far"
         yield Finding(
             "peers.unreachable",
             level,
-            f"no peer is connected; of {seen.known} known: {said}",
-            "see whether p2pd runs there and its firewall lets its TCP port in; "
+            f"no peer is connected, {seen.known} known: {said}",
+            f"{_APART if not explained else 'see to the problems above first'}; "
             "`p2pctl why PEER` says more",
         )
     else:
         yield Finding(
             "peers.none",
             level,
-            "no other node is known: none runs where multicast reaches",
-            "start one; where multicast does not reach, name one with --bootstrap HOST:PORT",
+            f"no other node of network {seen.network!r} is known: none runs where multicast "
+            "reaches",
+            "see to the problems above first"
+            if explained
+            else "start one; where multicast does not reach, name one with --bootstrap HOST:PORT",
         )
 
 
-def _count(items: tuple[ClockSeen, ...], noun: str) -> str:
+def _count(items: Sized, noun: str) -> str:
     return f"{len(items)} {noun}{'' if len(items) == 1 else 's'}"
 
 

@@ -29,8 +29,9 @@ def interfaces(seen: Observations) -> Findings:
         yield Finding(
             "interface.none",
             worse_alone(seen),
-            "no interface but loopback is up: no other host can be reached",
-            "bring the network up: `ip address` shows the interfaces; p2pd follows by itself",
+            "no interface but loopback is up and has an address: no other host can be reached",
+            "bring the network up: `ip address` shows the interfaces and their addresses; p2pd "
+            "follows by itself",
         )
     else:
         for pattern in wanted:
@@ -86,6 +87,15 @@ def _link_problems(seen: Observations, interface: InterfaceSeen) -> Findings:
             "listen on all addresses: leave listen.addresses at its default",
         )
     for link in mute:
+        if link.port_taken:
+            yield problem(
+                "multicast.port_taken",
+                f"{interface.name}, {link.group}: {link.trouble}: another program holds UDP port "
+                f"{seen.multicast_port} for itself",
+                f"stop it (`ss -lunp 'sport = :{seen.multicast_port}'` shows it), or set another "
+                "discovery.multicast.port on all nodes",
+            )
+            continue
         yield problem(
             "multicast.not_sent",
             f"{interface.name}, {link.group}: {link.trouble}",
@@ -120,6 +130,8 @@ def _heard(seen: Observations, interface: InterfaceSeen) -> Findings:
         # A node is heard in both families.
         shown = {each for each in strangers if not each.startswith("fe80:")} or strangers
         yield ok("multicast.ok", f"{came_back}; answers from {listed(shown)}")
+    elif any(link.foreign for link in interface.links):
+        yield ok("multicast.ok", f"{came_back}; only nodes of other networks answer")
     elif interface.loopback or here:
         who = "; other nodes of this host answer" if here else ""
         yield ok("multicast.ok", came_back + who)
@@ -128,7 +140,7 @@ def _heard(seen: Observations, interface: InterfaceSeen) -> Findings:
         yield warning(
             "multicast.unanswered",
             f"{came_back}, but no other host answers"
-            + (f", not even {listed(silent)}, which is connected" if silent else ""),
+            + (f", not even {listed(silent)}, though connected" if silent else ""),
             "if there are nodes on that LAN: their firewalls, the switch or the access point "
             "(client isolation, IGMP snooping) drop multicast, or it is another LAN",
         )

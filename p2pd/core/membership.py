@@ -70,6 +70,11 @@ class Membership:
         known = self._known.get(node)
         return Liveness.ALIVE if known is not None and known.alive else Liveness.UNKNOWN
 
+    def has_left(self, node: NodeId) -> bool:
+        """Whether the last thing that we know of a node is its goodbye."""
+        known = self._known.get(node)
+        return known is not None and known.left and self.liveness(node) is Liveness.UNKNOWN
+
     def accusers(self, node: NodeId) -> dict[NodeId, int]:
         """Return who reports a node dead, and as of what Unix milliseconds; for people."""
         case, dead = self._suspects.case(node), self._suspects.dead(node)

@@ -7,7 +7,8 @@ import attrs
 class LinkSeen:
     """One multicast group on one interface.
 
-    `trouble` is why it can't be joined or sent to; `listening` whether this node listens on
+    `trouble` is why it can't be joined or sent to, `port_taken` whether that is because another
+    program has the port; `listening` whether this node listens on
     an address there, without which it sends nothing. `looped`: its own beacon came back.
     `hosts` and `foreign` are the hosts from which other nodes answered: of this network, and
     of others; `own_hosts` those among `hosts` that are this very host.
@@ -15,6 +16,7 @@ class LinkSeen:
 
     group: str
     trouble: str | None = None
+    port_taken: bool = False
     listening: bool = True
     looped: bool = True
     hosts: tuple[str, ...] = ()
@@ -81,6 +83,14 @@ class ClockSeen:
 
 
 @attrs.frozen
+class EchoSeen:
+    """Whether a message of several packets came back from a peer that answers short ones."""
+
+    peer: str
+    came_back: bool
+
+
+@attrs.frozen
 class DiskSeen:
     """The disk under the state directory; see `store.base.Disk`."""
 
@@ -108,6 +118,7 @@ class Observations:
     refusals: tuple[RefusalSeen, ...] = ()
     dials: tuple[DialSeen, ...] = ()
     clocks: tuple[ClockSeen, ...] = ()
+    echoes: tuple[EchoSeen, ...] = ()
     disk: DiskSeen = DiskSeen("", 0)
     connected: int = 0
     other_hosts: tuple[str, ...] = ()

@@ -104,12 +104,9 @@ class RealNetwork:
                 await stream.aclose()
             if isinstance(error, OSError):
                 refused = isinstance(error, ConnectionRefusedError)
-                text = f"can't dial {address}: {_strerror(error)}"
-                raise DialFailed(text, refused=refused) from None
+                raise DialFailed(_dial_problem(address, error), refused=refused) from None
             if isinstance(error, trio.BrokenResourceError):
-                raise DialFailed(
-                    f"{address} does not speak TLS 1.3, or hung up: {_cause(error)}"
-                ) from None
+                raise DialFailed(_no_tls(address, error)) from None
             raise
         stream.certificate = hashlib.sha256(stream.certificate_of_peer()).digest()
         return stream
@@ -192,9 +189,21 @@ def _sockaddr(address: Address) -> tuple[str, int] | tuple[str, int, int, int]:
     return (host, address.port, 0, index)
 
 
-def _cause(error: BaseException) -> str:
+def _no_tls(address: Address, error: BaseException) -> str:
     cause = error.__cause__ or error
-    return cause.reason if isinstance(cause, ssl.SSLError) and cause.reason else str(cause)
+    if isinstance(cause, ssl.SSLError) and cause.reason:
+        return (
+            f"{address} answers, but does not speak TLS 1.3: most likely another program than "
+            f"p2pd has this port ({cause.reason})"
+        )
+    return f"{address} does not speak TLS 1.3, or hung up: {cause}"
+
+
+def _dial_problem(address: Address, error: OSError) -> str:
+    text = f"can't dial {address}: {_strerror(error)}"
+    if error.errno == errno.ENETUNREACH:
+        text += ": this host has no route there (`ip route`, `ip address`)"
+    return text
 
 
 def _strerror(error: OSError) -> str:

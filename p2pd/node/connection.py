@@ -31,6 +31,8 @@ TIME_SLICE = 0.002
 BUSY_PAUSE = 0.05
 # What a goodbye says when the node stops.
 LEAVING = "leaving"
+# How the end of a connection begins where it was this node that said so.
+OWN_GOODBYE = "this node said goodbye: "
 _RTT_WEIGHT = 0.125
 
 
@@ -160,7 +162,8 @@ class Connection:
         """Say goodbye and end the connection once that is sent; later frames are dropped."""
         if self._goodbye is None:
             self.notify(Goodbye(reason))
-            self._goodbye = reason
+            # In a log or a registry it would read as the peer's.
+            self._goodbye = reason = OWN_GOODBYE + reason
             if self._may_send_at_once and not self._outbox:
                 self._end(reason)
             else:

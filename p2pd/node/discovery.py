@@ -5,6 +5,7 @@ node answers at once. A passive node does neither: its beacons come at the inter
 Nothing in a beacon is believed: it only says whom to dial.
 """
 
+import errno
 import logging
 import math
 
@@ -80,7 +81,9 @@ class Link:
 
     `socket` is None until the group is joined. To set `answer` has a beacon sent soon;
     `answered_at` is when a query was last answered. `tally`, where somebody keeps one, counts
-    what is heard. `trouble` is why nothing can be sent or heard, None where it can.
+    what is heard. `trouble` is why nothing can be sent or heard, None where it can, and
+    `port_taken` whether another program's having the port is why. To set `retry` has a group
+    that can't be joined tried again soon.
     """
 
     interface: Interface
@@ -90,6 +93,8 @@ class Link:
     answer: trio.Event = attrs.field(factory=trio.Event)
     tally: Tally | None = None
     trouble: str | None = None
+    port_taken: bool = False
+    retry: trio.Event = attrs.field(factory=trio.Event)
     answered_at: float = -math.inf
     to_strangers: Budget = attrs.field(factory=_answers)
     to_queries: Budget = attrs.field(factory=_answers)
@@ -215,7 +220,9 @@ class Discovery:
                 )
             except OSError as error:
                 self._note_trouble(link, f"can't join {link.group}", error)
-            await trio.sleep(self.config.interval)
+            link.retry = trio.Event()
+            with trio.move_on_after(self.config.interval):
+                await link.retry.wait()
 
     async def _send_beacons(self, link: Link) -> None:
         if not self.config.passive:
@@ -292,7 +299,8 @@ class Discovery:
                 own = self.beacon(link.interface, link.group)
                 if own is not None:
                     link.tally.note(beacon, host, own)
-            if beacon.network == self._network and beacon.query:
+            if beacon.query:
+                # Of another network, too: it can't know otherwise that its name is the cause.
                 await self._answer_query(link)
             elif beacon.network == self._network:
                 self._take(beacon, host, link)
@@ -363,4 +371,4 @@ class Discovery:
         message = f"{what} on {link.interface.name}: {error.strerror}"
         if link.trouble is None:
             self._events.emit("discovery.trouble", message, level=logging.WARNING)
-        link.trouble = message
+        link.trouble, link.port_taken = message, error.errno == errno.EADDRINUSE

@@ -14,12 +14,13 @@ from p2pd.core.observations import (
     ClockSeen,
     DialSeen,
     DiskSeen,
+    EchoSeen,
     InterfaceSeen,
     Observations,
     RefusalSeen,
     TargetSeen,
 )
-from p2pd.errors import DialFailed, HandshakeRefused, P2PError
+from p2pd.errors import DialFailed, HandshakeRefused, P2PError, RequestTimedOut
 from p2pd.hosts import parse_address
 from p2pd.node.connection import Connection
 from p2pd.node.dial_back import OUTCOMES, DialingBack
@@ -27,10 +28,10 @@ from p2pd.node.dialer import Dialer
 from p2pd.node.env import Env
 from p2pd.node.own_record import OwnRecord
 from p2pd.node.refusals import Refusals
-from p2pd.node.roster import Roster, describe
+from p2pd.node.roster import CLONED, Roster, describe
 from p2pd.node.soundings import Soundings
 from p2pd.wire.handshake import Reason
-from p2pd.wire.messages import Ping
+from p2pd.wire.messages import Echo, Ping
 
 # Seconds that each question, dial and name lookup may take; they go side by side.
 WITHIN = 3.0
@@ -38,8 +39,10 @@ WITHIN = 3.0
 _SETTLE = 0.5
 # Peers asked to dial back: where one can't, another may.
 MAX_ASKED = 3
-# Peers whose clocks are read: enough for a majority.
+# Peers whose clocks are read, and which are sent a long message: enough for a majority.
 MAX_CLOCKS = 8
+# So long that an Ethernet's largest packets are among those that carry it.
+_LONG = bytes(4096)
 # Configured names that are looked up and dialled, and addresses of each: the others are not.
 MAX_TARGETS = 16
 MAX_ADDRESSES = 4
@@ -57,6 +60,8 @@ class _Notes:
     targets: list[TargetSeen] = attrs.field(factory=list)
     dials: list[DialSeen] = attrs.field(factory=list)
     clocks: list[ClockSeen] = attrs.field(factory=list)
+    answering: list[Connection] = attrs.field(factory=list)
+    echoes: list[EchoSeen] = attrs.field(factory=list)
     disk: DiskSeen = attrs.field(factory=lambda: DiskSeen("", 0))
 
 
@@ -116,10 +121,12 @@ class Doctor:
             refusals=tuple(
                 RefusalSeen(each.reason, each.address, max(0.0, wall - each.time))
                 for each in self.refusals.since(wall - REFUSALS_SECONDS)
-                if each.peer not in self._roster.connections
+                # Of two with one identity, one is connected.
+                if each.peer not in self._roster.connections or each.reason == CLONED
             ),
             dials=tuple(notes.dials),
             clocks=tuple(notes.clocks),
+            echoes=tuple(notes.echoes),
             disk=notes.disk,
             connected=len(self._roster.connections),
             other_hosts=tuple(unscoped(each.remote.host) for each in self._elsewhere()),
@@ -143,6 +150,10 @@ class Doctor:
                 nursery.start_soon(self._have_dialled, connection, notes)
             for connection in self._shuffled(self._roster.connections.values())[:MAX_CLOCKS]:
                 nursery.start_soon(self._read_clock, connection, notes)
+        # Last: where it is lost, nothing else comes over its connection any more.
+        async with trio.open_nursery() as nursery:
+            for connection in notes.answering:
+                nursery.start_soon(self._try_long, connection, notes)
 
     async def _have_dialled(self, connection: Connection, notes: _Notes) -> None:
         reply = await self._dialing_back.ask(connection)
@@ -161,11 +172,22 @@ class Doctor:
             await connection.request(Ping(), WITHIN)
         except P2PError:
             return
+        notes.answering.append(connection)
         if connection.peer_ms is not None:
             # Its answer was half of the time on its way.
             now = self._env.wall_clock() - (trio.current_time() - asked_at) / 2
             ahead = connection.peer_ms / 1000 - now
             notes.clocks.append(ClockSeen(self._name(connection), ahead))
+
+    async def _try_long(self, connection: Connection, notes: _Notes) -> None:
+        came_back = True
+        try:
+            await connection.request(Echo(_LONG), WITHIN)
+        except RequestTimedOut:
+            came_back = False
+        except P2PError:
+            return
+        notes.echoes.append(EchoSeen(self._name(connection), came_back))
 
     async def _try_target(self, seen: TargetSeen, notes: _Notes) -> None:
         try:

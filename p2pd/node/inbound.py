@@ -123,11 +123,13 @@ class Inbound:
         self._refusals[remote.host, refusal.reason] = None
         if len(self._refusals) > MAX_REMEMBERED_REFUSALS:
             del self._refusals[next(iter(self._refusals))]
+        # Whoever has wiped its state is told by others of its earlier selves, and dials itself.
+        level = logging.INFO if refusal.reason == Reason.ONESELF else logging.WARNING
         who = "the dialling peer refused" if refusal.by_peer else "refused the dialling peer"
         self._events.emit(
             "peer.refused",
             f"{who} at {remote}: {refusal.reason}: {refusal}",
-            level=logging.WARNING if news else logging.DEBUG,
+            level=level if news else logging.DEBUG,
             peer=refusal.claimed,
             address=str(remote),
             reason=refusal.reason,

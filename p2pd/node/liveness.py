@@ -100,6 +100,10 @@ class LivenessService:
             return Liveness.SUSPECT if connection.unanswered_probes > 1 else Liveness.ALIVE
         return self._machine.liveness(peer)
 
+    def has_left(self, peer: NodeId) -> bool:
+        """Whether a peer stopped properly, and nothing was heard of it since."""
+        return peer not in self._roster.connections and self._machine.has_left(peer)
+
     def account(self, peer: NodeId) -> list[WhyStep]:
         """Return who says that a peer is dead, for `p2pctl why`."""
         return [

@@ -141,18 +141,25 @@ class Node:
 
         Raises `NotFound` or `AmbiguousPeer`.
         """
-        entries = [each for each in self.services.registry if each.node_id is not None]
+        entries = tuple(self.services.registry)
         prefix = text.lower() if len(text) >= _LEAST_PREFIX else " "
         found = {
-            each.node_id
+            each.node_id: each.status
             for each in entries
             if each.node_id and (each.name == text or each.node_id.hex().startswith(prefix))
         }
         if len(found) > 1:
-            shown = ", ".join(sorted(each.hex()[:16] for each in found))
+            # Most often of one host, whose earlier identities are disconnected for good.
+            shown = ", ".join(
+                sorted(f"{each.hex()[:16]} ({status})" for each, status in found.items())
+            )
             raise AmbiguousPeer(f"{text!r} fits several peers: {shown}; use more of the ID")
         for node_id in found:
             return node_id
+        for each in entries:
+            if each.node_id is None and text in map(str, each.addresses):
+                said = each.last_error or "it was not dialled yet"
+                raise NotFound(f"which node is at {text} is not known so far: {said}")
         if text == self.services.own.name or self.node_id.hex().startswith(prefix):
             raise NotFound(f"{text!r} is this node itself; `p2pctl status` tells about it")
         raise NotFound(f"no known peer {text!r}; `p2pctl peers` lists them")

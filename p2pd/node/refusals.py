@@ -1,4 +1,4 @@
-"""Who refused this node lately, or was refused by it, and why: a sink for events."""
+"""Who refused this node, was refused by it, or is there twice, and why: a sink for events."""
 
 import attrs
 
@@ -7,7 +7,7 @@ from p2pd.ids import NodeId
 from p2pd.node.events import Event
 
 MAX_REFUSALS = 256
-_CODES = {"peer.refused", "peer.dial_failed"}
+_CODES = {"peer.refused", "peer.dial_failed", "peer.cloned"}
 
 
 @attrs.frozen

@@ -11,6 +11,7 @@ from p2pd.core.entries import Entry, Source, Status
 from p2pd.core.registry import Registry
 from p2pd.errors import BadMessage, StoreError
 from p2pd.ids import NodeId
+from p2pd.node.connection import LEAVING, OWN_GOODBYE
 from p2pd.node.env import Env
 from p2pd.node.events import Events
 from p2pd.store.base import Change, Table
@@ -93,6 +94,8 @@ async def save_registry(
 
 
 def _saved(entry: Entry) -> bytes:
+    # That this node stopped is why no peer is out of reach when it starts again.
+    error = "" if entry.last_error == OWN_GOODBYE + LEAVING else entry.last_error or ""
     return codec.encode(
         SavedPeer(
             source=entry.source.value,
@@ -104,7 +107,7 @@ def _saved(entry: Entry) -> bytes:
             fail_count=entry.fail_count,
             first_seen=int(entry.first_seen * 1000),
             last_seen=int((entry.last_seen or 0) * 1000),
-            last_error=codec.clip(entry.last_error or "", _MAX_ERROR),
+            last_error=codec.clip(error, _MAX_ERROR),
         )
     )
 

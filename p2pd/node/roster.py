@@ -3,12 +3,15 @@
 All of them run in one nursery; one that ends, for whatever reason, ends alone.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Callable
 
+import attrs
 import trio
 
 from p2pd.config import ConnectionsConfig
+from p2pd.core.bounded import BoundedTable
 from p2pd.core.duplicates import Link, new_one_stays
 from p2pd.core.entries import Entry, Source
 from p2pd.core.registry import MAX_ADDRESSES, Registry
@@ -30,6 +33,21 @@ _RETIREMENT = 1.0
 # What a goodbye says when a user asked for it.
 ON_REQUEST = "disconnected on request"
 MAKING_ROOM = "making room for others"
+# The `reason` of the event that tells of two processes with one identity, neither of them this.
+CLONED = "cloned"
+_CLONED = "two nodes run with the same identity"
+_MAX_REPLACED = 1024
+
+
+@attrs.frozen
+class _Replaced:
+    """The process of a peer that another one took the place of.
+
+    `cloned`: that one had been replaced before.
+    """
+
+    instance: bytes
+    cloned: bool
 
 
 class Roster:
@@ -48,6 +66,7 @@ class Roster:
         self._events = events
         self._nursery: trio.Nursery | None = None
         self._retiring: dict[NodeId, Connection] = {}
+        self._replaced = BoundedTable[NodeId, _Replaced](_MAX_REPLACED)
         self._empty = trio.Event()
 
     def lasting(self) -> list[Connection]:
@@ -114,8 +133,9 @@ class Roster:
         ):
             return False
         if old.peer.instance != new.peer.instance:
-            self._remove(old, "the peer restarted")
-            self._see_off(old, Reason.DUPLICATE)
+            cloned = self._succeed(old, new)
+            self._remove(old, _CLONED if cloned else "the peer restarted")
+            self._see_off(old, Reason.IDENTITY_CLASH if cloned else Reason.DUPLICATE)
         elif new.direction is Direction.OUTBOUND:
             self._see_off(old, Reason.DUPLICATE)
         else:
@@ -124,6 +144,31 @@ class Roster:
             # that, and would leave it without any for a moment.
             self._see_off(old, Reason.DUPLICATE, wait=_RETIREMENT)
         return True
+
+    def _succeed(self, old: Connection, new: Connection) -> bool:
+        """Note which process takes another's place; returns whether two run at once.
+
+        Who restarted comes as a new process each time: none that was replaced comes back.
+        """
+        peer = new.node_id
+        before = self._replaced.get(peer)
+        cloned = before is not None and before.instance == new.peer.instance
+        self._replaced[peer] = _Replaced(old.peer.instance, cloned=cloned)
+        if cloned:
+            told = before is not None and before.cloned
+            entry = self.registry.get(peer)
+            who = str(new.remote) if entry is None else describe(entry)
+            self._events.emit(
+                "peer.cloned",
+                f"{_CLONED} as {who}, at {old.remote} and {new.remote}: a cloned disk or a copied "
+                "state directory? stop one of the two, move its identity.json away and start it "
+                "again",
+                level=logging.DEBUG if told else logging.WARNING,
+                peer=peer,
+                address=str(new.remote),
+                reason=CLONED,
+            )
+        return cloned
 
     def drop_stranded(self) -> None:
         """End the connections from addresses that this host has no more.

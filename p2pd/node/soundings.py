@@ -77,6 +77,9 @@ class Soundings:
             others = set(map(unscoped, tally.hosts)) - own_hosts
             return tally.looped and (link.interface.loopback or bool(others))
 
+        for link in links:
+            # What kept a group from being joined may have been mended since.
+            link.retry.set()
         for _ in range(3):
             for link in links:
                 await self._discovery.query(link)
@@ -98,6 +101,7 @@ class Soundings:
         return LinkSeen(
             group=link.group,
             trouble=link.trouble,
+            port_taken=link.port_taken,
             listening=self._discovery.beacon(link.interface, link.group) is not None,
             looped=tally.looped,
             hosts=tuple(sorted(hosts)),

@@ -41,7 +41,9 @@ def explain(peer: NodeId, services: Services, chronicle: Chronicle, wall: float)
         name=entry.name,
         status=entry.status.value,
         liveness=liveness.value,
-        summary=_summary(entry, liveness, connection, len(reports)),
+        summary=_farewell(entry)
+        if services.liveness.has_left(peer)
+        else _summary(entry, liveness, connection, len(reports)),
         steps=steps,
     )
 
@@ -81,6 +83,12 @@ def _outlook(entry: Entry, wall: float) -> list[WhyStep]:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _farewell(entry: Entry) -> str:
+    # That nobody listens there any more follows from it, and is not the cause.
+    since = f"; since then: {entry.last_error}" if entry.failures_in_row else ""
+    return f"{describe(entry)} stopped properly, with a goodbye{since}"
 
 
 def _summary(entry: Entry, liveness: Liveness, connection: Connection | None, accusers: int) -> str:

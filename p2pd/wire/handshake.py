@@ -144,8 +144,9 @@ class Handshake:
         if hello.network != ours.network:
             raise HandshakeRefused(
                 Reason.NETWORK,
-                f"the peer is of network {hello.network!r}, and not of this one; "
-                "set the same node.network on both to join them",
+                # The peer shows this text as it stands.
+                f"the two nodes are of different networks, the one that is refused of "
+                f"{hello.network!r}; set the same node.network on both to join them",
             )
         if opened.work < terms.difficulty:
             raise HandshakeRefused(

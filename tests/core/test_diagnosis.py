@@ -11,6 +11,7 @@ from p2pd.core.observations import (
     ClockSeen,
     DialSeen,
     DiskSeen,
+    EchoSeen,
     InterfaceSeen,
     LinkSeen,
     Observations,
@@ -35,12 +36,20 @@ HEALTHY = Observations(
     interfaces=(LOOPBACK, lan(ANSWERED)),
     dials=(DialSeen("b", "192.168.1.2:41000", "reached"),),
     clocks=(ClockSeen("b", 0.02), ClockSeen("c", -1.5)),
+    echoes=(EchoSeen("b", True), EchoSeen("c", True)),
     disk=DiskSeen("/var/lib/p2pd", 1 << 40),
     connected=2,
     other_hosts=(OTHER, "192.168.1.4"),
     known=2,
 )
-ALONE: dict[str, Any] = {"connected": 0, "other_hosts": (), "known": 0, "dials": (), "clocks": ()}
+ALONE: dict[str, Any] = {
+    "connected": 0,
+    "other_hosts": (),
+    "known": 0,
+    "dials": (),
+    "clocks": (),
+    "echoes": (),
+}
 TARGET = TargetSeen("seed.example:41000", seed=True)
 CLASH = RefusalSeen("identity_clash", "192.168.1.9:41000", 3.0)
 KEY = RefusalSeen("network_key", "192.168.1.9:41000", 3.0)
@@ -58,7 +67,17 @@ def test_a_healthy_node_has_neither_problems_nor_warnings() -> None:
 def test_every_check_says_something() -> None:
     checks = {each.check for each in diagnose(HEALTHY)}
     assert checks == {
-        *("disk", "interface", "multicast", "identity", "network", "inbound", "clock", "peers")
+        *(
+            "disk",
+            "interface",
+            "multicast",
+            "identity",
+            "network",
+            "inbound",
+            "path",
+            "clock",
+            "peers",
+        )
     }
 
 
@@ -90,7 +109,7 @@ def test_every_check_says_something() -> None:
             {"interfaces": (LOOPBACK, lan(ANSWERED, name="br-lan", used=False))},
             "left out as that of containers or tunnels",
         ),
-        ("interface.none", {"interfaces": (LOOPBACK,), **ALONE}, "loopback"),
+        ("interface.none", {"interfaces": (LOOPBACK,), **ALONE}, "up and has an address"),
         (
             "multicast.dropped",
             {"interfaces": (lan(LinkSeen(V4, looped=False), LinkSeen(V6, hosts=("fe80::3",))),)},
@@ -100,6 +119,11 @@ def test_every_check_says_something() -> None:
             "multicast.not_sent",
             {"interfaces": (lan(LinkSeen(V4, "can't send beacons on lan0: No route")),)},
             "No route",
+        ),
+        (
+            "multicast.port_taken",
+            {"interfaces": (lan(LinkSeen(V4, "can't join it on lan0: in use", port_taken=True)),)},
+            "another program holds UDP port 41000",
         ),
         (
             "multicast.not_listening",
@@ -157,6 +181,11 @@ def test_every_check_says_something() -> None:
             "NAT",
         ),
         (
+            "path.large",
+            {"echoes": (EchoSeen("b", False), EchoSeen("c", False), EchoSeen("d", True))},
+            "by b, c: something on the way drops large packets",
+        ),
+        (
             "clock.wrong",
             {"clocks": (ClockSeen("b", -3600.2), ClockSeen("c", -3599.9))},
             "60 min ahead of those of 2 of 2 peers",
@@ -191,8 +220,10 @@ def test_one_cause_is_one_problem_with_a_remedy(
         ("multicast.disabled", {"multicast": False}),
         ("multicast.unanswered", {"interfaces": (lan(LinkSeen(V4)),)}),
         ("multicast.impossible", {"interfaces": (lan(),)}),
+        ("identity.peer", {"refusals": (attrs.evolve(CLASH, reason="cloned"),)}),
         ("network.key", {"refusals": (KEY,)}),
         ("bootstrap.unreachable", {"targets": (attrs.evolve(TARGET, seed=False),)}),
+        ("path.large", {"echoes": (EchoSeen("b", False), EchoSeen("c", True))}),
         ("clock.untested", {"clocks": ()}),
         ("clock.peer", {"clocks": (ClockSeen("b", 3600.0), ClockSeen("c", 0.0))}),
         ("inbound.untested", {"dials": ()}),
@@ -205,9 +236,15 @@ def test_what_may_be_as_it_should_be_is_a_warning(code: str, changes: dict[str, 
 
 def test_a_connected_host_of_the_lan_that_does_not_answer_is_named() -> None:
     warned = found(Level.WARNING, interfaces=(lan(LinkSeen(V4)),))
-    assert f"not even {OTHER}, 192.168.1.4, which is" in warned["multicast.unanswered"].text
+    assert f"not even {OTHER}, 192.168.1.4, though connected" in warned["multicast.unanswered"].text
     elsewhere = found(Level.WARNING, interfaces=(lan(LinkSeen(V4)),), other_hosts=("203.0.113.1",))
     assert "not even" not in elsewhere["multicast.unanswered"].text
+
+
+def test_where_only_other_networks_answer_multicast_is_not_to_blame() -> None:
+    heard = {"interfaces": (lan(LinkSeen(V4, foreign=(OTHER,))),), **ALONE}
+    assert list(found(Level.PROBLEM, **heard)) == ["multicast.other_network"]
+    assert "multicast.unanswered" not in found(Level.WARNING, **heard)
 
 
 def test_nodes_of_the_same_host_are_no_sign_of_the_others() -> None:
@@ -231,3 +268,31 @@ def test_that_nobody_is_connected_is_no_second_problem() -> None:
     deaf = (lan(LinkSeen(V4, looped=False)),)
     assert list(found(Level.PROBLEM, interfaces=deaf, **ALONE)) == ["multicast.dropped"]
     assert "peers.none" in found(Level.WARNING, interfaces=deaf, **ALONE)
+
+
+def test_where_something_else_explains_it_nobody_is_sent_to_the_firewalls_of_others() -> None:
+    apart = {**ALONE, "known": 1, "unreachable": ("b (12): no answer",)}
+    [unexplained] = found(Level.PROBLEM, **apart).values()
+    assert "its firewall lets its TCP port in" in str(unexplained.remedy)
+    assert "that of this host lets connections out" in str(unexplained.remedy)
+    explained = found(Level.WARNING, refusals=(KEY,), **apart)["peers.unreachable"]
+    assert str(explained.remedy).startswith("see to the problems above first")
+
+
+def test_an_address_that_does_not_answer_may_be_out_of_reach_of_this_host_alone() -> None:
+    silent = attrs.evolve(TARGET, failure="no answer", reason="dial_failed")
+    [told] = found(Level.PROBLEM, targets=(silent,)).values()
+    assert "that of this host lets it out" in str(told.remedy)
+
+
+def test_a_port_that_another_program_has_is_not_blamed_on_the_firewall() -> None:
+    taken = LinkSeen(V4, "can't join it on lan0: Address already in use", port_taken=True)
+    [told] = found(Level.PROBLEM, interfaces=(lan(taken),)).values()
+    assert "ss -lunp" in str(told.remedy)
+    assert "firewall" not in str(told.remedy)
+
+
+def test_refusals_at_several_addresses_need_not_be_of_one_node() -> None:
+    several = (KEY, attrs.evolve(KEY, address="192.168.1.8:41000"))
+    told = found(Level.WARNING, refusals=several)["network.key"]
+    assert told.text.startswith("who is at 192.168.1.8:41000, 192.168.1.9:41000 does not hold")

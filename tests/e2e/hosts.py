@@ -176,6 +176,10 @@ class Host(Namespace):
         """Let the firewall drop, without a word, what would open a TCP connection from outside."""
         self._drop(IN, "iif != lo tcp flags & (syn | ack) == syn")
 
+    def drop_longer_than(self, size: int) -> None:
+        """Drop, without a word, the larger of the packets that come in: a hole of the MTU."""
+        self._drop(IN, f"iif != lo meta length > {size}")
+
     def drop_all(self) -> None:
         """Let the firewall drop all that comes in or goes out."""
         for hook, direction in ((IN, "iif"), (OUT, "oif")):

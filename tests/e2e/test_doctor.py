@@ -96,7 +96,7 @@ def test_all_is_well(lan: Surroundings) -> None:
     assert found["daemon"]
     assert {each["level"] for each in found["findings"]} == {"ok"}, found
     checks = ["control", "disk", "interface", "multicast", "identity", "network"]
-    checks += ["inbound", "clock", "peers"]
+    checks += ["inbound", "path", "clock", "peers"]
     assert list(dict.fromkeys(each["check"] for each in found["findings"])) == checks
     shown = daemon.ctl("doctor")
     assert shown.returncode == 0
@@ -131,7 +131,7 @@ def test_multicast_dropped_between(lan: Surroundings) -> None:
     assert set(problems(daemon)) == {"peers.none"}
     other.call("connect", address=daemon.address)
     found = {each["code"]: each["text"] for each in examined(daemon)["findings"]}
-    assert f"not even {closed.address}, which is connected" in found["multicast.unanswered"]
+    assert f"not even {closed.address}, though connected" in found["multicast.unanswered"]
 
 
 def test_inbound_tcp_dropped(lan: Surroundings) -> None:
@@ -142,6 +142,16 @@ def test_inbound_tcp_dropped(lan: Surroundings) -> None:
     found = problems(daemon)
     assert set(found) == {"inbound.dropped"}
     assert "firewall" in found["inbound.dropped"]
+
+
+def test_large_packets_dropped_on_the_way(lan: Surroundings) -> None:
+    host = lan.host()
+    host.drop_longer_than(1000)
+    daemon = lan.daemon(host=host).start()
+    lan.meets_all(daemon)
+    found = {each["code"]: each["level"] for each in examined(daemon)["findings"]}
+    assert found["path.large"] == "problem"
+    assert found["inbound.ok"] == "ok"
 
 
 def test_an_interface_that_does_not_exist(lan: Surroundings) -> None:
@@ -250,5 +260,7 @@ def test_a_daemon_that_hangs_and_one_that_is_gone(lan: Surroundings) -> None:
     [silent] = [each for each in found["findings"] if each["level"] == "problem"]
     assert silent["code"] == "control.silent"
     assert f"process {daemon.pid}" in silent["text"]
+    assert "is stopped" in silent["text"]
+    assert silent["remedy"].endswith(f"`kill -CONT {daemon.pid}`")
     daemon.kill()
     assert set(problems(daemon, *flags)) == {"control.unreachable"}

@@ -220,6 +220,7 @@ def test_an_ambiguous_name(make_daemon: MakeDaemon) -> None:
     done = first.ctl("ping", "twin")
     assert done.returncode == 2
     assert_one_clear_line(done.stderr, "p2pctl: ", "twin")
+    assert done.stderr.count(" (connected)") == 2
 
 
 def assert_one_clear_line(stderr: str, start: str, words: str) -> None:

@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 import trio
 import trio.testing
 
+from p2pd.address import Address
+from p2pd.errors import DialFailed
 from p2pd.net.base import Interface
 from p2pd.net.interfaces import interface_changes, list_interfaces
 from p2pd.net.multicast import LinuxMulticastSocket
@@ -244,6 +246,17 @@ async def lost_notices_are_a_change_too() -> None:
             await changed()
 
 
+async def where_no_route_leads_is_said_to_be_this_hosts_affair() -> None:
+    lan()
+    said = ""
+    with trio.fail_after(HANG):
+        try:
+            await RealNetwork().dial(Address("192.0.2.1", PORT))
+        except DialFailed as failed:
+            said = str(failed)
+    assert "this host has no route there" in said, said
+
+
 SCENARIOS: dict[str, Callable[[], Awaitable[None]]] = {
     each.__name__: each
     for each in (
@@ -262,6 +275,7 @@ SCENARIOS: dict[str, Callable[[], Awaitable[None]]] = {
         every_change_is_told,
         several_changes_make_one,
         lost_notices_are_a_change_too,
+        where_no_route_leads_is_said_to_be_this_hosts_affair,
     )
 }
 

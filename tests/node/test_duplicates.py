@@ -1,6 +1,7 @@
 """Both ends dial at the same time: one connection stays, the same on both sides."""
 
 import itertools
+import logging
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -15,7 +16,7 @@ from p2pd.address import Address
 from p2pd.errors import DialFailed, HandshakeRefused, P2PError
 from p2pd.net.sim import SimPending, SimStream
 from p2pd.simulation.world import SimNode, World, open_world
-from p2pd.wire.messages import Accepted, Hello, Refused
+from p2pd.wire.messages import Accepted, Goodbye, Hello, Refused
 from tests.node.scripted import (
     HungUp,
     Line,
@@ -191,6 +192,32 @@ async def test_a_restarted_peer_replaces_its_former_self(autojump_clock: MockClo
         assert a.node.peers()[0].success_count == 2
         with pytest.raises(trio.TooSlowError), trio.fail_after(1):
             await new.hung_up()
+
+
+async def test_two_that_take_turns_under_one_identity_are_told_of_once(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        peer = ScriptedPeer(world)
+        processes = [peer.instance, bytes(16)]
+        lines = []
+        for turn in range(6):
+            peer.instance = processes[turn % 2]
+            lines.append(await peer.connect(a))
+        with trio.fail_after(1):
+            for line in lines[:-1]:
+                await line.hung_up()
+        assert Goodbye("duplicate") in lines[0].heard
+        assert all(Goodbye("identity_clash") in line.heard for line in lines[1:-1])
+        told = [each.level for each in a.events if each.code == "peer.cloned"]
+        assert told == [logging.WARNING, *[logging.DEBUG] * 3]
+        why = a.node.why(peer.identity.node_id)
+        assert any(each.code == "peer.cloned" for each in why.steps)
+        findings = {each.code: each for each in await a.node.doctor()}
+        assert findings["identity.peer"].level == "warning"
+        assert peer.network.host in findings["identity.peer"].text
+        assert "identity.clash" not in findings
 
 
 async def test_a_later_dial_of_the_same_process_replaces_the_earlier(

@@ -1,5 +1,6 @@
 """Who is refused, and that both sides say why: in events and in `last_error`."""
 
+import logging
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -120,6 +121,8 @@ async def test_oneself(autojump_clock: MockClock) -> None:
         await world.until(lambda: bool(reasons(a)), within=1)
         await trio.sleep(100)
         assert_refused("self", a)
+        refused = [each.level for each in a.events if each.code == "peer.refused"]
+        assert max(refused) == logging.INFO
         assert "the address leads back to this node" in last_errors(a)[0]
         with pytest.raises(HandshakeRefused) as caught:
             await a.node.connect("10.0.0.1:41000")

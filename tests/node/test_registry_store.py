@@ -59,6 +59,16 @@ async def test_what_a_full_disk_refused_is_saved_later_and_told_once(
         assert a.codes().count("registry.unsaved") == 2
 
 
+async def test_that_a_node_stopped_is_no_error_of_its_peers_when_it_starts_again(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a, _ = await two(world, MoodyStore())
+        await world.stop(a)
+        a = await world.start("a", connections__target=0)
+        assert [each.last_error for each in a.node.peers()] == [None]
+
+
 async def test_a_save_that_the_end_interrupts_is_made_up_for(autojump_clock: MockClock) -> None:
     async with open_world(1) as world:
         store = MoodyStore()

@@ -179,10 +179,10 @@ async def test_whom_a_user_parted(autojump_clock: MockClock) -> None:
         a, b = await pair(world)
         await a.node.disconnect(b.node_id)
         await trio.sleep(1)
-        for one, other in ((a, b), (b, a)):
+        for one, other, who in ((a, b, "this node"), (b, a, "the peer")):
             why = one.node.why(other.node_id)
             assert (why.status, why.liveness) == ("disconnected", "alive")
-            assert why.summary.endswith("disconnected on request")
+            assert why.summary.endswith(f"{who} said goodbye: disconnected on request")
             assert "a user ended the last connection" in text_of(why, "dial.parted")
             assert text_of(why, "dial.backoff") == "not dialled for another 299 s"
 
@@ -196,6 +196,24 @@ async def test_who_left(autojump_clock: MockClock) -> None:
         assert why.liveness == "unknown"
         assert "said goodbye: leaving" in text_of(why, "peer.disconnected")
         assert "peer.dead" not in codes(why)
+        assert why.summary.endswith("stopped properly, with a goodbye")
+        await trio.sleep(20)
+        summary = a.node.why(b.node_id).summary
+        assert "stopped properly, with a goodbye; since then: " in summary
+        assert "refused" in summary
+        await world.start("b", lan=None, connections__target=0)
+        await a.node.connect(str(b.address))
+        assert "is connected" in a.node.why(b.node_id).summary
+
+
+async def test_an_address_where_nobody_was_found_says_what_was_found_there(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, discovery__bootstrap=("10.9.9.9:41000",))
+        await trio.sleep(1)
+        with pytest.raises(NotFound, match=r"is not known so far: .*10\.9\.9\.9"):
+            a.node.resolve_peer("10.9.9.9:41000")
 
 
 async def test_of_a_stranger_there_is_nothing_to_tell(autojump_clock: MockClock) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import trio
 
+from p2pctl import render
 from p2pctl.cli import COMMANDS, full_parser, main
 from p2pctl.commands import MAX_VALUE_BYTES
 from p2pd.control import results
@@ -99,6 +100,18 @@ def test_text_says_the_same(daemon: Daemon, capsys: Captured) -> None:
     assert dead.split() == ["-", "peer.dead", "nobody", "reaches", "it"]
     assert dead.index("peer.dead") == silent.index("probe.silent")
     assert text("stop") == "p2pd is leaving\n"
+
+
+def test_who_is_alone_is_sent_to_the_doctor(daemon: Daemon, capsys: Captured) -> None:
+    hint = "`p2pctl doctor` says why"
+    daemon.node.registry.clear()
+    assert main(["peers"]) == 0
+    assert hint in capsys.readouterr().out
+    assert main(["--json", "status"]) == 0
+    status = json.loads(capsys.readouterr().out)
+    assert hint not in render.status(status)
+    status["peers"]["connected"] = 0
+    assert hint in render.status(status)
 
 
 def test_options_stand_before_the_command_or_after_it(daemon: Daemon, capsys: Captured) -> None:

@@ -73,7 +73,10 @@ def test_a_daemon_that_does_not_answer_is_named(tmp_path: Path, capsys: Captured
     with (tmp_path / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         found = findings(capsys, "--instance", "test", "--state-dir", str(tmp_path))
-        assert f"process {os.getpid()} " in found["control.silent"]["text"]
+        told = found["control.silent"]
+        assert f"process {os.getpid()} " in told["text"]
+        assert "is it running" not in told["text"]
+        assert "--socket PATH" in told["remedy"]
 
 
 def test_who_may_not_ask_is_not_told_that_the_daemon_hangs(

@@ -153,6 +153,14 @@ def test_another_network_is_refused_on_both_sides() -> None:
     assert refusal(lambda: one.receive_hello(other.hello)) == Reason.NETWORK
 
 
+def test_the_text_of_a_refusal_by_network_is_true_on_both_sides() -> None:
+    one, other = client(), server(terms(BOB, network="work"))
+    with pytest.raises(HandshakeRefused) as refused:
+        other.receive_hello(one.hello)
+    assert "the one that is refused of 'home'" in str(refused.value)
+    assert "the peer" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs"), [(b"k" * 32, b"l" * 32), (b"k" * 32, b""), (b"", b"k" * 32)]
 )
