@@ -43,7 +43,7 @@ ASKED_FIRST = 3
 # A node that was started less than so many seconds ago is new.
 NEW = 60.0
 # How many who were near and went are remembered; at the bound the one that went first is not.
-MOST_GONE = 64
+MOST_GONE = 1024
 # Seconds that handing over may take, and to how many at a time.
 HAND_OVER = 2.0
 HEIRS_AT_ONCE = 8
@@ -116,6 +116,9 @@ class Repair:
 
     def changed(self, node_id: NodeId) -> None:
         """Take note that a node died, left, or could not be reached."""
+        if self._is_near(node_id):
+            # Also before there are records: they may be written while it is away.
+            self._gone[node_id] = None
         self._changed(node_id, self._soon(), LOOK_AGAIN)
 
     def _changed(self, node_id: NodeId, survey_at: float, look_again: float) -> None:
@@ -220,10 +223,7 @@ class Repair:
 
     def _survey(self, now: float) -> None:
         self._survey_at, self._watching = math.inf, True
-        before, self._near = self._near, self.alive()[: self.replication + MARGIN]
-        for each in before:
-            if each not in self._near:
-                self._gone[each] = None
+        self._near = self.alive()[: self.replication + MARGIN]
         self._lost = {each: None for each in self._lost if each in self._near}
         self.tending.survey(self._near, now, all_known=self._all_known)
         self._all_known = False

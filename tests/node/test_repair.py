@@ -136,9 +136,10 @@ async def test_what_was_written_on_both_sides_of_a_cut_is_on_both_afterwards(
             await node.node.put("both", node.name.encode())
         await nodes[1].node.put("one side", b"v")
         world.network.medium.heal(cut)
-        await world.until(
-            lambda: len({tree(node).fingerprint() for node in nodes}) == 1, within=120
+        healed = await world.until(
+            lambda: len({tree(node).fingerprint() for node in nodes}) == 1, within=90
         )
+        print(f"healed after {healed:.0f} s")
         for node in nodes:
             assert len((await node.node.get("both", consistency="one")).siblings) == 1
             assert (await node.node.get("one side", consistency="one")).winner.value == b"v"
