@@ -44,7 +44,7 @@ def _without_daemon(run: Run, error: P2PError) -> "list[FindingJson]":
     return look(
         str(error),
         denied=isinstance(error, DaemonUnreachable) and error.denied,
-        timed_out=isinstance(error, RequestTimedOut),
+        absent=isinstance(error, DaemonUnreachable) and error.absent,
         instance=run.instance,
         state_dir=options.state_dir,
         config=options.config or DEFAULT_CONFIG,

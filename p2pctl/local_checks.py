@@ -28,7 +28,7 @@ def look(
     error: str,
     *,
     denied: bool,
-    timed_out: bool,
+    absent: bool,
     instance: str | None,
     state_dir: str | None,
     config: str,
@@ -36,8 +36,8 @@ def look(
 ) -> "list[FindingJson]":
     """Say why the daemon does not answer, as far as can be seen without it.
 
-    `error` is what came of asking it: `denied`, that this user may not; `timed_out`, that it
-    took the question and did not answer; else nobody was at the socket. `instance` is None
+    `error` is what came of asking it: `denied`, that this user may not; `absent`, that
+    nobody was at the socket; else somebody was, and did not answer. `instance` is None
     where only a socket was named; then nobody knows where its state is, unless `state_dir`
     says so. With `config_must_be` it is a finding, too, if there is no file `config`.
     """
@@ -51,7 +51,7 @@ def look(
     elif owner is None:
         control = _finding("control.unreachable", "problem", error, _LOG)
     else:
-        control = _silent(owner, directory, error, timed_out=timed_out)
+        control = _silent(owner, directory, error, absent=absent)
     return [
         control,
         _disk(directory),
@@ -106,13 +106,13 @@ def _owner(directory: Path) -> int | None:
     return None
 
 
-def _silent(owner: int, directory: Path | None, error: str, *, timed_out: bool) -> "FindingJson":
+def _silent(owner: int, directory: Path | None, error: str, *, absent: bool) -> "FindingJson":
     """Say what keeps a process that has the state directory from answering."""
     has = f"process {owner} has the state directory {directory}"
     if _is_stopped(owner):
         text = f"{has}, and is stopped: by a signal (SIGSTOP, Ctrl-Z) or a debugger"
         return _finding("control.silent", "problem", text, f"let it go on: `kill -CONT {owner}`")
-    if timed_out:
+    if not absent:
         text = f"{has}, and does not answer: {error}"
         return _finding("control.silent", "problem", text, f"restart it. {_LOG}")
     text = f"{has}, and is not at the control socket that was asked: it has another one, or none"

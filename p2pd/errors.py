@@ -182,12 +182,13 @@ class Exhausted(Busy):
 class DaemonUnreachable(P2PError):
     """Nobody answers on the control socket.
 
-    `denied`: this user may not ask there; somebody may well listen.
+    `denied`: this user may not ask there; somebody may well listen. `absent`: nobody does.
     """
 
     code = "daemon_unreachable"
     exit_code = 4
 
-    def __init__(self, message: str, *, denied: bool = False) -> None:
+    def __init__(self, message: str, *, denied: bool = False, absent: bool = False) -> None:
         super().__init__(message)
         self.denied = denied
+        self.absent = absent

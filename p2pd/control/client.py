@@ -305,7 +305,8 @@ def _connect(
         raise DaemonUnreachable(refused, denied=denied)
     raise DaemonUnreachable(
         f"no p2pd answers at {' or '.join(sockets)}: is it running? "
-        f"Start it with {_how_to_start(instance)}, or name its socket with --socket PATH"
+        f"Start it with {_how_to_start(instance)}, or name its socket with --socket PATH",
+        absent=True,
     )
 
 

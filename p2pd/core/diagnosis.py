@@ -108,8 +108,8 @@ def _refusals(seen: Observations) -> Findings:
     if clones:
         yield warning(
             "identity.peer",
-            f"other nodes, at {_hosts(clones)}, run with one and the same identity; a cloned disk "
-            "or a copied state directory?",
+            f"other nodes, at {_hosts(clones)}, run with an identity that another has, "
+            "too; a cloned disk or a copied state directory?",
             _UNCLONE,
         )
     refused = False
@@ -207,13 +207,14 @@ def _path(seen: Observations) -> Findings:
     lost = [each.peer for each in seen.echoes if not each.came_back]
     if lost:
         names = [each.name for each in seen.interfaces if each.used and not each.loopback]
+        name = names[0] if len(names) == 1 else "INTERFACE"
         yield Finding(
             "path.large",
             # With most peers: it is near this host, as far as can be seen from here.
             Level.PROBLEM if len(lost) * 2 > len(seen.echoes) else Level.WARNING,
-            f"short messages are answered, long ones are not, by {listed(lost)}: something on the "
-            "way drops large packets",
-            f"lower this host's MTU (`ip link set dev {(names or ['INTERFACE'])[0]} mtu 1280`; "
+            f"short messages are answered, long ones are not, by {listed(lost)}: most likely "
+            "something on the way drops large packets",
+            f"lower this host's MTU (`ip link set dev {name} mtu 1280`; "
             "connections made from then on keep to it), or let ICMP (packet too big) through the "
             "firewalls between",
         )

@@ -172,7 +172,8 @@ class Doctor:
             await connection.request(Ping(), WITHIN)
         except P2PError:
             return
-        notes.answering.append(connection)
+        if unscoped(connection.remote.host) not in self._own_hosts():
+            notes.answering.append(connection)
         if connection.peer_ms is not None:
             # Its answer was half of the time on its way.
             now = self._env.wall_clock() - (trio.current_time() - asked_at) / 2
@@ -180,6 +181,9 @@ class Doctor:
             notes.clocks.append(ClockSeen(self._name(connection), ahead))
 
     async def _try_long(self, connection: Connection, notes: _Notes) -> None:
+        if connection.bytes_waiting:
+            # It would be late for that alone.
+            return
         came_back = True
         try:
             await connection.request(Echo(_LONG), WITHIN)

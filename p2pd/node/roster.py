@@ -36,18 +36,17 @@ MAKING_ROOM = "making room for others"
 # The `reason` of the event that tells of two processes with one identity, neither of them this.
 CLONED = "cloned"
 _CLONED = "two nodes run with the same identity"
+# Peers of which replaced processes are remembered, and so many of each, the last ones.
 _MAX_REPLACED = 1024
+_MAX_INSTANCES = 8
 
 
 @attrs.frozen
 class _Replaced:
-    """The process of a peer that another one took the place of.
+    """The processes of a peer that others took the place of; `told`: two ran at once before."""
 
-    `cloned`: that one had been replaced before.
-    """
-
-    instance: bytes
-    cloned: bool
+    instances: tuple[bytes, ...] = ()
+    told: bool = False
 
 
 class Roster:
@@ -151,11 +150,12 @@ class Roster:
         Who restarted comes as a new process each time: none that was replaced comes back.
         """
         peer = new.node_id
-        before = self._replaced.get(peer)
-        cloned = before is not None and before.instance == new.peer.instance
-        self._replaced[peer] = _Replaced(old.peer.instance, cloned=cloned)
+        before = self._replaced.get(peer, _Replaced())
+        cloned = new.peer.instance in before.instances
+        others = [each for each in before.instances if each != old.peer.instance]
+        latest = (*others, old.peer.instance)[-_MAX_INSTANCES:]
+        self._replaced[peer] = _Replaced(latest, told=cloned or before.told)
         if cloned:
-            told = before is not None and before.cloned
             entry = self.registry.get(peer)
             who = str(new.remote) if entry is None else describe(entry)
             self._events.emit(
@@ -163,7 +163,7 @@ class Roster:
                 f"{_CLONED} as {who}, at {old.remote} and {new.remote}: a cloned disk or a copied "
                 "state directory? stop one of the two, move its identity.json away and start it "
                 "again",
-                level=logging.DEBUG if told else logging.WARNING,
+                level=logging.DEBUG if before.told else logging.WARNING,
                 peer=peer,
                 address=str(new.remote),
                 reason=CLONED,

@@ -106,7 +106,8 @@ class Soundings:
             looped=tally.looped,
             hosts=tuple(sorted(hosts)),
             own_hosts=tuple(sorted(hosts & own_hosts)),
-            foreign=tuple(sorted(map(unscoped, tally.foreign))),
+            # What else runs on this host says nothing of the LAN.
+            foreign=tuple(sorted(set(map(unscoped, tally.foreign)) - own_hosts)),
         )
 
     async def _ask_aside(self, interfaces: list[Interface], own_hosts: set[str]) -> _Seen:

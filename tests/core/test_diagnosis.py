@@ -183,7 +183,7 @@ def test_every_check_says_something() -> None:
         (
             "path.large",
             {"echoes": (EchoSeen("b", False), EchoSeen("c", False), EchoSeen("d", True))},
-            "by b, c: something on the way drops large packets",
+            "by b, c: most likely something on the way drops large packets",
         ),
         (
             "clock.wrong",

@@ -194,24 +194,25 @@ async def test_a_restarted_peer_replaces_its_former_self(autojump_clock: MockClo
             await new.hung_up()
 
 
-async def test_two_that_take_turns_under_one_identity_are_told_of_once(
-    autojump_clock: MockClock,
+@pytest.mark.parametrize("count", [2, 3])
+async def test_those_who_take_turns_under_one_identity_are_told_of_once(
+    autojump_clock: MockClock, count: int
 ) -> None:
     async with open_world(1) as world:
         a = await world.start("a", lan=None)
         peer = ScriptedPeer(world)
-        processes = [peer.instance, bytes(16)]
+        processes = [bytes([number] * 16) for number in range(count)]
         lines = []
         for turn in range(6):
-            peer.instance = processes[turn % 2]
+            peer.instance = processes[turn % count]
             lines.append(await peer.connect(a))
         with trio.fail_after(1):
             for line in lines[:-1]:
                 await line.hung_up()
-        assert Goodbye("duplicate") in lines[0].heard
-        assert all(Goodbye("identity_clash") in line.heard for line in lines[1:-1])
+        assert all(Goodbye("duplicate") in line.heard for line in lines[: count - 1])
+        assert all(Goodbye("identity_clash") in line.heard for line in lines[count - 1 : -1])
         told = [each.level for each in a.events if each.code == "peer.cloned"]
-        assert told == [logging.WARNING, *[logging.DEBUG] * 3]
+        assert told == [logging.WARNING, *[logging.DEBUG] * (5 - count)]
         why = a.node.why(peer.identity.node_id)
         assert any(each.code == "peer.cloned" for each in why.steps)
         findings = {each.code: each for each in await a.node.doctor()}
