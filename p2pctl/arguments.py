@@ -4,13 +4,16 @@ Nothing here knows the commands.
 """
 
 import argparse
+import contextlib
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Final, NamedTuple, NoReturn
+from typing import Any, ClassVar, Final, NamedTuple, NoReturn, TypeVar
 
 from p2pd.control.api import MAX_PINGS
 from p2pd.errors import InvalidRequest
+
+N = TypeVar("N", int, float)
 
 _MAX_MESSAGES: Final = 10**9
 
@@ -33,34 +36,28 @@ def argument(*flags: str, **options: Any) -> Argument:
     return Argument(flags, options)
 
 
-def seconds(text: str) -> float:
-    """Read a time span; raises `ArgumentTypeError` unless it is finite and above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (value > 0 and math.isfinite(value)):
-        raise argparse.ArgumentTypeError(f"expected a number of seconds above 0, not {text!r}")
-    return value
+def number(
+    convert: Callable[[str], N], wanted: str, fits: Callable[[N], bool]
+) -> Callable[[str], N]:
+    """Make a reader of a number; its `ArgumentTypeError` says what is `wanted`."""
+
+    def read(text: str) -> N:
+        with contextlib.suppress(ValueError):
+            value = convert(text)
+            if fits(value):
+                return value
+        raise argparse.ArgumentTypeError(f"expected {wanted}, not {text!r}")
+
+    return read
 
 
 def count_between(least: int, most: int) -> Callable[[str], int]:
-    """Make a reader of a count; it raises `ArgumentTypeError`."""
-
-    def count(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(
-                f"expected a whole number from {least} to {most}, not {text!r}"
-            )
-        return value
-
-    return count
+    """Make a reader of a count; see `number`."""
+    wanted = f"a whole number from {least} to {most}"
+    return number(int, wanted, lambda value: least <= value <= most)
 
 
+seconds: Final = number(float, "a number of seconds above 0", lambda value: 0 < value < math.inf)
 pings: Final = count_between(1, MAX_PINGS)
 messages: Final = count_between(1, _MAX_MESSAGES)
 
@@ -76,15 +73,16 @@ class Parser(argparse.ArgumentParser):
     ) -> argparse.Namespace:
         """Read a command line into `options`; a `UsageError` tells what may be meant."""
         found, unknown = self.parse_known_args(argv, options)
-        for each in unknown:
-            if not each.startswith("-"):
-                self.error(f"unexpected argument {each!r}")
-            self._reject(each.partition("=")[0])
+        if unknown:
+            self._reject(unknown[0])
         return found
 
-    def _reject(self, flag: str) -> NoReturn:
+    def _reject(self, word: str) -> NoReturn:
+        if not word.startswith("-"):
+            self.error(f"unexpected argument {word!r}")
         import difflib  # noqa: PLC0415 - start-up time
 
+        flag = word.partition("=")[0]
         nearest = difflib.get_close_matches(flag, self._option_string_actions, n=1)
         if nearest:
             raise UsageError(f"unknown flag {flag!r}; did you mean {nearest[0]}?")

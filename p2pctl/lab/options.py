@@ -1,10 +1,8 @@
 """The options of `p2pctl lab`."""
 
-import argparse
-import math
 from typing import Final
 
-from p2pctl.arguments import argument, count_between
+from p2pctl.arguments import argument, count_between, number
 from p2pctl.lab.plan import (
     DEFAULT_INTERVAL,
     DEFAULT_NODES,
@@ -16,19 +14,10 @@ from p2pctl.lab.plan import (
 
 _DAY: Final = 86400
 
-
-def interval(text: str) -> float:
-    """Read a beacon interval; raises `ArgumentTypeError` where the daemon would refuse it."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 1 <= value <= _DAY:
-        raise argparse.ArgumentTypeError(
-            f"expected a number of seconds from 1 to {_DAY}, not {text!r}"
-        )
-    return value
-
+# What the daemon takes.
+_interval: Final = number(
+    float, f"a number of seconds from 1 to {_DAY}", lambda value: 1 <= value <= _DAY
+)
 
 LAB_ARGUMENTS: Final = (
     argument(
@@ -48,14 +37,14 @@ LAB_ARGUMENTS: Final = (
     ),
     argument(
         "--interval",
-        type=interval,
+        type=_interval,
         default=DEFAULT_INTERVAL,
         metavar="SECONDS",
         help=f"their beacon interval (default {DEFAULT_INTERVAL:g})",
     ),
     argument(
         "--short-interval",
-        type=interval,
+        type=_interval,
         default=DEFAULT_SHORT_INTERVAL,
         metavar="SECONDS",
         help=f"the one it is compared with (default {DEFAULT_SHORT_INTERVAL:g})",

@@ -152,8 +152,9 @@ class Doctor:
                 nursery.start_soon(self._read_clock, connection, notes)
         # Last: where it is lost, nothing else comes over its connection any more.
         async with trio.open_nursery() as nursery:
-            for connection in notes.answering:
-                nursery.start_soon(self._try_long, connection, notes)
+            for connection in self._elsewhere():
+                if connection in notes.answering:
+                    nursery.start_soon(self._try_long, connection, notes)
 
     async def _have_dialled(self, connection: Connection, notes: _Notes) -> None:
         reply = await self._dialing_back.ask(connection)
@@ -172,8 +173,7 @@ class Doctor:
             await connection.request(Ping(), WITHIN)
         except P2PError:
             return
-        if unscoped(connection.remote.host) not in self._own_hosts():
-            notes.answering.append(connection)
+        notes.answering.append(connection)
         if connection.peer_ms is not None:
             # Its answer was half of the time on its way.
             now = self._env.wall_clock() - (trio.current_time() - asked_at) / 2

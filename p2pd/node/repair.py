@@ -116,14 +116,14 @@ class Repair:
 
     def changed(self, node_id: NodeId) -> None:
         """Take note that a node died, left, or could not be reached."""
-        if self._is_near(node_id):
-            # Also before there are records: they may be written while it is away.
-            self._gone[node_id] = None
-        self._changed(node_id, self._soon(), LOOK_AGAIN)
-
-    def _changed(self, node_id: NodeId, survey_at: float, look_again: float) -> None:
-        if not self._watching or not self._is_near(node_id):
+        if not self._is_near(node_id):
             return
+        # Also before there are records: they may be written while it is away.
+        self._gone[node_id] = None
+        if self._watching:
+            self._survey_by(self._soon(), LOOK_AGAIN)
+
+    def _survey_by(self, survey_at: float, look_again: float) -> None:
         self._survey_at = min(self._survey_at, survey_at)
         at_once = max(self._survey_at, self._looked_at + look_again)
         self._look_at = min(self._look_at, at_once)
@@ -249,8 +249,9 @@ class Repair:
             del self._lost[connection.node_id]
             self.tending.again(trio.current_time(), connection.node_id)
             self._wake()
-        if connection.node_id not in self._near:
-            self._changed(connection.node_id, self._survey_for(connection), self._seldom)
+        is_news = self._watching and connection.node_id not in self._near
+        if is_news and self._is_near(connection.node_id):
+            self._survey_by(self._survey_for(connection), self._seldom)
 
     def _survey_for(self, connection: Connection) -> float:
         """Return when to look whose the records are, now that somebody came.
