@@ -269,6 +269,9 @@ class SimNetwork:
         listener.connect(SimPending(far))
         try:
             await self._carry(address.host, self.host)
+            # The hello of TLS, and the answer.
+            await self._carry(self.host, address.host)
+            await self._carry(address.host, self.host)
         except BaseException:
             with trio.CancelScope(shield=True):
                 await near.aclose()

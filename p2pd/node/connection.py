@@ -19,7 +19,7 @@ from p2pd.node.alarms import Alarm, Alarms
 from p2pd.node.dispatch import Dispatch
 from p2pd.wire.framing import MAX_PAYLOAD
 from p2pd.wire.handshake import RemotePeer
-from p2pd.wire.messages import Failed, Goodbye, Message, Ping
+from p2pd.wire.messages import Failed, Goodbye, Message, Ping, Refused
 from p2pd.wire.session import Replied, Session
 
 # A peer that lets this much wait reads too slowly for its own requests.
@@ -64,6 +64,15 @@ class _Slot:
     reply: Message | None = None
 
 
+@attrs.define(eq=False)
+class Asked:
+    """A question that went along with the handshake, and its reply until somebody wants it."""
+
+    question: Message
+    request_id: int
+    reply: Message | None = None
+
+
 class Connection:
     """An authenticated connection; `run` serves it, the rest may be called meanwhile.
 
@@ -82,6 +91,7 @@ class Connection:
         direction: Direction,
         dispatch: Dispatch,
         alarms: Alarms,
+        asked: Asked | None = None,
     ) -> None:
         self.peer = peer
         self.local: Address = stream.local
@@ -108,6 +118,7 @@ class Connection:
         self._may_send_at_once = False
         self._told_busy = False
         self._slots: dict[int, _Slot] = {}
+        self._asked = asked
         self._probe: tuple[int, float] | None = None
         self._on_answer: Callable[[Connection], None] | None = None
         self._scope = trio.CancelScope()
@@ -190,22 +201,31 @@ class Connection:
     async def request(self, message: Message, within: float) -> Message:
         """Send a request and wait up to `within` seconds for its reply.
 
-        Raises `RequestTimedOut`, `ConnectionLost`, or `Busy` where too many are under way.
+        The very question that went along with the handshake is not sent again. Raises
+        `RequestTimedOut`, `ConnectionLost`, or `Busy` where too many are under way.
         """
         if self.end_reason is not None:
             raise ConnectionLost(f"the connection has ended: {self.end_reason}")
-        request_id, data = self._session.request(message)
-        slot = self._slots[request_id] = _Slot(Alarm(self._alarms))
         self.last_used = sent_at = trio.current_time()
-        self._queue(data)
+        asked = self._asked
+        if asked is not None and asked.question is message:
+            self._asked, request_id = None, asked.request_id
+            if asked.reply is not None:
+                return asked.reply
+        else:
+            asked = None
+            request_id, data = self._session.request(message)
+            self._queue(data)
+        slot = self._slots[request_id] = _Slot(Alarm(self._alarms))
         try:
             await slot.alarm.wait(sent_at + within)
         finally:
             del self._slots[request_id]
             self._session.forget(request_id)
         if slot.reply is not None:
-            # Only one side may ever have to probe: the other one learns it from this.
-            self.rtt = self.rtt or trio.current_time() - sent_at
+            if asked is None:
+                # Only one side may ever have to probe: the other one learns it from this.
+                self.rtt = self.rtt or trio.current_time() - sent_at
             return slot.reply
         if self.end_reason is not None:
             raise ConnectionLost(f"the connection ended: {self.end_reason}")
@@ -261,6 +281,9 @@ class Connection:
                 text = f"the peer said goodbye: {event.message.reason}"
                 leaves = event.message.reason == LEAVING
                 self._end(text, Ending.LEFT if leaves else Ending.UNWANTED, by_reader=True)
+            elif isinstance(event.message, Refused):
+                # A client checks who we are when it was accepted already.
+                self._end(f"the peer refused: {event.message.message}", by_reader=True)
             else:
                 if not isinstance(event.message, Ping):
                     self.last_used = self.last_heard
@@ -290,6 +313,8 @@ class Connection:
         if slot is not None:
             slot.reply = event.message
             slot.alarm.ring()
+        elif self._asked is not None and event.request_id == self._asked.request_id:
+            self._asked.reply = event.message
 
     async def _write(self) -> None:
         try:

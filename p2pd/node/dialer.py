@@ -45,9 +45,12 @@ _NO_ROOM_PAUSE = 1.0
 
 @attrs.define(eq=False)
 class _Dial:
-    """A dial under way, and what the others who wait for it will see."""
+    """A dial under way, of what kind (see `dial_entry`), and what others who wait will see."""
 
     node_id: NodeId | None
+    stay: bool = False
+    most: int = MAX_ADDRESSES
+    question: Message | None = None
     done: trio.Event = attrs.field(factory=trio.Event)
     error: P2PError | None = None
 
@@ -108,7 +111,8 @@ class Dialer:
                 if not self.may_dial(entry):
                     next_retry = min(next_retry or math.inf, self._strangers.refilled_at())
                     break
-                dial = self._begin(entry)
+                dial = _Dial(entry.node_id)
+                self._begin(dial, entry)
                 limit.acquire_on_behalf_of_nowait(dial)
                 nursery.start_soon(self._dial_in_background, dial, entry, limit)
             next_look = next_retry or math.inf
@@ -157,14 +161,14 @@ class Dialer:
         until = trio.current_time() + within
         connection = self._roster.connections.get(peer)
         if connection is None:
-            connection = await self._connect_in_turn(peer, until, on_wait)
+            connection = await self._connect_in_turn(peer, message, until, on_wait)
         try:
             return await self._request(connection, message, until)
         except ConnectionLost:
             with trio.move_on_at(until):
                 await connection.ended.wait()
             on_wait(False)  # noqa: FBT003 - whether it waits is all there is to tell
-            again = await self._connect_in_turn(peer, until, on_wait)
+            again = await self._connect_in_turn(peer, message, until, on_wait)
         return await self._request(again, message, until)
 
     async def _request(self, connection: Connection, message: Message, until: float) -> Message:
@@ -176,13 +180,13 @@ class Dialer:
                 self._waiting_for_room.unpark()
 
     async def _connect_in_turn(
-        self, peer: NodeId, until: float, on_wait: Callable[[bool], None]
+        self, peer: NodeId, question: Message, until: float, on_wait: Callable[[bool], None]
     ) -> Connection:
         while True:
             error: P2PError = RequestTimedOut(f"peer {peer.hex()[:12]} was not reached in time")
             with trio.move_on_at(until):
                 try:
-                    return await self.connect_to(peer)
+                    return await self.connect_to(peer, question=question)
                 except Exhausted:
                     raise
                 except Busy as full:
@@ -193,10 +197,13 @@ class Dialer:
                 continue
             raise error
 
-    async def connect_to(self, peer: NodeId, *, most: int = MAX_ADDRESSES) -> Connection:
+    async def connect_to(
+        self, peer: NodeId, *, most: int = MAX_ADDRESSES, question: Message | None = None
+    ) -> Connection:
         """Return the connection to a peer; where there is none, dial its known addresses.
 
-        Of these at most `most`, the best first. Several callers wait for one dial. Raises what
+        Of these at most `most`, the best first. The `question` may go along with the handshake:
+        see `Introducer.as_client`. Several callers wait for one dial. Raises what
         `dial_entry` raises, or `NotFound` where no address is known.
         """
         while (connection := self._roster.connections.get(peer)) is None:
@@ -205,36 +212,40 @@ class Dialer:
                 entry = self._registry.get(peer)
                 if entry is None or not entry.addresses:
                     raise NotFound(f"no address is known for peer {peer.hex()[:12]}")
-                return await self.dial_entry(entry, most=most)
+                return await self.dial_entry(entry, most=most, question=question)
             await under_way.done.wait()
             if under_way.error is not None:
                 raise under_way.error
         return connection
 
     async def dial_entry(
-        self, entry: Entry, *, stay: bool = False, most: int = MAX_ADDRESSES
+        self,
+        entry: Entry,
+        *,
+        stay: bool = False,
+        most: int = MAX_ADDRESSES,
+        question: Message | None = None,
     ) -> Connection:
         """Dial the addresses of a registry entry in turn, and note there what came of it.
 
         At most `most` of them, the best first. `stay`: the connection is meant to last, even
-        where there are enough. Raises what `dial` raised for the first address, and
+        where there are enough. The `question` may go along with the handshake: see
+        `Introducer.as_client`. Raises what `dial` raised for the first address, and
         `DialFailed` where another node was found there.
         """
-        return await self._carry_out(self._begin(entry), entry, stay=stay, most=most)
+        dial = _Dial(entry.node_id, stay, most, question)
+        self._begin(dial, entry)
+        return await self._carry_out(dial, entry)
 
-    def _begin(self, entry: Entry) -> _Dial:
+    def _begin(self, dial: _Dial, entry: Entry) -> None:
         """Let all who want to dial this entry from now on wait for this one dial."""
-        dial = _Dial(entry.node_id)
         if dial.node_id is not None:
             self._dials[dial.node_id] = dial
         entry.dialing = True
-        return dial
 
-    async def _carry_out(
-        self, dial: _Dial, entry: Entry, *, stay: bool = False, most: int = MAX_ADDRESSES
-    ) -> Connection:
+    async def _carry_out(self, dial: _Dial, entry: Entry) -> Connection:
         try:
-            return await self._try_addresses(entry, stay, most)
+            return await self._try_addresses(dial, entry)
         except Busy as error:
             # Our own bound is no fault of the peer's.
             dial.error = error
@@ -252,7 +263,14 @@ class Dialer:
             # When to try again is known only now.
             self.heard_of_peers()
 
-    async def dial(self, address: Address, source: Source, *, stay: bool = False) -> Connection:
+    async def dial(
+        self,
+        address: Address,
+        source: Source,
+        *,
+        stay: bool = False,
+        question: Message | None = None,
+    ) -> Connection:
         """Dial an address; returns the connection to whoever listens there.
 
         That is the one already in the table where the new one is a duplicate. Raises
@@ -261,7 +279,7 @@ class Dialer:
         self._roster.make_room(Direction.OUTBOUND, coming=self._under_way)
         self._under_way += 1
         try:
-            return await self._dial(address, source, stay)
+            return await self._dial(address, source, stay, question)
         finally:
             self._under_way -= 1
             self._waiting_for_room.unpark()
@@ -274,7 +292,13 @@ class Dialer:
             self.wake()
         self._waiting_for_room.unpark()
 
-    async def _dial(self, address: Address, source: Source, stay: bool) -> Connection:  # noqa: FBT001 - of `dial`
+    async def _dial(
+        self,
+        address: Address,
+        source: Source,
+        stay: bool,  # noqa: FBT001 - of `dial`
+        question: Message | None,
+    ) -> Connection:
         self._dial_count += 1
         number = self._dial_count
         timeout = self._roster.config.dial_timeout
@@ -288,12 +312,15 @@ class Dialer:
             stays = asked_for or self._wanted() > self._to_stay
             self._to_stay += stays
             try:
-                connection = await self._introducer.as_client(stream, number, passing=not stays)
+                connection = await self._introducer.as_client(
+                    stream, number, passing=not stays, question=question
+                )
             except BaseException as error:
                 with trio.CancelScope(shield=True):
                     await stream.aclose()
                 existing = _duplicate_of(error, self._roster)
                 if existing is not None:
+                    existing.passing = existing.passing and not stays
                     return existing
                 raise
             finally:
@@ -305,12 +332,14 @@ class Dialer:
             return self._roster.connections[connection.node_id]
         raise DialFailed(f"{address} did not answer within {timeout:g} s")
 
-    async def _try_addresses(self, entry: Entry, stay: bool, most: int) -> Connection:  # noqa: FBT001 - of `dial_entry`
+    async def _try_addresses(self, dial: _Dial, entry: Entry) -> Connection:
         # What the best address says counts: that is where the peer was last.
         first: P2PError | None = None
-        for address in tuple(entry.addresses[:most]):
+        for address in tuple(entry.addresses[: dial.most]):
             try:
-                connection = await self.dial(address, entry.source, stay=stay)
+                connection = await self.dial(
+                    address, entry.source, stay=dial.stay, question=dial.question
+                )
             except (DialFailed, HandshakeRefused, ConnectionLost) as error:
                 first = first or error
                 continue

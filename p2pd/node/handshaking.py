@@ -8,14 +8,23 @@ import trio
 
 from p2pd.errors import BadMessage, ConnectionLost, HandshakeRefused
 from p2pd.net.base import Stream
-from p2pd.node.connection import Connection, Direction
+from p2pd.node.connection import Asked, Connection, Direction
 from p2pd.node.dispatch import Dispatch
 from p2pd.node.env import Env
 from p2pd.node.own_record import OwnRecord
 from p2pd.node.peer_book import PeerBook
 from p2pd.wire.codec import clip
 from p2pd.wire.handshake import Handshake, Reason, RemotePeer, Terms
-from p2pd.wire.messages import MAX_TEXT, Accepted, Hello, Message, Proof, Refused
+from p2pd.wire.messages import (
+    MAX_TEXT,
+    Accepted,
+    FindNode,
+    FindValue,
+    Hello,
+    Message,
+    Proof,
+    Refused,
+)
 from p2pd.wire.session import Session
 
 M = TypeVar("M", bound=Message)
@@ -34,13 +43,20 @@ class Introducer:
         self._dispatch = dispatch
 
     async def as_client(
-        self, stream: Stream, dial_number: int, *, passing: bool = False
+        self,
+        stream: Stream,
+        dial_number: int,
+        *,
+        passing: bool = False,
+        question: Message | None = None,
     ) -> Connection:
         """Authenticate both ends of a stream that we dialled.
 
-        `passing` tells the peer that the connection is made for a question only. Raises
-        `HandshakeRefused` (whichever side refused) or `ConnectionLost`. The caller bounds
-        the time, and closes the stream where this raises.
+        `passing` tells the peer that the connection is made for a question only. A `question`
+        goes along with the handshake if it is of those that anybody may hear; to get the
+        answer, `request` the same of the connection. Raises `HandshakeRefused` (whichever
+        side refused) or `ConnectionLost`. The caller bounds the time, and closes the stream
+        where this raises.
         """
         handshake = self._handshake(
             stream, is_client=True, dial_number=dial_number, passing=passing
@@ -48,15 +64,16 @@ class Introducer:
         exchange = _Exchange(stream, Session(self._env.wall_ms), self._book)
         with _translated(handshake):
             async with exchange.refusals_told(handshake):
-                await exchange.send(handshake.hello)
-                proof = handshake.receive_hello(await exchange.receive(Hello))
-                theirs = await exchange.receive(Proof)
-                # The server checks ours while we check theirs.
-                await exchange.send(proof)
-                peer = handshake.receive_proof(theirs)
+                exchange.put(handshake.hello, handshake.proof())
+                asked = None
+                if question is not None and self._may_be_heard(question):
+                    asked = exchange.ask(question)
+                await exchange.flush()
+                handshake.receive_hello(await exchange.receive(Hello))
+                peer = handshake.receive_proof(await exchange.receive(Proof))
                 await exchange.receive(Accepted)
         exchange.establish(peer)
-        return self._connection(exchange, peer, Direction.OUTBOUND)
+        return self._connection(exchange, peer, Direction.OUTBOUND, asked)
 
     async def as_server(self, stream: Stream, admit: Callable[[Connection], None]) -> Connection:
         """Authenticate both ends of a stream that was accepted; see `as_client`.
@@ -68,15 +85,24 @@ class Introducer:
         exchange = _Exchange(stream, Session(self._env.wall_ms), self._book)
         with _translated(handshake):
             async with exchange.refusals_told(handshake):
-                proof = handshake.receive_hello(await exchange.receive(Hello))
-                await exchange.send(handshake.hello, proof)
+                handshake.receive_hello(await exchange.receive(Hello))
                 peer = handshake.receive_proof(await exchange.receive(Proof))
+                # Who proved himself shall know who it is that has no room for him.
+                exchange.put(handshake.hello, handshake.proof())
                 connection = self._connection(exchange, peer, Direction.INBOUND)
                 with self._waiting_list(peer):
                     admit(connection)
-                await exchange.send(Accepted())
+                exchange.put(Accepted())
+                await exchange.flush()
         exchange.establish(peer)
         return connection
+
+    def _may_be_heard(self, question: Message) -> bool:
+        """Whether a question may go to somebody who has not proven yet who he is.
+
+        What is looked for in a private network is nobody else's business.
+        """
+        return isinstance(question, FindNode | FindValue) and not self._terms.network_key
 
     @contextmanager
     def _waiting_list(self, peer: RemotePeer) -> Iterator[None]:
@@ -88,7 +114,11 @@ class Introducer:
             raise
 
     def _connection(
-        self, exchange: "_Exchange", peer: RemotePeer, direction: Direction
+        self,
+        exchange: "_Exchange",
+        peer: RemotePeer,
+        direction: Direction,
+        asked: Asked | None = None,
     ) -> Connection:
         return Connection(
             exchange.stream,
@@ -97,6 +127,7 @@ class Introducer:
             direction,
             self._dispatch,
             self._env.alarms,
+            asked,
         )
 
     def _handshake(
@@ -135,6 +166,7 @@ class _Exchange:
         self.stream = stream
         self.session = session
         self._book = book
+        self._outgoing: list[bytes] = []
 
     @asynccontextmanager
     async def refusals_told(self, handshake: Handshake) -> AsyncIterator[None]:
@@ -149,13 +181,25 @@ class _Exchange:
                 text = clip(str(refusal), MAX_TEXT)
                 full = refusal.reason == Reason.FULL
                 others = self._book.redirects(exclude=handshake.claimed) if full else ()
+                self.put(Refused(refusal.reason, text, others))
                 with suppress(trio.BrokenResourceError):
-                    await self.send(Refused(refusal.reason, text, others))
+                    await self.flush()
             raise
 
-    async def send(self, *messages: Message) -> None:
-        """Send messages in one write."""
-        data = b"".join(map(self.session.notice, messages))
+    def put(self, *messages: Message) -> None:
+        """Let messages go with the next `flush`."""
+        self._outgoing.extend(map(self.session.notice, messages))
+
+    def ask(self, question: Message) -> Asked:
+        """Let a question go with the next `flush`."""
+        request_id, data = self.session.request(question)
+        self._outgoing.append(data)
+        return Asked(question, request_id)
+
+    async def flush(self) -> None:
+        """Send in one write all that waits."""
+        data = b"".join(self._outgoing)
+        self._outgoing.clear()
         if not self.stream.send_nowait(data):
             await self.stream.send_all(data)
 

@@ -109,13 +109,15 @@ class Roster:
     def admit(self, connection: Connection, source: Source) -> bool:
         """Enter a connection into the table; False if another one to the peer stays instead.
 
-        Where the new one stays, the old one is closed.
+        Where the new one stays, the old one is closed. Whichever stays does not end after a
+        question if one of the two was meant to last.
         """
         node_id = connection.node_id
         old = self.connections.get(node_id)
         if old is not None and old.end_reason is not None:
             self._remove(old, old.end_reason)
         elif old is not None and not self._replace(old, connection):
+            old.passing = old.passing and connection.passing
             return False
         # The same process on another connection is no news.
         replaces = node_id in self.connections
@@ -135,7 +137,9 @@ class Roster:
             cloned = self._succeed(old, new)
             self._remove(old, _CLONED if cloned else "the peer restarted")
             self._see_off(old, Reason.IDENTITY_CLASH if cloned else Reason.DUPLICATE)
-        elif new.direction is Direction.OUTBOUND:
+            return True
+        new.passing = new.passing and old.passing
+        if new.direction is Direction.OUTBOUND:
             self._see_off(old, Reason.DUPLICATE)
         else:
             # It is left to the peer to close what one of its dials replaces. It learns only

@@ -25,10 +25,10 @@ from p2pd.node.routes import NEAR
 from p2pd.simulation.measure import percentile
 from p2pd.wire.messages import Signed
 
-# One-way seconds; and how often a dial and then the question go there and back: TCP, two of
-# the handshake, the question.
+# One-way seconds; and how often a dial goes there and back until the answer is there: TCP, TLS,
+# the handshake, along with which the question goes.
 LATENCY = 0.05
-ROUND_TRIPS = 4
+ROUND_TRIPS = 3
 REQUEST_TIMEOUT = 2.0
 LIES = ("each other", "nothing", "made up")
 

@@ -3,16 +3,16 @@
 ::
 
     client                         server
-    Hello           ->
-                    <-             Hello, Proof
-    Proof           ->
-                    <-             Accepted          (either side: Refused instead)
+    Hello, Proof    ->
+                    <-             Hello, Proof, Accepted
 
-Each side signs the transcript: the encoded hellos of both, with their fresh nonces and the
-hash of the server's certificate as each side sees it. A man in the middle who terminates
-TLS shows the client another certificate: the hashes differ, and he can't sign. A replayed
-hello meets another nonce. On a private network each side also proves that it holds the
-network key by an HMAC over the same transcript; the key itself never travels.
+One round trip; either side says Refused instead where it does not agree. A hello has a fresh
+nonce and the hash of the server's certificate as its sender sees it. The client signs its own
+hello, the server both. A man in the middle who terminates TLS shows the client another
+certificate: the hashes differ, and he can't sign. What the server says answers the client's
+nonce. What the client says is good for the holder of one certificate, and nobody else has ever
+seen it: it came inside TLS. On a private network each side also proves that it holds the
+network key by an HMAC over what it signs; the key itself never travels.
 """
 
 import hashlib
@@ -29,6 +29,7 @@ from p2pd.wire.messages import PROTOCOL_VERSION, Hello, PeerRecord, Proof, Signe
 from p2pd.wire.records import RecordCache
 
 _LABEL = b"p2pd handshake 1\0"
+_CLIENT, _SERVER = b"client", b"server"
 
 
 class Reason:
@@ -91,8 +92,10 @@ class Handshake:
     `record` is this node's signed peer record, `nonce` 32 fresh random bytes, and
     `certificate` the SHA-256 of the server's certificate as this side knows it;
     `dial_number` counts the dials of a client's process, `passing` is what it says of its
-    plans. `claimed` is who the peer says it
-    is, `proven` whether that is so.
+    plans. `claimed` is who the peer says it is, `proven` whether that is so.
+
+    A client gives its `hello` and `proof` at once, a server its own once it has the client's
+    hello. Both take the hello, then the proof of the other.
     """
 
     def __init__(
@@ -107,8 +110,7 @@ class Handshake:
         passing: bool = False,
     ) -> None:
         self._terms = terms
-        self._role = b"client" if is_client else b"server"
-        self._peer_role = b"server" if is_client else b"client"
+        self._role = _CLIENT if is_client else _SERVER
         self.hello = Hello(
             min_version=terms.min_version,
             max_version=terms.max_version,
@@ -123,11 +125,17 @@ class Handshake:
         )
         self.claimed: NodeId | None = None
         self.proven = False
-        self._transcript = b""
+        # What the side of each role signs, as far as it is known.
+        self._texts = {_CLIENT: _text(_CLIENT, self.hello)} if is_client else {}
         self._peer: RemotePeer | None = None
 
-    def receive_hello(self, hello: Hello) -> Proof:
-        """Check the peer's hello and return our proof; raises `HandshakeRefused`."""
+    def proof(self) -> Proof:
+        """Prove who this node is; a server has its peer's hello by then."""
+        text = self._texts[self._role]
+        return Proof(self._terms.identity.sign(text), self._key_proof(text))
+
+    def receive_hello(self, hello: Hello) -> None:
+        """Check the peer's hello; raises `HandshakeRefused`."""
         terms, ours = self._terms, self.hello
         try:
             opened = terms.records.open(hello.record)
@@ -161,7 +169,8 @@ class Handshake:
                 Reason.MAN_IN_THE_MIDDLE,
                 "the two ends see different TLS certificates: somebody between them terminates TLS",
             )
-        clients = ours if self._role == b"client" else hello
+        clients, servers = (ours, hello) if self._role == _CLIENT else (hello, ours)
+        self._texts = {_CLIENT: _text(_CLIENT, clients), _SERVER: _text(_SERVER, clients, servers)}
         self._peer = RemotePeer(
             node_id=node_id,
             record=opened.record,
@@ -173,24 +182,19 @@ class Handshake:
             version=version,
             capabilities=frozenset(hello.capabilities) & frozenset(ours.capabilities),
         )
-        self._transcript = self._digest(hello)
-        return Proof(
-            signature=terms.identity.sign(_LABEL + self._role + self._transcript),
-            key_proof=self._key_proof(self._role),
-        )
 
     def receive_proof(self, proof: Proof) -> RemotePeer:
         """Check the peer's proof and return who it is; raises `HandshakeRefused`."""
         peer = self._peer
         if peer is None:
             raise HandshakeRefused(Reason.PROTOCOL, "a proof before the hello")
-        if not hmac.compare_digest(proof.key_proof, self._key_proof(self._peer_role)):
+        text = self._texts[_SERVER if self._role == _CLIENT else _CLIENT]
+        if not hmac.compare_digest(proof.key_proof, self._key_proof(text)):
             raise HandshakeRefused(
                 Reason.NETWORK_KEY,
                 "the two nodes do not hold the same network key (node.network_key_file)",
             )
-        signed = _LABEL + self._peer_role + self._transcript
-        if not self._terms.records.is_signed_by(peer.record.public_key, proof.signature, signed):
+        if not self._terms.records.is_signed_by(peer.record.public_key, proof.signature, text):
             raise HandshakeRefused(
                 Reason.SIGNATURE, "the peer can't prove that it holds the key of its node ID"
             )
@@ -203,15 +207,15 @@ class Handshake:
         self.proven = True
         return peer
 
-    def _digest(self, theirs: Hello) -> bytes:
-        """Hash both hellos, the client's first."""
-        hellos = (self.hello, theirs) if self._role == b"client" else (theirs, self.hello)
-        transcript = hashlib.sha256(_LABEL)
-        for hello in hellos:
-            encoded = codec.encode(hello)
-            transcript.update(len(encoded).to_bytes(4, "big") + encoded)
-        return transcript.digest()
-
-    def _key_proof(self, role: bytes) -> bytes:
+    def _key_proof(self, text: bytes) -> bytes:
         key = self._terms.network_key
-        return hmac.digest(key, _LABEL + role + self._transcript, "sha256") if key else b""
+        return hmac.digest(key, text, "sha256") if key else b""
+
+
+def _text(role: bytes, *hellos: Hello) -> bytes:
+    """Return what the side of a role signs."""
+    transcript = hashlib.sha256(_LABEL)
+    for hello in hellos:
+        encoded = codec.encode(hello)
+        transcript.update(len(encoded).to_bytes(4, "big") + encoded)
+    return _LABEL + role + transcript.digest()

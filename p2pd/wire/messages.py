@@ -212,7 +212,7 @@ class Hello:
 
 @attrs.frozen
 class Proof:
-    """Second message of either side: the transcript signed, and the network key proven."""
+    """After either side's hello: what was said so far is signed, and the network key proven."""
 
     signature: Signature
     key_proof: Annotated[bytes, Length(0, 32)]

@@ -158,15 +158,13 @@ class ScriptedPeer:
         """
         line = await self.dial(node)
         handshake = self.handshake(line, is_client=True, **kwargs)
-        await line.send(handshake.hello)
+        await line.send(handshake.hello, handshake.proof())
         hello = (await line.next()).message
         if isinstance(hello, Refused):
             return line
         assert isinstance(hello, Hello)
-        proof = handshake.receive_hello(hello)
-        theirs = await line.expect(Proof)
-        peer = handshake.receive_proof(theirs)
-        await line.send(proof)
+        handshake.receive_hello(hello)
+        peer = handshake.receive_proof(await line.expect(Proof))
         if isinstance((await line.next()).message, Accepted):
             line.session.established(peer.version, compress=True)
         return line
@@ -205,10 +203,9 @@ class ScriptedPeer:
         line = Line(stream)
         handshake = self.handshake(line, is_client=False)
         try:
-            proof = handshake.receive_hello(await line.expect(Hello))
-            await line.send(handshake.hello, proof)
+            handshake.receive_hello(await line.expect(Hello))
             peer = handshake.receive_proof(await line.expect(Proof))
-            await line.send(Accepted())
+            await line.send(handshake.hello, handshake.proof(), Accepted())
             line.session.established(peer.version, compress=True)
             await talk(line)
         except (HungUp, trio.BrokenResourceError):

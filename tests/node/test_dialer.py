@@ -11,7 +11,16 @@ from p2pd.net.faults import Cut, constant_latency
 from p2pd.node.connection import Direction
 from p2pd.node.dialer import WELCOME
 from p2pd.simulation.world import SimNode, World, open_world
-from p2pd.wire.messages import MAX_VALUE_BYTES, Echo, Echoed, Goodbye
+from p2pd.wire.messages import (
+    MAX_VALUE_BYTES,
+    Echo,
+    Echoed,
+    FindNode,
+    FindValue,
+    Goodbye,
+    Message,
+    Nodes,
+)
 from tests.node.scripted import Line, ScriptedPeer, assert_unharmed, connected, reasons
 
 
@@ -56,6 +65,61 @@ async def test_no_room_for_a_dial_is_no_failure_of_the_peer(autojump_clock: Mock
         [known] = [each for each in a.node.peers() if each.name == "c"]
         assert known.fail_count == 0
         assert not reasons(a)
+
+
+@pytest.mark.parametrize(
+    ("question", "network_key", "round_trips"),
+    [
+        # TCP, TLS, the handshake.
+        (FindNode(bytes(32)), b"", 3),
+        (FindValue(bytes(32), closer=True), b"", 3),
+        (Echo(b"hello"), b"", 4),
+        (FindNode(bytes(32)), b"key", 4),
+    ],
+    ids=["FindNode", "FindValue", "Echo", "private network"],
+)
+async def test_a_question_that_anybody_may_hear_goes_along_with_the_handshake(
+    autojump_clock: MockClock, question: Message, network_key: bytes, round_trips: int
+) -> None:
+    async with open_world(1, constant_latency(0.05)) as world:
+        a, b = [
+            await world.start(name, lan=None, connections__target=0, network_key=network_key)
+            for name in "ab"
+        ]
+        await meet(a, b)
+        began = trio.current_time()
+        await a.services.dialer.request(b.node_id, question, within=5)
+        assert trio.current_time() - began == pytest.approx(0.1 * round_trips, abs=0.02)
+        assert_unharmed(a, b)
+
+
+async def test_what_went_along_with_the_handshake_is_not_asked_again(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__target=0)
+        peer = ScriptedPeer(world, listens=True)
+        question, heard = FindNode(bytes(32)), list[Message]()
+
+        def answer(asked: Message) -> Message:
+            heard.append(asked)
+            return Nodes(())
+
+        async def talk(line: Line) -> None:
+            await line.serve(answer)
+
+        async with trio.open_nursery() as nursery:
+            await nursery.start(peer.listen, talk)
+            await a.node.connect(str(peer.address))
+            await a.node.disconnect(peer.identity.node_id)
+            await world.until(lambda: not connected(a))
+            heard.clear()
+            for _ in range(2):
+                reply = await a.services.dialer.request(peer.identity.node_id, question, within=5)
+                assert reply == Nodes(())
+            assert heard.count(question) == 2
+            nursery.cancel_scope.cancel()
+        assert_unharmed(a)
 
 
 async def test_requests_wait_for_room_while_others_are_answered(

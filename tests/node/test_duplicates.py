@@ -1,6 +1,5 @@
 """Both ends dial at the same time: one connection stays, the same on both sides."""
 
-import itertools
 import logging
 import random
 from collections.abc import Awaitable, Callable
@@ -145,7 +144,7 @@ async def test_handshakes_run_out_of_time(autojump_clock: MockClock, dial_timeou
 async def test_a_handshake_that_stalls_after_admission_leaves_the_table(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last word of the handshake can't be sent, as the peer takes nothing."""
+    """The answer of the handshake can't be sent, as the peer takes nothing."""
     async with open_world(1) as world:
         a = await world.start("a", lan=None)
         peer = ScriptedPeer(world)
@@ -153,15 +152,11 @@ async def test_a_handshake_that_stalls_after_admission_leaves_the_table(
 
         async def secured(pending: SimPending) -> SimStream:
             stream = await secure(pending)
-            send_nowait, calls = stream.send_nowait, itertools.count()
 
             async def send_never(_: bytes) -> None:
                 await trio.sleep_forever()
 
-            def send(data: bytes) -> bool:
-                return next(calls) == 0 and send_nowait(data)
-
-            monkeypatch.setattr(stream, "send_nowait", send)
+            monkeypatch.setattr(stream, "send_nowait", lambda _: False)
             monkeypatch.setattr(stream, "send_all", send_never)
             return stream
 
@@ -233,6 +228,32 @@ async def test_a_later_dial_of_the_same_process_replaces_the_earlier(
             await old.hung_up()
         assert len(connected(a)) == 1
         assert a.codes().count("peer.disconnected") == 0
+
+
+@pytest.mark.parametrize("passing", [(False, True), (True, False), (True, True)])
+@pytest.mark.parametrize("newer", [0, 1])
+async def test_of_two_connections_the_one_that_stays_lasts_if_either_should(
+    autojump_clock: MockClock, passing: tuple[bool, bool], newer: int
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        peer = ScriptedPeer(world)
+        lines = [await peer.dial(a) for _ in range(2)]
+        handshakes = [
+            peer.handshake(line, is_client=True, passing=each)
+            for line, each in zip(lines, passing, strict=True)
+        ]
+        # Numbered in this order; sent in this one or the other.
+        async with trio.open_nursery() as nursery:
+            for each in (1 - newer, newer):
+                await lines[each].send(handshakes[each].hello, handshakes[each].proof())
+                await trio.sleep(0.1)
+            lines[1].session.established(1, compress=True)
+            nursery.start_soon(lines[1].serve, lambda _: None)
+            await trio.sleep(60)
+            assert bool(connected(a)) is (passing != (True, True))
+            nursery.cancel_scope.cancel()
+        assert_unharmed(a)
 
 
 @pytest.mark.parametrize("moved", [True, False])

@@ -13,7 +13,7 @@ from p2pd.errors import HandshakeRefused
 from p2pd.node import roster
 from p2pd.simulation.world import SimNode, open_world
 from p2pd.wire.identity import Identity
-from p2pd.wire.messages import Hello, Proof, Refused
+from p2pd.wire.messages import Hello, Refused
 from tests.node.scripted import (
     HungUp,
     Line,
@@ -163,6 +163,18 @@ async def test_too_little_work(autojump_clock: MockClock) -> None:
         assert "this network asks for 8" in last_errors(b)[0]
 
 
+async def test_too_little_work_of_a_node_that_is_dialled(autojump_clock: MockClock) -> None:
+    """Whoever dialled it finds out when it has let him in already."""
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        b = await world.start("b", lan=None, bootstrap=[a], identity__difficulty=8)
+        await world.until(lambda: bool(reasons(b)), within=1)
+        assert_refused("difficulty", b)
+        await world.until(lambda: not connected(a), within=1)
+        assert "the peer refused: the identity proves" in last_errors(a)[0]
+        assert_unharmed(a, b)
+
+
 async def test_a_man_in_the_middle(autojump_clock: MockClock) -> None:
     """He ends TLS on both sides with a certificate of his own, and passes all bytes on."""
     async with open_world(1) as world:
@@ -201,7 +213,7 @@ async def test_a_man_in_the_middle(autojump_clock: MockClock) -> None:
 async def test_a_man_in_the_middle_who_forges_the_certificate_hash(
     autojump_clock: MockClock,
 ) -> None:
-    """Who changes a hello breaks the signature over both."""
+    """Who changes a hello breaks the signature over it."""
     async with open_world(1) as world:
         a = await world.start("a", lan=None)
         peer = ScriptedPeer(world)
@@ -209,36 +221,26 @@ async def test_a_man_in_the_middle_who_forges_the_certificate_hash(
         handshake = peer.handshake(line, is_client=True, certificate=bytes(31) + b"x")
         hello = handshake.hello
         object.__setattr__(hello, "certificate", line.stream.certificate)
-        await line.send(hello)
-        object.__setattr__(hello, "certificate", bytes(31) + b"x")
-        theirs = (await line.next()).message
-        assert isinstance(theirs, Hello)
-        object.__setattr__(theirs, "certificate", bytes(31) + b"x")
-        await line.send(handshake.receive_hello(theirs))
+        await line.send(hello, handshake.proof())
         assert (await line.expect(Refused)).reason == "signature"
         assert_refused("signature", a)
 
 
 async def test_a_replayed_handshake(autojump_clock: MockClock) -> None:
-    """All that a peer once said, said again: the node's fresh nonce makes it worthless."""
+    """All that a peer once said, said again to another process: its certificate is another."""
     async with open_world(1) as world:
         a = await world.start("a", lan=None)
         peer = ScriptedPeer(world)
         line = await peer.dial(a)
         handshake = peer.handshake(line, is_client=True)
-        await line.send(handshake.hello)
-        proof = handshake.receive_hello(await line.expect(Hello))
-        await line.send(proof)
+        await line.send(handshake.hello, handshake.proof())
         await world.until(lambda: bool(connected(a)), within=1)
-        await line.stream.aclose()
-        await world.until(lambda: not connected(a), within=1)
-        replay = await ScriptedPeer(world, host="10.9.0.2").dial(a)
-        await replay.send(handshake.hello)
-        await replay.expect(Proof)
-        await replay.send(proof)
-        assert (await replay.expect(Refused)).reason == "signature"
-        assert_refused("signature", a)
-        assert "can't prove" in last_errors(a)[0]
+        b = await world.start("b", lan=None)
+        replay = await ScriptedPeer(world, host="10.9.0.2").dial(b)
+        await replay.send(handshake.hello, handshake.proof())
+        assert (await replay.expect(Refused)).reason == "man_in_the_middle"
+        assert_refused("man_in_the_middle", b)
+        assert "terminates TLS" in last_errors(b)[0]
 
 
 async def test_full(autojump_clock: MockClock) -> None:

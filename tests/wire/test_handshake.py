@@ -68,10 +68,17 @@ def join(
     one: Handshake, other: Handshake, to_other: Tamper = same, to_one: Tamper = same
 ) -> tuple[RemotePeer, RemotePeer]:
     """Run client `one` against server `other` to the end, as on a connection."""
-    others_proof = other.receive_hello(to_other(one.hello))
-    ones_proof = one.receive_hello(to_one(other.hello))
-    others_peer = one.receive_proof(others_proof)
-    return others_peer, other.receive_proof(ones_proof)
+    exchange_hellos(one, other, to_other, to_one)
+    ones_peer = other.receive_proof(one.proof())
+    return one.receive_proof(other.proof()), ones_peer
+
+
+def exchange_hellos(
+    one: Handshake, other: Handshake, to_other: Tamper = same, to_one: Tamper = same
+) -> None:
+    """Let each side have the other's hello."""
+    other.receive_hello(to_other(one.hello))
+    one.receive_hello(to_one(other.hello))
 
 
 def refusal(act: Callable[[], object]) -> str:
@@ -167,25 +174,25 @@ def test_the_text_of_a_refusal_by_network_is_true_on_both_sides() -> None:
 def test_without_the_network_key_one_is_refused_on_both_sides(ours: bytes, theirs: bytes) -> None:
     one = client(terms(ALICE, network_key=ours))
     other = server(terms(BOB, network_key=theirs))
-    others_proof, ones_proof = other.receive_hello(one.hello), one.receive_hello(other.hello)
-    assert refusal(lambda: one.receive_proof(others_proof)) == Reason.NETWORK_KEY
-    assert refusal(lambda: other.receive_proof(ones_proof)) == Reason.NETWORK_KEY
+    exchange_hellos(one, other)
+    assert refusal(lambda: one.receive_proof(other.proof())) == Reason.NETWORK_KEY
+    assert refusal(lambda: other.receive_proof(one.proof())) == Reason.NETWORK_KEY
 
 
 def test_with_the_network_key_one_gets_in_and_the_key_does_not_travel() -> None:
     key = b"k" * 32
     one, other = client(terms(ALICE, network_key=key)), server(terms(BOB, network_key=key))
-    proof = other.receive_hello(one.hello)
-    assert key not in codec.encode(proof) + codec.encode(other.hello)
-    one.receive_hello(other.hello)
-    assert one.receive_proof(proof).node_id == BOB.node_id
+    assert [each.node_id for each in join(one, other)] == [BOB.node_id, ALICE.node_id]
+    for each in (one, other):
+        assert key not in codec.encode(each.proof()) + codec.encode(each.hello)
 
 
 def test_a_key_proof_sent_back_to_its_maker_is_no_proof() -> None:
     key = b"k" * 32
     one, other = client(terms(ALICE, network_key=key)), server(terms(BOB, network_key=key))
-    own_proof = other.receive_hello(one.hello)
-    assert refusal(lambda: other.receive_proof(own_proof)) == Reason.NETWORK_KEY
+    exchange_hellos(one, other)
+    assert refusal(lambda: one.receive_proof(one.proof())) == Reason.NETWORK_KEY
+    assert refusal(lambda: other.receive_proof(other.proof())) == Reason.NETWORK_KEY
 
 
 @pytest.mark.parametrize(
@@ -217,17 +224,16 @@ def test_oneself_is_known() -> None:
 
 def test_a_clone_is_told_apart_from_oneself_and_only_after_its_proof() -> None:
     one, other = client(), server(terms(ALICE, instance=b"another process!"))
-    others_proof, ones_proof = other.receive_hello(one.hello), one.receive_hello(other.hello)
-    assert refusal(lambda: one.receive_proof(others_proof)) == Reason.IDENTITY_CLASH
-    assert refusal(lambda: other.receive_proof(ones_proof)) == Reason.IDENTITY_CLASH
+    exchange_hellos(one, other)
+    assert refusal(lambda: one.receive_proof(other.proof())) == Reason.IDENTITY_CLASH
+    assert refusal(lambda: other.receive_proof(one.proof())) == Reason.IDENTITY_CLASH
 
 
 def test_somebody_who_only_claims_to_be_us_is_no_clash() -> None:
     liar = side(terms(MALLORY), is_client=True, record=vouched(ALICE))
     victim = server(terms(ALICE))
     victim.receive_hello(liar.hello)
-    proof = liar.receive_hello(victim.hello)
-    assert refusal(lambda: victim.receive_proof(proof)) == Reason.SIGNATURE
+    assert refusal(lambda: victim.receive_proof(liar.proof())) == Reason.SIGNATURE
 
 
 def test_the_claimed_id_is_known_before_the_proof() -> None:
@@ -256,10 +262,9 @@ def test_rewriting_the_certificate_in_one_hello_does_not_help() -> None:
 
 def test_rewriting_the_certificate_in_both_hellos_does_not_help() -> None:
     one, other = client(certificate=b"m" * 32), server()
-    others_proof = other.receive_hello(with_certificate(CERTIFICATE)(one.hello))
-    ones_proof = one.receive_hello(with_certificate(b"m" * 32)(other.hello))
-    assert refusal(lambda: one.receive_proof(others_proof)) == Reason.SIGNATURE
-    assert refusal(lambda: other.receive_proof(ones_proof)) == Reason.SIGNATURE
+    exchange_hellos(one, other, with_certificate(CERTIFICATE), with_certificate(b"m" * 32))
+    assert refusal(lambda: one.receive_proof(other.proof())) == Reason.SIGNATURE
+    assert refusal(lambda: other.receive_proof(one.proof())) == Reason.SIGNATURE
 
 
 @pytest.mark.parametrize(
@@ -277,35 +282,48 @@ def test_rewriting_the_certificate_in_both_hellos_does_not_help() -> None:
 )
 def test_nothing_in_a_hello_can_be_rewritten_on_its_way(changes: dict[str, Any]) -> None:
     one, other = client(dial_number=7), server()
-    others_proof = other.receive_hello(attrs.evolve(one.hello, **changes))
-    ones_proof = one.receive_hello(other.hello)
-    assert refusal(lambda: one.receive_proof(others_proof)) == Reason.SIGNATURE
-    assert refusal(lambda: other.receive_proof(ones_proof)) == Reason.SIGNATURE
+    exchange_hellos(one, other, lambda hello: attrs.evolve(hello, **changes))
+    assert refusal(lambda: one.receive_proof(other.proof())) == Reason.SIGNATURE
+    assert refusal(lambda: other.receive_proof(one.proof())) == Reason.SIGNATURE
 
 
-def test_a_recorded_hello_and_proof_are_of_no_use_against_a_fresh_nonce() -> None:
+@pytest.mark.parametrize(
+    "changes", [{"nonce": b"n" * 32}, {"capabilities": ()}, {"max_version": 200}], ids=str
+)
+def test_nor_in_the_servers(changes: dict[str, Any]) -> None:
     one, other = client(), server()
-    other.receive_hello(one.hello)
-    recorded = one.receive_hello(other.hello)
-    again = server(nonce=b"fresh" + bytes(27))
-    again.receive_hello(one.hello)
-    assert refusal(lambda: again.receive_proof(recorded)) == Reason.SIGNATURE
+    exchange_hellos(one, other, to_one=lambda hello: attrs.evolve(hello, **changes))
+    assert refusal(lambda: one.receive_proof(other.proof())) == Reason.SIGNATURE
+
+
+def test_what_a_server_said_is_of_no_use_against_a_fresh_nonce() -> None:
+    one, other = client(), server()
+    exchange_hellos(one, other)
+    again = client(nonce=b"fresh" + bytes(27))
+    again.receive_hello(other.hello)
+    assert refusal(lambda: again.receive_proof(other.proof())) == Reason.SIGNATURE
+
+
+def test_what_a_client_said_is_of_no_use_against_another_certificate() -> None:
+    said, again = client(), server(certificate=b"d" * 32)
+    assert refusal(lambda: again.receive_hello(said.hello)) == Reason.MAN_IN_THE_MIDDLE
+    again.receive_hello(with_certificate(b"d" * 32)(said.hello))
+    assert refusal(lambda: again.receive_proof(said.proof())) == Reason.SIGNATURE
 
 
 def test_a_proof_sent_back_to_its_maker_is_no_proof() -> None:
     # An attacker who sends everything back: the same instance would be "self", so he changes it.
     victim = client()
     reflected = attrs.evolve(victim.hello, instance=b"i" * 16)
-    proof = victim.receive_hello(reflected)
-    assert refusal(lambda: victim.receive_proof(proof)) == Reason.SIGNATURE
+    victim.receive_hello(reflected)
+    assert refusal(lambda: victim.receive_proof(victim.proof())) == Reason.SIGNATURE
 
 
 def test_another_ones_proof_is_no_proof() -> None:
     one, other = client(), server()
     other.receive_hello(one.hello)
     stranger = client(terms(MALLORY))
-    proof = stranger.receive_hello(other.hello)
-    assert refusal(lambda: other.receive_proof(proof)) == Reason.SIGNATURE
+    assert refusal(lambda: other.receive_proof(stranger.proof())) == Reason.SIGNATURE
 
 
 def test_a_proof_before_the_hello_is_refused() -> None:
