@@ -166,12 +166,13 @@ async def test_too_little_work(autojump_clock: MockClock) -> None:
 async def test_too_little_work_of_a_node_that_is_dialled(autojump_clock: MockClock) -> None:
     """Whoever dialled it finds out when it has let him in already."""
     async with open_world(1) as world:
-        a = await world.start("a", lan=None)
+        a = await world.start("a", lan=None, connections__target=0)
         b = await world.start("b", lan=None, bootstrap=[a], identity__difficulty=8)
         await world.until(lambda: bool(reasons(b)), within=1)
         assert_refused("difficulty", b)
-        await world.until(lambda: not connected(a), within=1)
-        assert "the peer refused: the identity proves" in last_errors(a)[0]
+        await world.until(lambda: "peer.disconnected" in a.codes(), within=1)
+        [told] = [each.message for each in a.events if each.code == "peer.disconnected"]
+        assert "the peer refused: the identity proves" in told
         assert_unharmed(a, b)
 
 
