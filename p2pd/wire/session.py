@@ -98,7 +98,8 @@ class Session:
     def next_event(self) -> Event | None:
         """Return what the peer says next, or None until more arrives; raises `BadMessage`."""
         while (frame := self._reader.next()) is not None:
-            if frame.version != self._version:
+            # A question that went along with the handshake comes when that is over.
+            if frame.version not in {self._version, HANDSHAKE_VERSION}:
                 raise BadMessage(f"a frame of version {frame.version}, not {self._version}")
             self.peer_ms = frame.timestamp
             message = codec.decode_message(frame.tag, frame.payload)

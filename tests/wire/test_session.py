@@ -140,6 +140,13 @@ def test_the_negotiated_version_is_spoken_and_asked_for() -> None:
     assert hear(far, [data]) == [Received(Ping(), None)]
 
 
+def test_what_was_asked_along_with_the_handshake_is_taken_when_that_is_over() -> None:
+    near, far = Session(lambda: NOW), session()
+    request_id, data = near.request(Ping())
+    far.established(7, compress=False)
+    assert hear(far, [data]) == [Received(Ping(), request_id)]
+
+
 def test_before_the_handshake_is_over_frames_are_small_and_plain() -> None:
     fresh = Session(lambda: NOW)
     talker = session()
