@@ -83,7 +83,7 @@ class Parser(argparse.ArgumentParser):
         import difflib  # noqa: PLC0415 - start-up time
 
         flag = word.partition("=")[0]
-        nearest = difflib.get_close_matches(flag, self._option_string_actions, n=1)
+        nearest = difflib.get_close_matches(flag, self._option_string_actions, 1, 0.7)
         if nearest:
             raise UsageError(f"unknown flag {flag!r}; did you mean {nearest[0]}?")
         self.error(f"unknown flag {flag!r}")

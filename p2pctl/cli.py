@@ -284,7 +284,7 @@ def parse(argv: Sequence[str]) -> tuple[Command, argparse.Namespace]:
 def _unknown_command(name: str) -> str:
     import difflib  # noqa: PLC0415 - start-up time
 
-    nearest = difflib.get_close_matches(name, COMMANDS, n=1)
+    nearest = difflib.get_close_matches(name, COMMANDS, 1, 0.7)
     meant = f"did you mean `p2pctl {nearest[0]}`? " if nearest else ""
     return f"no command {name!r}; {meant}`p2pctl --help` lists all"
 

@@ -194,7 +194,7 @@ def _target(check: str, text: str) -> "FindingJson":
             else:
                 return _finding(f"{check}.ok", "ok", f"{text} takes connections")
     remedy = (
-        "see whether p2pd runs there, its firewall lets this TCP port in and that of this host "
-        "lets it out"
+        "see whether p2pd runs there, whether its firewall lets its TCP port in, and whether "
+        "that of this host lets connections out"
     )
     return _finding(f"{check}.unreachable", "problem", f"{text}: {said}", remedy)

@@ -89,6 +89,10 @@ _REFUSALS = {
 }
 
 
+_APART = (
+    "see whether p2pd runs there, whether its firewall lets its TCP port in, and whether "
+    "that of this host lets connections out"
+)
 _UNCLONE = "stop one of the two, move its identity.json away and start it again"
 
 
@@ -155,11 +159,7 @@ def _key(target: TargetSeen) -> str:
 def _target_remedy(target: TargetSeen) -> str:
     if target.reason in _REFUSALS:
         return _REFUSALS[target.reason][2]
-    return (
-        "see whether p2pd runs there, its firewall lets this TCP port in and that of this host "
-        "lets it out; "
-        f"else correct discovery.{_key(target)}"
-    )
+    return f"{_APART}; else correct discovery.{_key(target)}"
 
 
 def _inbound(seen: Observations) -> Findings:
@@ -253,12 +253,6 @@ def _clock(seen: Observations) -> Findings:
 def _ahead(seconds: float) -> str:
     minutes = abs(seconds) / 60
     return f"{minutes:,.0f} min {'ahead of' if seconds > 0 else 'behind'}"
-
-
-_APART = (
-    "see whether p2pd runs there, whether its firewall lets its TCP port in, and whether "
-    "that of this host lets connections out"
-)
 
 
 def _peers(seen: Observations, *, explained: bool) -> Findings:

@@ -7,6 +7,7 @@ write is under way leave together in the next one.
 import enum
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import attrs
 import trio
@@ -64,13 +65,11 @@ class _Slot:
     reply: Message | None = None
 
 
-@attrs.define(eq=False)
-class Asked:
-    """A question that went along with the handshake, and its reply until somebody wants it."""
+class Asked(NamedTuple):
+    """A question that went along with the handshake."""
 
     question: Message
     request_id: int
-    reply: Message | None = None
 
 
 class Connection:
@@ -201,7 +200,7 @@ class Connection:
     async def request(self, message: Message, within: float) -> Message:
         """Send a request and wait up to `within` seconds for its reply.
 
-        The very question that went along with the handshake is not sent again. Raises
+        The very object that went along with the handshake is not sent again. Raises
         `RequestTimedOut`, `ConnectionLost`, or `Busy` where too many are under way.
         """
         if self.end_reason is not None:
@@ -210,8 +209,6 @@ class Connection:
         asked = self._asked
         if asked is not None and asked.question is message:
             self._asked, request_id = None, asked.request_id
-            if asked.reply is not None:
-                return asked.reply
         else:
             asked = None
             request_id, data = self._session.request(message)
@@ -223,6 +220,7 @@ class Connection:
             del self._slots[request_id]
             self._session.forget(request_id)
         if slot.reply is not None:
+            # When a question along with the handshake left is not known here.
             if asked is None:
                 # Only one side may ever have to probe: the other one learns it from this.
                 self.rtt = self.rtt or trio.current_time() - sent_at
@@ -282,7 +280,7 @@ class Connection:
                 leaves = event.message.reason == LEAVING
                 self._end(text, Ending.LEFT if leaves else Ending.UNWANTED, by_reader=True)
             elif isinstance(event.message, Refused):
-                # A client checks who we are when it was accepted already.
+                # A client checks us only after it was accepted.
                 self._end(f"the peer refused: {event.message.message}", by_reader=True)
             else:
                 if not isinstance(event.message, Ping):
@@ -313,8 +311,9 @@ class Connection:
         if slot is not None:
             slot.reply = event.message
             slot.alarm.ring()
-        elif self._asked is not None and event.request_id == self._asked.request_id:
-            self._asked.reply = event.message
+        else:
+            # To what went along with the handshake, and nobody wants.
+            self._asked = None
 
     async def _write(self) -> None:
         try:

@@ -45,9 +45,9 @@ _NO_ROOM_PAUSE = 1.0
 
 @attrs.define(eq=False)
 class _Dial:
-    """A dial under way, of what kind (see `dial_entry`), and what others who wait will see."""
+    """A dial under way, with what `dial_entry` was told; `error` is for the others who wait."""
 
-    node_id: NodeId | None
+    entry: Entry
     stay: bool = False
     most: int = MAX_ADDRESSES
     question: Message | None = None
@@ -111,10 +111,10 @@ class Dialer:
                 if not self.may_dial(entry):
                     next_retry = min(next_retry or math.inf, self._strangers.refilled_at())
                     break
-                dial = _Dial(entry.node_id)
-                self._begin(dial, entry)
+                dial = _Dial(entry)
+                self._begin(dial)
                 limit.acquire_on_behalf_of_nowait(dial)
-                nursery.start_soon(self._dial_in_background, dial, entry, limit)
+                nursery.start_soon(self._dial_in_background, dial, limit)
             next_look = next_retry or math.inf
             if now < self._alone_from:
                 next_look = min(next_look, self._alone_from)
@@ -154,9 +154,8 @@ class Dialer:
         connection, it waits until others make some; `on_wait` is called with True when that
         wait begins, with False when it ends. Where the connection ends under the request, as
         a duplicate or to make room, the request is sent once more over another one, after
-        `on_wait(False)`. Raises
-        `NotFound` for a peer without a known address, `Busy` where there was no room in
-        time, and what `connect_to` and `Connection.request` raise.
+        `on_wait(False)`. Raises `NotFound` for a peer without a known address, `Busy` where
+        there was no room in time, and what `connect_to` and `Connection.request` raise.
         """
         until = trio.current_time() + within
         connection = self._roster.connections.get(peer)
@@ -233,19 +232,20 @@ class Dialer:
         `Introducer.as_client`. Raises what `dial` raised for the first address, and
         `DialFailed` where another node was found there.
         """
-        dial = _Dial(entry.node_id, stay, most, question)
-        self._begin(dial, entry)
-        return await self._carry_out(dial, entry)
+        dial = _Dial(entry, stay, most, question)
+        self._begin(dial)
+        return await self._carry_out(dial)
 
-    def _begin(self, dial: _Dial, entry: Entry) -> None:
+    def _begin(self, dial: _Dial) -> None:
         """Let all who want to dial this entry from now on wait for this one dial."""
-        if dial.node_id is not None:
-            self._dials[dial.node_id] = dial
-        entry.dialing = True
+        if dial.entry.node_id is not None:
+            self._dials[dial.entry.node_id] = dial
+        dial.entry.dialing = True
 
-    async def _carry_out(self, dial: _Dial, entry: Entry) -> Connection:
+    async def _carry_out(self, dial: _Dial) -> Connection:
+        entry = dial.entry
         try:
-            return await self._try_addresses(dial, entry)
+            return await self._try_addresses(dial)
         except Busy as error:
             # Our own bound is no fault of the peer's.
             dial.error = error
@@ -257,8 +257,8 @@ class Dialer:
             raise
         finally:
             entry.dialing = False
-            if dial.node_id is not None and self._dials.get(dial.node_id) is dial:
-                del self._dials[dial.node_id]
+            if entry.node_id is not None and self._dials.get(entry.node_id) is dial:
+                del self._dials[entry.node_id]
             dial.done.set()
             # When to try again is known only now.
             self.heard_of_peers()
@@ -273,7 +273,8 @@ class Dialer:
     ) -> Connection:
         """Dial an address; returns the connection to whoever listens there.
 
-        That is the one already in the table where the new one is a duplicate. Raises
+        That is the one already in the table where the new one is a duplicate. `stay` and
+        `question`: see `dial_entry`. Raises
         `DialFailed`, `ConnectionLost`, `HandshakeRefused`, or `Busy` at the bound.
         """
         self._roster.make_room(Direction.OUTBOUND, coming=self._under_way)
@@ -320,7 +321,7 @@ class Dialer:
                     await stream.aclose()
                 existing = _duplicate_of(error, self._roster)
                 if existing is not None:
-                    existing.passing = existing.passing and not stays
+                    existing.passing &= not stays
                     return existing
                 raise
             finally:
@@ -332,7 +333,8 @@ class Dialer:
             return self._roster.connections[connection.node_id]
         raise DialFailed(f"{address} did not answer within {timeout:g} s")
 
-    async def _try_addresses(self, dial: _Dial, entry: Entry) -> Connection:
+    async def _try_addresses(self, dial: _Dial) -> Connection:
+        entry = dial.entry
         # What the best address says counts: that is where the peer was last.
         first: P2PError | None = None
         for address in tuple(entry.addresses[: dial.most]):
@@ -356,11 +358,9 @@ class Dialer:
             )
         raise first or DialFailed(f"no address of {describe(entry)} is left to try")
 
-    async def _dial_in_background(
-        self, dial: _Dial, entry: Entry, limit: trio.CapacityLimiter
-    ) -> None:
+    async def _dial_in_background(self, dial: _Dial, limit: trio.CapacityLimiter) -> None:
         try:
-            await self._carry_out(dial, entry)
+            await self._carry_out(dial)
         except P2PError:
             # It is in the registry and in the log.
             return

@@ -54,9 +54,9 @@ class Introducer:
 
         `passing` tells the peer that the connection is made for a question only. A `question`
         goes along with the handshake if it is of those that anybody may hear; to get the
-        answer, `request` the same of the connection. Raises `HandshakeRefused` (whichever
-        side refused) or `ConnectionLost`. The caller bounds the time, and closes the stream
-        where this raises.
+        answer, call `request` of the connection with this very object at once, else it is
+        dropped. Raises `HandshakeRefused` (whichever side refused) or `ConnectionLost`. The
+        caller bounds the time, and closes the stream where this raises.
         """
         handshake = self._handshake(
             stream, is_client=True, dial_number=dial_number, passing=passing
@@ -87,7 +87,7 @@ class Introducer:
             async with exchange.refusals_told(handshake):
                 handshake.receive_hello(await exchange.receive(Hello))
                 peer = handshake.receive_proof(await exchange.receive(Proof))
-                # Who proved himself shall know who it is that has no room for him.
+                # Also before a refusal: a client believes `duplicate` of a proven server only.
                 exchange.put(handshake.hello, handshake.proof())
                 connection = self._connection(exchange, peer, Direction.INBOUND)
                 with self._waiting_list(peer):
@@ -98,7 +98,7 @@ class Introducer:
         return connection
 
     def _may_be_heard(self, question: Message) -> bool:
-        """Whether a question may go to somebody who has not proven yet who he is.
+        """Whether a question may go to a listener that has proven nothing yet.
 
         What is looked for in a private network is nobody else's business.
         """

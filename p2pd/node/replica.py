@@ -50,7 +50,7 @@ from p2pd.wire.messages import (
 MAX_WAITING = 1 << 24
 LEAST_SIZE = 1 << 14
 MAX_BATCH = 256
-# Of versions that were written or read last: what takes memory for as long as the node runs.
+# Bytes of versions kept decoded, those written or read last; held for as long as the node runs.
 MAX_CACHED = 1 << 22
 # What need not be kept any more goes at full multiples of this of Unix time, at the same
 # moment everywhere: else the trees of two replicas would differ for a while over each record.

@@ -117,7 +117,7 @@ class Roster:
         if old is not None and old.end_reason is not None:
             self._remove(old, old.end_reason)
         elif old is not None and not self._replace(old, connection):
-            old.passing = old.passing and connection.passing
+            old.passing &= connection.passing
             return False
         # The same process on another connection is no news.
         replaces = node_id in self.connections
@@ -138,7 +138,7 @@ class Roster:
             self._remove(old, _CLONED if cloned else "the peer restarted")
             self._see_off(old, Reason.IDENTITY_CLASH if cloned else Reason.DUPLICATE)
             return True
-        new.passing = new.passing and old.passing
+        new.passing &= old.passing
         if new.direction is Direction.OUTBOUND:
             self._see_off(old, Reason.DUPLICATE)
         else:

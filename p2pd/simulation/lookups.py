@@ -25,9 +25,9 @@ from p2pd.node.routes import NEAR
 from p2pd.simulation.measure import percentile
 from p2pd.wire.messages import Signed
 
-# One-way seconds; and how often a dial goes there and back until the answer is there: TCP, TLS,
-# the handshake, along with which the question goes.
+# Seconds, one way.
 LATENCY = 0.05
+# From the dial to the answer: TCP, TLS, and the handshake with the question.
 ROUND_TRIPS = 3
 REQUEST_TIMEOUT = 2.0
 LIES = ("each other", "nothing", "made up")

@@ -94,8 +94,8 @@ class Handshake:
     `dial_number` counts the dials of a client's process, `passing` is what it says of its
     plans. `claimed` is who the peer says it is, `proven` whether that is so.
 
-    A client gives its `hello` and `proof` at once, a server its own once it has the client's
-    hello. Both take the hello, then the proof of the other.
+    A client gives its `hello` and `proof` at once, a server its own once the client has proven
+    itself. Both take the hello, then the proof of the other.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Handshake:
         passing: bool = False,
     ) -> None:
         self._terms = terms
-        self._role = _CLIENT if is_client else _SERVER
+        self._role, self._peer_role = (_CLIENT, _SERVER) if is_client else (_SERVER, _CLIENT)
         self.hello = Hello(
             min_version=terms.min_version,
             max_version=terms.max_version,
@@ -125,13 +125,13 @@ class Handshake:
         )
         self.claimed: NodeId | None = None
         self.proven = False
-        # What the side of each role signs, as far as it is known.
-        self._texts = {_CLIENT: _text(_CLIENT, self.hello)} if is_client else {}
+        # By role, what that side signs. A client signs before it has heard the server.
+        self._signed_texts = {_CLIENT: _signed_text(_CLIENT, self.hello)} if is_client else {}
         self._peer: RemotePeer | None = None
 
     def proof(self) -> Proof:
-        """Prove who this node is; a server has its peer's hello by then."""
-        text = self._texts[self._role]
+        """Prove who this node is; on a server only after `receive_hello`."""
+        text = self._signed_texts[self._role]
         return Proof(self._terms.identity.sign(text), self._key_proof(text))
 
     def receive_hello(self, hello: Hello) -> None:
@@ -170,7 +170,10 @@ class Handshake:
                 "the two ends see different TLS certificates: somebody between them terminates TLS",
             )
         clients, servers = (ours, hello) if self._role == _CLIENT else (hello, ours)
-        self._texts = {_CLIENT: _text(_CLIENT, clients), _SERVER: _text(_SERVER, clients, servers)}
+        self._signed_texts = {
+            _CLIENT: _signed_text(_CLIENT, clients),
+            _SERVER: _signed_text(_SERVER, clients, servers),
+        }
         self._peer = RemotePeer(
             node_id=node_id,
             record=opened.record,
@@ -188,7 +191,7 @@ class Handshake:
         peer = self._peer
         if peer is None:
             raise HandshakeRefused(Reason.PROTOCOL, "a proof before the hello")
-        text = self._texts[_SERVER if self._role == _CLIENT else _CLIENT]
+        text = self._signed_texts[self._peer_role]
         if not hmac.compare_digest(proof.key_proof, self._key_proof(text)):
             raise HandshakeRefused(
                 Reason.NETWORK_KEY,
@@ -212,8 +215,8 @@ class Handshake:
         return hmac.digest(key, text, "sha256") if key else b""
 
 
-def _text(role: bytes, *hellos: Hello) -> bytes:
-    """Return what the side of a role signs."""
+def _signed_text(role: bytes, *hellos: Hello) -> bytes:
+    """Return what the side of a role signs: its transcript, with label and role before it."""
     transcript = hashlib.sha256(_LABEL)
     for hello in hellos:
         encoded = codec.encode(hello)

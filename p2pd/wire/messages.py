@@ -225,7 +225,7 @@ class Accepted:
 
 @attrs.frozen
 class Refused:
-    """Instead of any message of the handshake: why there will be no connection.
+    """Ends the handshake: why there will be no connection. A client's may come after `Accepted`.
 
     `others` are peers to try instead, where the sender is full.
     """

@@ -98,7 +98,8 @@ class Session:
     def next_event(self) -> Event | None:
         """Return what the peer says next, or None until more arrives; raises `BadMessage`."""
         while (frame := self._reader.next()) is not None:
-            # A question that went along with the handshake comes when that is over.
+            # The client's first question was sent before the version was negotiated. Which frame
+            # that is is not worth a state: one of the handshake's version is always taken.
             if frame.version not in {self._version, HANDSHAKE_VERSION}:
                 raise BadMessage(f"a frame of version {frame.version}, not {self._version}")
             self.peer_ms = frame.timestamp

@@ -282,7 +282,7 @@ def test_where_something_else_explains_it_nobody_is_sent_to_the_firewalls_of_oth
 def test_an_address_that_does_not_answer_may_be_out_of_reach_of_this_host_alone() -> None:
     silent = attrs.evolve(TARGET, failure="no answer", reason="dial_failed")
     [told] = found(Level.PROBLEM, targets=(silent,)).values()
-    assert "that of this host lets it out" in str(told.remedy)
+    assert "that of this host lets connections out" in str(told.remedy)
 
 
 def test_a_port_that_another_program_has_is_not_blamed_on_the_firewall() -> None:

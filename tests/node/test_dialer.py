@@ -114,6 +114,7 @@ async def test_what_went_along_with_the_handshake_is_not_asked_again(
             await a.node.disconnect(peer.identity.node_id)
             await world.until(lambda: not connected(a))
             heard.clear()
+            # Along with the handshake, then over the connection that it made.
             for _ in range(2):
                 reply = await a.services.dialer.request(peer.identity.node_id, question, within=5)
                 assert reply == Nodes(())

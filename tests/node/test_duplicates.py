@@ -15,7 +15,7 @@ from p2pd.address import Address
 from p2pd.errors import DialFailed, HandshakeRefused, P2PError
 from p2pd.net.sim import SimPending, SimStream
 from p2pd.simulation.world import SimNode, World, open_world
-from p2pd.wire.messages import Accepted, Goodbye, Hello, Refused
+from p2pd.wire.messages import Accepted, Goodbye, Hello, Proof, Refused
 from tests.node.scripted import (
     HungUp,
     Line,
@@ -231,9 +231,9 @@ async def test_a_later_dial_of_the_same_process_replaces_the_earlier(
 
 
 @pytest.mark.parametrize("passing", [(False, True), (True, False), (True, True)])
-@pytest.mark.parametrize("newer", [0, 1])
+@pytest.mark.parametrize("sent_last", [0, 1])
 async def test_of_two_connections_the_one_that_stays_lasts_if_either_should(
-    autojump_clock: MockClock, passing: tuple[bool, bool], newer: int
+    autojump_clock: MockClock, passing: tuple[bool, bool], sent_last: int
 ) -> None:
     async with open_world(1) as world:
         a = await world.start("a", lan=None)
@@ -243,15 +243,42 @@ async def test_of_two_connections_the_one_that_stays_lasts_if_either_should(
             peer.handshake(line, is_client=True, passing=each)
             for line, each in zip(lines, passing, strict=True)
         ]
-        # Numbered in this order; sent in this one or the other.
+        # The second has the greater number, and stays, whichever comes first.
         async with trio.open_nursery() as nursery:
-            for each in (1 - newer, newer):
+            for each in (1 - sent_last, sent_last):
                 await lines[each].send(handshakes[each].hello, handshakes[each].proof())
                 await trio.sleep(0.1)
             lines[1].session.established(1, compress=True)
             nursery.start_soon(lines[1].serve, lambda _: None)
             await trio.sleep(60)
-            assert bool(connected(a)) is (passing != (True, True))
+            assert bool(connected(a)) is not all(passing)
+            nursery.cancel_scope.cancel()
+        assert_unharmed(a)
+
+
+async def test_a_dial_to_stay_that_is_refused_as_a_duplicate_makes_the_other_one_stay(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__target=0)
+        peer = ScriptedPeer(world, listens=True)
+        came = await peer.connect(a, passing=True)
+
+        async def refuse() -> None:
+            listener = await peer.network.listen(peer.address)
+            line = Line(await (await listener.accept()).secure())
+            handshake = peer.handshake(line, is_client=False)
+            handshake.receive_hello(await line.expect(Hello))
+            handshake.receive_proof(await line.expect(Proof))
+            refusal = Refused("duplicate", "there is a connection already", ())
+            await line.send(handshake.hello, handshake.proof(), refusal)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(refuse)
+            nursery.start_soon(came.serve, lambda _: None)
+            await a.node.connect(str(peer.address))
+            await trio.sleep(60)
+            assert connected(a) == {peer.identity.node_id.hex()}
             nursery.cancel_scope.cancel()
         assert_unharmed(a)
 

@@ -60,6 +60,13 @@ async def test_another_network_key(autojump_clock: MockClock, keys: tuple[bytes,
             assert "node.network_key_file" in last_errors(node)[0]
 
 
+async def test_who_proves_nothing_hears_nothing_but_a_refusal(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, network_key=b"k")
+        line = await ScriptedPeer(world).connect(a)
+        assert [type(each) for each in line.heard] == [Refused]
+
+
 async def test_the_same_network_key(autojump_clock: MockClock) -> None:
     async with open_world(1) as world:
         a = await world.start("a", lan=None, network_key=b"k")

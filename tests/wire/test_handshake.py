@@ -290,7 +290,7 @@ def test_nothing_in_a_hello_can_be_rewritten_on_its_way(changes: dict[str, Any])
 @pytest.mark.parametrize(
     "changes", [{"nonce": b"n" * 32}, {"capabilities": ()}, {"max_version": 200}], ids=str
 )
-def test_nor_in_the_servers(changes: dict[str, Any]) -> None:
+def test_nothing_in_a_servers_hello_can_be_rewritten_on_its_way(changes: dict[str, Any]) -> None:
     one, other = client(), server()
     exchange_hellos(one, other, to_one=lambda hello: attrs.evolve(hello, **changes))
     assert refusal(lambda: one.receive_proof(other.proof())) == Reason.SIGNATURE
