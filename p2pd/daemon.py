@@ -27,6 +27,7 @@ from p2pd.config_file import after_reload
 from p2pd.control.endpoint import group_number
 from p2pd.control.server import serve_control
 from p2pd.errors import ConfigError, P2PError
+from p2pd.heap import keep_trimmed
 from p2pd.invocation import Invocation, reload
 from p2pd.net.certificate import make_tls_contexts
 from p2pd.net.real import RealNetwork
@@ -135,6 +136,7 @@ class Daemon:
             self._node = node
             await nursery.start(self._serve_control, node)
             nursery.start_soon(self._feed_watchdog)
+            nursery.start_soon(keep_trimmed)
             self._say_ready(node)
             await node.stopping.wait()
             self._tell_manager("STOPPING=1")

@@ -91,6 +91,7 @@ RULES = (
     # Parts of the roof that need less than all.
     Rule("p2pd.paths", GROUND),
     Rule("p2pd.notify", GROUND),
+    Rule("p2pd.heap", (), ("trio",)),
     Rule("p2pd.state", (*GROUND, "p2pd.wire.identity")),
     Rule("p2pd.logs", (*GROUND, *CONFIG, "p2pd.node.events"), ("logging_journald",)),
     Rule(
