@@ -78,7 +78,8 @@ class Connection:
     `last_heard` and `last_used` are monotonic: when a whole message last came, and when one
     last came or went that is more than a probe. `rtt` is the smoothed round trip in seconds,
     None before anything came back. `local` and `remote` are the ends' addresses. `end_reason`
-    is None while it lives; `ending` then says what that means. `passing` marks a connection
+    is None while it lives; `ending` then says what that means. `refusal` is what a client said
+    that did not like whom it had reached. `passing` marks a connection
     that was made for a question, and is closed when it is of no more use.
     """
 
@@ -101,6 +102,7 @@ class Connection:
         self.last_heard = self.last_used = trio.current_time()
         self.unanswered_probes = 0
         self.end_reason: str | None = None
+        self.refusal: Refused | None = None
         self.ending = Ending.UNWANTED
         self.ended = trio.Event()
         self._stream = stream
@@ -281,6 +283,7 @@ class Connection:
                 self._end(text, Ending.LEFT if leaves else Ending.UNWANTED, by_reader=True)
             elif isinstance(event.message, Refused):
                 # A client checks us only after it was accepted.
+                self.refusal = event.message
                 self._end(f"the peer refused: {event.message.message}", by_reader=True)
             else:
                 if not isinstance(event.message, Ping):

@@ -310,7 +310,10 @@ class Dialer:
                 self._events.emit_shortage(str(shortage))
                 raise
             asked_for = stay or source in {Source.MANUAL, Source.SEED}
-            stays = asked_for or self._wanted() > self._to_stay
+            # Where there are no more nodes than connections wanted, several dials under way
+            # lead to the same ones.
+            small = len(self._registry) <= self._roster.config.target
+            stays = asked_for or self._wanted() > (0 if small else self._to_stay)
             self._to_stay += stays
             try:
                 connection = await self._introducer.as_client(
@@ -321,7 +324,6 @@ class Dialer:
                     await stream.aclose()
                 existing = _duplicate_of(error, self._roster)
                 if existing is not None:
-                    existing.passing &= not stays
                     return existing
                 raise
             finally:

@@ -25,7 +25,7 @@ from p2pd.wire.messages import (
     Proof,
     Refused,
 )
-from p2pd.wire.session import Session
+from p2pd.wire.session import Replied, Session
 
 M = TypeVar("M", bound=Message)
 
@@ -211,6 +211,8 @@ class _Exchange:
                 raise ConnectionLost("the other end closed the connection in the handshake")
             self.session.feed(data)
         message = event.message
+        if isinstance(event, Replied) or event.request_id is not None:
+            raise BadMessage(f"{type(message).__name__} is no notice")
         if isinstance(message, Refused):
             for signed in message.others:
                 self._book.learn(signed, told_over=self.stream.remote.host, told_by=None)

@@ -10,7 +10,7 @@ import trio
 from p2pd.address import Address
 from p2pd.errors import ConnectionLost, HandshakeRefused
 from p2pd.net.base import Listener, Pending
-from p2pd.node.connection import Connection
+from p2pd.node.connection import Connection, Direction
 from p2pd.node.env import Env
 from p2pd.node.events import SHORTAGE_PAUSE, Events
 from p2pd.node.handshaking import Introducer
@@ -43,6 +43,7 @@ class Inbound:
         self._accepting = trio.CancelScope()
         self._handshakes: dict[Pending, _Handshake] = {}
         self._refusals: dict[tuple[str, str], None] = {}
+        roster.on_disconnected.append(self._disconnected)
 
     async def run(self, listeners: Sequence[Listener]) -> None:
         """Accept connections until `stop` is called; those admitted live on in the roster."""
@@ -113,6 +114,18 @@ class Inbound:
         handshake.scope.cancel()
         # Accepting faster than dropping would leave the bound behind.
         await handshake.over.wait()
+
+    def _disconnected(self, connection: Connection) -> None:
+        if connection.refusal is None or connection.direction is Direction.OUTBOUND:
+            return
+        text = f"the peer refused: {connection.refusal.message}"
+        refusal = HandshakeRefused(connection.refusal.reason, text, by_peer=True)
+        refusal.claimed, refusal.proven = connection.node_id, True
+        self._note_refusal(connection.remote, refusal)
+        # It would refuse us all the same if we dialled it.
+        entry = self._roster.registry.get(connection.node_id)
+        if entry is not None:
+            self._roster.registry.failed(entry, text, trio.current_time())
 
     def _note_refusal(self, remote: Address, refusal: HandshakeRefused) -> None:
         if refusal.reason == Reason.DUPLICATE:

@@ -109,15 +109,13 @@ class Roster:
     def admit(self, connection: Connection, source: Source) -> bool:
         """Enter a connection into the table; False if another one to the peer stays instead.
 
-        Where the new one stays, the old one is closed. Whichever stays does not end after a
-        question if one of the two was meant to last.
+        Where the new one stays, the old one is closed.
         """
         node_id = connection.node_id
         old = self.connections.get(node_id)
         if old is not None and old.end_reason is not None:
             self._remove(old, old.end_reason)
         elif old is not None and not self._replace(old, connection):
-            old.passing &= connection.passing
             return False
         # The same process on another connection is no news.
         replaces = node_id in self.connections
@@ -128,18 +126,13 @@ class Roster:
 
     def _replace(self, old: Connection, new: Connection) -> bool:
         """Close the old connection to a peer if the new one is to stay; returns whether it is."""
-        moved = _moved_away(old, new)
-        if not moved and not new_one_stays(
-            self._link(new), self._link(old), self._own_id, new.node_id
-        ):
+        if not self._new_one_stays(old, new):
             return False
         if old.peer.instance != new.peer.instance:
             cloned = self._succeed(old, new)
             self._remove(old, _CLONED if cloned else "the peer restarted")
             self._see_off(old, Reason.IDENTITY_CLASH if cloned else Reason.DUPLICATE)
-            return True
-        new.passing &= old.passing
-        if new.direction is Direction.OUTBOUND:
+        elif new.direction is Direction.OUTBOUND:
             self._see_off(old, Reason.DUPLICATE)
         else:
             # It is left to the peer to close what one of its dials replaces. It learns only
@@ -147,6 +140,10 @@ class Roster:
             # that, and would leave it without any for a moment.
             self._see_off(old, Reason.DUPLICATE, wait=_RETIREMENT)
         return True
+
+    def _new_one_stays(self, old: Connection, new: Connection) -> bool:
+        links = self._link(new), self._link(old)
+        return _moved_away(old, new) or new_one_stays(*links, self._own_id, new.node_id)
 
     def _succeed(self, old: Connection, new: Connection) -> bool:
         """Note which process takes another's place; returns whether two run at once.
@@ -213,7 +210,10 @@ class Roster:
         """Admit an inbound connection, or raise `HandshakeRefused`: full, or a duplicate."""
         old = self.connections.get(connection.node_id)
         # One that replaces a connection of our own takes a place among the inbound ones.
-        if old is None or old.direction is Direction.OUTBOUND:
+        if old is None or (
+            old.direction is Direction.OUTBOUND
+            and (old.end_reason is not None or self._new_one_stays(old, connection))
+        ):
             self._check_limits(connection)
         if not self.admit(connection, Source.INBOUND):
             # Perhaps the old one is dead, and its end was not noticed here yet.

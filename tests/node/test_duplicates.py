@@ -14,8 +14,9 @@ from trio.testing import MockClock
 from p2pd.address import Address
 from p2pd.errors import DialFailed, HandshakeRefused, P2PError
 from p2pd.net.sim import SimPending, SimStream
+from p2pd.node.roster import IDLE_AFTER
 from p2pd.simulation.world import SimNode, World, open_world
-from p2pd.wire.messages import Accepted, Goodbye, Hello, Proof, Refused
+from p2pd.wire.messages import Accepted, Goodbye, Hello, Refused
 from tests.node.scripted import (
     HungUp,
     Line,
@@ -230,55 +231,26 @@ async def test_a_later_dial_of_the_same_process_replaces_the_earlier(
         assert a.codes().count("peer.disconnected") == 0
 
 
-@pytest.mark.parametrize("passing", [(False, True), (True, False), (True, True)])
-@pytest.mark.parametrize("sent_last", [0, 1])
-async def test_of_two_connections_the_one_that_stays_lasts_if_either_should(
-    autojump_clock: MockClock, passing: tuple[bool, bool], sent_last: int
-) -> None:
-    async with open_world(1) as world:
-        a = await world.start("a", lan=None)
-        peer = ScriptedPeer(world)
-        lines = [await peer.dial(a) for _ in range(2)]
-        handshakes = [
-            peer.handshake(line, is_client=True, passing=each)
-            for line, each in zip(lines, passing, strict=True)
-        ]
-        # The second has the greater number, and stays, whichever comes first.
-        async with trio.open_nursery() as nursery:
-            for each in (1 - sent_last, sent_last):
-                await lines[each].send(handshakes[each].hello, handshakes[each].proof())
-                await trio.sleep(0.1)
-            lines[1].session.established(1, compress=True)
-            nursery.start_soon(lines[1].serve, lambda _: None)
-            await trio.sleep(60)
-            assert bool(connected(a)) is not all(passing)
-            nursery.cancel_scope.cancel()
-        assert_unharmed(a)
-
-
-async def test_a_dial_to_stay_that_is_refused_as_a_duplicate_makes_the_other_one_stay(
+async def test_who_is_refused_as_a_duplicate_takes_nobodys_place(
     autojump_clock: MockClock,
 ) -> None:
     async with open_world(1) as world:
-        a = await world.start("a", lan=None, connections__target=0)
-        peer = ScriptedPeer(world, listens=True)
-        came = await peer.connect(a, passing=True)
-
-        async def refuse() -> None:
-            listener = await peer.network.listen(peer.address)
-            line = Line(await (await listener.accept()).secure())
-            handshake = peer.handshake(line, is_client=False)
-            handshake.receive_hello(await line.expect(Hello))
-            handshake.receive_proof(await line.expect(Proof))
-            refusal = Refused("duplicate", "there is a connection already", ())
-            await line.send(handshake.hello, handshake.proof(), refusal)
-
+        a = await world.start("a", lan=None, connections__target=0, connections__max_inbound=3)
+        identities = (stranger(world.rng) for _ in range(100))
+        greater = next(each for each in identities if each.node_id > a.node_id)
+        peer = ScriptedPeer(world, host="10.9.1.1", identity=greater, listens=True)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(refuse)
-            nursery.start_soon(came.serve, lambda _: None)
+            await nursery.start(peer.listen, lambda line: line.serve(lambda _: None))
             await a.node.connect(str(peer.address))
-            await trio.sleep(60)
-            assert connected(a) == {peer.identity.node_id.hex()}
+            for number in range(3):
+                idle = await ScriptedPeer(world, host=f"10.9.2.{number}").connect(a)
+                nursery.start_soon(idle.serve, lambda _: None)
+            await trio.sleep(IDLE_AFTER + 1)
+            before = connected(a)
+            assert len(before) == 4
+            line = await peer.connect(a)
+            assert isinstance(line.heard[-1], Refused)
+            assert connected(a) == before
             nursery.cancel_scope.cancel()
         assert_unharmed(a)
 

@@ -180,6 +180,14 @@ async def test_too_little_work_of_a_node_that_is_dialled(autojump_clock: MockClo
         await world.until(lambda: "peer.disconnected" in a.codes(), within=1)
         [told] = [each.message for each in a.events if each.code == "peer.disconnected"]
         assert "the peer refused: the identity proves" in told
+        assert_refused("difficulty", a)
+        assert "the peer refused: the identity proves" in last_errors(a)[0]
+        assert "network.difficulty" in {each.code for each in await a.node.doctor()}
+        refused = [each.level for each in a.events if each.code == "peer.refused"]
+        await trio.sleep(60)
+        assert refused == [logging.WARNING]
+        again = [each.level for each in a.events if each.code == "peer.refused"][1:]
+        assert set(again) == {logging.DEBUG}
         assert_unharmed(a, b)
 
 
@@ -232,6 +240,20 @@ async def test_a_man_in_the_middle_who_forges_the_certificate_hash(
         await line.send(hello, handshake.proof())
         assert (await line.expect(Refused)).reason == "signature"
         assert_refused("signature", a)
+
+
+async def test_a_message_of_the_handshake_that_asks_for_an_answer(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        peer = ScriptedPeer(world)
+        line = await peer.dial(a)
+        handshake = peer.handshake(line, is_client=True)
+        _, asked = line.session.request(handshake.hello)
+        await line.stream.send_all(asked + line.session.notice(handshake.proof()))
+        await line.hung_up()
+        assert_refused("protocol", a)
 
 
 async def test_a_replayed_handshake(autojump_clock: MockClock) -> None:
