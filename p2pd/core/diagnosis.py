@@ -98,12 +98,21 @@ _UNCLONE = "stop one of the two, move its identity.json away and start it again"
 
 def _refusals(seen: Observations) -> Findings:
     clashes = [each for each in seen.refusals if each.reason == "identity_clash"]
+    taken = [each for each in seen.refusals if each.reason == "identity_taken"]
     if clashes:
         ago = min(each.seconds_ago for each in clashes)
         yield problem(
             "identity.clash",
             f"another running node has this node's identity, at {_hosts(clashes)} "
             f"({ago:.0f} s ago); a cloned disk or a copied state directory?",
+            _UNCLONE,
+        )
+    elif taken:
+        ago = min(each.seconds_ago for each in taken)
+        yield problem(
+            "identity.clash",
+            f"who is at {_hosts(taken)} has a connection to another node with this node's "
+            f"identity ({ago:.0f} s ago); a cloned disk or a copied state directory?",
             _UNCLONE,
         )
     else:

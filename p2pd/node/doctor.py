@@ -49,7 +49,7 @@ MAX_ADDRESSES = 4
 # A refusal that is older may have been mended.
 REFUSALS_SECONDS = 300.0
 # Refusals that show all the same that a node is there, and in order.
-_THERE = {Reason.ONESELF, Reason.DUPLICATE, Reason.FULL}
+_THERE = {Reason.ONESELF, Reason.DUPLICATE, Reason.FULL, Reason.IDENTITY_TAKEN}
 
 
 @attrs.define

@@ -128,7 +128,8 @@ class Inbound:
             self._roster.registry.failed(entry, text, trio.current_time())
 
     def _note_refusal(self, remote: Address, refusal: HandshakeRefused) -> None:
-        if refusal.reason == Reason.DUPLICATE:
+        # The one is no news, of the other the roster tells.
+        if refusal.reason in {Reason.DUPLICATE, Reason.IDENTITY_TAKEN}:
             return
         if refusal.claimed is not None:
             self._roster.registry.refused(refusal.claimed, str(refusal), self._env.wall_clock())

@@ -35,7 +35,6 @@ ON_REQUEST = "disconnected on request"
 MAKING_ROOM = "making room for others"
 # The `reason` of the event that tells of two processes with one identity, neither of them this.
 CLONED = "cloned"
-_CLONED = "two nodes run with the same identity"
 # Peers of which replaced processes are remembered, and so many of each, the last ones.
 _MAX_REPLACED = 1024
 _MAX_INSTANCES = 8
@@ -43,7 +42,7 @@ _MAX_INSTANCES = 8
 
 @attrs.frozen
 class _Replaced:
-    """The processes of a peer that others took the place of; `told`: two ran at once before."""
+    """The processes of a peer that others took the place of; `told`: two were seen at once."""
 
     instances: tuple[bytes, ...] = ()
     told: bool = False
@@ -129,9 +128,11 @@ class Roster:
         if not self._new_one_stays(old, new):
             return False
         if old.peer.instance != new.peer.instance:
-            cloned = self._succeed(old, new)
-            self._remove(old, _CLONED if cloned else "the peer restarted")
-            self._see_off(old, Reason.IDENTITY_CLASH if cloned else Reason.DUPLICATE)
+            before = self._replaced.get(new.node_id, _Replaced())
+            instances = (*before.instances, old.peer.instance)[-_MAX_INSTANCES:]
+            self._replaced[new.node_id] = attrs.evolve(before, instances=instances)
+            self._remove(old, "the peer restarted")
+            self._see_off(old, Reason.DUPLICATE)
         elif new.direction is Direction.OUTBOUND:
             self._see_off(old, Reason.DUPLICATE)
         else:
@@ -142,34 +143,44 @@ class Roster:
         return True
 
     def _new_one_stays(self, old: Connection, new: Connection) -> bool:
+        if self._is_clone(old, new):
+            return False
         links = self._link(new), self._link(old)
         return _moved_away(old, new) or new_one_stays(*links, self._own_id, new.node_id)
 
-    def _succeed(self, old: Connection, new: Connection) -> bool:
-        """Note which process takes another's place; returns whether two run at once.
+    def _is_clone(self, old: Connection, new: Connection) -> bool:
+        """Whether the old connection's process has taken the place of the new one's before.
 
-        Who restarted comes as a new process each time: none that was replaced comes back.
+        Who restarted comes as a new process each time: where one that was replaced comes back,
+        two run at once.
+        """
+        replaced = self._replaced.get(new.node_id, _Replaced())
+        return new.peer.instance != old.peer.instance and new.peer.instance in replaced.instances
+
+    def _refuse_clone(self, old: Connection, new: Connection) -> HandshakeRefused:
+        """Tell of two processes with one identity; returns what to tell the second one.
+
+        Were it let in, each would displace the other again and again.
         """
         peer = new.node_id
-        before = self._replaced.get(peer, _Replaced())
-        cloned = new.peer.instance in before.instances
-        others = [each for each in before.instances if each != old.peer.instance]
-        latest = (*others, old.peer.instance)[-_MAX_INSTANCES:]
-        self._replaced[peer] = _Replaced(latest, told=cloned or before.told)
-        if cloned:
-            entry = self.registry.get(peer)
-            who = str(new.remote) if entry is None else describe(entry)
-            self._events.emit(
-                "peer.cloned",
-                f"{_CLONED} as {who}, at {old.remote} and {new.remote}: a cloned disk or a copied "
-                "state directory? stop one of the two, move its identity.json away and start it "
-                "again",
-                level=logging.DEBUG if before.told else logging.WARNING,
-                peer=peer,
-                address=str(new.remote),
-                reason=CLONED,
-            )
-        return cloned
+        replaced, entry = self._replaced[peer], self.registry.get(peer)
+        self._replaced[peer] = attrs.evolve(replaced, told=True)
+        who = str(new.remote) if entry is None else describe(entry)
+        self._events.emit(
+            "peer.cloned",
+            f"two nodes run with the same identity as {who}, at {old.remote} and {new.remote}: a "
+            "cloned disk or a copied state directory? stop one of the two, move its identity.json "
+            "away and start it again",
+            level=logging.DEBUG if replaced.told else logging.WARNING,
+            peer=peer,
+            address=str(new.remote),
+            reason=CLONED,
+        )
+        return HandshakeRefused(
+            Reason.IDENTITY_TAKEN,
+            f"another process with this identity is connected here, from {old.remote.host}; stop "
+            "one of the two, move its identity.json away and start it again",
+        )
 
     def drop_stranded(self) -> None:
         """End the connections from addresses that this host has no more.
@@ -207,8 +218,12 @@ class Roster:
             del self._retiring[old.node_id]
 
     def admit_inbound(self, connection: Connection) -> None:
-        """Admit an inbound connection, or raise `HandshakeRefused`: full, or a duplicate."""
+        """Admit an inbound connection, or raise `HandshakeRefused`: full, a duplicate, a clone."""
         old = self.connections.get(connection.node_id)
+        if old is not None and old.end_reason is None and self._is_clone(old, connection):
+            # Perhaps the old one is dead, and its end was not noticed here yet.
+            old.probe()
+            raise self._refuse_clone(old, connection)
         # One that replaces a connection of our own takes a place among the inbound ones.
         if old is None or (
             old.direction is Direction.OUTBOUND

@@ -42,6 +42,7 @@ class Reason:
     DIFFICULTY = "difficulty"
     ONESELF = "self"
     IDENTITY_CLASH = "identity_clash"
+    IDENTITY_TAKEN = "identity_taken"
     MAN_IN_THE_MIDDLE = "man_in_the_middle"
     SIGNATURE = "signature"
     PROTOCOL = "protocol"

@@ -139,6 +139,11 @@ def test_every_check_says_something() -> None:
             OTHER,
         ),
         ("identity.clash", {"refusals": (CLASH,)}, "192.168.1.9:41000"),
+        (
+            "identity.clash",
+            {"refusals": (attrs.evolve(CLASH, reason="identity_taken"),)},
+            "who is at 192.168.1.9:41000 has a connection to another node",
+        ),
         ("network.key", {"refusals": (KEY,), **ALONE}, "192.168.1.9:41000"),
         (
             "network.name",

@@ -202,19 +202,47 @@ async def test_those_who_take_turns_under_one_identity_are_told_of_once(
         for turn in range(6):
             peer.instance = processes[turn % count]
             lines.append(await peer.connect(a))
+        # Each takes over once, as if it had been started again; the last one stays.
         with trio.fail_after(1):
-            for line in lines[:-1]:
+            for line in lines[: count - 1]:
                 await line.hung_up()
-        assert all(Goodbye("duplicate") in line.heard for line in lines[: count - 1])
-        assert all(Goodbye("identity_clash") in line.heard for line in lines[count - 1 : -1])
+                assert Goodbye("duplicate") in line.heard
+        refused = [line.heard[-1] for line in lines if isinstance(line.heard[-1], Refused)]
+        assert [each.reason for each in refused] == ["identity_taken"] * 2
+        assert all("move its identity.json away" in each.message for each in refused)
         told = [each.level for each in a.events if each.code == "peer.cloned"]
-        assert told == [logging.WARNING, *[logging.DEBUG] * (5 - count)]
+        assert told == [logging.WARNING, logging.DEBUG]
         why = a.node.why(peer.identity.node_id)
         assert any(each.code == "peer.cloned" for each in why.steps)
         findings = {each.code: each for each in await a.node.doctor()}
         assert findings["identity.peer"].level == "warning"
         assert peer.network.host in findings["identity.peer"].text
         assert "identity.clash" not in findings
+
+
+async def test_two_with_one_identity_do_not_displace_each_other_at_a_third(
+    autojump_clock: MockClock,
+) -> None:
+    """The second one takes the first for restarted; from then on the first is told why not."""
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        b = await world.start("b", lan=None, bootstrap=[a])
+        c = await world.start("c", lan=None, bootstrap=[a])
+        await world.stop(c)
+        c.identity = b.identity
+        a.events.clear()
+        await world.start("c")
+        await trio.sleep(60)
+        assert connected(a) == {b.node_id.hex()}
+        assert a.codes().count("peer.disconnected") <= 2
+        [first] = [each for each in (b, c) if not connected(each)]
+        findings = {each.code: each for each in await first.node.doctor()}
+        assert findings["identity.clash"].level == "problem"
+        assert a.network.host in findings["identity.clash"].text
+        told = {each.code: each for each in await a.node.doctor()}
+        assert told["identity.peer"].level == "warning"
+        assert "identity.clash" not in told
+        assert_unharmed(a, b, c)
 
 
 async def test_a_later_dial_of_the_same_process_replaces_the_earlier(
