@@ -93,27 +93,24 @@ _APART = (
     "see whether p2pd runs there, whether its firewall lets its TCP port in, and whether "
     "that of this host lets connections out"
 )
-_UNCLONE = "stop one of the two, move its identity.json away and start it again"
+UNCLONE = "stop one of the two, move its identity.json away and start it again"
 
 
 def _refusals(seen: Observations) -> Findings:
     clashes = [each for each in seen.refusals if each.reason == "identity_clash"]
     taken = [each for each in seen.refusals if each.reason == "identity_taken"]
-    if clashes:
-        ago = min(each.seconds_ago for each in clashes)
-        yield problem(
-            "identity.clash",
-            f"another running node has this node's identity, at {_hosts(clashes)} "
-            f"({ago:.0f} s ago); a cloned disk or a copied state directory?",
-            _UNCLONE,
+    if clashes or taken:
+        ago = min(each.seconds_ago for each in clashes or taken)
+        text = (
+            f"another running node has this node's identity, at {_hosts(clashes)}"
+            if clashes
+            else f"who is at {_hosts(taken)} has a connection to another node with this node's "
+            "identity"
         )
-    elif taken:
-        ago = min(each.seconds_ago for each in taken)
         yield problem(
             "identity.clash",
-            f"who is at {_hosts(taken)} has a connection to another node with this node's "
-            f"identity ({ago:.0f} s ago); a cloned disk or a copied state directory?",
-            _UNCLONE,
+            f"{text} ({ago:.0f} s ago); a cloned disk or a copied state directory?",
+            UNCLONE,
         )
     else:
         yield ok("identity.ok", "no other node was seen with this node's identity")
@@ -123,7 +120,7 @@ def _refusals(seen: Observations) -> Findings:
             "identity.peer",
             f"other nodes, at {_hosts(clones)}, run with an identity that another has, "
             "too; a cloned disk or a copied state directory?",
-            _UNCLONE,
+            UNCLONE,
         )
     refused = False
     for reason, (code, text, remedy) in _REFUSALS.items():

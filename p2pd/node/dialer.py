@@ -135,11 +135,15 @@ class Dialer:
         made = sum(each.direction is Direction.OUTBOUND for each in lasting)
         # Whoever fills a node with connections of his own must not keep it from choosing some.
         # In a small network nobody else might come.
-        young, large = trio.current_time() < self._alone_from, len(self._registry) > config.target
-        enough = (config.target + 1) // 2 if young and large else config.target
+        young = trio.current_time() < self._alone_from
+        enough = config.target if self._is_small() or not young else (config.target + 1) // 2
         wanted = max(enough - len(lasting), config.target // 2 - made)
         # One at the bound would only take the place of another.
         return min(wanted, config.max_outbound - made)
+
+    def _is_small(self) -> bool:
+        """Whether there are no more nodes than connections wanted."""
+        return len(self._registry) <= self._roster.config.target
 
     async def request(
         self,
@@ -310,10 +314,9 @@ class Dialer:
                 self._events.emit_shortage(str(shortage))
                 raise
             asked_for = stay or source in {Source.MANUAL, Source.SEED}
-            # Where there are no more nodes than connections wanted, several dials under way
-            # lead to the same ones.
-            small = len(self._registry) <= self._roster.config.target
-            stays = asked_for or self._wanted() > (0 if small else self._to_stay)
+            # In a small network several dials under way lead to the same nodes.
+            to_stay = 0 if self._is_small() else self._to_stay
+            stays = asked_for or self._wanted() > to_stay
             self._to_stay += stays
             try:
                 connection = await self._introducer.as_client(

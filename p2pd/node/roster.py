@@ -12,6 +12,7 @@ import trio
 
 from p2pd.config import ConnectionsConfig
 from p2pd.core.bounded import BoundedTable
+from p2pd.core.diagnosis import UNCLONE
 from p2pd.core.duplicates import Link, new_one_stays
 from p2pd.core.entries import Entry, Source
 from p2pd.core.registry import MAX_ADDRESSES, Registry
@@ -169,8 +170,7 @@ class Roster:
         self._events.emit(
             "peer.cloned",
             f"two nodes run with the same identity as {who}, at {old.remote} and {new.remote}: a "
-            "cloned disk or a copied state directory? stop one of the two, move its identity.json "
-            "away and start it again",
+            f"cloned disk or a copied state directory? {UNCLONE}",
             level=logging.DEBUG if replaced.told else logging.WARNING,
             peer=peer,
             address=str(new.remote),
@@ -178,8 +178,8 @@ class Roster:
         )
         return HandshakeRefused(
             Reason.IDENTITY_TAKEN,
-            f"another process with this identity is connected here, from {old.remote.host}; stop "
-            "one of the two, move its identity.json away and start it again",
+            f"another process with this identity is connected here, from {old.remote.host}; "
+            f"{UNCLONE}",
         )
 
     def drop_stranded(self) -> None:
@@ -220,10 +220,6 @@ class Roster:
     def admit_inbound(self, connection: Connection) -> None:
         """Admit an inbound connection, or raise `HandshakeRefused`: full, a duplicate, a clone."""
         old = self.connections.get(connection.node_id)
-        if old is not None and old.end_reason is None and self._is_clone(old, connection):
-            # Perhaps the old one is dead, and its end was not noticed here yet.
-            old.probe()
-            raise self._refuse_clone(old, connection)
         # One that replaces a connection of our own takes a place among the inbound ones.
         if old is None or (
             old.direction is Direction.OUTBOUND
@@ -231,8 +227,11 @@ class Roster:
         ):
             self._check_limits(connection)
         if not self.admit(connection, Source.INBOUND):
+            old = self.connections[connection.node_id]
             # Perhaps the old one is dead, and its end was not noticed here yet.
-            self.connections[connection.node_id].probe()
+            old.probe()
+            if self._is_clone(old, connection):
+                raise self._refuse_clone(old, connection)
             raise HandshakeRefused(Reason.DUPLICATE, "there is a connection already")
 
     def make_room(

@@ -126,8 +126,9 @@ class Handshake:
         )
         self.claimed: NodeId | None = None
         self.proven = False
+        self._said = _framed(self.hello)
         # By role, what that side signs. A client signs before it has heard the server.
-        self._signed_texts = {_CLIENT: _signed_text(_CLIENT, self.hello)} if is_client else {}
+        self._signed_texts = {_CLIENT: _signed_text(_CLIENT, self._said)} if is_client else {}
         self._peer: RemotePeer | None = None
 
     def proof(self) -> Proof:
@@ -170,10 +171,12 @@ class Handshake:
                 Reason.MAN_IN_THE_MIDDLE,
                 "the two ends see different TLS certificates: somebody between them terminates TLS",
             )
-        clients, servers = (ours, hello) if self._role == _CLIENT else (hello, ours)
+        is_client, theirs = self._role == _CLIENT, _framed(hello)
+        clients = ours if is_client else hello
+        first, second = (self._said, theirs) if is_client else (theirs, self._said)
         self._signed_texts = {
-            _CLIENT: _signed_text(_CLIENT, clients),
-            _SERVER: _signed_text(_SERVER, clients, servers),
+            _CLIENT: _signed_text(_CLIENT, first),
+            _SERVER: _signed_text(_SERVER, first + second),
         }
         self._peer = RemotePeer(
             node_id=node_id,
@@ -216,10 +219,12 @@ class Handshake:
         return hmac.digest(key, text, "sha256") if key else b""
 
 
-def _signed_text(role: bytes, *hellos: Hello) -> bytes:
+def _framed(hello: Hello) -> bytes:
+    """Return a hello as it enters a transcript."""
+    encoded = codec.encode(hello)
+    return len(encoded).to_bytes(4, "big") + encoded
+
+
+def _signed_text(role: bytes, said: bytes) -> bytes:
     """Return what the side of a role signs: its transcript, with label and role before it."""
-    transcript = hashlib.sha256(_LABEL)
-    for hello in hellos:
-        encoded = codec.encode(hello)
-        transcript.update(len(encoded).to_bytes(4, "big") + encoded)
-    return _LABEL + role + transcript.digest()
+    return _LABEL + role + hashlib.sha256(_LABEL + said).digest()
