@@ -101,10 +101,12 @@ class Feelers:
 
     async def _touch(self, node: NodeId) -> None:
         outcome, now = await self._probing.probe(node), trio.current_time()
-        # It may have said goodbye meanwhile, or have come by itself.
-        if outcome in {Outcome.REFUSED, Outcome.SILENT} and self._is_quiet(node):
-            refused = outcome is Outcome.REFUSED
+        if outcome not in {Outcome.REFUSED, Outcome.SILENT}:
+            return
+        # It may have said goodbye meanwhile, or have come by itself. Or others reported it: then
+        # this was the probe that the suspicion takes, and a second one would have to wait.
+        refused = outcome is Outcome.REFUSED
+        if self._is_quiet(node):
             self._machine.lost(node, now, reset=refused)
-            if refused:
-                self._machine.dial_failed(node, now, refused=True)
-            self._on_news()
+        self._machine.dial_failed(node, now, refused=refused)
+        self._on_news()

@@ -6,8 +6,10 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from p2pd.address import Address
 from p2pd.core.isolation import LONGEST
 from p2pd.core.membership import HEARD_LATELY
+from p2pd.net.sim import SimStream
 from p2pd.node import feelers, liveness, probing
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.wire import codec
@@ -32,10 +34,10 @@ from tests.node.scripted import (
 )
 
 
-def seen(by: SimNode, *others: SimNode) -> list[str]:
+def seen(by: SimNode, *others: SimNode | ScriptedPeer) -> list[str]:
     """Return what a node says of the liveness of others, `nobody` where it does not list them."""
     said = {each.node_id: each.liveness for each in by.node.peers()}
-    return [said.get(each.node_id.hex(), "nobody") for each in others]
+    return [said.get(each.identity.node_id.hex(), "nobody") for each in others]
 
 
 def all_say(word: str, by: Iterable[SimNode], *of: SimNode) -> bool:
@@ -63,10 +65,10 @@ async def settled(world: World, count: int, *, target: int = 4) -> list[SimNode]
     return nodes
 
 
-def report(reporter: ScriptedPeer, accused: SimNode, **changes: int) -> Gossip:
+def report(reporter: ScriptedPeer, accused: SimNode | ScriptedPeer, **changes: int) -> Gossip:
     fields = {"sequence": now_ms(), "observed": now_ms()} | changes
     body = DeadReport(
-        accused=accused.node_id,
+        accused=accused.identity.node_id,
         address=str(accused.address),
         evidence="refused",
         **fields,
@@ -538,13 +540,38 @@ async def test_who_leaves_while_a_feeler_is_out_is_not_missed(
         await line.send(publish(peer, liveness.LEFT_TOPIC, codec.encode(peer.record())))
         for _ in range(30):
             await trio.sleep(1)
-            (said,) = [
-                each.liveness
-                for each in a.node.peers()
-                if each.node_id == peer.identity.node_id.hex()
-            ]
-            assert said == "unknown"
+            assert seen(a, peer) == ["unknown"]
         assert tried == 1
+
+
+async def test_a_feeler_counts_where_others_report_the_node_while_it_is_out(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second probe of the same node would have to wait a while."""
+    monkeypatch.setattr(feelers, "FEELER_INTERVAL", 60.0)
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__target=0)
+        peer, reporter = await proven(world, a), ScriptedPeer(world)
+        del world.network.listeners[peer.address]
+        line = await reporter.connect(a)
+        world.meanwhile(lambda: line.serve(lambda _: None))
+        # Nothing else dials it by then.
+        await trio.sleep(25)
+        begun, refused = [], []
+        dial = a.network.dial
+
+        async def dial_slowly(address: Address) -> SimStream:
+            begun.append(trio.current_time())
+            await trio.sleep(1)
+            refused.append(trio.current_time())
+            return await dial(address)
+
+        monkeypatch.setattr(a.network, "dial", dial_slowly)
+        await world.until(lambda: len(begun) > 0, within=100)
+        await line.send(report(reporter, peer))
+        await world.until(lambda: seen(a, peer) == ["suspect"], within=0.5)
+        await world.until(lambda: seen(a, peer) == ["dead"], within=5)
+        assert trio.current_time() - refused[0] < 0.2
 
 
 async def test_a_suspect_that_the_registry_has_forgotten_is_given_up(
