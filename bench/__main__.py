@@ -26,6 +26,7 @@ from bench.keys import keys
 from bench.lan import lan
 from bench.processes import start, status
 from bench.settled import settled
+from bench.survivors import survivors
 
 BENCHMARKS: dict[str, Callable[[Effort], Awaitable[list[Figure]]]] = {
     "request-reply": request_reply,
@@ -35,6 +36,7 @@ BENCHMARKS: dict[str, Callable[[Effort], Awaitable[list[Figure]]]] = {
     "start": start,
     "lan": lan,
     "keys": keys,
+    "survivors": survivors,
     "disk": disk,
     "idle": idle,
     "everybody": everybody,

@@ -17,6 +17,7 @@ DEADLINE = 60.0
 class Host:
     """A running host: what goes to its socket, and the lines that come from it."""
 
+    process: subprocess.Popen[bytes]
     sock: socket.socket
     lines: IO[bytes]
 
@@ -31,6 +32,10 @@ class Host:
             raise RuntimeError("a host of the reference ended")
         told: dict[str, Any] = json.loads(line)
         return told
+
+    def kill(self) -> None:
+        """Kill its process, which says goodbye to nobody."""
+        self.process.kill()
 
     def ask(self, command: dict[str, Any]) -> dict[str, Any]:
         """Send a command and wait for a line."""
@@ -55,7 +60,7 @@ def host(command: Sequence[str], log: Path) -> Iterator[Host]:
                 pass_fds=[theirs.fileno()],
             )
         try:
-            yield Host(ours, lines)
+            yield Host(process, ours, lines)
         finally:
             process.kill()
             process.wait()

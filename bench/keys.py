@@ -42,11 +42,10 @@ async def keys(effort: Effort) -> list[Figure]:
             ours = _Ours(running, replication)
             for reference in REFERENCES:
                 theirs = there.get(reference.name)
-                skipped = f"skipped: {reference.name} is not installed ({reference.remedy})"
                 figures += await compare_keys(
                     ours.call,
                     None if theirs is None else _Theirs(theirs).call,
-                    reference.name if theirs is not None else skipped,
+                    reference.name if theirs is not None else reference.skipped,
                     f"{replication} replicas",
                     effort.rounds,
                 )

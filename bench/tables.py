@@ -58,6 +58,11 @@ class Reference:
         check = [interpreter, "-c", f"import {self.module}"]
         return Path(interpreter).exists() and not subprocess.call(check, stderr=subprocess.DEVNULL)
 
+    @property
+    def skipped(self) -> str:
+        """What to say where it can't run."""
+        return f"skipped: {self.name} is not installed ({self.remedy})"
+
     @contextmanager
     def nodes(self, parent: Path, count: int) -> Iterator[Table]:
         """Run so many nodes within the `with`; what they log stays in `parent`."""
@@ -71,17 +76,16 @@ class Reference:
             yield Table(running)
 
 
-REFERENCES = (
-    Reference(
-        "kademlia",
-        "kademlia",
-        "pip install '.[bench]'",
-        [sys.executable, "-m", "bench.kademlia_host"],
-    ),
-    Reference(
-        "OpenDHT",
-        "opendht",
-        "the system's package python3-opendht",
-        [_SYSTEM_PYTHON, str(Path(__file__).with_name("opendht_host.py"))],
-    ),
+KADEMLIA = Reference(
+    "kademlia",
+    "kademlia",
+    "pip install '.[bench]'",
+    [sys.executable, "-m", "bench.kademlia_host"],
 )
+OPENDHT = Reference(
+    "OpenDHT",
+    "opendht",
+    "the system's package python3-opendht",
+    [_SYSTEM_PYTHON, str(Path(__file__).with_name("opendht_host.py"))],
+)
+REFERENCES = (KADEMLIA, OPENDHT)

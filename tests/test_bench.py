@@ -14,6 +14,7 @@ from bench import serf
 from bench.everybody import message_to_all
 from bench.figures import Figure, Promise, Spread
 from bench.gossipsub import SKIPPED
+from bench.survivors import SIZE, reads
 
 ROOT = Path(__file__).parent.parent
 
@@ -153,3 +154,25 @@ def test_traffic_is_counted_with_all_headers(needs_namespaces: None) -> None:
     headers = 14 + 20 + 8  # Ethernet, IPv4, UDP
     counted = [int(each) for each in done.stdout.split()]
     assert counted == [100 + headers, 0, 100 + headers, 1000 + headers]
+
+
+def test_after_half_were_killed_each_key_is_read_once_at_those_that_are_left() -> None:
+    put: dict[str, int] = {}
+    asked: dict[str, int] = {}
+    killed: list[int] = []
+
+    def call(method: str, key: str, at: int) -> float:
+        assert at not in killed
+        if method == "put":
+            assert not killed
+            put[key] = at
+        else:
+            assert key not in asked
+            asked[key] = at
+        return 0.002
+
+    assert reads(call, killed.append) == [2.0] * len(put)
+    assert sorted(killed) == list(range(SIZE // 2))
+    assert asked.keys() == put.keys()
+    assert set(put.values()) == set(range(SIZE))
+    assert set(asked.values()) == set(range(SIZE)) - set(killed)
