@@ -15,9 +15,16 @@ import trio
 from p2pd.net.faults import Conditions, Cut
 
 TICK = 0.0005
+# The share of a tick by which sums of floats may be above a whole one: no later tick for that.
+_TOLERANCE = 1e-6
 
 # What is told of each thing that is carried: when, from where, to where, the bytes.
 Trace = Callable[[float, str, str, bytes], None]
+
+
+def on_tick(moment: float, tick: float) -> float:
+    """Return the first whole tick from a moment on, both in seconds."""
+    return math.ceil(moment / tick - _TOLERANCE) * tick
 
 
 def _untraced(_now: float, _source: str, _destination: str, _data: bytes) -> None:
@@ -54,7 +61,7 @@ class Medium:
 
     def schedule(self, due: float, deliver: Callable[..., None], *args: Any) -> float:
         """Call `deliver(*args)` at the first tick from `due` on; returns when that is."""
-        due = math.ceil(due / self._tick) * self._tick
+        due = on_tick(due, self._tick)
         if not self._events or due < self._events[0][0]:
             self._sleep.deadline = due
         heapq.heappush(self._events, (due, next(self._sequence), deliver, args))

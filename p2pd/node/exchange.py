@@ -17,8 +17,9 @@ from p2pd.wire.messages import Announce, GetPeers, Peers, Signed
 PEERS_PER_ANSWER = 16
 # With so many peers known, a new connection is not asked for more, and others are seldom.
 ENOUGH_PEERS = 128
-# A random peer is asked so often at first, and ever more seldom while that brings nobody new.
-EXCHANGE_INTERVAL = 60.0
+# A random peer is asked so often at first, and ever more seldom while that brings no new record.
+# Of who was heard on the LAN there is none yet, and no name.
+EXCHANGE_INTERVAL = 10.0
 MOST_EXCHANGE_INTERVAL = 600.0
 _REQUEST_TIMEOUT = 5.0
 
@@ -81,9 +82,10 @@ class Exchange:
             await trio.sleep(interval * rng.uniform(0.75, 1.25))
             if lasting := self._roster.lasting():
                 await self._ask_for_peers(rng.choice(lasting))
-            news = known < len(self._registry) < ENOUGH_PEERS
+            records = sum(each.signed is not None for each in self._registry)
+            news = known < records < ENOUGH_PEERS
             interval = EXCHANGE_INTERVAL if news else min(2 * interval, MOST_EXCHANGE_INTERVAL)
-            known = len(self._registry)
+            known = records
 
     async def _ask_for_peers(self, connection: Connection) -> None:
         try:

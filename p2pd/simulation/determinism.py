@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import trio
 from trio._core import _run
 
+from p2pd.net.medium import on_tick
+
 T = TypeVar("T")
 
 
@@ -52,7 +54,7 @@ class JumpingClock(trio.abc.Clock):
         if deadline == math.inf:
             return math.inf
         if deadline > self._now:
-            ticked = math.ceil(deadline / self._tick) * self._tick if self._tick else deadline
+            ticked = on_tick(deadline, self._tick) if self._tick else deadline
             self._now = max(deadline, ticked)
         return 0.0
 
