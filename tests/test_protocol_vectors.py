@@ -284,6 +284,8 @@ def test_habits_of_liveness() -> None:
         "suspicion_most_s": suspicion.SUSPICION_MOST,
         "worst_health": membership.WORST_HEALTH,
         "isolation_window_s": isolation.WINDOW,
+        "introduce_after_s": liveness.INTRODUCE_AFTER,
+        "introduce_to": liveness.INTRODUCE_TO,
         "isolation_longest_s": isolation.LONGEST,
         "isolation_share": isolation.MOST,
         "isolations_in_a_row": isolation.IN_A_ROW,

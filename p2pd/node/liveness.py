@@ -46,6 +46,10 @@ LEFT_TOPIC = "$left"
 REFUTE_INTERVAL = 1.0
 # How far a reporter's clock may be ahead of ours: beyond it, nobody believes the report.
 CLOCKS_DIFFER_MS = 30_000
+# So many seconds after its start a node tells a network of at most so many who it is: those who
+# only heard its beacon have no record of it, and no name.
+INTRODUCE_AFTER = 5.0
+INTRODUCE_TO = 128
 # A timer that comes so many seconds after its time says that this process did not run.
 LATE = 1.0
 
@@ -151,6 +155,7 @@ class LivenessService:
             # Who is new is held dead by nobody.
             if len(self._registry) > 0:
                 self.say_alive()
+            nursery.start_soon(self._introduce)
             while True:
                 due = min(self._machine.next_due(), self._refute_due())
                 await self._alarm.wait(due)
@@ -160,6 +165,11 @@ class LivenessService:
                 for action in actions:
                     self._do(action, nursery)
                 self._report([each for each in actions if isinstance(each, Report)])
+
+    async def _introduce(self) -> None:
+        await trio.sleep(INTRODUCE_AFTER * self._env.rng.uniform(0.5, 1.5))
+        if len(self._registry) <= INTRODUCE_TO:
+            self.say_alive()
 
     def _do(self, action: Action, nursery: trio.Nursery) -> None:
         match action:

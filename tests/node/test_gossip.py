@@ -15,6 +15,7 @@ from p2pd.errors import Busy, InvalidRequest
 from p2pd.net.faults import Cut
 from p2pd.node import exchange, gossip
 from p2pd.node.exchange import MOST_EXCHANGE_INTERVAL
+from p2pd.node.liveness import INTRODUCE_AFTER
 from p2pd.node.snapshot import Delivery
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.wire.identity import Identity
@@ -394,7 +395,8 @@ async def test_a_connection_that_comes_to_stay_has_its_part(autojump_clock: Mock
         a = await world.start("a", lan=None)
         peer = ScriptedPeer(world)
         line = await peer.connect(a, passing=True)
-        await trio.sleep(1)
+        # Until it has introduced itself.
+        await trio.sleep(1.6 * INTRODUCE_AFTER)
         message_id = await a.node.publish("t", b"1")
         a.services.roster.connections[peer.identity.node_id].passing = False
         await trio.sleep(8)
