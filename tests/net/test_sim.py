@@ -14,7 +14,7 @@ from p2pd.address import Address
 from p2pd.errors import DialFailed, StartError
 from p2pd.net.base import Interface
 from p2pd.net.faults import Conditions, constant_latency
-from p2pd.net.medium import TICK, Medium
+from p2pd.net.medium import TICK, Medium, on_tick
 from p2pd.net.sim import WINDOW, SimNetwork, SimStream, SimWorld
 
 LATENCY = 0.01
@@ -53,6 +53,12 @@ async def joined(world: SimWorld) -> tuple[SimStream, SimStream]:
     far = await (await listener.accept()).secure()
     await listener.aclose()
     return near, far
+
+
+def test_what_floats_add_costs_no_tick() -> None:
+    ticks = [round(on_tick(number * 0.01 + 0.05, 0.01) / 0.01) for number in range(10_000)]
+    assert ticks == list(range(5, 10_005))
+    assert on_tick(0.0501, 0.01) == pytest.approx(0.06)
 
 
 async def receive(stream: SimStream, length: int) -> bytes:
