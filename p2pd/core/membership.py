@@ -161,10 +161,11 @@ class Membership:
         self._isolation.back(node)
         self._suspects.drop(node)
 
-    def lost(self, node: NodeId, now: float, *, reset: bool) -> None:
+    def lost(self, node: NodeId, now: float, *, reset: bool, linked: bool = True) -> None:
         """Note that our connection to a node ended without a goodbye: it is suspect.
 
-        `reset`: by a reset or the end of the stream; else by silence.
+        `reset`: by a reset or the end of the stream; else by silence. Not `linked`: there was no
+        connection, but a probe came to nothing that nothing had asked for.
         """
         self._now = now
         if node == self._own_id:
@@ -178,6 +179,7 @@ class Membership:
         if self._suspects.dead(node) is not None:
             return
         case = self._suspects.open_lost(node, claims, now)
+        case.linked |= linked
         if not reset:
             case.ask_due = now
             self._fell_silent(node, case, now)
@@ -361,7 +363,7 @@ class Membership:
         self._suspects.acquit(node, now)
 
     def _fell_silent(self, node: NodeId, case: Case, now: float) -> None:
-        if not case.silent:
+        if case.linked and not case.silent:
             case.silent = True
             self._isolation.lost(node, now)
 

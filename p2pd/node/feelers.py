@@ -107,6 +107,6 @@ class Feelers:
         # this was the probe that the suspicion takes, and a second one would have to wait.
         refused = outcome is Outcome.REFUSED
         if self._is_quiet(node):
-            self._machine.lost(node, now, reset=refused)
+            self._machine.lost(node, now, reset=refused, linked=False)
         self._machine.dial_failed(node, now, refused=refused)
         self._on_news()

@@ -275,6 +275,16 @@ def test_half_or_one_alone_or_slowly_is_no_isolation() -> None:
         assert len(declared) == losses
 
 
+def test_a_probe_that_nothing_asked_for_says_nothing_of_our_own_link() -> None:
+    """Of those that we are not connected to, any number may be dead."""
+    for linked in (False, True):
+        machine = membership(connected=4)
+        for number in (1, 2, 3, 4):
+            machine.lost(node(number), 10.0, reset=False, linked=linked)
+            machine.dial_failed(node(number), 10.0, refused=False)
+        assert machine.isolated is linked
+
+
 def test_who_came_back_or_left_is_no_loss() -> None:
     machine = membership(connected=6)
     for number in (1, 2):
