@@ -9,6 +9,7 @@ by comparing digests (anti-entropy, Demers et al. 1987), and pulled.
 
 import math
 import random
+from bisect import bisect
 from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
@@ -63,13 +64,13 @@ class _Link:
     """One connection.
 
     `grafted_at` is when we asked for it to be of the tree, `pruned_at` for it to be not;
-    `told` says where the next round of `Held` begins.
+    `told` is the last ID of the round of `Held` before: the next one begins after it.
     """
 
     eager: bool
     grafted_at: float = -math.inf
     pruned_at: float = -math.inf
-    told: int = 0
+    told: bytes = b""
     digests: Budget = attrs.field(factory=lambda: Budget(DIGESTS_AT_ONCE, DIGESTS_PER_SECOND))
 
 
@@ -255,10 +256,11 @@ class Broadcast:
         ids = self._history.differing(digest.slots)
         if len(ids) > MAX_CHUNKS * MAX_IDS:
             first = NEWEST_CHUNKS * MAX_IDS
-            newest, older = ids[:first], ids[first:]
-            begin, count = link.told % len(older), MAX_CHUNKS * MAX_IDS - first
+            # In an order that newer ones don't shift, or a round might run after them for ever.
+            newest, older = ids[:first], sorted(ids[first:])
+            begin, count = bisect(older, link.told), MAX_CHUNKS * MAX_IDS - first
             ids = [*newest, *[*older[begin:], *older[:begin]][:count]]
-            link.told = begin + count
+            link.told = ids[-1]
         self._sends.extend((peer, Held(chunk)) for chunk in _chunks(ids))
         if digest.reply:
             self._sends.append((peer, Digest(self._history.slots(), reply=False)))

@@ -2,6 +2,7 @@
 
 import hashlib
 import heapq
+import itertools
 import math
 import random
 import statistics
@@ -17,6 +18,7 @@ from p2pd.core.broadcast import (
     DIGESTS_PER_SECOND,
     GRAFT_GRACE,
     MAX_CHUNKS,
+    NEWEST_CHUNKS,
     Broadcast,
     Send,
 )
@@ -576,6 +578,24 @@ def test_round_after_round_tells_of_everything() -> None:
         assert len(held) == MAX_CHUNKS
         told += [each for _, message in held for each in getattr(message, "ids", ())]
     assert set(told) == everything
+
+
+def test_newer_ones_do_not_keep_a_round_from_what_is_older() -> None:
+    """With as many new ones between two rounds as a round tells of those that are older."""
+    node = machine(A)
+    older = {come(number).message_id for number in range(3 * MAX_CHUNKS * MAX_IDS)}
+    numbers = itertools.count()
+    for _ in older:
+        node.receive(A, come(next(numbers)), 0.0)
+    told: set[bytes] = set()
+    for round_ in range(10):
+        for _ in range((MAX_CHUNKS - NEWEST_CHUNKS) * MAX_IDS if round_ else 0):
+            node.receive(A, come(next(numbers)), 0.0)
+        node.take_sends(9.0)
+        node.take_digest(A, Digest((), reply=True), 10.0 * round_)
+        for _, message in node.take_sends(10.0 * round_):
+            told.update(getattr(message, "ids", ()))
+    assert told >= older
 
 
 def test_a_batch_for_one_peer_is_bounded_even_where_its_queue_is_empty() -> None:
