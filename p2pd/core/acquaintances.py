@@ -16,7 +16,8 @@ class Known:
     """What is known of a node. Times are monotonic; `issued_ms` is in its own Unix time.
 
     `alive` counts while it is neither suspect nor dead. `linked_at` is the begin of the
-    connection, None without one. `gone_at` is when it left or we lost it: nothing older
+    connection, None without one. `had_link`: it was lost with a connection, whose silence may be
+    that of our own link. `gone_at` is when it left or we lost it: nothing older
     revives it. `claims` are reports that came while it was connected and well: what comes
     next, its word or its loss, decides about them.
     """
@@ -24,6 +25,7 @@ class Known:
     alive: bool = False
     left: bool = False
     lost: bool = False
+    had_link: bool = False
     linked_at: float | None = None
     heard_at: float = -math.inf
     gone_at: float = -math.inf

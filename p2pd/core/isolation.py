@@ -28,8 +28,9 @@ AGAIN = 60.0
 
 @attrs.define(eq=False)
 class Isolation:
-    """Watches soft losses (silence, a dial without an answer); times are monotonic seconds.
+    """Watches soft losses of those we were connected to; times are monotonic seconds.
 
+    Soft is silence, or a dial without an answer.
     A refused connection is none: somebody was there to refuse it.
     """
 

@@ -173,13 +173,13 @@ class Membership:
         known = self._known.of(node)
         known.alive = False
         known.lost = True
+        known.had_link = linked
         known.linked_at = None
         known.gone_at = now
         claims, known.claims = known.claims, {}
         if self._suspects.dead(node) is not None:
             return
         case = self._suspects.open_lost(node, claims, now)
-        case.linked |= linked
         if not reset:
             case.ask_due = now
             self._fell_silent(node, case, now)
@@ -363,7 +363,7 @@ class Membership:
         self._suspects.acquit(node, now)
 
     def _fell_silent(self, node: NodeId, case: Case, now: float) -> None:
-        if case.linked and not case.silent:
+        if self._known.of(node).had_link and not case.silent:
             case.silent = True
             self._isolation.lost(node, now)
 

@@ -56,9 +56,9 @@ class Case:
     """A suspicion under way. Times are monotonic seconds; infinity: not wanted.
 
     `lost`: by a lost connection of our own, or by a probe that nothing asked for; then others are
-    asked before a verdict on soft evidence. `linked`: it was a connection, whose silence counts
-    for our isolation; `silent`: and is counted. `dialled_at` is the begin of the
-    latest dial, `failed_at` when the last of one's own probes came to nothing.
+    asked before a verdict on soft evidence. `silent`: the isolation has counted the loss.
+    `dialled_at` is the begin of the latest dial, `failed_at` when the last of one's own probes
+    came to nothing.
     `others_failed`: none of those asked reached it, `others_tried`: and one of them tried;
     `unclear` counts the times that none of them gave an answer. `held`: the verdict waits
     until we are isolated no more; `last_chance`: it takes the outcome of one more dial.
@@ -70,7 +70,6 @@ class Case:
 
     since: float
     lost: bool = False
-    linked: bool = False
     silent: bool = False
     dial_due: float = math.inf
     dialled_at: float = -math.inf

@@ -15,7 +15,7 @@ from p2pd.node.roster import Roster
 from p2pd.wire.messages import Announce, GetPeers, Peers, Signed
 
 PEERS_PER_ANSWER = 16
-# With so many peers known, a new connection is not asked for more, and others are seldom.
+# With so many records of peers, a new connection is not asked for more, and others are seldom.
 ENOUGH_PEERS = 128
 # A random peer is asked so often at first, and ever more seldom while that brings no new record.
 # Of who was heard on the LAN there is none yet, and no name.
@@ -68,7 +68,7 @@ class Exchange:
         self._learn(announcement.record, call.connection)
 
     def _ask_soon(self, connection: Connection) -> None:
-        if connection.passing or len(self._registry) >= ENOUGH_PEERS:
+        if connection.passing or self._records() >= ENOUGH_PEERS:
             return
         try:
             self._ask.send_nowait(connection)
@@ -82,10 +82,13 @@ class Exchange:
             await trio.sleep(interval * rng.uniform(0.75, 1.25))
             if lasting := self._roster.lasting():
                 await self._ask_for_peers(rng.choice(lasting))
-            records = sum(each.signed is not None for each in self._registry)
+            records = self._records()
             news = known < records < ENOUGH_PEERS
             interval = EXCHANGE_INTERVAL if news else min(2 * interval, MOST_EXCHANGE_INTERVAL)
             known = records
+
+    def _records(self) -> int:
+        return sum(each.signed is not None for each in self._registry)
 
     async def _ask_for_peers(self, connection: Connection) -> None:
         try:

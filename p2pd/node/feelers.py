@@ -101,7 +101,9 @@ class Feelers:
 
     async def _touch(self, node: NodeId) -> None:
         outcome, now = await self._probing.probe(node), trio.current_time()
-        if outcome not in {Outcome.REFUSED, Outcome.SILENT}:
+        # Without any connection, silence may be that of our own link.
+        silent = outcome is Outcome.SILENT and self._roster.lasting()
+        if not silent and outcome is not Outcome.REFUSED:
             return
         # It may have said goodbye meanwhile, or have come by itself. Or others reported it: then
         # this was the probe that the suspicion takes, and a second one would have to wait.

@@ -12,6 +12,7 @@ from contextlib import suppress
 
 import trio
 
+from p2pd.core.entries import Source
 from p2pd.core.membership import HEARD_LATELY, Membership
 from p2pd.core.verdicts import (
     Action,
@@ -46,8 +47,8 @@ LEFT_TOPIC = "$left"
 REFUTE_INTERVAL = 1.0
 # How far a reporter's clock may be ahead of ours: beyond it, nobody believes the report.
 CLOCKS_DIFFER_MS = 30_000
-# So many seconds after its start a node tells a network of at most so many who it is: those who
-# only heard its beacon have no record of it, and no name.
+# So many seconds after its start a node that heard others on the LAN, and knows at most so many,
+# tells everybody who it is: those who only heard its beacon have no record of it, and no name.
 INTRODUCE_AFTER = 5.0
 INTRODUCE_TO = 128
 # A timer that comes so many seconds after its time says that this process did not run.
@@ -168,7 +169,8 @@ class LivenessService:
 
     async def _introduce(self) -> None:
         await trio.sleep(INTRODUCE_AFTER * self._env.rng.uniform(0.5, 1.5))
-        if len(self._registry) <= INTRODUCE_TO:
+        on_lan = any(each.source is Source.MULTICAST for each in self._registry)
+        if on_lan and len(self._registry) <= INTRODUCE_TO:
             self.say_alive()
 
     def _do(self, action: Action, nursery: trio.Nursery) -> None:

@@ -3,7 +3,6 @@
 `live_through` makes a history of a world; `histories` judges it.
 """
 
-import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -13,6 +12,7 @@ import trio
 from p2pd.core.records import Version, version_of
 from p2pd.errors import InvalidRequest, NotFound, P2PError, VersionConflict
 from p2pd.ids import Key
+from p2pd.net.medium import on_tick
 from p2pd.node.replica import SavedVersions
 from p2pd.node.snapshot import GetResult, PutResult
 from p2pd.simulation.checks import rightful
@@ -127,7 +127,7 @@ class Clients:
         rng = self._world.rng
         while trio.current_time() < until:
             pause = rng.expovariate(1 / MEAN_PAUSE)
-            await trio.sleep_until(math.ceil((trio.current_time() + pause) / BEAT) * BEAT)
+            await trio.sleep_until(on_tick(trio.current_time() + pause, BEAT))
             nodes = self._nodes()
             if not nodes:
                 continue

@@ -5,11 +5,13 @@ import trio
 from trio.testing import MockClock
 
 from p2pd.address import Address
+from p2pd.ids import NodeId
+from p2pd.node import exchange, liveness
 from p2pd.node.registry_store import SAVE_INTERVAL
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.store.base import Change, Table
 from p2pd.wire.identity import open_peer_record
-from p2pd.wire.messages import Announce, GetPeers, Peers, Signed
+from p2pd.wire.messages import Announce, GetPeers, Message, Peers, Publication, Signed
 from tests.node.scripted import (
     Line,
     ScriptedPeer,
@@ -114,6 +116,56 @@ async def test_a_mute_peer_does_not_hold_up_the_exchange(autojump_clock: MockClo
         record = make_record(stranger(world.rng), Address("10.9.0.7", 1))
         await tell(world, a, record, host="10.9.0.200")
         assert "10.9.0.7:1" in addresses_of(a)
+
+
+@pytest.mark.parametrize("new", [False, True])
+async def test_others_are_asked_often_only_while_that_brings_records(
+    autojump_clock: MockClock, *, new: bool
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        asked: list[float] = []
+
+        def answer(message: Message) -> Message | None:
+            if not isinstance(message, GetPeers):
+                return None
+            asked.append(trio.current_time())
+            fresh = make_record(stranger(world.rng), Address(f"10.8.{len(asked)}.1", 1))
+            return Peers((fresh,) if new else ())
+
+        line = await ScriptedPeer(world).connect(a)
+        world._nursery.start_soon(line.serve, answer)
+        await trio.sleep(10 * 1.25 * exchange.EXCHANGE_INTERVAL)
+        if new:
+            assert len(asked) >= 10
+        else:
+            # At once, and about 10, 30 and 70 seconds later.
+            assert 3 <= len(asked) <= 5
+
+
+@pytest.mark.parametrize(("lan", "many", "told"), [("l", 128, 1), ("l", 1, 0), (None, 128, 0)])
+async def test_a_newcomer_introduces_itself_to_few_on_a_lan(
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    lan: str | None,
+    many: int,
+    told: int,
+) -> None:
+    monkeypatch.setattr(liveness, "INTRODUCE_TO", many)
+    async with open_world(1) as world:
+        others = [await world.start(f"n{n}", lan=lan) for n in range(3)]
+        await trio.sleep(30)
+        newcomer = await world.start("a", lan=lan, bootstrap=others)
+        words: list[NodeId] = []
+        heard = others[0].services.gossip._system[liveness.ALIVE_TOPIC]
+
+        def hear(origin: NodeId, publication: Publication) -> None:
+            words.append(origin)
+            heard(origin, publication)
+
+        monkeypatch.setitem(others[0].services.gossip._system, liveness.ALIVE_TOPIC, hear)
+        await trio.sleep(2 * liveness.INTRODUCE_AFTER)
+        assert words.count(newcomer.node_id) == told
 
 
 async def test_who_is_only_heard_on_a_lan_has_a_name_soon(autojump_clock: MockClock) -> None:

@@ -9,6 +9,7 @@ from trio.testing import MockClock
 from p2pd.address import Address
 from p2pd.core.isolation import LONGEST
 from p2pd.core.membership import HEARD_LATELY
+from p2pd.net.faults import Cut
 from p2pd.net.sim import SimStream
 from p2pd.node import feelers, liveness, probing
 from p2pd.simulation.world import SimNode, World, open_world
@@ -572,6 +573,22 @@ async def test_a_feeler_counts_where_others_report_the_node_while_it_is_out(
         await world.until(lambda: seen(a, peer) == ["suspect"], within=0.5)
         await world.until(lambda: seen(a, peer) == ["dead"], within=5)
         assert trio.current_time() - refused[0] < 0.2
+
+
+async def test_whose_only_link_is_out_holds_not_all_others_dead(autojump_clock: MockClock) -> None:
+    """Its probes of them come to nothing then, and with nobody left it can't tell why."""
+    async with open_world(1) as world:
+        others = [await world.start(f"n{n}", connections__target=4) for n in range(8)]
+        await trio.sleep(30)
+        node = await world.start("v", connections__target=1, connections__max_inbound=1)
+        await trio.sleep(60)
+        for each in others:
+            await node.node.ping(each.node_id)
+        await world.until(lambda: len(node.services.roster.connections) == 1, within=400)
+        hosts = frozenset(each.network.host for each in others)
+        world.network.medium.cut(Cut(frozenset({node.network.host}), hosts))
+        await trio.sleep(120)
+        assert seen(node, *others).count("dead") <= 1
 
 
 async def test_a_suspect_that_the_registry_has_forgotten_is_given_up(
