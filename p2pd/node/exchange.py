@@ -19,7 +19,7 @@ PEERS_PER_ANSWER = 16
 ENOUGH_PEERS = 128
 # A random peer is asked so often at first, and ever more seldom while that brings no new record.
 # Of who was heard on the LAN there is none yet, and no name.
-EXCHANGE_INTERVAL = 10.0
+EXCHANGE_INTERVAL = 60.0
 MOST_EXCHANGE_INTERVAL = 600.0
 _REQUEST_TIMEOUT = 5.0
 

@@ -139,7 +139,7 @@ async def test_others_are_asked_often_only_while_that_brings_records(
         if new:
             assert len(asked) >= 10
         else:
-            # At once, and about 10, 30 and 70 seconds later.
+            # At once, and about one, three and seven minutes later.
             assert 3 <= len(asked) <= 5
 
 
