@@ -29,14 +29,13 @@ async def survivors(effort: Effort) -> list[Figure]:
     rounds = max(effort.rounds * 2 // 3, 1)
     ours: list[float] = []
     theirs: list[float] = []
-    against, lost = OPENDHT.skipped, 0
+    with_reference = OPENDHT.is_installed
     for _ in range(rounds):
         ours += _our_reads()
-        if OPENDHT.is_installed:
-            found = _their_reads()
-            theirs += found
-            lost += KEYS - len(found)
-            against = f"{OPENDHT.name}, which lost {lost} keys"
+        if with_reference:
+            theirs += _their_reads()
+    lost = rounds * KEYS - len(theirs)
+    against = f"{OPENDHT.name}, which lost {lost} keys" if with_reference else OPENDHT.skipped
     return [
         Figure(
             f"a read after half of {SIZE} were killed, {rounds} times {KEYS} keys",

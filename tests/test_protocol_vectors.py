@@ -184,6 +184,7 @@ def test_habits() -> None:
         "many": surplus.MANY,
         "join_width": routes.JOIN_WIDTH,
         "few": routes.FEW,
+        "beyond_the_dead": routes.BEYOND_THE_DEAD,
         "away_after_s": routes.AWAY_AFTER,
         "busy_pause_s": connection.BUSY_PAUSE,
         "strangers_at_once": dialer.STRANGERS_AT_ONCE,

@@ -1,6 +1,7 @@
 """Peer exchange: connected nodes tell each other of peers, by records these signed."""
 
 import random
+from itertools import islice
 
 import trio
 
@@ -88,7 +89,9 @@ class Exchange:
             known = records
 
     def _records(self) -> int:
-        return sum(each.signed is not None for each in self._registry)
+        """Count the records that are known, as far as `ENOUGH_PEERS`."""
+        signed = (each for each in self._registry if each.signed is not None)
+        return sum(1 for _ in islice(signed, ENOUGH_PEERS))
 
     async def _ask_for_peers(self, connection: Connection) -> None:
         try:

@@ -101,13 +101,13 @@ class Feelers:
 
     async def _touch(self, node: NodeId) -> None:
         outcome, now = await self._probing.probe(node), trio.current_time()
+        refused = outcome is Outcome.REFUSED
         # Without any connection, silence may be that of our own link.
         silent = outcome is Outcome.SILENT and self._roster.lasting()
-        if not silent and outcome is not Outcome.REFUSED:
+        if not (refused or silent):
             return
         # It may have said goodbye meanwhile, or have come by itself. Or others reported it: then
         # this was the probe that the suspicion takes, and a second one would have to wait.
-        refused = outcome is Outcome.REFUSED
         if self._is_quiet(node):
             self._machine.lost(node, now, reset=refused, linked=False)
         self._machine.dial_failed(node, now, refused=refused)

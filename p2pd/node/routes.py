@@ -32,7 +32,8 @@ _REFRESH_CHECK = 300.0
 # knows no more peers than `FEW`, it goes on to k: in a small network all shall know each other.
 JOIN_WIDTH = 8
 FEW = 64
-# A lookup starts from so many times k contacts.
+# A lookup starts from so many times k contacts: where half of the closest died at one moment, all
+# others name the same dead ones.
 BEYOND_THE_DEAD = 3
 # Who was silent for longer is away: nobody waits for it any more, and quorums are of the others.
 AWAY_AFTER = 60.0
@@ -273,7 +274,6 @@ class Routes:
 
     def _begin(self, target: bytes, k: int, *, urgent: bool) -> Lookup:
         self.table.looked_up(target, trio.current_time())
-        # Where half of the closest died at one moment, all others name the same dead ones.
         count = BEYOND_THE_DEAD * self._config.k
         known = self.table.closest(target, count, but_for=self._is_dead)
         # Where all are held dead, it may be this node that was cut off.

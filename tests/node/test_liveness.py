@@ -516,6 +516,14 @@ async def test_a_silent_connection_keeps_nobody_alive(autojump_clock: MockClock)
         assert not a.is_connected_to(b)
 
 
+async def left_to_feelers(world: World, node: SimNode, neighbour: ScriptedPeer) -> Line:
+    """Give a node a neighbour, and wait until nothing else dials whom it knew before."""
+    line = await neighbour.connect(node)
+    world.meanwhile(lambda: line.serve(lambda _: None))
+    await trio.sleep(25)
+    return line
+
+
 async def test_who_leaves_while_a_feeler_is_out_is_not_missed(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -524,10 +532,7 @@ async def test_who_leaves_while_a_feeler_is_out_is_not_missed(
         a = await world.start("a", lan=None, connections__target=0)
         peer = await proven(world, a)
         world.conditions.unreachable.add(peer.host)
-        line = await ScriptedPeer(world).connect(a)
-        world.meanwhile(lambda: line.serve(lambda _: None))
-        # Nothing else dials it by then.
-        await trio.sleep(25)
+        line = await left_to_feelers(world, a, ScriptedPeer(world))
         tried = 0
         dial = a.network.dial
 
@@ -554,10 +559,7 @@ async def test_a_feeler_counts_where_others_report_the_node_while_it_is_out(
         a = await world.start("a", lan=None, connections__target=0)
         peer, reporter = await proven(world, a), ScriptedPeer(world)
         del world.network.listeners[peer.address]
-        line = await reporter.connect(a)
-        world.meanwhile(lambda: line.serve(lambda _: None))
-        # Nothing else dials it by then.
-        await trio.sleep(25)
+        line = await left_to_feelers(world, a, reporter)
         begun, refused = [], []
         dial = a.network.dial
 
