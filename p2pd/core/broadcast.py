@@ -16,6 +16,7 @@ from typing import TypeVar
 import attrs
 
 from p2pd.core.announcements import Announcements
+from p2pd.core.bounded import BoundedTable
 from p2pd.core.budget import Budget
 from p2pd.core.declined import Declined
 from p2pd.core.history import History, Item
@@ -46,6 +47,8 @@ MAX_CHUNKS = 8
 NEWEST_CHUNKS = MAX_CHUNKS // 4
 # Bytes for one peer between two calls of `take_sends`, as `room` can't see them yet.
 MAX_BATCH_BYTES = 1 << 18
+# Publications that were pulled and may yet come over the tree: as many as in a moment.
+MAX_PULLED = 256
 _MAX_HOPS = 255
 
 Send = tuple[NodeId, Message]
@@ -106,6 +109,7 @@ class Broadcast:
         self._probability = probability
         self._rng = rng
         self._room = room
+        self._settled = False
         self._now = -math.inf
         self._links: dict[NodeId, _Link] = {}
         self._missing = Missing()
@@ -115,19 +119,32 @@ class Broadcast:
         self._announcements = Announcements()
         self._offers = Offers()
         self._declined = Declined()
+        # Who had it then.
+        self._pulled = BoundedTable[bytes, frozenset[NodeId]](MAX_PULLED)
 
     @property
     def eager(self) -> list[NodeId]:
         """The peers to whom publications are pushed: our links of the tree."""
         return [peer for peer, link in self._links.items() if link.eager]
 
+    @property
+    def settled(self) -> bool:
+        """Whether a publication came over the tree since this node last lost a link of it."""
+        return self._settled
+
     def link_up(self, peer: NodeId) -> None:
-        """Take a new connection, or one that replaces an older one to the same peer."""
+        """Take a new connection, or one that replaces an older one to the same peer.
+
+        Where the tree has settled it is lazy: it would close a circle, and where that is opened
+        again is chance.
+        """
         if peer == self._own_id:
             return
         if peer in self._links:
             self.link_down(peer)
-        self._links[peer] = _Link(eager=len(self.eager) < self._fanout)
+        self._links[peer] = _Link(eager=False)
+        if not self._settled and len(self.eager) < self._fanout:
+            self._graft(peer, ())
 
     def link_down(self, peer: NodeId) -> None:
         """Give up a connection that is closed: what it was to bring is asked for elsewhere."""
@@ -138,8 +155,10 @@ class Broadcast:
         self._offers.link_down(peer)
         self._missing.link_down(peer, self._now, eager=link.eager)
         if link.eager:
+            self._settled = False
             self._shortcuts.clear()
-            self._stay_in_tree(without=peer)
+            # The tree fell in two, and most links of the smaller part lead out of it.
+            self._graft_another(peer)
 
     def publish(self, item: Item, now: float) -> None:
         """Send out one's own publication."""
@@ -164,7 +183,7 @@ class Broadcast:
         if not self._history.add(item, now):
             self.counts.duplicates += 1
             if link is not None and not wanted and now >= link.grafted_at + GRAFT_GRACE:
-                self._prune(peer, link)
+                self._take_again(peer, link, item, now)
             return False
         self._offers.arrived(item.message_id)
         absent = self._missing.arrived(item.message_id)
@@ -177,9 +196,12 @@ class Broadcast:
         if wanted:
             # Most neighbours have had it for long. A push would be a duplicate to them, and
             # cost the link its place in the tree.
-            self._spread(item, {peer, *announcers, *asked}, now, push=False)
+            knowing = frozenset({peer, *announcers, *asked})
+            self._spread(item, knowing, now, push=False)
+            self._pulled[item.message_id] = knowing
             return True
-        if link is not None and not link.eager:
+        if link is not None:
+            self._settled |= link.eager and not asked
             # It pushes to us, so the tree has this link: our pushes take it, too.
             self._set_eager(link, eager=True)
         self._spread(item, {peer, *asked, *announcers}, now)
@@ -226,7 +248,9 @@ class Broadcast:
         link = self._links.get(peer)
         if link is not None and link.eager:
             self._set_eager(link, eager=False)
-            self._stay_in_tree(without=peer)
+            if not self.eager:
+                # Nothing would come but by announcements.
+                self._graft_another(peer)
 
     def take_want(self, peer: NodeId, want: Want) -> None:
         """Send what a peer asks for, as far as there is room: it asks again for the rest."""
@@ -303,6 +327,20 @@ class Broadcast:
             return self._now
         return min(self._missing.next_due(), self._announcements.next_due())
 
+    def _take_again(self, peer: NodeId, link: _Link, item: Item, now: float) -> None:
+        """Take a duplicate, which opens a circle of the tree: this link is one too many.
+
+        Unless what came first was pulled while it was under way: then this is the copy over the
+        tree, and those behind us wait for it.
+        """
+        knowing = self._pulled.get(item.message_id)
+        if knowing is None or peer in knowing:
+            self._prune(peer, link)
+            return
+        del self._pulled[item.message_id]
+        self._set_eager(link, eager=True)
+        self._spread(item, {peer, *knowing}, now)
+
     def _spread(
         self, item: Item, knowing: Collection[NodeId], now: float, *, push: bool = True
     ) -> None:
@@ -363,10 +401,10 @@ class Broadcast:
             link.eager = eager
             self._shortcuts.clear()
 
-    def _stay_in_tree(self, *, without: NodeId) -> None:
-        """Make one lazy link eager if none is: nothing would come but by announcements."""
-        lazy = [peer for peer in self._links if peer != without]
-        if lazy and not self.eager:
+    def _graft_another(self, than: NodeId) -> None:
+        """Make a lazy link eager, if there is another `than` that to this peer."""
+        lazy = [peer for peer, link in self._links.items() if not link.eager and peer != than]
+        if lazy:
             self._graft(self._rng.choice(lazy), ())
 
 

@@ -104,8 +104,8 @@ class GossipService:
         return self._payloads
 
     def carries(self, peer: NodeId) -> bool:
-        """Whether the tree of messages goes over the connection to a peer."""
-        return peer in self._machine.eager
+        """Whether the tree of messages has settled, and goes over the connection to a peer."""
+        return self._machine.settled and peer in self._machine.eager
 
     def on_system(self, topic: str, handler: SystemHandler) -> None:
         """Let `handler` take what others publish on one of the network's own topics."""

@@ -36,7 +36,8 @@ _REQUEST_TIMEOUT = 5.0
 class Surplus:
     """Asks peers, one at a time, whether a connection may go; answers who asks.
 
-    `carries` says whether the tree of gossip goes over the connection to a peer.
+    `carries` says whether the tree of gossip has settled, and goes over the connection to a
+    peer: then it is thin, and what would tear it stays.
     """
 
     def __init__(
@@ -102,11 +103,9 @@ class Surplus:
             self._replacing = False
 
     async def _release_one(self) -> bool:
-        releasable = self._releasable()
-        if not releasable:
+        spare = [each for each in self._releasable() if not self._carries(each.node_id)]
+        if not spare:
             return False
-        # Where the tree of gossip has settled, it is thin: what would tear it stays.
-        spare = [each for each in releasable if not self._carries(each.node_id)] or releasable
         # They stand in the order of their making: the young go first, mostly.
         youth = max(self._env.rng.randrange(len(spare)) for _ in range(2))
         connection = spare[youth]

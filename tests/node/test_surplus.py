@@ -7,9 +7,11 @@ import trio
 from trio.testing import MockClock
 
 from p2pd.core.entries import Entry
+from p2pd.core.missing import GRAFT_AFTER
 from p2pd.ids import NodeId
 from p2pd.node.dialer import WELCOME
 from p2pd.node.surplus import LEAST_PAUSE, MANY
+from p2pd.simulation import measure
 from p2pd.simulation.world import open_world
 from p2pd.wire.messages import Message, Release, Released
 from tests.node.scripted import Line, ScriptedPeer, connected
@@ -47,6 +49,22 @@ async def test_what_is_too_many_goes_and_the_rest_is_mixed(
         after = held()
         stayed = sum(len(before[each] & after[each]) for each in after)
         assert 0 < stayed < sum(map(len, before.values()))
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_what_goes_never_tears_the_tree_of_messages(
+    autojump_clock: MockClock, seed: int
+) -> None:
+    """No message ever waits until somebody asks for it, though the network is mixed meanwhile."""
+    async with open_world(seed) as world:
+        first = await world.start("n0", lan=None, connections__target=TARGET)
+        await world.start_many(
+            14, per_second=2, lan=None, bootstrap=[first], connections__target=TARGET
+        )
+        await trio.sleep(60)
+        spread = await measure.publish(world, 100, warm_up=20, wait=10)
+        assert spread.delivered == spread.expected
+        assert max(spread.seconds) < GRAFT_AFTER
 
 
 async def test_who_has_not_enough_keeps_what_it_has(autojump_clock: MockClock) -> None:
