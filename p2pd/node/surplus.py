@@ -103,7 +103,11 @@ class Surplus:
             self._replacing = False
 
     async def _release_one(self) -> bool:
-        spare = [each for each in self._releasable() if not self._carries(each.node_id)]
+        releasable = self._releasable()
+        spare = [each for each in releasable if not self._carries(each.node_id)]
+        if not spare and self._has_many():
+            # The tree may be a star with us at its centre.
+            spare = releasable
         if not spare:
             return False
         # They stand in the order of their making: the young go first, mostly.
