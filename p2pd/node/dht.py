@@ -73,8 +73,10 @@ class Dht:
         dispatch.add(FindValue, self._take_read)
 
     async def run(self) -> None:
-        """Answer the reads of other nodes, until cancelled."""
-        await self._reads.answer_all(self._answer_read)
+        """Answer the reads of other nodes, and finish own writes, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._quorum.run)
+            await self._reads.answer_all(self._answer_read)
 
     async def put(
         self,
@@ -185,6 +187,7 @@ class Dht:
                 f"{stores.count} of {seen.wanted} replicas stored {name!r}, {quorum} are needed "
                 f"(dht.write_quorum): {stores.refusal}; it is safe to try again"
             )
+        self._quorum.give_later(version, [*seen.late, *stores.late])
         return Written(version, stores.count, seen.wanted, quorum)
 
     def _check_answers(self, name: str, holding: Holding, needed: Needed) -> None:

@@ -7,6 +7,7 @@ finds them.
 
 import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from itertools import chain
 
 import attrs
@@ -36,6 +37,10 @@ from p2pd.wire.messages import (
 
 # Once enough have a record, the others get so many times as long as these took, from the begin.
 _PATIENCE = 4.0
+# Replicas that were not waited for get the record later: so many wait for that, and so many get
+# theirs at once. Beyond it they are left to repair.
+MAX_LATE = 4096
+LATE_AT_ONCE = 16
 
 
 @attrs.frozen
@@ -56,7 +61,8 @@ class Holding:
     `versions` are those that no other one covers, the winner first. `nodes` are the replicas,
     the closest first, of which `answered` have answered. `wanted` is how many there should be:
     `nodes`, and, where these are fewer than `dht.replication`, those others that were heard of
-    lately and are not known to be gone. `silent` is how many near the key did not answer.
+    lately and are not known to be gone. `silent` is how many near the key did not answer;
+    `late` are those of them that would be replicas, but were not waited for.
     """
 
     versions: list[Version]
@@ -64,14 +70,19 @@ class Holding:
     answered: int
     wanted: int
     silent: int
+    late: Sequence[NodeId] = ()
 
 
 @attrs.frozen
 class StoreResult:
-    """How many replicas have a record on disk, and why no more have: for people."""
+    """How many replicas have a record on disk, and why no more have: for people.
+
+    `late` are those others that had not answered when it was decided.
+    """
 
     count: int
     refusal: str
+    late: list[NodeId]
 
 
 class _Answers:
@@ -121,6 +132,14 @@ class Quorum:
         self._dialer = dialer
         self._replica = replica
         self._own_id = env.identity.node_id
+        self._leave: trio.MemorySendChannel[tuple[NodeId, Store]]
+        self._leave, self._late = trio.open_memory_channel(MAX_LATE)
+
+    async def run(self) -> None:
+        """Give records to the replicas that no write waited for, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            for _ in range(LATE_AT_ONCE):
+                nursery.start_soon(self._give_late)
 
     async def read(self, key: Key, needed: Needed, *, until_found: bool) -> Holding:
         """Ask replicas what they hold, until as many as are needed have answered.
@@ -146,6 +165,7 @@ class Quorum:
         Once `needed` have it, those that take much longer than these are not waited for.
         """
         stored = 0
+        late = {node: None for node in nodes if node != self._own_id}
         refusals: list[str] = []
         started = trio.current_time()
 
@@ -160,6 +180,7 @@ class Quorum:
             except P2PError as error:
                 refusals.append(str(error))
                 return
+            late.pop(node, None)
             if isinstance(reply, Failed):
                 refusals.append(f"{node.hex()[:12]} refuses: {reply.message}")
             elif isinstance(reply, Stored):
@@ -174,8 +195,22 @@ class Quorum:
                 for node in nodes:
                     nursery.start_soon(store_at, node)
         if stored == len(nodes):
-            return StoreResult(stored, "there are no more nodes")
-        return StoreResult(stored, refusals[0] if refusals else "no answer in time")
+            return StoreResult(stored, "there are no more nodes", [])
+        return StoreResult(stored, refusals[0] if refusals else "no answer in time", [*late])
+
+    def give_later(self, version: Version, nodes: Iterable[NodeId]) -> None:
+        """Give a record to these nodes when there is time, once each; `run` must be running.
+
+        Where `MAX_LATE` wait already they are left to repair.
+        """
+        for node in nodes:
+            with suppress(trio.WouldBlock):
+                self._leave.send_nowait((node, Store(version.signed)))
+
+    async def _give_late(self) -> None:
+        async for node, store in self._late:
+            with suppress(P2PError):
+                await self._dialer.request(node, store, self._config.request_timeout)
 
     async def _read_from(
         self, key: Key, nodes: list[NodeId], needed: Needed, *, until_found: bool
@@ -203,7 +238,8 @@ class Quorum:
             return Holding(found, nodes, len(held), len(nodes), silent=0)
         there = [node for node in nodes if node in held]
         wanted = self._wanted(there, there)
-        return Holding(found, there, len(held), wanted, silent=len(nodes) - len(held))
+        late = [node for node in nodes if node not in held]
+        return Holding(found, there, len(held), wanted, len(late), late)
 
     async def _ask_as_needed(
         self,
@@ -274,7 +310,8 @@ class Quorum:
         found = self._merged(versions_of_answers(route))
         wanted = self._wanted(nodes, [*route.answers, *nodes])
         silent = max(len(route.silent), wanted - len(nodes))
-        return Holding(found, nodes, answered(route, nodes), wanted, silent)
+        late = [each for each in replicas([*route.frontier, *route.silent]) if each not in nodes]
+        return Holding(found, nodes, answered(route, nodes), wanted, silent, late)
 
     async def _ask(self, key: Key, node: NodeId, answers: _Answers) -> list[Version] | None:
         """Return the versions that a node holds, None where it did not say."""
