@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import attrs
@@ -12,7 +13,7 @@ from trio.testing import MockClock
 from p2pd.config import DhtConfig
 from p2pd.core.records import actor_of
 from p2pd.errors import InvalidRequest, NotFound, StoreError, TooFewReplicas, VersionConflict
-from p2pd.ids import Key
+from p2pd.ids import Key, closest_first
 from p2pd.net.faults import Cut
 from p2pd.node.connection import BUSY_PAUSE
 from p2pd.node.dht import MAX_READS
@@ -483,6 +484,26 @@ async def test_a_silent_replica_costs_little_once_a_quorum_has_it(
         with pytest.raises(NotFound):
             await nodes[1].node.get("other")
         assert trio.current_time() - began < 1.5 * DhtConfig().request_timeout
+
+
+async def test_a_replica_that_was_late_gets_the_record_all_the_same(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        nodes = await network(world, 8, dht__k=3, dht__replication=3, dht__read_quorum=3)
+        await nodes[0].node.put("k", b"v")
+        key = Key.of("k")
+        late, *_ = closest_first([each.node_id for each in nodes[1:]], key)
+        paused = next(each for each in nodes if each.node_id == late)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(world.pause, paused, seconds=1))
+            await trio.sleep(0.1)
+            # Others have taken its place, and it was sent nothing to find when it is back.
+            assert (await nodes[0].node.put("k", b"w")).stored == 3
+        assert [each.record.value for each in await paused.services.replica.read(key)] == [b"v"]
+        # Long before repair comes by.
+        await trio.sleep(0.5)
+        assert [each.record.value for each in await paused.services.replica.read(key)] == [b"w"]
 
 
 async def test_what_most_could_not_say_is_not_said_to_be_absent(autojump_clock: MockClock) -> None:
