@@ -234,7 +234,7 @@ class GossipConfig:
 
     # As a rule all: the tree that the first message leaves is then as low as the network allows.
     fanout: int = _count(
-        16, "peers", 1, 64, "To how many peers a message is pushed until the tree has formed."
+        16, "peers", 1, 64, "To how many peers a message is pushed until the tree has settled."
     )
     ttl: int = _count(32, "hops", 1, 255, "After so many hops a message is only announced.")
     probability: float = _key(

@@ -20,7 +20,7 @@ from p2pd.core.bounded import BoundedTable
 from p2pd.core.budget import Budget
 from p2pd.core.declined import Declined
 from p2pd.core.history import History, Item
-from p2pd.core.missing import UNKNOWN_HOPS, Missing
+from p2pd.core.missing import GRAFT_AFTER, UNKNOWN_HOPS, Missing
 from p2pd.core.offers import Offers
 from p2pd.core.shortcuts import Shortcuts
 from p2pd.ids import NodeId
@@ -47,7 +47,8 @@ MAX_CHUNKS = 8
 NEWEST_CHUNKS = MAX_CHUNKS // 4
 # Bytes for one peer between two calls of `take_sends`, as `room` can't see them yet.
 MAX_BATCH_BYTES = 1 << 18
-# Publications that were pulled and may yet come over the tree: as many as in a moment.
+# Publications that were pulled of late. At the bound the oldest goes: its copy over the tree is
+# then a duplicate like any other.
 MAX_PULLED = 256
 _MAX_HOPS = 255
 
@@ -66,13 +67,15 @@ class Counts:
 class _Link:
     """One connection.
 
-    `grafted_at` is when we asked for it to be of the tree, `pruned_at` for it to be not;
-    `told` is the last ID of the round of `Held` before: the next one begins after it.
+    `grafted_at` is when we asked for it to be of the tree, `pruned_at` for it to be not.
+    `serves`: a publication came over it first, as one of the tree. `told` is the last ID of the
+    round of `Held` before: the next one begins after it.
     """
 
     eager: bool
     grafted_at: float = -math.inf
     pruned_at: float = -math.inf
+    serves: bool = False
     told: bytes = b""
     digests: Budget = attrs.field(factory=lambda: Budget(DIGESTS_AT_ONCE, DIGESTS_PER_SECOND))
 
@@ -80,7 +83,7 @@ class _Link:
 class Broadcast:
     """One node's part in spreading what `history` retains.
 
-    `fanout`: up to so many links are eager when they come, before the tree forms. `ttl`:
+    `fanout`: up to so many links are eager when they come, before the tree has settled. `ttl`:
     links after which a publication is announced only. `probability` of each push; who is
     left out gets an announcement. `room` says whether a peer's queue takes another payload
     now; if not, it gets an announcement, too.
@@ -119,8 +122,8 @@ class Broadcast:
         self._announcements = Announcements()
         self._offers = Offers()
         self._declined = Declined()
-        # Who had it then.
-        self._pulled = BoundedTable[bytes, frozenset[NodeId]](MAX_PULLED)
+        # When, and who had it then: a copy from anybody else comes over the tree.
+        self._pulled = BoundedTable[bytes, tuple[float, frozenset[NodeId]]](MAX_PULLED)
 
     @property
     def eager(self) -> list[NodeId]:
@@ -129,21 +132,21 @@ class Broadcast:
 
     @property
     def settled(self) -> bool:
-        """Whether a publication came over the tree since this node last lost a link of it."""
+        """Whether a publication came over the tree since a link that brought some was lost."""
         return self._settled
 
     def link_up(self, peer: NodeId) -> None:
         """Take a new connection, or one that replaces an older one to the same peer.
 
-        Where the tree has settled it is lazy: it would close a circle, and where that is opened
-        again is chance.
+        In a settled tree it is lazy: it would close a circle, which the next publication opens
+        wherever its copies meet.
         """
         if peer == self._own_id:
             return
         if peer in self._links:
             self.link_down(peer)
         self._links[peer] = _Link(eager=False)
-        if not self._settled and len(self.eager) < self._fanout:
+        if not self.eager or (not self._settled and len(self.eager) < self._fanout):
             self._graft(peer, ())
 
     def link_down(self, peer: NodeId) -> None:
@@ -155,10 +158,11 @@ class Broadcast:
         self._offers.link_down(peer)
         self._missing.link_down(peer, self._now, eager=link.eager)
         if link.eager:
-            self._settled = False
             self._shortcuts.clear()
-            # The tree fell in two, and most links of the smaller part lead out of it.
-            self._graft_another(peer)
+            if link.serves or not self.eager:
+                # The tree fell in two, and most links of the smaller part lead out of it.
+                self._settled = False
+                self._graft_another(peer)
 
     def publish(self, item: Item, now: float) -> None:
         """Send out one's own publication."""
@@ -182,7 +186,7 @@ class Broadcast:
         wanted = self._offers.is_wanted(item.message_id, peer)
         if not self._history.add(item, now):
             self.counts.duplicates += 1
-            if link is not None and not wanted and now >= link.grafted_at + GRAFT_GRACE:
+            if link is not None and not wanted:
                 self._take_again(peer, link, item, now)
             return False
         self._offers.arrived(item.message_id)
@@ -198,10 +202,11 @@ class Broadcast:
             # cost the link its place in the tree.
             knowing = frozenset({peer, *announcers, *asked})
             self._spread(item, knowing, now, push=False)
-            self._pulled[item.message_id] = knowing
+            self._pulled[item.message_id] = now, knowing
             return True
         if link is not None:
-            self._settled |= link.eager and not asked
+            link.serves |= link.eager and not asked
+            self._settled |= link.serves
             # It pushes to us, so the tree has this link: our pushes take it, too.
             self._set_eager(link, eager=True)
         self._spread(item, {peer, *asked, *announcers}, now)
@@ -328,18 +333,17 @@ class Broadcast:
         return min(self._missing.next_due(), self._announcements.next_due())
 
     def _take_again(self, peer: NodeId, link: _Link, item: Item, now: float) -> None:
-        """Take a duplicate, which opens a circle of the tree: this link is one too many.
+        """Pass on what was pulled just before it came over the tree; else give the link up.
 
-        Unless what came first was pulled while it was under way: then this is the copy over the
-        tree, and those behind us wait for it.
+        Those behind us wait for the one; any other duplicate shows a circle.
         """
-        knowing = self._pulled.get(item.message_id)
-        if knowing is None or peer in knowing:
+        pulled_at, knowing = self._pulled.get(item.message_id, (-math.inf, frozenset()))
+        if now < pulled_at + GRAFT_AFTER and peer not in knowing:
+            del self._pulled[item.message_id]
+            self._set_eager(link, eager=True)
+            self._spread(item, {peer, *knowing}, now)
+        elif now >= link.grafted_at + GRAFT_GRACE:
             self._prune(peer, link)
-            return
-        del self._pulled[item.message_id]
-        self._set_eager(link, eager=True)
-        self._spread(item, {peer, *knowing}, now)
 
     def _spread(
         self, item: Item, knowing: Collection[NodeId], now: float, *, push: bool = True
@@ -401,9 +405,9 @@ class Broadcast:
             link.eager = eager
             self._shortcuts.clear()
 
-    def _graft_another(self, than: NodeId) -> None:
-        """Make a lazy link eager, if there is another `than` that to this peer."""
-        lazy = [peer for peer, link in self._links.items() if not link.eager and peer != than]
+    def _graft_another(self, but: NodeId) -> None:
+        """Make a lazy link eager, if there is one to another peer `but` this."""
+        lazy = [peer for peer, link in self._links.items() if not link.eager and peer != but]
         if lazy:
             self._graft(self._rng.choice(lazy), ())
 

@@ -16,6 +16,7 @@ from p2pd.ids import Key, NodeId
 from p2pd.node.convoy import Convoy
 from p2pd.node.dispatch import Call, Dispatch
 from p2pd.node.env import Env
+from p2pd.node.late_writes import LateWrites
 from p2pd.node.questions import Questions
 from p2pd.node.quorum import Holding, Needed, Quorum
 from p2pd.node.replica import Replica
@@ -54,6 +55,7 @@ class Dht:
         routes: Routes,
         quorum: Quorum,
         replica: Replica,
+        late_writes: LateWrites,
         dispatch: Dispatch,
         *,
         max_value_bytes: int,
@@ -63,6 +65,7 @@ class Dht:
         self._routes = routes
         self._quorum = quorum
         self._replica = replica
+        self._late_writes = late_writes
         self._max_value_bytes = max_value_bytes
         self._author = Author(env.identity.public_key, env.entropy)
         self._writing: dict[Key, trio.Lock] = {}
@@ -73,9 +76,9 @@ class Dht:
         dispatch.add(FindValue, self._take_read)
 
     async def run(self) -> None:
-        """Answer the reads of other nodes, and finish own writes, until cancelled."""
+        """Answer the reads of other nodes, and give records to late replicas, until cancelled."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._quorum.run)
+            nursery.start_soon(self._late_writes.run)
             await self._reads.answer_all(self._answer_read)
 
     async def put(
@@ -187,7 +190,8 @@ class Dht:
                 f"{stores.count} of {seen.wanted} replicas stored {name!r}, {quorum} are needed "
                 f"(dht.write_quorum): {stores.refusal}; it is safe to try again"
             )
-        self._quorum.give_later(version, [*seen.late, *stores.late])
+        for node in (*seen.late, *stores.late):
+            self._late_writes.add(node, version)
         return Written(version, stores.count, seen.wanted, quorum)
 
     def _check_answers(self, name: str, holding: Holding, needed: Needed) -> None:

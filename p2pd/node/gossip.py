@@ -216,7 +216,7 @@ class GossipService:
         # Whatever either side missed while there was no connection.
         if connection.direction is Direction.OUTBOUND:
             self._machine.digest_to(connection.node_id)
-            self._wake()
+        self._wake()
 
     def _link_down(self, connection: Connection) -> None:
         self._linked.pop(connection.node_id, None)

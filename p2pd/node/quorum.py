@@ -7,7 +7,6 @@ finds them.
 
 import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
 from itertools import chain
 
 import attrs
@@ -37,10 +36,6 @@ from p2pd.wire.messages import (
 
 # Once enough have a record, the others get so many times as long as these took, from the begin.
 _PATIENCE = 4.0
-# Replicas that were not waited for get the record later: so many wait for that, and so many get
-# theirs at once. Beyond it they are left to repair.
-MAX_LATE = 4096
-LATE_AT_ONCE = 16
 
 
 @attrs.frozen
@@ -70,14 +65,15 @@ class Holding:
     answered: int
     wanted: int
     silent: int
-    late: Sequence[NodeId] = ()
+    late: list[NodeId]
 
 
 @attrs.frozen
 class StoreResult:
-    """How many replicas have a record on disk, and why no more have: for people.
+    """How many replicas have a record on disk.
 
-    `late` are those others that had not answered when it was decided.
+    `refusal` is why no more have it, for people. `late` are the other nodes that did not answer,
+    or could not be reached.
     """
 
     count: int
@@ -132,14 +128,6 @@ class Quorum:
         self._dialer = dialer
         self._replica = replica
         self._own_id = env.identity.node_id
-        self._leave: trio.MemorySendChannel[tuple[NodeId, Store]]
-        self._leave, self._late = trio.open_memory_channel(MAX_LATE)
-
-    async def run(self) -> None:
-        """Give records to the replicas that no write waited for, until cancelled."""
-        async with trio.open_nursery() as nursery:
-            for _ in range(LATE_AT_ONCE):
-                nursery.start_soon(self._give_late)
 
     async def read(self, key: Key, needed: Needed, *, until_found: bool) -> Holding:
         """Ask replicas what they hold, until as many as are needed have answered.
@@ -194,23 +182,10 @@ class Quorum:
             async with trio.open_nursery() as nursery:
                 for node in nodes:
                     nursery.start_soon(store_at, node)
+        refusal = refusals[0] if refusals else "no answer in time"
         if stored == len(nodes):
-            return StoreResult(stored, "there are no more nodes", [])
-        return StoreResult(stored, refusals[0] if refusals else "no answer in time", [*late])
-
-    def give_later(self, version: Version, nodes: Iterable[NodeId]) -> None:
-        """Give a record to these nodes when there is time, once each; `run` must be running.
-
-        Where `MAX_LATE` wait already they are left to repair.
-        """
-        for node in nodes:
-            with suppress(trio.WouldBlock):
-                self._leave.send_nowait((node, Store(version.signed)))
-
-    async def _give_late(self) -> None:
-        async for node, store in self._late:
-            with suppress(P2PError):
-                await self._dialer.request(node, store, self._config.request_timeout)
+            refusal = "there are no more nodes"
+        return StoreResult(stored, refusal, [*late])
 
     async def _read_from(
         self, key: Key, nodes: list[NodeId], needed: Needed, *, until_found: bool
@@ -235,11 +210,11 @@ class Quorum:
         await self._ask_as_needed(sorted(nodes, key=self._effort), ask, lacking)
         found = self._merged(chain.from_iterable(held.values()))
         if not lacking():
-            return Holding(found, nodes, len(held), len(nodes), silent=0)
+            return Holding(found, nodes, len(held), len(nodes), silent=0, late=[])
         there = [node for node in nodes if node in held]
         wanted = self._wanted(there, there)
-        late = [node for node in nodes if node not in held]
-        return Holding(found, there, len(held), wanted, len(late), late)
+        silent = [node for node in nodes if node not in held]
+        return Holding(found, there, len(held), wanted, len(silent), self._late(silent))
 
     async def _ask_as_needed(
         self,
@@ -310,7 +285,8 @@ class Quorum:
         found = self._merged(versions_of_answers(route))
         wanted = self._wanted(nodes, [*route.answers, *nodes])
         silent = max(len(route.silent), wanted - len(nodes))
-        late = [each for each in replicas([*route.frontier, *route.silent]) if each not in nodes]
+        late = self._late(each.node_id for each in route.silent)
+        late = [each for each in closest_first([*nodes, *late], key)[:most] if each in late]
         return Holding(found, nodes, answered(route, nodes), wanted, silent, late)
 
     async def _ask(self, key: Key, node: NodeId, answers: _Answers) -> list[Version] | None:
@@ -332,6 +308,12 @@ class Quorum:
             # Its own disk may refuse, too.
             missing = self._routes.missing(answered) + (self._own_id not in nodes)
         return min(self._config.replication, len(nodes) + missing)
+
+    def _late(self, silent: Iterable[NodeId]) -> list[NodeId]:
+        """Return those silent nodes that were once connected: no liar's inventions."""
+        registry = self._roster.registry
+        entries = ((each, registry.get(each)) for each in silent)
+        return [each for each, entry in entries if entry and entry.proven and not entry.dead]
 
     def _merged(self, versions: Iterable[Version]) -> list[Version]:
         return merge(kept(versions, self._env.wall_ms()))

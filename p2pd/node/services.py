@@ -22,6 +22,7 @@ from p2pd.node.gossip import GossipService
 from p2pd.node.handshaking import Introducer
 from p2pd.node.inbound import Inbound
 from p2pd.node.keepalive import Keepalive
+from p2pd.node.late_writes import LateWrites
 from p2pd.node.liveness import LivenessService
 from p2pd.node.own_record import OwnRecord
 from p2pd.node.peer_book import PeerBook
@@ -144,7 +145,16 @@ def wire_services(config: Config, env: Env, events: Events, listening: list[Addr
         liveness=liveness,
         replica=replica,
         routes=routes,
-        dht=Dht(env, config.dht, routes, quorum, replica, dispatch, max_value_bytes=limit),
+        dht=Dht(
+            env,
+            config.dht,
+            routes,
+            quorum,
+            replica,
+            LateWrites(dialer, config.dht.request_timeout),
+            dispatch,
+            max_value_bytes=limit,
+        ),
         reconciler=reconciler,
         repair=repair,
         republisher=Republisher(

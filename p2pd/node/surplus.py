@@ -37,7 +37,7 @@ class Surplus:
     """Asks peers, one at a time, whether a connection may go; answers who asks.
 
     `carries` says whether the tree of gossip has settled, and goes over the connection to a
-    peer: then it is thin, and what would tear it stays.
+    peer: then it is thin, and what would tear it stays, but where there are far too many.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Surplus:
         releasable = self._releasable()
         spare = [each for each in releasable if not self._carries(each.node_id)]
         if not spare and self._has_many():
-            # The tree may be a star with us at its centre.
+            # All may be of the tree, where it is a star with us at its centre.
             spare = releasable
         if not spare:
             return False
@@ -129,7 +129,8 @@ class Surplus:
         connection = self._roster.connections.get(call.connection.node_id)
         if connection is None or connection is not call.connection:
             return Released(agreed=False)
-        agreed = connection in self._releasable()
+        spared = self._carries(connection.node_id) and not release.many
+        agreed = connection in self._releasable() and not spared
         if agreed:
             # Should the asker not close it, it goes as soon as it is quiet.
             connection.passing = True

@@ -1,0 +1,55 @@
+"""Records for replicas that a write did not wait for: each gets them afterwards, once.
+
+Without this, one replica in a hundred would lack what was written while all were busy, until
+repair comes by.
+"""
+
+import trio
+
+from p2pd.core.bounded import BoundedTable
+from p2pd.core.records import Version
+from p2pd.errors import P2PError
+from p2pd.ids import NodeId
+from p2pd.node.dialer import Dialer
+from p2pd.node.fair_channel import FairChannel
+from p2pd.wire.messages import Store
+
+# Bytes of bodies that wait; at the bound whoever has most waiting loses its newest.
+MAX_LATE_BYTES = 16 << 20
+AT_ONCE = 4
+# Seconds in which who did not answer then either is given no more: it is left to repair.
+LEFT_FOR = 60.0
+_MAX_LEFT = 1024
+
+
+class LateWrites:
+    """A queue of records for others; `run` must be running. `timeout` in seconds, for each."""
+
+    def __init__(self, dialer: Dialer, timeout: float) -> None:
+        self._dialer = dialer
+        self._timeout = timeout
+        self._waiting: FairChannel[NodeId, tuple[NodeId, Store]] = FairChannel(MAX_LATE_BYTES)
+        self._left_until = BoundedTable[NodeId, float](_MAX_LEFT)
+
+    def add(self, node: NodeId, version: Version) -> None:
+        """Let a node have a record when there is time; beyond the bound it is left to repair."""
+        store = Store(version.signed)
+        self._waiting.put(node, (node, store), len(version.signed.body))
+
+    async def run(self) -> None:
+        """Give what waits, to some at once, until cancelled."""
+        limit = trio.Semaphore(AT_ONCE)
+        async with trio.open_nursery() as nursery:
+            while True:
+                node, store = await self._waiting.receive()
+                await limit.acquire()
+                nursery.start_soon(self._give, node, store, limit)
+
+    async def _give(self, node: NodeId, store: Store, limit: trio.Semaphore) -> None:
+        try:
+            if trio.current_time() >= self._left_until.get(node, 0):
+                await self._dialer.request(node, store, self._timeout)
+        except P2PError:
+            self._left_until[node] = trio.current_time() + LEFT_FOR
+        finally:
+            limit.release()
