@@ -32,6 +32,9 @@ _REFRESH_CHECK = 300.0
 # knows no more peers than `FEW`, it goes on to k: in a small network all shall know each other.
 JOIN_WIDTH = 8
 FEW = 64
+# Seconds until it does the same in all other ranges, where it still knows so few: not while a
+# large network starts.
+REFRESH_FIRST = (10.0, 20.0)
 # A lookup starts from so many times k contacts: where half of the closest died at one moment, all
 # others name the same dead ones.
 BEYOND_THE_DEAD = 3
@@ -113,13 +116,20 @@ class Routes:
             await self.look_up(self._own_id, FindNode(self._own_id), urgent=False)
         self._joined.set()
         rng = self._env.rng
+        await trio.sleep(rng.uniform(*REFRESH_FIRST))
+        if len(self._roster.registry) <= FEW:
+            await self._refresh(math.inf)
         while True:
             await trio.sleep(_REFRESH_CHECK * rng.uniform(0.5, 1.5))
             before = trio.current_time() - REFRESH_AFTER
-            for target in self.table.to_refresh(before, rng):
-                await self.look_up(target, FindNode(target), urgent=False)
+            await self._refresh(before)
             for contact in self.table.to_probe(before):
                 await self._probe(contact)
+
+    async def _refresh(self, before: float) -> None:
+        """Look up a random ID in each bucket in whose range nothing was looked up since then."""
+        for target in self.table.to_refresh(before, self._env.rng):
+            await self.look_up(target, FindNode(target), urgent=False)
 
     async def _probe(self, contact: Contact) -> None:
         """Ask a contact of which nothing was heard for long whether it is still there."""
