@@ -185,6 +185,7 @@ def test_habits() -> None:
         "many": surplus.MANY,
         "join_width": routes.JOIN_WIDTH,
         "few": routes.FEW,
+        "refresh_first_s": [*routes.REFRESH_FIRST],
         "beyond_the_dead": routes.BEYOND_THE_DEAD,
         "max_late_bytes": late_writes.MAX_LATE_BYTES,
         "away_after_s": routes.AWAY_AFTER,

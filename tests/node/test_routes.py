@@ -11,7 +11,7 @@ from p2pd.errors import RequestTimedOut
 from p2pd.ids import Key, NodeId
 from p2pd.net.faults import Cut, constant_latency
 from p2pd.node import feelers, surplus
-from p2pd.node.routes import REFRESH_AFTER, Route, Routes
+from p2pd.node.routes import REFRESH_AFTER, REFRESH_FIRST, Route, Routes
 from p2pd.simulation.checks import closest
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.wire.messages import FindNode
@@ -113,6 +113,20 @@ async def test_who_refuses_is_not_missing_and_gives_up_its_place(
         assert route.silent == []
         found = [each for each in closest(world, key, 5) if each is not asker][:4]
         assert ids(route) == [each.node_id for each in found]
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_in_a_small_network_all_were_connected_to_all(
+    autojump_clock: MockClock, seed: int
+) -> None:
+    async with open_world(seed) as world:
+        first = await world.start("n0", lan=None)
+        await world.start_many(39, per_second=20, lan=None, bootstrap=[first])
+        await trio.sleep(REFRESH_FIRST[1] + 10)
+        for node in world.living():
+            others = [each.node_id for each in world.living() if each is not node]
+            met = [each for each in map(node.services.registry.get, others) if each and each.proven]
+            assert len(met) >= len(others) - 2
 
 
 async def test_the_dead_are_neither_asked_nor_named(autojump_clock: MockClock) -> None:
