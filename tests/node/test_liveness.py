@@ -11,7 +11,7 @@ from p2pd.core.isolation import LONGEST
 from p2pd.core.membership import HEARD_LATELY
 from p2pd.net.faults import Cut
 from p2pd.net.sim import SimStream
-from p2pd.node import feelers, liveness, probing
+from p2pd.node import feelers, liveness, probing, routes
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.wire import codec
 from p2pd.wire.messages import (
@@ -238,6 +238,8 @@ async def test_who_hangs_up_after_a_question_is_not_suspected(
     passing: bool,
     dialled: bool,
 ) -> None:
+    # Before what is dialled is counted.
+    monkeypatch.setattr(routes, "REFRESH_FIRST", (1.0, 2.0))
     async with open_world(1) as world:
         node = await world.start("a", lan=None, connections__target=0)
         peer = ScriptedPeer(world, listens=True)

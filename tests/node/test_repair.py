@@ -148,7 +148,7 @@ async def test_what_was_written_on_both_sides_of_a_cut_is_on_both_afterwards(
 async def test_whom_a_node_had_only_not_met_is_compared_with_later_than_a_newcomer(
     autojump_clock: MockClock,
 ) -> None:
-    async with open_world(2) as world:
+    async with open_world(3) as world:
         a, b = await network(world, 2)
         c = await world.start("c", lan=None)
         d = await world.start("d", lan=None, bootstrap=[c])
