@@ -197,10 +197,10 @@ class Broadcast:
             self._offers.brought(peer, now)
         if not spread:
             return True
+        knowing = frozenset({peer, *announcers, *asked})
         if wanted:
             # Most neighbours have had it for long. A push would be a duplicate to them, and
             # cost the link its place in the tree.
-            knowing = frozenset({peer, *announcers, *asked})
             self._spread(item, knowing, now, push=False)
             self._pulled[item.message_id] = now, knowing
             return True
@@ -209,7 +209,7 @@ class Broadcast:
             self._settled |= link.serves
             # It pushes to us, so the tree has this link: our pushes take it, too.
             self._set_eager(link, eager=True)
-        self._spread(item, {peer, *asked, *announcers}, now)
+        self._spread(item, knowing, now)
         if link is not None and not asked:
             self._shortcuts.came(item.message_id, peer, item.hops)
             for announcer, hops in announcers.items():

@@ -103,11 +103,8 @@ class Surplus:
             self._replacing = False
 
     async def _release_one(self) -> bool:
-        releasable = self._releasable()
-        spare = [each for each in releasable if not self._carries(each.node_id)]
-        if not spare and self._has_many():
-            # All may be of the tree, where it is a star with us at its centre.
-            spare = releasable
+        # All may be of the tree, where it is a star with us at its centre.
+        spare = self._releasable() or self._releasable(of_tree=self._has_many())
         if not spare:
             return False
         # They stand in the order of their making: the young go first, mostly.
@@ -129,8 +126,7 @@ class Surplus:
         connection = self._roster.connections.get(call.connection.node_id)
         if connection is None or connection is not call.connection:
             return Released(agreed=False)
-        spared = self._carries(connection.node_id) and not release.many
-        agreed = connection in self._releasable() and not spared
+        agreed = connection in self._releasable(of_tree=release.many)
         if agreed:
             # Should the asker not close it, it goes as soon as it is quiet.
             connection.passing = True
@@ -146,8 +142,10 @@ class Surplus:
     def _has_many(self) -> bool:
         return len(self._roster.lasting()) > MANY * self._enough()
 
-    def _releasable(self) -> list[Connection]:
+    def _releasable(self, *, of_tree: bool = False) -> list[Connection]:
         """Return the connections that may be given up: none while there are not too many.
+
+        Those of the tree of gossip only where `of_tree` says so.
 
         The last few that this node chose itself stay: who fills it with connections of his
         own must not have it to himself.
@@ -161,7 +159,9 @@ class Surplus:
         return [
             each
             for each in lasting
-            if self._is_free(each) and not (few and each.direction is Direction.OUTBOUND)
+            if self._is_free(each)
+            and not (few and each.direction is Direction.OUTBOUND)
+            and (of_tree or not self._carries(each.node_id))
         ]
 
     def _is_replaceable(self, connection: Connection) -> bool:

@@ -12,11 +12,18 @@ from p2pd.ids import NodeId
 from p2pd.node.dialer import WELCOME
 from p2pd.node.surplus import LEAST_PAUSE, MANY
 from p2pd.simulation import measure
-from p2pd.simulation.world import open_world
+from p2pd.simulation.world import World, open_world
 from p2pd.wire.messages import Message, Release, Released
 from tests.node.scripted import Line, ScriptedPeer, connected
 
 TARGET = 3
+
+
+async def start_fifteen(world: World) -> None:
+    first = await world.start("n0", lan=None, connections__target=TARGET)
+    await world.start_many(
+        14, per_second=2, lan=None, bootstrap=[first], connections__target=TARGET
+    )
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -24,10 +31,7 @@ async def test_what_is_too_many_goes_and_the_rest_is_mixed(
     autojump_clock: MockClock, seed: int
 ) -> None:
     async with open_world(seed) as world:
-        first = await world.start("n0", lan=None, connections__target=TARGET)
-        await world.start_many(
-            14, per_second=2, lan=None, bootstrap=[first], connections__target=TARGET
-        )
+        await start_fifteen(world)
 
         def held() -> dict[NodeId, set[NodeId]]:
             return {
@@ -57,10 +61,7 @@ async def test_what_goes_never_tears_the_tree_of_messages(
 ) -> None:
     """No message ever waits until somebody asks for it, though the network is mixed meanwhile."""
     async with open_world(seed) as world:
-        first = await world.start("n0", lan=None, connections__target=TARGET)
-        await world.start_many(
-            14, per_second=2, lan=None, bootstrap=[first], connections__target=TARGET
-        )
+        await start_fifteen(world)
         await trio.sleep(60)
         spread = await measure.publish(world, 100, warm_up=20, wait=10)
         assert spread.delivered == spread.expected
