@@ -120,7 +120,8 @@ async def _replace(run: Run, node: SimNode, step: Step, until: float) -> None:
     world = run.world
     rng = random.Random(world.rng.randbytes(16))  # noqa: S311 - a simulation wants no secrets
     while True:
-        await trio.sleep(rng.expovariate(1 / step.session))
+        with trio.move_on_at(until):
+            await trio.sleep(rng.expovariate(1 / step.session))
         if trio.current_time() >= until:
             return
         await world.crash(node)
