@@ -12,9 +12,9 @@ import trio
 from p2pd.address import Address
 from p2pd.core.bounded import BoundedTable
 from p2pd.core.budget import Budget
-from p2pd.errors import BadMessage, Busy, DialFailed, NotFound, P2PError
+from p2pd.errors import BadMessage, Busy, DialFailed, Exhausted, NotFound, P2PError
 from p2pd.node.connection import Connection
-from p2pd.node.dispatch import Call, Dispatch
+from p2pd.node.dispatch import Call, Dispatch, failure
 from p2pd.node.env import Env
 from p2pd.node.roster import Roster
 from p2pd.wire.messages import DialBack, DialedBack, Failed
@@ -99,6 +99,9 @@ class DialingBack:
                 outcome = REACHED
         except DialFailed:
             outcome = REFUSED
+        except Exhausted as error:
+            call.answer(failure(error))
+            return
         finally:
             self._under_way -= 1
         call.answer(DialedBack(str(address)[:64], outcome))

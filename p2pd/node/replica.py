@@ -60,6 +60,8 @@ _PURGE_MS = int(PURGE_INTERVAL * 1000)
 _SLICE = 32
 # A disk that refuses does so for each record; this often it is worth a line in the log.
 TELL_AGAIN_AFTER = 600.0
+# Seconds after which a disk that could not be read at the start is read on.
+LOAD_AGAIN_AFTER = 60.0
 
 
 @attrs.frozen
@@ -118,7 +120,7 @@ class Replica:
         self.on_begun: list[Callable[[], None]] = []
         self._env = env
         self._events = events
-        self._told_at: dict[str, float] = {}
+        self._told_at: dict[tuple[str, str], float] = {}
         self._max_value_bytes = max_value_bytes
         self._waiting: FairChannel[NodeId, _Write] = FairChannel(MAX_WAITING)
         # Held from reading what is stored to writing it: by the writer, the purge and `drop`.
@@ -127,6 +129,8 @@ class Replica:
         self._reading: dict[Key, object] = {}
         self._ends: dict[Key, int] = {}
         self._changed_early: set[Key] = set()
+        # On the disk, but unreadable, and not in the tree: written over, or deleted by the purge.
+        self._decayed: dict[Key, None] = {}
         dispatch.add(Store, self._take)
         dispatch.add(Give, self._take_gift)
 
@@ -256,20 +260,19 @@ class Replica:
                 merged[write.version.key] = merge(kept(together, self._horizon_ms()))
             await self._replace(merged)
         except P2PError as error:
-            self._note_trouble(error)
+            self._note_trouble("store.refuses", "records can't be stored", error)
             return error
         finally:
             self._changing.release()
         return None
 
     async def _stored_under(self, keys: Iterable[Key]) -> dict[Key, Sequence[Version]]:
-        known = {key: self._known(key) for key in keys}
-        unknown = [key for key, versions in known.items() if versions is None]
+        stored = {key: self._known(key) for key in keys}
+        unknown = [key for key, versions in stored.items() if versions is None]
         saved = await self._env.store.get_many(Table.RECORDS, unknown) if unknown else {}
-        return {
-            key: _versions_in(saved[key]) if key in saved else versions or []
-            for key, versions in known.items()
-        }
+        for key in unknown:
+            stored[key] = self._versions_in(key, saved[key]) if key in saved else []
+        return {key: versions or [] for key, versions in stored.items()}
 
     def _known(self, key: Key) -> Sequence[Version] | None:
         """Return what is stored under a key if that takes no disk: the tree knows what is not."""
@@ -284,13 +287,15 @@ class Replica:
         changes = [
             _change(key, versions)
             for key, versions in changed.items()
-            if self.tree.digest(key) != digest_of(each.name for each in versions)
+            if key in self._decayed
+            or self.tree.digest(key) != digest_of(each.name for each in versions)
         ]
         if changes:
             await self._env.store.apply(changes)
         for key, versions in changed.items():
             self._reading.pop(key, None)
             self._cache.remove(key)
+            self._decayed.pop(key, None)
             if versions:
                 self._cache.put(key, versions)
             self._note(key, versions)
@@ -311,13 +316,11 @@ class Replica:
             for callback in self.on_begun:
                 callback()
 
-    def _note_trouble(self, error: P2PError) -> None:
+    def _note_trouble(self, code: str, what: str, error: P2PError) -> None:
         now = trio.current_time()
-        if now - self._told_at.get(error.code, -math.inf) >= TELL_AGAIN_AFTER:
-            self._told_at[error.code] = now
-            self._events.emit(
-                "store.refuses", f"records can't be stored: {error}", level=logging.ERROR
-            )
+        if now - self._told_at.get((code, error.code), -math.inf) >= TELL_AGAIN_AFTER:
+            self._told_at[code, error.code] = now
+            self._events.emit(code, f"{what}: {error}", level=logging.ERROR)
 
     def _settle(self, write: _Write, error: P2PError | None) -> None:
         write.error = error
@@ -329,7 +332,7 @@ class Replica:
         known = self._known(key)
         if known is not None:
             return known
-        token = self._reading[key] = object()
+        token = self._reading.setdefault(key, object())
         try:
             saved = await self._env.store.get(Table.RECORDS, key)
         finally:
@@ -338,32 +341,50 @@ class Replica:
                 del self._reading[key]
         if saved is None:
             return []
-        versions = _versions_in(saved)
-        if unchanged:
+        if not unchanged:
+            # Somebody wrote or read it meanwhile: mostly it is known now.
+            return await self._stored(key)
+        versions = self._versions_in(key, saved)
+        if versions:
             self._cache.put(key, versions)
         return versions
 
     async def _load(self) -> None:
         """Make the tree of what is on disk, beside all else."""
-        count = 0
-        try:
-            async for raw, value in self._env.store.scan(Table.RECORDS):
-                key, count = Key(raw), count + 1
-                if key not in self._changed_early:
-                    self._note_saved(key, value)
-                if count % _SLICE == 0:
-                    await trio.lowlevel.checkpoint()
-        except StoreError as error:
-            self._note_trouble(error)
-            return
-        self._changed_early.clear()
-        self.loaded.set()
+        count, last = 0, b""
+        while not self.loaded.is_set():
+            try:
+                async for raw, value in self._env.store.scan(Table.RECORDS, last):
+                    key, last, count = Key(raw), raw, count + 1
+                    if key not in self._changed_early:
+                        self._note(key, self._versions_in(key, value))
+                    if count % _SLICE == 0:
+                        await trio.lowlevel.checkpoint()
+            except StoreError as error:
+                what = "the stored records can't be read, and repair waits for them"
+                self._note_trouble("store.unreadable", what, error)
+                await trio.sleep(LOAD_AGAIN_AFTER)
+            else:
+                self._changed_early.clear()
+                self.loaded.set()
 
-    def _note_saved(self, key: Key, saved: bytes) -> None:
+    def _versions_in(self, key: Key, saved: bytes) -> list[Version]:
+        """Return what lies on the disk under a key; nothing where it decayed.
+
+        The tree forgets that one, so that other replicas give it again.
+        """
         try:
-            self._note(key, _versions_in(saved))
+            # Signatures were checked on the way in.
+            return [
+                version_of(signed, codec.decode(Record, signed.body))
+                for signed in codec.decode(SavedVersions, saved).versions
+            ]
         except BadMessage as error:
-            self._note_trouble(error)
+            self._decayed[key] = None
+            self._note(key, ())
+            what = "a stored record can't be read, and is taken from other replicas again"
+            self._note_trouble("store.unreadable", what, error)
+            return []
 
     def _horizon_ms(self) -> int:
         """Return the time of the last purge that was due: what ended by then has gone.
@@ -380,7 +401,7 @@ class Replica:
 
     async def _purge(self) -> None:
         horizon = self._horizon_ms()
-        due = [key for key, end in self._ends.items() if end <= horizon]
+        due = [*self._decayed, *(key for key, end in self._ends.items() if end <= horizon)]
         for start in range(0, len(due), MAX_BATCH):
             # What the disk refuses to delete is tried again, and is not shown meanwhile.
             with suppress(StoreError):
@@ -389,14 +410,6 @@ class Replica:
                     await self._replace(
                         {key: kept(versions, horizon) for key, versions in stored.items()}
                     )
-
-
-def _versions_in(saved: bytes) -> list[Version]:
-    # Signatures were checked on the way in.
-    return [
-        version_of(signed, codec.decode(Record, signed.body))
-        for signed in codec.decode(SavedVersions, saved).versions
-    ]
 
 
 def _change(key: bytes, versions: Sequence[Version]) -> Change:

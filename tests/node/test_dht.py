@@ -17,8 +17,9 @@ from p2pd.ids import Key, closest_first
 from p2pd.net.faults import Cut
 from p2pd.node.connection import BUSY_PAUSE
 from p2pd.node.dht import MAX_READS
-from p2pd.node.replica import MAX_BATCH, MAX_WAITING, PURGE_INTERVAL
+from p2pd.node.replica import LOAD_AGAIN_AFTER, MAX_BATCH, MAX_WAITING, PURGE_INTERVAL
 from p2pd.simulation.world import SimNode, World, open_world
+from p2pd.store.base import Change, Table
 from p2pd.store.memory import MemoryStore
 from p2pd.wire import identity
 from p2pd.wire.identity import is_signed_by, open_record
@@ -272,9 +273,11 @@ class BrokenStore(MemoryStore):
         self._refuse()
         await super().apply(changes)
 
-    async def purge(self, now: float) -> int:
-        self._refuse()
-        return await super().purge(now)
+    async def scan(self, table, start=b""):  # type: ignore[no-untyped-def] # as its parent
+        if table is Table.RECORDS:
+            self._refuse()
+        async for each in super().scan(table, start):
+            yield each
 
     def _refuse(self) -> None:
         if self.broken:
@@ -300,6 +303,68 @@ async def test_a_disk_that_refuses_does_not_end_the_node(autojump_clock: MockClo
         await b.node.put("k", b"v")
         assert (await a.node.get("k", consistency="all")).winner.value == b"v"
         assert_unharmed(a, b)
+
+
+async def decay(node: SimNode, name: str) -> bytes | None:
+    """Let what a node has on its disk under a key go bad; returns what was there."""
+    whole = await node.store.get(Table.RECORDS, Key.of(name))
+    await node.store.apply([Change(Table.RECORDS, Key.of(name), b"decayed")])
+    return whole
+
+
+async def test_what_decayed_on_the_disk_comes_from_other_replicas_again(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a, b = await network(world, 2, dht__repair_interval=60)
+        await b.node.put("k", b"v")
+        await world.stop(a)
+        await world.start(a.name)
+        await trio.sleep(1)
+        whole = await decay(a, "k")
+        assert (await a.node.get("k")).winner.value == b"v"
+        await trio.sleep(120)
+        assert await a.store.get(Table.RECORDS, Key.of("k")) == whole
+        assert a.codes().count("store.unreadable") == 1
+        assert_unharmed(a, b)
+
+
+async def test_what_decayed_on_the_disk_is_purged_like_all_else(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        [a] = await network(world, 1)
+        await a.node.put("k", b"v", ttl=60)
+        await world.stop(a)
+        await world.start(a.name)
+        await trio.sleep(1)
+        await decay(a, "k")
+        await trio.sleep(2 * PURGE_INTERVAL)
+        assert await a.store.get(Table.RECORDS, Key.of("k")) is None
+        assert_unharmed(a)
+
+
+async def test_a_disk_that_can_not_be_read_at_the_start_is_read_on(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        await a.node.put("k", b"v")
+        await world.stop(a)
+        store = a.store = BrokenStore()
+        await world.start("a")
+        await a.node.put("k", b"v")
+        await world.stop(a)
+        store.broken = True
+        await world.start("a")
+        await trio.sleep(10)
+        assert not a.services.replica.loaded.is_set()
+        assert a.codes().count("store.unreadable") == 1
+        store.broken = False
+        await trio.sleep(LOAD_AGAIN_AFTER)
+        assert a.services.replica.loaded.is_set()
+        assert Key.of("k") in a.services.replica.tree
+        assert_unharmed(a)
 
 
 async def test_what_the_disk_says_is_not_for_peers(autojump_clock: MockClock) -> None:
