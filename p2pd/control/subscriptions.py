@@ -146,6 +146,7 @@ class PeerFeed:
             return None
         names, missed = taken
         entries = {_name(peer): peer for peer in self._node.peers()}
+        self._shown &= entries.keys()
         changed = [entries[name] for name in names if name in entries]
         return [{"peer": peer_json(peer)} for peer in changed if self._shows(peer)] + _missed(
             missed

@@ -121,7 +121,7 @@ class Network(Protocol):
         """Look a host name up; raises `DialFailed`."""
 
     def interfaces(self) -> list[Interface]:
-        """List the interfaces that are up."""
+        """List the interfaces that are up; raises `Exhausted`."""
 
     def owns(self, host: str) -> bool:
         """Whether an address is one of this host's, be its interface up or down."""

@@ -140,7 +140,10 @@ class RealNetwork:
 
     def interfaces(self) -> list[Interface]:
         """See `Network`."""
-        return list_interfaces()
+        try:
+            return list_interfaces()
+        except OSError as error:
+            raise Exhausted(f"can't list the interfaces: {_strerror(error)}") from None
 
     def owns(self, host: str) -> bool:
         """See `Network`."""

@@ -17,7 +17,7 @@ from p2pd.config import MulticastConfig
 from p2pd.core.bounded import BoundedTable
 from p2pd.core.budget import Budget
 from p2pd.core.entries import Entry, Source, Status
-from p2pd.errors import BadMessage
+from p2pd.errors import BadMessage, Exhausted
 from p2pd.ids import NodeId
 from p2pd.net.base import Interface, MulticastSocket
 from p2pd.node.addresses import announced, covering, suitable
@@ -81,9 +81,9 @@ class Link:
 
     `socket` is None until the group is joined. To set `answer` has a beacon sent soon;
     `answered_at` is when a query was last answered. `tally`, where somebody keeps one, counts
-    what is heard. `trouble` is why nothing can be sent or heard, None where it can, and
-    `port_taken` whether another program's having the port is why. To set `retry` has a group
-    that can't be joined tried again soon.
+    what is heard. `mute` is why nothing can be sent, and `deaf` why nothing can be heard, None
+    where it can; `port_taken` whether another program's having the port is why. To set `retry`
+    has a group that can't be joined tried again soon.
     """
 
     interface: Interface
@@ -92,12 +92,18 @@ class Link:
     socket: MulticastSocket | None = None
     answer: trio.Event = attrs.field(factory=trio.Event)
     tally: Tally | None = None
-    trouble: str | None = None
+    mute: str | None = None
+    deaf: str | None = None
     port_taken: bool = False
     retry: trio.Event = attrs.field(factory=trio.Event)
     answered_at: float = -math.inf
     to_strangers: Budget = attrs.field(factory=_answers)
     to_queries: Budget = attrs.field(factory=_answers)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why it is of no full use, if it is not."""
+        return self.mute or self.deaf
 
 
 class Discovery:
@@ -153,8 +159,8 @@ class Discovery:
             while True:
                 try:
                     interfaces = self.follow_addresses()
-                except OSError as error:
-                    self._events.emit_shortage(f"can't list the interfaces: {error.strerror}")
+                except Exhausted as shortage:
+                    self._events.emit_shortage(str(shortage))
                     await trio.sleep(_LOOK_AGAIN)
                     continue
                 self._follow(interfaces, nursery)
@@ -202,14 +208,17 @@ class Discovery:
 
     async def _serve(self, link: Link) -> None:
         with link.scope:
-            link.socket = socket = await self._join(link)
-            try:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._hear, link)
-                    nursery.start_soon(self._send_beacons, link)
-            finally:
-                link.socket = None
-                socket.close()
+            while True:
+                link.socket = socket = await self._join(link)
+                try:
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(self._send_beacons, link)
+                        await self._hear(socket, link)
+                        nursery.cancel_scope.cancel()
+                finally:
+                    link.socket = None
+                    socket.close()
+                await trio.sleep(self.config.interval)
 
     async def _join(self, link: Link) -> MulticastSocket:
         """Join the group of a link, as often as it takes."""
@@ -219,7 +228,7 @@ class Discovery:
                     link.interface, link.group, self.config.port
                 )
             except OSError as error:
-                self._note_trouble(link, f"can't join {link.group}", error)
+                link.mute = self._tell(link, link.mute, f"can't join {link.group}", error)
             link.retry = trio.Event()
             with trio.move_on_after(self.config.interval):
                 await link.retry.wait()
@@ -278,22 +287,22 @@ class Discovery:
         beacon = attrs.evolve(beacon, leaving=leaving, query=query)
         try:
             await link.socket.send(write_beacon(beacon))
-            link.trouble = None
+            link.mute = None
         except OSError as error:
-            self._note_trouble(link, "can't send beacons", error)
+            link.mute = self._tell(link, link.mute, "can't send beacons", error)
 
-    async def _hear(self, link: Link) -> None:
-        if link.socket is None:
-            return
+    async def _hear(self, socket: MulticastSocket, link: Link) -> None:
+        """Take what comes, until the socket fails."""
         while True:
             try:
-                data, host = await link.socket.receive()
+                data, host = await socket.receive()
+            except OSError as error:
+                link.deaf = self._tell(link, link.deaf, "can't hear beacons", error)
+                return
+            link.deaf = None
+            try:
                 beacon = read_beacon(data)
             except BadMessage:
-                continue
-            except OSError as error:
-                self._note_trouble(link, "can't hear beacons", error)
-                await trio.sleep(self.config.interval)
                 continue
             if link.tally is not None:
                 own = self.beacon(link.interface, link.group)
@@ -367,8 +376,10 @@ class Discovery:
         self._seen[heard] = None
         return news
 
-    def _note_trouble(self, link: Link, what: str, error: OSError) -> None:
+    def _tell(self, link: Link, before: str | None, what: str, error: OSError) -> str:
+        """Put trouble into words, and tell of it, unless there was some `before`."""
         message = f"{what} on {link.interface.name}: {error.strerror}"
-        if link.trouble is None:
+        if before is None:
             self._events.emit("discovery.trouble", message, level=logging.WARNING)
-        link.trouble, link.port_taken = message, error.errno == errno.EADDRINUSE
+        link.port_taken = error.errno == errno.EADDRINUSE
+        return message

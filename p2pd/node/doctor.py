@@ -22,6 +22,7 @@ from p2pd.core.observations import (
 )
 from p2pd.errors import DialFailed, HandshakeRefused, P2PError, RequestTimedOut
 from p2pd.hosts import parse_address
+from p2pd.net.base import Interface
 from p2pd.node.connection import Connection
 from p2pd.node.dial_back import OUTCOMES, DialingBack
 from p2pd.node.dialer import Dialer
@@ -54,8 +55,13 @@ _THERE = {Reason.ONESELF, Reason.DUPLICATE, Reason.FULL, Reason.IDENTITY_TAKEN}
 
 @attrs.define
 class _Notes:
-    """What the parts of an examination, which go on side by side, have found so far."""
+    """What the parts of an examination, which go on side by side, have found so far.
 
+    `up` are the interfaces that are up, `own_hosts` their addresses.
+    """
+
+    up: list[Interface]
+    own_hosts: set[str]
     interfaces: tuple[InterfaceSeen, ...] = ()
     targets: list[TargetSeen] = attrs.field(factory=list)
     dials: list[DialSeen] = attrs.field(factory=list)
@@ -89,13 +95,14 @@ class Doctor:
     async def examine(self, config: Config) -> list[Finding]:
         """Try everything out, and return what was found; takes some seconds.
 
-        One examination at a time: who comes meanwhile waits for its turn.
+        One examination at a time: who comes meanwhile waits for its turn. Raises `Exhausted`.
         """
         async with self._turn:
             return diagnose(await self._observe(config))
 
     async def _observe(self, config: Config) -> Observations:
-        notes = _Notes()
+        up = self._env.network.interfaces()
+        notes = _Notes(up, {host for each in up for host in each.addresses})
         # What failed long ago may do so for another reason now.
         self._roster.registry.retry_now()
         self._dialer.wake()
@@ -129,7 +136,7 @@ class Doctor:
             echoes=tuple(notes.echoes),
             disk=notes.disk,
             connected=len(self._roster.connections),
-            other_hosts=tuple(unscoped(each.remote.host) for each in self._elsewhere()),
+            other_hosts=tuple(unscoped(each.remote.host) for each in self._elsewhere(notes)),
             known=len(registry),
             unreachable=tuple(
                 f"{describe(each)}: {each.last_error}" for each in apart if each.last_error
@@ -137,7 +144,7 @@ class Doctor:
         )
 
     async def _sound(self, notes: _Notes) -> None:
-        notes.interfaces = await self._soundings.take()
+        notes.interfaces = await self._soundings.take(notes.up)
 
     async def _try_disk(self, notes: _Notes) -> None:
         disk = await self._env.store.try_disk()
@@ -146,13 +153,13 @@ class Doctor:
     async def _ask_peers(self, notes: _Notes) -> None:
         await trio.sleep(_SETTLE)
         async with trio.open_nursery() as nursery:
-            for connection in self._elsewhere()[:MAX_ASKED]:
+            for connection in self._elsewhere(notes)[:MAX_ASKED]:
                 nursery.start_soon(self._have_dialled, connection, notes)
             for connection in self._shuffled(self._roster.connections.values())[:MAX_CLOCKS]:
                 nursery.start_soon(self._read_clock, connection, notes)
         # Last: where it is lost, nothing else comes over its connection any more.
         async with trio.open_nursery() as nursery:
-            for connection in self._elsewhere():
+            for connection in self._elsewhere(notes):
                 if connection in notes.answering:
                     nursery.start_soon(self._try_long, connection, notes)
 
@@ -164,7 +171,7 @@ class Doctor:
             host = Address.parse(reply.address).host
         except ValueError:
             return
-        own = unscoped(host) in self._own_hosts()
+        own = unscoped(host) in notes.own_hosts
         notes.dials.append(DialSeen(self._name(connection), reply.address, reply.outcome, own))
 
     async def _read_clock(self, connection: Connection, notes: _Notes) -> None:
@@ -231,16 +238,12 @@ class Doctor:
         silent = f"{address} did not answer within {WITHIN:g} s"
         return attrs.evolve(seen, failure=silent, reason=DialFailed.code)
 
-    def _elsewhere(self) -> list[Connection]:
+    def _elsewhere(self, notes: _Notes) -> list[Connection]:
         """Return the connections to other hosts, in a random order."""
-        here = self._own_hosts()
         connections = self._roster.connections.values()
         return self._shuffled(
-            each for each in connections if unscoped(each.remote.host) not in here
+            each for each in connections if unscoped(each.remote.host) not in notes.own_hosts
         )
-
-    def _own_hosts(self) -> set[str]:
-        return {host for each in self._env.network.interfaces() for host in each.addresses}
 
     def _shuffled(self, connections: Iterable[Connection]) -> list[Connection]:
         chosen = list(connections)

@@ -337,8 +337,9 @@ class LivenessService:
         self._refuting = False
         self._refute_at = now + REFUTE_INTERVAL
         try:
-            issued, self._refuted = max(self._env.wall_ms(), self._refuted), 0
+            issued = max(self._env.wall_ms(), self._refuted)
             self._gossip.publish_system(ALIVE_TOPIC, codec.encode(self._own.signed), issued)
+            self._refuted = 0
         except Busy:
             self._refuting = True
 

@@ -13,7 +13,15 @@ from p2pd.config import Config
 from p2pd.core.entries import Backoff, Source, Status
 from p2pd.core.records import Version
 from p2pd.core.verdicts import Liveness
-from p2pd.errors import AmbiguousPeer, DialFailed, InvalidRequest, NotFound, PeerError, StartError
+from p2pd.errors import (
+    AmbiguousPeer,
+    DialFailed,
+    InvalidRequest,
+    NotFound,
+    PeerError,
+    StartError,
+    StoreError,
+)
 from p2pd.hosts import parse_address
 from p2pd.ids import ID_BITS, Key, NodeId, closest_first, distance_bits
 from p2pd.net.base import Listener, Network
@@ -325,7 +333,12 @@ async def open_node(
     """
     listeners = await _listen(env.network, config.listen.addresses)
     services = wire_services(config, env, events, [each.address for each in listeners])
-    await load_registry(env, services.registry, events)
+    try:
+        await load_registry(env, services.registry, events)
+    except StoreError:
+        for each in listeners:
+            await each.aclose()
+        raise
     chronicle = Chronicle()
     with events.sent_to(chronicle.sink), events.sent_to(services.doctor.refusals.sink):
         async with _running(config, env, services, chronicle, listeners, instance) as node:

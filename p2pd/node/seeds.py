@@ -12,7 +12,7 @@ import trio
 from p2pd.address import Address
 from p2pd.core.entries import Entry, Source
 from p2pd.core.registry import Registry
-from p2pd.errors import DialFailed, P2PError
+from p2pd.errors import Busy, DialFailed, P2PError
 from p2pd.hosts import parse_address
 from p2pd.ids import NodeId
 from p2pd.node.connection import Connection
@@ -153,6 +153,9 @@ class Seeds:
             return
         try:
             connection = await self._dialer.dial(address, Source.SEED)
+        except Busy:
+            # Our own bound is no fault of the seed's.
+            return
         except P2PError as error:
             self._registry.failed(entry, str(error), trio.current_time())
             return

@@ -1,6 +1,6 @@
 """Multicast, tried out: every link is asked who is there, and what comes back is counted."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import trio
@@ -30,14 +30,13 @@ class Soundings:
         self._env = env
         self._discovery = discovery
 
-    async def take(self) -> tuple[InterfaceSeen, ...]:
-        """Ask on every link, and report on every interface that is up; takes up to 2.5 s.
+    async def take(self, up: Sequence[Interface]) -> tuple[InterfaceSeen, ...]:
+        """Ask on every link, and report on every interface that is `up`; takes up to 2.5 s.
 
         Where nobody answers from another host, the interfaces that the configuration leaves
         out are asked, too, but for those that a `!` pattern names: the other nodes may be
         there. Nobody dials because of it.
         """
-        up = self._env.network.interfaces()
         own_hosts = {host for each in up for host in each.addresses}
         links = list(self._discovery.links.values())
         news = trio.lowlevel.ParkingLot()
@@ -59,7 +58,7 @@ class Soundings:
             for each in up
         )
 
-    def _left_out(self, up: list[Interface], used: set[str]) -> list[Interface]:
+    def _left_out(self, up: Sequence[Interface], used: set[str]) -> list[Interface]:
         patterns = self._discovery.config.interfaces
         banned = [pattern for pattern in patterns if pattern.startswith("!")]
         allowed = {each.name for each in suitable(up, [*banned, "*"])}
@@ -128,7 +127,7 @@ class Soundings:
         try:
             socket = self._env.network.open_multicast(link.interface, link.group, port)
         except OSError as error:
-            link.trouble = f"can't join {link.group} on {link.interface.name}: {error.strerror}"
+            link.mute = f"can't join {link.group} on {link.interface.name}: {error.strerror}"
             return
         link.socket = socket
         try:
@@ -140,7 +139,7 @@ class Soundings:
                 except BadMessage:
                     continue
         except OSError as error:
-            link.trouble = f"can't hear on {link.interface.name}: {error.strerror}"
+            link.deaf = f"can't hear on {link.interface.name}: {error.strerror}"
         finally:
             socket.close()
 

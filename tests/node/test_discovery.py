@@ -8,6 +8,7 @@ import trio
 from trio.testing import MockClock
 
 from p2pd.ids import NodeId
+from p2pd.net import sim
 from p2pd.net.base import Interface
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.wire.beacon import Beacon, network_tag, read_beacon, write_beacon
@@ -276,6 +277,29 @@ async def test_a_group_that_can_not_be_joined_is_told_and_tried_again(
         assert len(trouble) == 1
         monkeypatch.undo()
         await world.until(lambda: all_connected(a, b), within=15)
+
+
+async def test_a_socket_that_hears_no_more_is_opened_anew(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_: object) -> None:
+        raise OSError(100, "Network is down")
+
+    async with open_world(seed=11) as world:
+        a = await world.start("a", discovery__multicast__interval=10)
+        await trio.sleep(1)
+        [link] = a.services.discovery.links.values()
+        with monkeypatch.context() as broken:
+            broken.setattr(sim.SimMulticastSocket, "receive", fail)
+            await world.stop(a)
+            await world.start("a")
+            await trio.sleep(300)
+            [link] = a.services.discovery.links.values()
+            assert link.trouble == "can't hear beacons on sim0: Network is down"
+            assert a.codes().count("discovery.trouble") == 1
+        b = await world.start("b", lan="lan", connections__target=0)
+        await world.until(lambda: all_connected(a, b), within=15)
+        assert link.trouble is None
 
 
 async def test_another_network_on_the_same_lan_is_left_alone(autojump_clock: MockClock) -> None:

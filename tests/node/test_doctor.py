@@ -176,6 +176,19 @@ async def test_who_has_no_descriptors_left_dials_nobody_back(
         assert_unharmed(a)
 
 
+async def test_who_has_no_descriptors_left_is_told_so(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interfaces(_: object) -> None:
+        raise Exhausted("can't list the interfaces: Too many open files")
+
+    async with open_world(10) as world:
+        a = await world.start("a")
+        monkeypatch.setattr(sim.SimNetwork, "interfaces", interfaces)
+        with pytest.raises(Exhausted, match="Too many open files"):
+            await a.node.doctor()
+
+
 async def test_dials_back_are_few(autojump_clock: MockClock) -> None:
     async with open_world(7) as world:
         a = await world.start("a", lan=None, connections__target=0)

@@ -9,6 +9,7 @@ from trio.testing import MockClock
 from p2pd.address import Address
 from p2pd.core.isolation import LONGEST
 from p2pd.core.membership import HEARD_LATELY
+from p2pd.errors import Busy
 from p2pd.net.faults import Cut
 from p2pd.net.sim import SimStream
 from p2pd.node import feelers, liveness, probing, routes
@@ -607,3 +608,26 @@ async def test_a_suspect_that_the_registry_has_forgotten_is_given_up(
         await trio.sleep(1)
         assert services.registry.get(gone) is None
         assert services.liveness.of(gone) == "unknown"
+
+
+async def test_a_refutation_that_has_to_wait_is_still_dated_after_the_report(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_world(31) as world:
+        a = await world.start("a", lan=None, connections__target=0)
+        gossip, said = a.services.gossip, list[int]()
+        publish = gossip.publish_system
+
+        def busy_once(topic: str, data: bytes, issued: int) -> object:
+            said.append(issued)
+            if len(said) == 1:
+                raise Busy("too many messages were published")
+            return publish(topic, data, issued)
+
+        monkeypatch.setattr(gossip, "publish_system", busy_once)
+        # The reporter's clock is ahead.
+        reported = now_ms() + 20_000
+        a.services.liveness.say_alive(after=reported)
+        await trio.sleep(5)
+        assert len(said) == 2
+        assert min(said) > reported

@@ -322,3 +322,19 @@ async def test_a_seed_that_never_answered_is_forgotten_with_the_list(
         a.node.reload(a.config)
         await trio.sleep(1)
         assert a.node.peers() == []
+
+
+async def test_a_seed_for_which_there_is_no_room_has_not_failed(autojump_clock: MockClock) -> None:
+    async with open_world(21) as world:
+        seeds = await start_seeds(world, 2)
+        texts = [str(each.address) for each in seeds]
+        a = await world.start(
+            "a",
+            lan=None,
+            discovery__seeds=texts,
+            connections__target=0,
+            connections__max_outbound=1,
+        )
+        await trio.sleep(10 * TRY_INTERVAL)
+        assert [each.fail_count for each in a.services.registry] == [0, 0]
+        assert held(a) == 1
