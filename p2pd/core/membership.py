@@ -149,6 +149,12 @@ class Membership:
         if self._suspects.refute_older(node, issued_ms, now, gone_since=gone_since):
             self._acquit(node, known, now)
 
+    def unlinked(self, node: NodeId) -> None:
+        """Note that our connection to a node ended, be it for a reason that says nothing of it."""
+        known = self._known.get(node)
+        if known is not None:
+            known.linked_at = None
+
     def left(self, node: NodeId, now: float) -> None:
         """Note that a node said goodbye: it is unknown, and nobody probes it."""
         self._now = now

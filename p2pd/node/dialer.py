@@ -39,6 +39,8 @@ STRANGERS_PER_SECOND = 8.0
 # For so many seconds from its start a node leaves it to others to dial it, for half of its
 # target: were each to dial all it needs, every node would end up with twice as many.
 WELCOME = 30.0
+# A peer that asks on may dial again at the same moment, and its connection be the one that stays.
+_MORE_DIALS = 3
 # Seconds until a peer is dialled for whom there was no room.
 _NO_ROOM_PAUSE = 1.0
 
@@ -288,6 +290,21 @@ class Dialer:
         finally:
             self._under_way -= 1
             self._waiting_for_room.unpark()
+
+    async def dial_to_stay(self, address: Address, source: Source) -> Connection:
+        """Dial an address as `dial` does, and see that the connection is one that lasts.
+
+        One that the peer has made for a question of its own, which this dial would be a
+        duplicate of, makes place for it, and the peer asks again.
+        """
+        connection = await self.dial(address, source, stay=True)
+        for _ in range(_MORE_DIALS):
+            if not connection.passing:
+                break
+            connection.close("another one takes its place")
+            await connection.ended.wait()
+            connection = await self.dial(address, source, stay=True)
+        return connection
 
     def _disconnected(self, connection: Connection) -> None:
         # One in passing was none of those that are to be kept up.

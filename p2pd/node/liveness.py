@@ -229,6 +229,7 @@ class LivenessService:
 
     def _disconnected(self, connection: Connection) -> None:
         node, now = connection.node_id, trio.current_time()
+        self._machine.unlinked(node)
         if _is_no_news(connection):
             return
         if connection.ending is Ending.LEFT:

@@ -173,7 +173,7 @@ class Node:
         raise NotFound(f"no known peer {text!r}; `p2pctl peers` lists them")
 
     async def connect(self, address: str) -> NodeId:
-        """Dial HOST:PORT now; returns who is there.
+        """Dial HOST:PORT now; returns who is there. The connection lasts until a user ends it.
 
         Raises `InvalidRequest`, or the last of what `Dialer.dial` raises.
         """
@@ -184,9 +184,14 @@ class Node:
         failure: Exception = DialFailed(f"{host} has no address")
         for each in await self._env.network.resolve(host, port):
             try:
-                return (await self.services.dialer.dial(each, Source.MANUAL)).node_id
+                connection = await self.services.dialer.dial_to_stay(each, Source.MANUAL)
             except (DialFailed, PeerError) as error:
                 failure = error
+                continue
+            entry = self.services.registry.get(connection.node_id)
+            if entry is not None and entry.source is not Source.SEED:
+                entry.source = Source.MANUAL
+            return connection.node_id
         raise failure
 
     async def disconnect(self, peer: NodeId) -> None:

@@ -152,7 +152,7 @@ class Seeds:
         if entry is None or self._is_parted(entry, address):
             return
         try:
-            connection = await self._dialer.dial(address, Source.SEED)
+            connection = await self._dialer.dial_to_stay(address, Source.SEED)
         except Busy:
             # Our own bound is no fault of the seed's.
             return
@@ -160,8 +160,6 @@ class Seeds:
             self._registry.failed(entry, str(error), trio.current_time())
             return
         self._holders[address] = connection.node_id
-        # It may have been here before, for a question or by its own dial.
-        connection.passing = False
         if entry.node_id is None:
             self._registry.identified(address, connection.node_id)
         known = self._registry.get(connection.node_id)

@@ -409,3 +409,17 @@ def test_independent_reports_shorten_our_own_suspicion() -> None:
     fail_silently(machine, ACCUSED, 100.0)
     # That others failed to reach it is one confirmation, as log 2 / log 4 is a half.
     assert machine.next_due() == pytest.approx(103.0)
+
+
+def test_an_honest_report_of_a_restart_costs_no_credit_though_an_earlier_link_had_ended() -> None:
+    machine, reporter, other = membership(), node(7), node(8)
+    for start in (0.0, 100.0, 200.0):
+        machine.heard(ACCUSED, start)
+        machine.unlinked(ACCUSED)
+        # It died, was seen dead, and is back before the report comes.
+        machine.heard(ACCUSED, start + 26)
+        accuse(machine, ACCUSED, reporter, start + 27, age=7, heard_at=start + 26)
+        machine.heard(ACCUSED, start + 28)
+        machine.unlinked(ACCUSED)
+    machine.heard(other, 300.0)
+    assert accuse(machine, other, reporter, 310.0)

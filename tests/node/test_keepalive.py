@@ -9,6 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from p2pd.config import LivenessConfig
+from p2pd.core.entries import Source
 from p2pd.errors import P2PError
 from p2pd.net.faults import Cut
 from p2pd.node import feelers
@@ -354,3 +355,25 @@ async def test_an_answer_that_is_read_late_does_not_hide_that_this_process_stood
             await trio.sleep(6)
             nursery.cancel_scope.cancel()
         assert max(lates) >= 0.9
+
+
+@pytest.mark.parametrize("dialled_before", ["by us", "by it"])
+async def test_who_is_connected_on_request_stays_connected(
+    autojump_clock: MockClock, dialled_before: str
+) -> None:
+    async with open_world(41) as world:
+        nodes = [await world.start(name, connections__target=0) for name in ("a", "b")]
+        await trio.sleep(10)
+        # Whose dial stays where each dials the other: the rule is on the other one's side.
+        smaller, greater = sorted(nodes, key=lambda each: each.node_id)
+        first, other = (greater, smaller) if dialled_before == "by us" else (smaller, greater)
+        await first.node.ping(other.node_id)
+        [passing] = greater.services.roster.connections.values()
+        assert passing.passing
+        await greater.node.connect(str(smaller.address))
+        await trio.sleep(600)
+        assert greater.is_connected_to(smaller)
+        assert len(greater.services.roster.lasting()) == 1
+        entry = greater.services.registry.get(smaller.node_id)
+        assert entry is not None
+        assert entry.source is Source.MANUAL
