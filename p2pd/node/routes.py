@@ -112,12 +112,12 @@ class Routes:
         """
         await self._connected.wait()
         await self.look_up(self._own_id, FindNode(self._own_id), k=JOIN_WIDTH, urgent=False)
-        if len(self._roster.registry) <= FEW:
+        if len(self._dialable()) <= FEW:
             await self.look_up(self._own_id, FindNode(self._own_id), urgent=False)
         self._joined.set()
         rng = self._env.rng
         await trio.sleep(rng.uniform(*REFRESH_FIRST))
-        if len(self._roster.registry) <= FEW:
+        if len(self._dialable()) <= FEW:
             await self._refresh(math.inf)
         while True:
             await trio.sleep(_REFRESH_CHECK * rng.uniform(0.5, 1.5))
@@ -168,7 +168,7 @@ class Routes:
 
         It does not wait where nobody is known, or everybody known has been dialled in vain.
         """
-        untried = any(not each.failures_in_row for each in self._roster.registry)
+        untried = any(not each.failures_in_row for each in self._dialable())
         if untried and not self._joined.is_set():
             with trio.move_on_after(self._config.request_timeout):
                 await self._joined.wait()
@@ -178,22 +178,27 @@ class Routes:
 
         Before this node has joined, those that it has not dialled in vain yet.
         """
-        registry = self._roster.registry
         if not self._joined.is_set():
             return sum(
                 each.status is not Status.CONNECTED and not each.failures_in_row
-                for each in registry
+                for each in self._dialable()
             )
         excused = {*answered, *self._gone}
-        # Who can't be dialled is no replica.
         return sum(
             self._was_heard_lately(each.node_id, each)
-            for each in registry
+            for each in self._dialable()
             if each.node_id is not None
             and each.node_id not in excused
             and each.answered
             and not each.dead
         )
+
+    def _dialable(self) -> list[Entry]:
+        """Return those peers that have an address: nobody else is any part of this.
+
+        Whoever was refused may have made himself known without one, and need prove nothing for it.
+        """
+        return [each for each in self._roster.registry if each.addresses]
 
     def _was_heard_lately(self, node_id: NodeId, entry: Entry) -> bool:
         connection = self._roster.connections.get(node_id)
@@ -210,12 +215,12 @@ class Routes:
         That is so in a network of no more nodes than k, once every peer that anybody told of has
         been a contact or could not be reached: who joins makes itself known to k others.
         """
-        registry = self._roster.registry
-        if not self._joined.is_set() or len(registry) >= self._config.k:
+        known = self._dialable()
+        if not self._joined.is_set() or len(known) >= self._config.k:
             return None
         contacts = (contact.node_id for contact in self.table)
         there = dict.fromkeys(each for each in contacts if not self._is_dead(each))
-        untried = (each for each in registry if not (each.dead or each.fail_count))
+        untried = (each for each in known if not (each.dead or each.fail_count))
         if any(each.node_id is not None and each.node_id not in there for each in untried):
             return None
         return closest_first([*there, self._own_id], target)[:count]

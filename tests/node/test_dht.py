@@ -28,6 +28,7 @@ from p2pd.wire.messages import (
     FindValue,
     Message,
     Record,
+    Refused,
     Seen,
     Signed,
     Store,
@@ -603,3 +604,27 @@ async def test_no_record_covers_what_will_be_written_after_it(autojump_clock: Mo
         for value in (b"1", b"2", b"3"):
             await a.node.put("k", value)
             assert (await a.node.get("k")).winner.value == value
+
+
+async def test_who_was_refused_or_has_no_address_is_no_replica_that_does_not_answer(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        foreign = await ScriptedPeer(world, terms={"network": "elsewhere"}).connect(a)
+        assert isinstance(foreign.heard[-1], Refused)
+        began = trio.current_time()
+        assert (await a.node.put("k", b"v")).stored == 1
+        peer = ScriptedPeer(world)
+        line = await peer.connect(a)
+        await a.node.put("k", b"v")
+        line.stream.break_now()
+        await trio.sleep(0.1)
+        await a.node.put("k", b"v")
+        assert (await a.node.get("k")).winner.value == b"v"
+        assert trio.current_time() - began < 1
+        # With others, it still knows all there are, and asks them at once.
+        b = await world.start("b", lan=None, bootstrap=[a])
+        await trio.sleep(10)
+        for node in (a, b):
+            assert node.services.routes.known_closest(Key.of("k"), 20) is not None
