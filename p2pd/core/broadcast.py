@@ -135,28 +135,30 @@ class Broadcast:
         """Whether a publication came over the tree since a link that brought some was lost."""
         return self._settled
 
-    def link_up(self, peer: NodeId) -> None:
+    def link_up(self, peer: NodeId, now: float) -> None:
         """Take a new connection, or one that replaces an older one to the same peer.
 
         In a settled tree it is lazy: it would close a circle, which the next publication opens
         wherever its copies meet.
         """
+        self._now = now
         if peer == self._own_id:
             return
         if peer in self._links:
-            self.link_down(peer)
+            self.link_down(peer, now)
         self._links[peer] = _Link(eager=False)
         if not self.eager or (not self._settled and len(self.eager) < self._fanout):
             self._graft(peer, ())
 
-    def link_down(self, peer: NodeId) -> None:
+    def link_down(self, peer: NodeId, now: float) -> None:
         """Give up a connection that is closed: what it was to bring is asked for elsewhere."""
+        self._now = now
         link = self._links.pop(peer, None)
         if link is None:
             return
         self._announcements.link_down(peer)
         self._offers.link_down(peer)
-        self._missing.link_down(peer, self._now, eager=link.eager)
+        self._missing.link_down(peer, now, eager=link.eager)
         if link.eager:
             self._shortcuts.clear()
             if link.serves or not self.eager:
@@ -234,8 +236,9 @@ class Broadcast:
             elif not self._declined.holds(heard.message_id, now):
                 self._missing.announced(heard.message_id, peer, heard.hops, now)
 
-    def take_graft(self, peer: NodeId, graft: Graft) -> None:
+    def take_graft(self, peer: NodeId, graft: Graft, now: float) -> None:
         """Push to a peer from now on, and send it what it asks for."""
+        self._now = now
         link = self._links.get(peer)
         if link is None:
             return
@@ -246,10 +249,11 @@ class Broadcast:
             if self._has_room(peer):
                 self._send_item(peer, item)
             else:
-                self._announce(peer, item, self._now)
+                self._announce(peer, item, now)
 
-    def take_prune(self, peer: NodeId) -> None:
+    def take_prune(self, peer: NodeId, _: Prune, now: float) -> None:
         """Push to a peer no more, only announce."""
+        self._now = now
         link = self._links.get(peer)
         if link is not None and link.eager:
             self._set_eager(link, eager=False)
@@ -257,8 +261,9 @@ class Broadcast:
                 # Nothing would come but by announcements.
                 self._graft_another(peer)
 
-    def take_want(self, peer: NodeId, want: Want) -> None:
+    def take_want(self, peer: NodeId, want: Want, now: float) -> None:
         """Send what a peer asks for, as far as there is room: it asks again for the rest."""
+        self._now = now
         if peer not in self._links:
             return
         for item in map(self._history.get, dict.fromkeys(want.ids)):

@@ -8,7 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import cast
+from typing import TypeVar
 
 import trio
 
@@ -45,6 +45,7 @@ QUIET_INTERVAL = 60.0
 # A peer for which so many bytes wait is only told what there is.
 MAX_WAITING = 1 << 20
 
+M = TypeVar("M", bound=Message)
 Sink = Callable[[Delivery], None]
 SystemHandler = Callable[[NodeId, Publication], None]
 
@@ -85,12 +86,12 @@ class GossipService:
         roster.on_connected.append(self._link_up)
         roster.on_disconnected.append(self._link_down)
         dispatch.add(Gossip, self._take)
-        self._hand_on(dispatch, Have, self._machine.take_have, timed=True)
+        self._hand_on(dispatch, Have, self._machine.take_have)
         self._hand_on(dispatch, Graft, self._machine.take_graft)
-        self._hand_on(dispatch, Prune, lambda peer, _: self._machine.take_prune(peer))
+        self._hand_on(dispatch, Prune, self._machine.take_prune)
         self._hand_on(dispatch, Want, self._machine.take_want)
-        self._hand_on(dispatch, Digest, self._machine.take_digest, timed=True)
-        self._hand_on(dispatch, Held, self._machine.take_held, timed=True)
+        self._hand_on(dispatch, Digest, self._machine.take_digest)
+        self._hand_on(dispatch, Held, self._machine.take_held)
 
     @property
     def use(self) -> GossipUse:
@@ -212,7 +213,7 @@ class GossipService:
         if connection.passing:
             return
         self._linked[connection.node_id] = None
-        self._machine.link_up(connection.node_id)
+        self._machine.link_up(connection.node_id, trio.current_time())
         # Whatever either side missed while there was no connection.
         if connection.direction is Direction.OUTBOUND:
             self._machine.digest_to(connection.node_id)
@@ -220,7 +221,7 @@ class GossipService:
 
     def _link_down(self, connection: Connection) -> None:
         self._linked.pop(connection.node_id, None)
-        self._machine.link_down(connection.node_id)
+        self._machine.link_down(connection.node_id, trio.current_time())
         self._wake()
 
     def _take(self, call: Call, gossip: Gossip) -> None:
@@ -293,19 +294,13 @@ class GossipService:
         return entry.name if entry else None
 
     def _hand_on(
-        self,
-        dispatch: Dispatch,
-        kind: type,
-        take: Callable[..., None],
-        *,
-        timed: bool = False,
+        self, dispatch: Dispatch, kind: type[M], take: Callable[[NodeId, M, float], None]
     ) -> None:
-        def handler(call: Call, message: Message) -> None:
-            arguments = (trio.current_time(),) if timed else ()
-            take(call.connection.node_id, message, *arguments)
+        def handler(call: Call, message: M) -> None:
+            take(call.connection.node_id, message, trio.current_time())
             self._flush()
 
-        dispatch.add(kind, cast("Callable[[Call, object], None]", handler))
+        dispatch.add(kind, handler)
 
     def _has_room(self, peer: NodeId) -> bool:
         connection = self._roster.connections.get(peer)

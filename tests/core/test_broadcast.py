@@ -101,13 +101,13 @@ class Network:
         self.generation += 1
         for here, there in ((one, other), (other, one)):
             self.links[here][there] = self.generation
-            self.machines[here].link_up(node_id(there))
+            self.machines[here].link_up(node_id(there), self.now)
             self.flush(here)
 
     def disconnect(self, one: int, other: int) -> None:
         for here, there in ((one, other), (other, one)):
             del self.links[here][there]
-            self.machines[here].link_down(node_id(there))
+            self.machines[here].link_down(node_id(there), self.now)
             self.flush(here)
 
     def publish(self, origin: int) -> Item:
@@ -168,11 +168,11 @@ class Network:
             case Have():
                 machine.take_have(peer, message, self.now)
             case Graft():
-                machine.take_graft(peer, message)
+                machine.take_graft(peer, message, self.now)
             case Prune():
-                machine.take_prune(peer)
+                machine.take_prune(peer, message, self.now)
             case Want():
-                machine.take_want(peer, message)
+                machine.take_want(peer, message, self.now)
             case Digest():
                 machine.take_digest(peer, message, self.now)
             case Held():
@@ -398,7 +398,7 @@ def test_a_tree_link_that_is_lost_is_replaced_at_once_though_others_are_left() -
     assert node.receive(A, come(1), 0.0)
     assert node.settled
     node.take_sends(9.0)
-    node.link_down(A)
+    node.link_down(A, 9.0)
     assert node.take_sends(9.0) == [(C, Graft(()))]
     assert not node.settled
 
@@ -406,22 +406,22 @@ def test_a_tree_link_that_is_lost_is_replaced_at_once_though_others_are_left() -
 def test_who_comes_and_goes_and_brings_nothing_tears_no_tree() -> None:
     node = machine(A, B, C)
     assert node.receive(A, come(1), 0.0)
-    node.take_graft(D, Graft(()))
+    node.take_graft(D, Graft(()), 0.0)
     for _ in range(3):
-        node.link_up(D)
-        node.take_graft(D, Graft(()))
-        node.link_down(D)
+        node.link_up(D, 0.0)
+        node.take_graft(D, Graft(()), 0.0)
+        node.link_down(D, 0.0)
     assert node.settled
     assert node.eager == [A, B]
 
 
 def test_a_new_link_asks_to_be_of_a_tree_that_has_not_settled() -> None:
     node = machine(A)
-    node.link_up(B)
+    node.link_up(B, 0.0)
     assert node.take_sends(0.0) == [(B, Graft(()))]
     assert node.receive(A, come(1), 0.0)
     node.take_sends(9.0)
-    node.link_up(C)
+    node.link_up(C, 9.0)
     assert node.take_sends(9.0) == []
     assert node.eager == [A, B]
 
@@ -439,6 +439,7 @@ def test_those_behind_who_pulled_it_too_early_get_it_over_the_tree_all_the_same(
     net = Network(5, [(0, 1), (1, 2), (2, 3), (2, 4)])
     for origin in range(5):
         net.spread(origin)
+    net.run(GRAFT_GRACE)
     net.forget()
     item = publication(99, 0)
     two = net.machines[2]
@@ -514,7 +515,7 @@ def machine(*peers: NodeId, fanout: int = 2, room: bool = True) -> Broadcast:
         room=lambda _: room,
     )
     for peer in peers:
-        made.link_up(peer)
+        made.link_up(peer, -math.inf)
     # What links send when they come is tested by itself.
     made.take_sends(-math.inf)
     return made
@@ -584,10 +585,10 @@ def test_when_the_link_that_should_bring_it_goes_another_is_asked_at_once() -> N
     node = machine(A, B, C, fanout=1)
     node.take_have(B, have(come(1)), 5.0)
     node.take_have(C, have(come(1)), 5.0)
-    node.link_down(A)
+    node.link_down(A, 5.0)
     sends = node.take_sends(5.0)
     assert (B, Graft((come(1).message_id,))) in sends
-    node.link_down(B)
+    node.link_down(B, 5.0)
     assert (C, Graft((come(1).message_id,))) in node.take_sends(5.0)
 
 
@@ -606,11 +607,11 @@ def test_a_link_just_grafted_is_not_pruned_for_what_crosses_on_it() -> None:
 
 def test_without_an_eager_link_a_lazy_one_is_taken() -> None:
     node = machine(A, B, fanout=1)
-    node.link_down(A)
+    node.link_down(A, 0.0)
     assert node.eager == [B]
     assert node.take_sends(0.0) == [(B, Graft(()))]
-    node.link_up(A)
-    node.take_prune(B)
+    node.link_up(A, 0.0)
+    node.take_prune(B, Prune(), 0.0)
     assert node.eager == [A]
 
 
@@ -618,7 +619,7 @@ def test_a_graft_gets_what_is_retained_and_pushes_from_then_on() -> None:
     node = machine(A, B, fanout=1)
     node.receive(A, come(1, hops=2), 0.0)
     node.take_sends(9.0)
-    node.take_graft(B, Graft((come(1).message_id, bytes(16))))
+    node.take_graft(B, Graft((come(1).message_id, bytes(16))), 9.0)
     assert node.take_sends(9.0) == [(B, Gossip(come(1).signed, 3))]
     assert node.eager == [A, B]
 
@@ -633,7 +634,7 @@ def test_each_id_is_wanted_of_one_peer_at_a_time() -> None:
     assert node.take_sends(RETRY - 0.1) == []
     node.take_held(B, held, 0.0)
     assert node.take_sends(RETRY) == [(B, want)]
-    node.link_down(B)
+    node.link_down(B, RETRY)
     node.take_held(A, held, 0.0)
     assert (A, want) in node.take_sends(RETRY)
 
@@ -708,7 +709,7 @@ def test_a_batch_for_one_peer_is_bounded_even_where_its_queue_is_empty() -> None
     for item in items:
         node.receive(A, item, 0.0)
         node.take_sends(0.0)
-    node.take_want(B, Want(tuple(item.message_id for item in items)))
+    node.take_want(B, Want(tuple(item.message_id for item in items)), 9.0)
     assert len(node.take_sends(9.0)) == 16
 
 
@@ -717,9 +718,9 @@ def test_an_id_that_is_asked_for_twice_in_one_message_is_sent_once() -> None:
     node.receive(A, come(1), 0.0)
     node.take_sends(0.0)
     ids = (come(1).message_id,) * 3
-    node.take_want(B, Want(ids))
+    node.take_want(B, Want(ids), 9.0)
     assert len(node.take_sends(9.0)) == 1
-    node.take_graft(B, Graft(ids))
+    node.take_graft(B, Graft(ids), 9.0)
     assert len(node.take_sends(9.0)) == 1
 
 
@@ -758,12 +759,12 @@ def test_strangers_change_nothing_but_their_publications_count() -> None:
     node = machine(A)
     item = come(1)
     node.take_have(D, have(item), 0.0)
-    node.take_graft(D, Graft(()))
-    node.take_prune(D)
+    node.take_graft(D, Graft(()), 0.0)
+    node.take_prune(D, Prune(), 0.0)
     node.take_held(D, Held((item.message_id,)), 0.0)
     node.take_digest(D, Digest((), reply=True), 0.0)
     node.digest_to(D)
-    node.link_down(D)
+    node.link_down(D, 0.0)
     assert node.next_due() == math.inf
     assert node.receive(D, item, 0.0)
     assert node.take_sends(0.0) == [(A, Gossip(item.signed, 2))]
@@ -854,3 +855,17 @@ def test_who_was_asked_as_it_holds_something_is_told_from_who_announced_it() -> 
     node.take_sends(GRAFT_AFTER)
     node.take_sends(GRAFT_AFTER + GRAFT_AGAIN)
     assert [node.was_asked(each, item.message_id) for each in (A, B, C)] == [False, True, False]
+
+
+def test_what_crosses_on_a_link_grafted_in_a_quiet_time_does_not_prune_it() -> None:
+    node = machine(A)
+    node.receive(A, come(1), 0.0)
+    node.take_sends(0.0)
+    node.take_have(A, have(come(2)), 1.0)
+    node.link_up(B, 500.0)
+    node.link_down(A, 500.0)
+    assert (B, Graft(())) in node.take_sends(500.0)
+    # The same, pushed before by both.
+    node.link_up(C, 500.1)
+    assert not node.receive(B, come(1), 500.1)
+    assert node.eager == [B, C]
