@@ -318,7 +318,7 @@ class Registry:
     def restore(self, entry: Entry) -> None:
         """Take an entry from disk."""
         if entry.node_id is not None and len(self._entries) < MAX_ENTRIES:
-            entry.network = network_of(entry.addresses)
+            entry.network = network_of(entry.answered or entry.addresses)
             self._entries[entry.node_id] = entry
 
     def take_changes(self) -> tuple[list[tuple[NodeId, Entry]], list[NodeId]]:

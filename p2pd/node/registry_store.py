@@ -25,8 +25,8 @@ Count = Annotated[int, Range(0, (1 << 63) - 1)]
 
 
 @attrs.frozen
-class SavedPeer:
-    """A registry entry as it lies on disk; its key is the node ID."""
+class _SavedBefore:
+    """A registry entry as it lay on disk before it said where the peer had answered."""
 
     source: Annotated[str, Length(0, 32)]
     signed: Signed | None
@@ -40,12 +40,19 @@ class SavedPeer:
     last_error: Annotated[str, Length(0, _MAX_ERROR)]
 
 
+@attrs.frozen
+class SavedPeer(_SavedBefore):
+    """A registry entry as it lies on disk; its key is the node ID."""
+
+    answered: Labels
+
+
 async def load_registry(env: Env, registry: Registry, events: Events) -> None:
     """Fill the registry with what was saved; an entry that can't be read is left out."""
     unreadable = 0
     async for key, value in env.store.scan(Table.PEERS):
         try:
-            registry.restore(_restored(NodeId(key), codec.decode(SavedPeer, value)))
+            registry.restore(_restored(NodeId(key), _decoded(value)))
         except (BadMessage, ValueError):
             unreadable += 1
     registry.choose_anchors()
@@ -108,8 +115,17 @@ def _saved(entry: Entry) -> bytes:
             first_seen=int(entry.first_seen * 1000),
             last_seen=int((entry.last_seen or 0) * 1000),
             last_error=codec.clip(error, _MAX_ERROR),
+            answered=tuple(map(str, entry.answered)),
         )
     )
+
+
+def _decoded(value: bytes) -> SavedPeer:
+    try:
+        return codec.decode(SavedPeer, value)
+    except BadMessage:
+        before = codec.decode(_SavedBefore, value)
+        return SavedPeer(**attrs.asdict(before, recurse=False), answered=())
 
 
 def _restored(node_id: NodeId, saved: SavedPeer) -> Entry:
@@ -121,6 +137,7 @@ def _restored(node_id: NodeId, saved: SavedPeer) -> Entry:
         sequence=saved.sequence,
         name=saved.name or None,
         addresses=[Address.parse(text) for text in saved.addresses],
+        answered=tuple(map(Address.parse, saved.answered)),
         status=Status.DISCONNECTED,
         success_count=saved.success_count,
         fail_count=saved.fail_count,

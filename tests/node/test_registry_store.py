@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import msgpack
 import trio
 from trio.testing import MockClock
 
@@ -79,3 +80,29 @@ async def test_a_save_that_the_end_interrupts_is_made_up_for(autojump_clock: Moc
         await store.begun.wait()
         await world.stop(a)
         assert [key async for key, _ in store.scan(Table.PEERS)] == [b.node_id]
+
+
+async def test_where_a_peer_answered_is_known_after_a_restart(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a, b = await two(world, MoodyStore())
+        await world.stop(a)
+        await world.crash(b)
+        await world.start("a")
+        [entry] = a.services.registry
+        assert entry.answered == (b.address,)
+
+
+async def test_what_an_earlier_version_saved_is_read(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        store = MoodyStore()
+        a, b = await two(world, store)
+        await world.stop(a)
+        saved = await store.get(Table.PEERS, b.node_id)
+        assert saved is not None
+        *fields, answered = msgpack.unpackb(saved)
+        assert answered == [str(b.address)]
+        await store.apply([Change(Table.PEERS, b.node_id, msgpack.packb(fields))])
+        await world.start("a", connections__target=0)
+        [entry] = a.services.registry
+        assert (entry.node_id, entry.proven) == (b.node_id, True)
+        assert "registry.unreadable" not in a.codes()
