@@ -9,7 +9,6 @@ addresses cost somebody something, newcomers are turned away.
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import TypeVar
 
 from p2pd.address import Address, is_local, network_group
 from p2pd.core.entries import Entry, Source
@@ -18,15 +17,13 @@ from p2pd.ids import NodeId
 MAX_PER_SOURCE = 256
 MAX_PER_NETWORK = 64
 
-T = TypeVar("T")
-
 
 class Hearsay:
     """Entries that never were connected, the oldest first."""
 
     def __init__(self) -> None:
         self._entries: dict[NodeId, Entry] = {}
-        self._from_origin: Counter[tuple[Source, NodeId | None]] = Counter()
+        self._from_origin: dict[tuple[Source, NodeId | None], dict[NodeId, Entry]] = {}
         self._in_network: Counter[str | None] = Counter()
 
     def __len__(self) -> int:
@@ -41,25 +38,27 @@ class Hearsay:
 
         `full`: there is no room for one more, whatever the shares.
         """
-        origin = _origin(entry)
-        if self._from_origin[origin] >= MAX_PER_SOURCE:
-            own = [each for each, other in self._entries.items() if _origin(other) == origin]
+        own = self._from_origin.get(_origin(entry), {})
+        if len(own) >= MAX_PER_SOURCE:
             # It may have told the truth before it began to make up peers.
-            failed = (each for each in own if self._entries[each].failures_in_row > 0)
-            return next(failed, own[-1])
+            failed = (each for each, other in own.items() if other.failures_in_row > 0)
+            return next(failed, next(reversed(own)))
         return next(iter(self._entries), None) if full else None
 
     def add(self, node_id: NodeId, entry: Entry) -> None:
         """Count an entry for its source and its `network`."""
         self._entries[node_id] = entry
-        self._from_origin[_origin(entry)] += 1
+        self._from_origin.setdefault(_origin(entry), {})[node_id] = entry
         self._in_network[entry.network] += 1
 
     def discard(self, node_id: NodeId) -> None:
         """Count a peer no longer: it was proven, or it goes."""
         entry = self._entries.pop(node_id, None)
         if entry is not None:
-            _count_down(self._from_origin, _origin(entry))
+            own = self._from_origin[_origin(entry)]
+            del own[node_id]
+            if not own:
+                del self._from_origin[_origin(entry)]
             _count_down(self._in_network, entry.network)
 
     def may_move(self, node_id: NodeId, entry: Entry, addresses: Iterable[Address]) -> bool:
@@ -90,7 +89,7 @@ def _origin(entry: Entry) -> tuple[Source, NodeId | None]:
     return (entry.source, entry.told_by)
 
 
-def _count_down(counter: Counter[T], key: T) -> None:
+def _count_down(counter: Counter[str | None], key: str | None) -> None:
     # A key that stays at zero would never go.
     counter[key] -= 1
     if not counter[key]:
