@@ -126,7 +126,7 @@ async def _starts(effort: Effort, path: Path) -> list[Figure]:
 
 
 def _change(key: bytes, rng: random.Random) -> Change:
-    return Change(Table.RECORDS, key, rng.randbytes(SIZE), 2e9 + rng.random() * 1e6)
+    return Change(Table.RECORDS, key, rng.randbytes(SIZE))
 
 
 async def _write_on(store: SqliteStore, changes: Callable[[int], list[Change]]) -> None:

@@ -416,11 +416,5 @@ def _change(key: bytes, versions: Sequence[Version]) -> Change:
     """Lay out the versions under a key; they leave the disk when none need be kept."""
     if not versions:
         return Change(Table.RECORDS, key, None)
-    ends = [gone_at_ms(version.record) for version in versions]
-    last = max(math.inf if end is None else end / 1000 for end in ends)
-    return Change(
-        Table.RECORDS,
-        key,
-        codec.encode(SavedVersions(tuple(version.signed for version in versions))),
-        None if math.isinf(last) else last,
-    )
+    saved = SavedVersions(tuple(version.signed for version in versions))
+    return Change(Table.RECORDS, key, codec.encode(saved))

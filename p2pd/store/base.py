@@ -16,12 +16,11 @@ class Table(enum.StrEnum):
 
 @attrs.frozen
 class Change:
-    """One write: `value` None deletes. `expires` is Unix seconds, None for never."""
+    """One write: `value` None deletes."""
 
     table: Table
     key: bytes
     value: bytes | None
-    expires: float | None = None
 
 
 @attrs.frozen
@@ -73,9 +72,6 @@ class Store(Protocol):
         Only a page of them is in memory at a time. What is written or deleted meanwhile
         may be met or not; what is there all the time is met once. Raises `StoreError`.
         """
-
-    async def purge(self, now: float) -> int:
-        """Delete what expired before `now` (Unix seconds); returns how many keys."""
 
     async def try_disk(self) -> Disk:
         """Write a little to the disk, beside what is kept, and tell what came of it."""

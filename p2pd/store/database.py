@@ -33,6 +33,16 @@ _MIGRATIONS = (
     DROP TABLE entries_before;
     CREATE INDEX entries_by_expiry ON entries (expires) WHERE expires IS NOT NULL;
     """,
+    # When a record goes is told by the record itself.
+    """
+    DROP INDEX entries_by_expiry;
+    ALTER TABLE entries RENAME TO entries_before;
+    CREATE TABLE entries (
+        kind TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, PRIMARY KEY (kind, key)
+    );
+    INSERT INTO entries SELECT kind, key, value FROM entries_before;
+    DROP TABLE entries_before;
+    """,
 )
 SCHEMA_VERSION = len(_MIGRATIONS)
 # What a large commit leaves of the log is given back beyond this.

@@ -34,7 +34,6 @@ class MemoryStore:
         self._survives = survives
         self.on_disk: Callable[[Sequence[Change]], None] = _unobserved
         self._tables: dict[Table, dict[bytes, bytes]] = {table: {} for table in Table}
-        self._expires: dict[tuple[Table, bytes], float] = {}
         self._bytes = dict.fromkeys(Table, 0)
         self._turn = trio.Lock()
 
@@ -81,14 +80,6 @@ class MemoryStore:
             if key in stored:
                 yield key, stored[key]
 
-    async def purge(self, now: float) -> int:
-        """See `Store`."""
-        await trio.lowlevel.checkpoint()
-        gone = [where for where, expires in self._expires.items() if expires <= now]
-        for table, key in gone:
-            self._write(Change(table, key, None))
-        return len(gone)
-
     async def try_disk(self) -> Disk:
         """See `Store`."""
         await trio.lowlevel.checkpoint()
@@ -101,8 +92,5 @@ class MemoryStore:
     def _write(self, change: Change) -> None:
         table = self._tables[change.table]
         self._bytes[change.table] += len(change.value or b"") - len(table.pop(change.key, b""))
-        self._expires.pop((change.table, change.key), None)
         if change.value is not None:
             table[change.key] = change.value
-            if change.expires is not None:
-                self._expires[change.table, change.key] = change.expires

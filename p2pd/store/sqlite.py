@@ -26,8 +26,6 @@ _MAX_CHANGES = 1024
 # What one page of a scan holds: so many keys, or fewer with so many bytes.
 _PAGE_KEYS = 256
 _PAGE_BYTES = 1 << 20
-# Between so many deletes of what expired, others may write.
-_PURGE_KEYS = 1024
 # What is written to see whether the disk takes it: more than what a full one may still have
 # left in blocks that are already its files'.
 _PROBE_BYTES = 1 << 16
@@ -95,16 +93,6 @@ class SqliteStore:
             for entry in page:
                 yield entry
             start = page[-1][0] + b"\0"
-
-    async def purge(self, now: float) -> int:
-        """See `Store`."""
-        purged = 0
-        while True:
-            async with self._turn:
-                gone = await self._write(self._purge, now)
-            purged += gone
-            if gone < _PURGE_KEYS:
-                return purged
 
     async def try_disk(self) -> Disk:
         """See `Store`."""
@@ -182,30 +170,10 @@ class SqliteStore:
             ((each.table, each.key) for each in changes if each.value is None),
         )
         db.executemany(
-            "INSERT INTO entries VALUES (?, ?, ?, ?) ON CONFLICT (kind, key) "
-            "DO UPDATE SET value = excluded.value, expires = excluded.expires",
-            (
-                (each.table, each.key, each.value, each.expires)
-                for each in changes
-                if each.value is not None
-            ),
+            "INSERT INTO entries VALUES (?, ?, ?) ON CONFLICT (kind, key) "
+            "DO UPDATE SET value = excluded.value",
+            ((each.table, each.key, each.value) for each in changes if each.value is not None),
         )
-
-    def _purge(self, now: float) -> int:
-        usage = dict(self._usage)
-        db = self._database.writer
-        with db:
-            db.execute("BEGIN IMMEDIATE")
-            gone = db.execute(
-                "SELECT rowid, kind, length(value) FROM entries WHERE expires <= ? LIMIT ?",
-                (now, _PURGE_KEYS),
-            ).fetchall()
-            for _, kind, size in gone:
-                before = usage[Table(kind)]
-                usage[Table(kind)] = Usage(before.keys - 1, before.bytes - size)
-            db.executemany("DELETE FROM entries WHERE rowid = ?", ((each[0],) for each in gone))
-        self._usage = usage
-        return len(gone)
 
     def _get_many(self, table: Table, keys: Iterable[bytes]) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = {}

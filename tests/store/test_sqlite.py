@@ -33,8 +33,8 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "p2pd.db"
 
 
-def record(key: bytes, value: bytes | None, expires: float | None = None) -> Change:
-    return Change(Table.RECORDS, key, value, expires)
+def record(key: bytes, value: bytes | None) -> Change:
+    return Change(Table.RECORDS, key, value)
 
 
 async def fill(path: Path, count: int = 200) -> None:
@@ -69,14 +69,13 @@ def mounted(where: Path, *options: str) -> Iterator[Path]:
 
 async def test_what_was_written_is_there_after_a_restart(path: Path) -> None:
     async with open_sqlite_store(path, ROOMY) as store:
-        await store.apply([record(b"a", b"1", 10.0), record(b"b", b"22")])
+        await store.apply([record(b"a", b"1"), record(b"b", b"22")])
         await store.apply([Change(Table.PEERS, b"p", b"333")])
     async with open_sqlite_store(path, ROOMY) as store:
         assert store.quarantined is None
         assert [pair async for pair in store.scan(Table.RECORDS)] == [(b"a", b"1"), (b"b", b"22")]
         assert store.usage(Table.RECORDS) == Usage(2, 3)
         assert store.usage(Table.PEERS) == Usage(1, 3)
-        assert await store.purge(10.0) == 1
 
 
 async def test_a_store_that_is_over_a_smaller_size_can_still_shrink(path: Path) -> None:
@@ -214,8 +213,8 @@ async def test_a_database_of_the_first_schema_is_brought_up_to_date(path: Path) 
             assert await store.get(Table.PEERS, b"\x00\xff") == b"\x03"
             assert store.usage(Table.RECORDS) == Usage(2, 2)
     new = path.with_name("new.db")
-    async with open_sqlite_store(path, ROOMY) as store, open_sqlite_store(new, ROOMY):
-        assert await store.purge(15.0) == 1
+    async with open_sqlite_store(new, ROOMY):
+        pass
     assert layout(path) == layout(new)
 
 
@@ -344,7 +343,7 @@ async def test_a_disk_that_refuses_is_read_and_works_again_when_it_does(
     path: Path, size: int
 ) -> None:
     async with open_sqlite_store(path, ROOMY) as store:
-        await store.apply([record(b"before", b"1", 10.0)])
+        await store.apply([record(b"before", b"1")])
         refused: list[bytes] = []
 
         async def write(key: bytes) -> None:
@@ -362,10 +361,11 @@ async def test_a_disk_that_refuses_is_read_and_works_again_when_it_does(
         assert store.usage(Table.RECORDS) == Usage(1, 1)
         await store.apply([record(b"a", bytes(500_000))])
         assert store.usage(Table.RECORDS) == Usage(2, 500_001)
+        gone = [record(b"before", None)]
         with no_writes_beyond(0), pytest.raises(StoreError, match="has room"):
-            await store.purge(20.0)
+            await store.apply(gone)
         assert store.usage(Table.RECORDS) == Usage(2, 500_001)
-        assert await store.purge(20.0) == 1
+        await store.apply(gone)
     async with open_sqlite_store(path, ROOMY) as store:
         assert store.usage(Table.RECORDS) == Usage(1, 500_000)
 

@@ -20,8 +20,8 @@ OpenStore = Callable[[int], AbstractAsyncContextManager[Store]]
 ROOMY = 1 << 20
 
 
-def record(key: bytes, value: bytes | None, expires: float | None = None) -> Change:
-    return Change(Table.RECORDS, key, value, expires)
+def record(key: bytes, value: bytes | None) -> Change:
+    return Change(Table.RECORDS, key, value)
 
 
 def peer(key: bytes, value: bytes | None) -> Change:
@@ -125,46 +125,6 @@ async def test_an_empty_table_scans_to_nothing(open_store: OpenStore) -> None:
         assert store.usage(Table.PEERS) == Usage(0, 0)
 
 
-async def test_what_expired_is_purged_and_nothing_else(open_store: OpenStore) -> None:
-    async with open_store(ROOMY) as store:
-        await store.apply(
-            [
-                record(b"past", b"1", expires=10.0),
-                record(b"now", b"22", expires=20.0),
-                record(b"later", b"333", expires=20.5),
-                record(b"never", b"4444"),
-                record(b"renewed", b"5", expires=5.0),
-                record(b"kept", b"6", expires=5.0),
-            ]
-        )
-        await store.apply([record(b"renewed", b"55", expires=99.0), record(b"kept", b"66")])
-        assert await store.purge(20.0) == 2
-        assert [key for key, _ in await all_of(store, Table.RECORDS)] == sorted(
-            [b"later", b"never", b"renewed", b"kept"]
-        )
-        assert store.usage(Table.RECORDS) == Usage(4, 11)
-        assert await store.purge(20.0) == 0
-        assert await store.purge(1000.0) == 2
-        assert store.usage(Table.RECORDS) == Usage(2, 6)
-
-
-async def test_what_was_deleted_is_not_purged_again(open_store: OpenStore) -> None:
-    async with open_store(ROOMY) as store:
-        await store.apply([record(b"a", b"1", expires=1.0)])
-        await store.apply([record(b"a", None)])
-        assert await store.purge(2.0) == 0
-
-
-async def test_any_number_is_purged(open_store: OpenStore) -> None:
-    async with open_store(ROOMY) as store:
-        expiring = [record(b"%d" % each, b"xx", expires=1.0 + each % 2) for each in range(5000)]
-        await store.apply(expiring)
-        assert await store.purge(1.5) == 2500
-        assert store.usage(Table.RECORDS) == Usage(2500, 5000)
-        assert await store.purge(2.0) == 2500
-        assert await all_of(store, Table.RECORDS) == []
-
-
 async def test_a_full_store_takes_nothing_of_what_is_too_much(open_store: OpenStore) -> None:
     async with open_store(10) as store:
         await store.apply([record(b"a", b"x" * 10)])
@@ -252,13 +212,12 @@ changes = st.builds(
     st.sampled_from(Table),
     st.sampled_from([b"", b"a", b"b", b"c"]),
     st.none() | st.binary(max_size=8),
-    st.none() | st.integers(0, 9).map(float),
 )
 
 
-@given(st.lists(st.lists(changes, max_size=4) | st.integers(0, 9), max_size=8))
+@given(st.lists(st.lists(changes, max_size=4), max_size=8))
 @settings(max_examples=40)
-def test_both_stores_agree(script: list[list[Change] | int]) -> None:
+def test_both_stores_agree(script: list[list[Change]]) -> None:
     async def play() -> None:
         memory = MemoryStore(12)
         async with open_sqlite_store(Path(place) / "p2pd.db", 12) as sqlite:
@@ -275,9 +234,7 @@ def test_both_stores_agree(script: list[list[Change] | int]) -> None:
         trio.run(play)
 
 
-async def outcome(store: Store, step: list[Change] | int) -> object:
-    if isinstance(step, int):
-        return await store.purge(step)
+async def outcome(store: Store, step: list[Change]) -> str:
     try:
         await store.apply(step)
     except StoreFull:
