@@ -268,9 +268,8 @@ def lab(run: Run) -> None:
     report = run_lab(settings, tables, None if options.json else run.style)
     if options.json:
         run.write_json(document(report))
-    failed = [each.table for each in report.tables if each.failure is not None]
-    if failed:
-        raise P2PError(f"no result for {', '.join(failed)}: its table says why")
+    if report.failed:
+        raise P2PError(f"no result for {', '.join(report.failed)}: its table says why")
 
 
 def stop(run: Run) -> None:

@@ -64,7 +64,7 @@ class Comparison:
 class Sight:
     """A node's registry entry of another at a moment, so long after `moment` began.
 
-    `status` and what follows are None while the node that looks does not run.
+    `status` and what follows are None where it has none.
     """
 
     moment: str
@@ -151,9 +151,9 @@ class Report:
     tables: tuple[Outcome, ...]
 
     @property
-    def failed(self) -> bool:
-        """Whether an experiment went wrong."""
-        return any(each.failure is not None for each in self.tables)
+    def failed(self) -> list[str]:
+        """The experiments that went wrong."""
+        return [each.table for each in self.tables if each.failure is not None]
 
 
 def document(report: Report) -> dict[str, object]:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 PROTOCOL_VERSION: Final = 1
 
-# The largest value (1 MiB) as base64 takes 1.4 MiB; the rest is room for growth.
+# The largest value (256 KiB) takes 350 KiB as base64; the rest is room for growth.
 MAX_LINE_BYTES: Final = 4 * 1024 * 1024
 
 # JSON-RPC 2.0, section 5.1.

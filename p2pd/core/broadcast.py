@@ -20,7 +20,7 @@ from p2pd.core.bounded import BoundedTable
 from p2pd.core.budget import Budget
 from p2pd.core.declined import Declined
 from p2pd.core.history import History, Item
-from p2pd.core.missing import GRAFT_AFTER, UNKNOWN_HOPS, Missing
+from p2pd.core.missing import GRAFT_AFTER, Missing
 from p2pd.core.offers import Offers
 from p2pd.core.shortcuts import Shortcuts
 from p2pd.ids import NodeId
@@ -175,7 +175,7 @@ class Broadcast:
     def was_asked(self, peer: NodeId, message_id: bytes) -> bool:
         """Whether a peer was asked for a publication of late, since it held it."""
         wanted = self._offers.is_wanted(message_id, peer)
-        return wanted or self._missing.only_holds(message_id, peer)
+        return wanted or self._missing.was_asked_by_digest(message_id, peer)
 
     def receive(self, peer: NodeId, item: Item, now: float, *, spread: bool = True) -> bool:
         """Take a publication that is verified and not stale; True if it is to be delivered.
@@ -215,7 +215,8 @@ class Broadcast:
         if link is not None and not asked:
             self._shortcuts.came(item.message_id, peer, item.hops)
             for announcer, hops in announcers.items():
-                self._compare(item.message_id, announcer, hops, now)
+                if hops is not None:
+                    self._compare(item.message_id, announcer, hops, now)
         return True
 
     def decline(self, message_id: bytes, now: float) -> None:
@@ -312,7 +313,7 @@ class Broadcast:
                 continue
             if message_id in self._missing:
                 # Who announced it may lie.
-                self._missing.announced(message_id, peer, UNKNOWN_HOPS, now)
+                self._missing.announced(message_id, peer, None, now)
             else:
                 self._offers.offer(message_id, peer, now, alone=len(self._links) == 1)
 
@@ -353,7 +354,11 @@ class Broadcast:
     def _spread(
         self, item: Item, knowing: Collection[NodeId], now: float, *, push: bool = True
     ) -> None:
-        """Push and announce to all but those who have it."""
+        """Push to those of the tree who lack it, and announce it to the rest.
+
+        What is pushed is announced also to others who have it: they learn over how many links
+        it came here, and whether the tree should (`core.shortcuts`).
+        """
         push = push and item.hops < self._ttl
         for peer, link in self._links.items():
             if peer in knowing and (link.eager or not push):

@@ -16,8 +16,6 @@ MAX_MISSING = 4096
 # First announced by one peer: nobody alone can fill the table with IDs that never come.
 MAX_MISSING_OF_ONE = MAX_MISSING // 8
 MAX_ANNOUNCERS = 8
-# Of who holds it, but did not say over how many it came.
-UNKNOWN_HOPS = 255
 # Seconds. The copy over the tree travels more links than the announcement, which in turn waits
 # to be batched: fifteen links of 50 ms, as in a tree of a thousand nodes that is not low yet.
 # Less, and what is only late comes twice, prunes its links, and the tree never settles.
@@ -31,13 +29,13 @@ GRAFT_AGAIN = 0.3
 class Absent:
     """One that has not come: who still can be asked, and over how many hops it came to them.
 
-    `first` is who announced it first.
+    `first` is who announced it first. The hops of who only holds it, by its digest, are None.
     """
 
     first: NodeId
     due: float
-    announcers: dict[NodeId, int] = attrs.field(factory=dict)
-    asked: dict[NodeId, int] = attrs.field(factory=dict)
+    announcers: dict[NodeId, int | None] = attrs.field(factory=dict)
+    asked: dict[NodeId, int | None] = attrs.field(factory=dict)
 
 
 class Missing:
@@ -58,8 +56,8 @@ class Missing:
     def __contains__(self, message_id: bytes) -> bool:
         return message_id in self._absent
 
-    def announced(self, message_id: bytes, peer: NodeId, hops: int, now: float) -> None:
-        """Note who has it; each is asked for it once.
+    def announced(self, message_id: bytes, peer: NodeId, hops: int | None, now: float) -> None:
+        """Note who has it, and over how many `hops`, if it said; each is asked for it once.
 
         At the bounds an ID that is new is not noted, unless somebody else announces it.
         """
@@ -75,10 +73,10 @@ class Missing:
         if len(absent.announcers) + len(absent.asked) < MAX_ANNOUNCERS:
             absent.announcers[peer] = hops
 
-    def only_holds(self, message_id: bytes, peer: NodeId) -> bool:
+    def was_asked_by_digest(self, message_id: bytes, peer: NodeId) -> bool:
         """Whether a peer was asked that never announced it, but holds it by its digest."""
         absent = self._absent.get(message_id)
-        return absent is not None and absent.asked.get(peer) == UNKNOWN_HOPS
+        return absent is not None and peer in absent.asked and absent.asked[peer] is None
 
     def arrived(self, message_id: bytes) -> Absent | None:
         """Forget it, as it has come; returns what was known of it."""

@@ -13,8 +13,7 @@ class Shares(Generic[Owner]):
     def __init__(self) -> None:
         self.total = 0
         self._held: Counter[Owner] = Counter()
-        # One, once there was any.
-        self._greatest: list[Owner] = []
+        self._greatest: Owner | None = None
 
     def change(self, owner: Owner, amount: int) -> None:
         """Give an owner so much more, or take away, where `amount` is negative."""
@@ -23,8 +22,8 @@ class Shares(Generic[Owner]):
         if held == 0:
             # A key that stays at zero would never go.
             del self._held[owner]
-        if held > self._held[self._greatest[0]] if self._greatest else True:
-            self._greatest = [owner]
+        if self._greatest is None or held > self._held[self._greatest]:
+            self._greatest = owner
 
     def greatest(self) -> Owner:
         """Return an owner who has more than most: the greatest of those that grew of late.
@@ -32,6 +31,6 @@ class Shares(Generic[Owner]):
         It has at least what each has on average. There must be any.
         """
         # To look through all of them for each thing that comes would cost too much.
-        if self._held[self._greatest[0]] * len(self._held) < self.total:
-            self._greatest = [max(self._held, key=self._held.__getitem__)]
-        return self._greatest[0]
+        if self._greatest is None or self._held[self._greatest] * len(self._held) < self.total:
+            self._greatest = max(self._held, key=self._held.__getitem__)
+        return self._greatest

@@ -146,8 +146,8 @@ class Connection:
         """How many bytes wait to be sent."""
         return self._outbox_bytes
 
-    async def run(self, nursery: trio.Nursery) -> str:
-        """Serve the connection until it ends; close it; return why it ended.
+    async def run(self, nursery: trio.Nursery) -> None:
+        """Serve the connection until it ends, and close it: `end_reason` and `ending` say why.
 
         Where writing has to wait, a task of `nursery` does that; it ends with the connection.
         """
@@ -168,7 +168,6 @@ class Connection:
                     await self._writer_ended.wait()
                 await self._stream.aclose()
             self.ended.set()
-        return self.end_reason or ""
 
     def close(self, reason: str) -> None:
         """Say goodbye and end the connection once that is sent; later frames are dropped."""
@@ -234,7 +233,8 @@ class Connection:
     def probe(self, on_answer: Callable[["Connection"], None] | None = None) -> None:
         """Send a ping; its answer shows in `last_heard` and `rtt`.
 
-        `on_answer` is called once, when something is heard next.
+        `on_answer` is called once, when something is heard next, unless another probe has taken
+        its place by then.
         """
         self.unanswered_probes += 1
         self._on_answer = on_answer

@@ -84,8 +84,8 @@ class Dialer:
         """Look again at whom to dial: connections are missing, or their number has changed."""
         self._alarm.ring()
 
-    def heard_of_peers(self) -> None:
-        """Take note that the registry has changed; that matters only where more are wanted."""
+    def wake_if_short(self) -> None:
+        """Look again at whom to dial, but only where more connections are wanted."""
         if self._wants_more:
             self.wake()
 
@@ -267,7 +267,7 @@ class Dialer:
                 del self._dials[entry.node_id]
             dial.done.set()
             # When to try again is known only now.
-            self.heard_of_peers()
+            self.wake_if_short()
 
     async def dial(
         self,
@@ -309,7 +309,7 @@ class Dialer:
     def _disconnected(self, connection: Connection) -> None:
         # One in passing was none of those that are to be kept up.
         if connection.passing:
-            self.heard_of_peers()
+            self.wake_if_short()
         else:
             self.wake()
         self._waiting_for_room.unpark()

@@ -334,13 +334,13 @@ class Discovery:
         entry = self._registry.heard(beacon.node_id, address, Source.MULTICAST, wall)
         if entry is None:
             return
-        if entry.status is Status.CONNECTED:
-            # Perhaps it restarted, and that connection is dead: let it hear of us.
-            if self._remember(beacon, link):
-                self._answer(link)
-            return
-        if self._remember(beacon, link):
+        is_news = self._remember(beacon, link)
+        if is_news:
+            # Perhaps it restarted, and a connection to it is dead: let it hear of us.
             self._answer(link)
+        if entry.status is Status.CONNECTED:
+            return
+        if is_news:
             self._events.emit(
                 "peer.discovered",
                 f"heard a beacon of {beacon.node_id.hex()[:12]} from {address} "

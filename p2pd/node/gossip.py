@@ -25,6 +25,7 @@ from p2pd.node.env import Env
 from p2pd.node.roster import Roster
 from p2pd.node.snapshot import Delivery, GossipUse
 from p2pd.wire.messages import (
+    MESSAGE_ID_BYTES,
     Digest,
     Gossip,
     Graft,
@@ -321,4 +322,4 @@ class GossipService:
 
 def message_id_of(signed: Signed) -> bytes:
     """Name a publication: the first bytes of the hash of what was signed."""
-    return hashlib.sha256(signed.body).digest()[:16]
+    return hashlib.sha256(signed.body).digest()[:MESSAGE_ID_BYTES]

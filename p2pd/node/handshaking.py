@@ -90,8 +90,12 @@ class Introducer:
                 # Also before a refusal: a client believes `duplicate` of a proven server only.
                 exchange.put(handshake.hello, handshake.proof())
                 connection = self._connection(exchange, peer, Direction.INBOUND)
-                with self._waiting_list(peer):
+                try:
                     admit(connection)
+                except HandshakeRefused as refusal:
+                    if refusal.reason == Reason.FULL:
+                        self._book.turned_away(peer.signed_record)
+                    raise
                 exchange.put(Accepted())
                 await exchange.flush()
         exchange.establish(peer)
@@ -103,15 +107,6 @@ class Introducer:
         What is looked for in a private network is nobody else's business.
         """
         return isinstance(question, FindNode | FindValue) and not self._terms.network_key
-
-    @contextmanager
-    def _waiting_list(self, peer: RemotePeer) -> Iterator[None]:
-        try:
-            yield
-        except HandshakeRefused as refusal:
-            if refusal.reason == Reason.FULL:
-                self._book.turned_away(peer.signed_record)
-            raise
 
     def _connection(
         self,

@@ -8,6 +8,7 @@ import attrs
 import trio
 
 from p2pd.address import Address
+from p2pd.core.bounded import BoundedTable
 from p2pd.errors import ConnectionLost, HandshakeRefused
 from p2pd.net.base import Listener, Pending
 from p2pd.node.connection import Connection, Direction
@@ -42,7 +43,7 @@ class Inbound:
         self._events = events
         self._accepting = trio.CancelScope()
         self._handshakes: dict[Pending, _Handshake] = {}
-        self._refusals: dict[tuple[str, str], None] = {}
+        self._refusals = BoundedTable[tuple[str, str], None](MAX_REMEMBERED_REFUSALS)
         roster.on_disconnected.append(self._disconnected)
 
     async def run(self, listeners: Sequence[Listener]) -> None:
@@ -135,8 +136,6 @@ class Inbound:
             self._roster.registry.refused(refusal.claimed, str(refusal), self._env.wall_clock())
         news = (remote.host, refusal.reason) not in self._refusals
         self._refusals[remote.host, refusal.reason] = None
-        if len(self._refusals) > MAX_REMEMBERED_REFUSALS:
-            del self._refusals[next(iter(self._refusals))]
         # Whoever has wiped its state is told by others of its earlier selves, and dials itself.
         level = logging.INFO if refusal.reason == Reason.ONESELF else logging.WARNING
         who = "the dialling peer refused" if refusal.by_peer else "refused the dialling peer"

@@ -104,7 +104,7 @@ class Reconciler:
         """Compare what is under some prefixes with a peer, fetch and give what is missing.
 
         Without `take`, what only the peer has is left alone. Raises what `Dialer.request`
-        raises, and `PeerError`, `StoreError`.
+        raises, and `PeerError`, `BadMessage`, `StoreError`.
         """
         tree = self._replica.tree
         comparison = Comparison(tree, prefixes, self._env.rng)

@@ -50,7 +50,7 @@ HEIRS_AT_ONCE = 8
 
 
 class Repair:
-    """Compares with other replicas when it is time, from `run` until `hand_over`.
+    """Compares with other replicas when it is time; `hand_over` is for the end.
 
     `tending` holds what is to be compared; `replication` is `dht.replication`, at most `dht.k`.
     """

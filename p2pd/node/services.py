@@ -92,7 +92,7 @@ def wire_services(config: Config, env: Env, events: Events, listening: list[Addr
     book = PeerBook(env, registry, difficulty=config.identity.difficulty)
     introducer = Introducer(env, terms, own, book, dispatch)
     dialer = Dialer(env, introducer, roster, events)
-    book.on_news.append(dialer.heard_of_peers)
+    book.on_news.append(dialer.wake_if_short)
     exchange = Exchange(env, roster, book, own, dispatch)
     discovery = Discovery(
         env,

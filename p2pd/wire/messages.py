@@ -1,10 +1,10 @@
 """Every message of the protocol: facts, without methods.
 
 A message travels as the msgpack array of its fields, in the order written here, in a frame
-that carries its tag. Tags and fields are append-only: a tag is never given a second
-meaning, a field is never removed or moved; what changes shape gets a new tag, and a new
-protocol version if old nodes must not see it. Bounds stand in the types: `codec` holds
-every value against them, in both directions.
+that carries its tag. Tags are append-only: none is ever given a second meaning. A message
+never gains, loses or moves a field: what changes shape gets a new tag, and a new protocol
+version if old nodes must not see it. Bounds stand in the types: `codec` holds what comes in
+against them; whoever fills in a message keeps to them himself.
 """
 
 from typing import Annotated, NamedTuple
@@ -62,7 +62,8 @@ Label = Annotated[str, Length(0, 64)]
 Text = Annotated[str, Length(0, MAX_TEXT)]
 Labels = Annotated[tuple[Label, ...], Length(0, 16)]
 # The first bytes of the SHA-256 of a publication's body.
-MessageId = Annotated[bytes, Length(16, 16)]
+MESSAGE_ID_BYTES = 16
+MessageId = Annotated[bytes, Length(MESSAGE_ID_BYTES, MESSAGE_ID_BYTES)]
 MessageIds = Annotated[tuple[MessageId, ...], Length(0, MAX_IDS)]
 Hops = Annotated[int, Range(0, 255)]
 InstanceId = Annotated[bytes, Length(8, 8)]

@@ -140,7 +140,7 @@ def test_json_holds_what_the_tables_are_made_of() -> None:
     outcomes[3] = Outcome("churn", 2.0, failure="it broke")
     outcomes[5] = Outcome("hosts", 0.1, left_out="no namespaces")
     report = Report("0.1.0", 3, 60.0, 5.0, False, "namespace", tuple(outcomes))
-    assert report.failed
+    assert report.failed == ["churn"]
     whole = json.loads(json.dumps(document(report)))
     assert {name: whole[name] for name in whole if name != "tables"} == {
         "version": "0.1.0",
