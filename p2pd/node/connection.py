@@ -30,8 +30,9 @@ WRITE_TIMEOUT = 10.0
 TIME_SLICE = 0.002
 # Who was told `busy` is not listened to for so long: to tell it again and again costs, too.
 BUSY_PAUSE = 0.05
-# What a goodbye says when the node stops.
+# What a goodbye says when the node stops, and when a user asked for the end.
 LEAVING = "leaving"
+ON_REQUEST = "disconnected on request"
 # How the end of a connection begins where it was this node that said so.
 OWN_GOODBYE = "this node said goodbye: "
 _RTT_WEIGHT = 0.125
@@ -79,8 +80,9 @@ class Connection:
     last came or went that is more than a probe. `rtt` is the smoothed round trip in seconds,
     None before anything came back. `local` and `remote` are the ends' addresses. `end_reason`
     is None while it lives; `ending` then says what that means. `refusal` is what a client said
-    that did not like whom it had reached. `passing` marks a connection
-    that was made for a question, and is closed when it is of no more use.
+    that did not like whom it had reached. `passing` marks a connection that was made for a
+    question, and is closed when it is of no more use. `on_request`: a user, at either end,
+    asked for its end.
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class Connection:
         self.end_reason: str | None = None
         self.refusal: Refused | None = None
         self.ending = Ending.UNWANTED
+        self.on_request = False
         self.ended = trio.Event()
         self._stream = stream
         self._session = session
@@ -173,6 +176,7 @@ class Connection:
         """Say goodbye and end the connection once that is sent; later frames are dropped."""
         if self._goodbye is None:
             self.notify(Goodbye(reason))
+            self.on_request = reason == ON_REQUEST
             # In a log or a registry it would read as the peer's.
             self._goodbye = reason = OWN_GOODBYE + reason
             if self._may_send_at_once and not self._outbox:
@@ -280,6 +284,7 @@ class Connection:
             elif isinstance(event.message, Goodbye):
                 text = f"the peer said goodbye: {event.message.reason}"
                 leaves = event.message.reason == LEAVING
+                self.on_request = event.message.reason == ON_REQUEST
                 self._end(text, Ending.LEFT if leaves else Ending.UNWANTED, by_reader=True)
             elif isinstance(event.message, Refused):
                 # A client checks us only after it was accepted.

@@ -26,11 +26,11 @@ from p2pd.hosts import parse_address
 from p2pd.ids import ID_BITS, Key, NodeId, closest_first, distance_bits
 from p2pd.net.base import Listener, Network
 from p2pd.node.chronicle import Chronicle
+from p2pd.node.connection import ON_REQUEST
 from p2pd.node.dht import Consistency, Written
 from p2pd.node.env import Env
 from p2pd.node.events import Events
 from p2pd.node.registry_store import keep_registry, load_registry, save_registry
-from p2pd.node.roster import ON_REQUEST
 from p2pd.node.services import Services, wire_services
 from p2pd.node.snapshot import (
     Delivery,

@@ -31,8 +31,7 @@ PASSED_AFTER = 1.0
 _GOODBYE_GRACE = 0.5
 # How long a peer may take to close what its new dial replaced, and to take our goodbye.
 _RETIREMENT = 1.0
-# What a goodbye says when a user asked for it.
-ON_REQUEST = "disconnected on request"
+# What a goodbye says at a bound.
 MAKING_ROOM = "making room for others"
 # The `reason` of the event that tells of two processes with one identity, neither of them this.
 CLONED = "cloned"
@@ -314,7 +313,7 @@ class Roster:
             self._empty.set()
         wall, now = self._env.wall_clock(), trio.current_time()
         entry = self.registry.disconnected(
-            peer, reason, wall, now, on_request=reason.endswith(ON_REQUEST)
+            peer, reason, wall, now, on_request=connection.on_request
         )
         self._events.emit(
             "peer.disconnected",
