@@ -271,6 +271,7 @@ def test_habits_of_repair() -> None:
         "bytes_at_once": reconciler.BYTES_AT_ONCE,
         "bytes_per_second": reconciler.BYTES_PER_SECOND,
         "least_cost": reconciler.LEAST_COST,
+        "batch_bytes": reconciler.BATCH_BYTES,
     }
 
 
@@ -373,7 +374,7 @@ def test_record() -> None:
         writer=client.public_key,
         instance=bytes.fromhex(given["instance"]),
         clock=clock,
-        seen=(Seen(bytes.fromhex(given["actor"]), clock - 1),),
+        seen=tuple(Seen(bytes.fromhex(actor), at) for actor, at in given["seen"]),
         expires=given["expires"],
     )
     signed = client.vouch(record)
@@ -441,6 +442,19 @@ def test_digest() -> None:
         assert issued // (given["retention_s"] * 1000 // history.SLOTS) == given["number"]
     assert kept.slots() == (Slot(given["number"], bytes.fromhex(given["fingerprint"])),)
     assert fingerprint.to_bytes(16).hex() == given["fingerprint"]
+
+
+def test_merkle_tree() -> None:
+    given = VECTORS["merkle"]
+    keys = [hashlib.sha256(bytes([number])).digest() for number in range(max(given["keys"]))]
+    versions = {key: [hashlib.sha256(key).digest()] for key in keys}
+    assert merkle.digest_of(versions[keys[0]]) == bytes.fromhex(given["digest"])
+    two = [*versions[keys[0]], hashlib.sha256(versions[keys[0]][0]).digest()]
+    assert merkle.digest_of(two) == bytes.fromhex(given["digest_of_two"])
+    assert given["fingerprints"] == [
+        merkle.Tree({key: versions[key] for key in keys[:count]}).fingerprint().hex()
+        for count in given["keys"]
+    ]
 
 
 def test_frame() -> None:
