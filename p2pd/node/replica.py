@@ -260,7 +260,7 @@ class Replica:
                 merged[write.version.key] = merge(kept(together, self._horizon_ms()))
             await self._replace(merged)
         except P2PError as error:
-            self._note_trouble("store.refuses", "records can't be stored", error)
+            self._tell("store.refuses", "records can't be stored", error)
             return error
         finally:
             self._changing.release()
@@ -316,7 +316,7 @@ class Replica:
             for callback in self.on_begun:
                 callback()
 
-    def _note_trouble(self, code: str, what: str, error: P2PError) -> None:
+    def _tell(self, code: str, what: str, error: P2PError) -> None:
         now = trio.current_time()
         if now - self._told_at.get((code, error.code), -math.inf) >= TELL_AGAIN_AFTER:
             self._told_at[code, error.code] = now
@@ -362,7 +362,7 @@ class Replica:
                         await trio.lowlevel.checkpoint()
             except StoreError as error:
                 what = "the stored records can't be read, and repair waits for them"
-                self._note_trouble("store.unreadable", what, error)
+                self._tell("store.unreadable", what, error)
                 await trio.sleep(LOAD_AGAIN_AFTER)
             else:
                 self._changed_early.clear()
@@ -383,7 +383,7 @@ class Replica:
             self._decayed[key] = None
             self._note(key, ())
             what = "a stored record can't be read, and is taken from other replicas again"
-            self._note_trouble("store.unreadable", what, error)
+            self._tell("store.unreadable", what, error)
             return []
 
     def _horizon_ms(self) -> int:
