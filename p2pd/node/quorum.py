@@ -213,7 +213,7 @@ class Quorum:
             return Holding(found, nodes, len(held), len(nodes), silent=0, late=[])
         there = [node for node in nodes if node in held]
         wanted = self._wanted(there, there)
-        silent = [node for node in nodes if node not in held]
+        silent = [each for each in nodes if each not in held and not self._routes.is_gone(each)]
         return Holding(found, there, len(held), wanted, len(silent), self._late(silent))
 
     async def _ask_as_needed(

@@ -64,7 +64,7 @@ class Route:
 
     `closest` are the k closest that answered, `answers` what they and all others said, `hops`
     each step in the order of their ends. `silent` are those of the k closest that failed to
-    answer or are late, though they may well run: no host refused a dial. `frontier` are the k
+    answer or are late, though they may well run: see `is_gone`. `frontier` are the k
     closest without these, answered or not yet; `converged`: nobody closer will be heard of.
     """
 
@@ -98,7 +98,8 @@ class Routes:
         self._round_trips = RoundTrips()
         self._connected = trio.Event()
         self._joined = trio.Event()
-        # Whose host refused the last dial: they don't run, and nobody need wait for their answer.
+        # Who left, or whose host refused the last dial: they don't run, and nobody need wait for
+        # their answer.
         self._gone = BoundedTable[NodeId, None](MAX_GONE)
         # Since when each has answered no question.
         self._unanswered = BoundedTable[NodeId, float](MAX_GONE)
@@ -143,6 +144,15 @@ class Routes:
         """Take note that a node is dead: whoever waits for its place gets it."""
         for _ in range(MAX_FAILURES):
             self._failed(node_id)
+
+    def stopped(self, node_id: NodeId) -> None:
+        """Take note that a node stopped."""
+        self.died(node_id)
+        self._gone[node_id] = None
+
+    def is_gone(self, node_id: NodeId) -> bool:
+        """Whether a node is known not to run: it left, or its host refused the last dial."""
+        return node_id in self._gone
 
     def alive(self) -> list[NodeId]:
         """Return the contacts that did not fail, or were heard since."""
@@ -262,12 +272,12 @@ class Routes:
                 if lookup.finished:
                     break
                 if enough is not None:
-                    _update(route, lookup)
+                    self._update(route, lookup)
                     if enough(route):
                         break
                 await progress.wait(lookup.late_at)
             nursery.cancel_scope.cancel()
-        _update(route, lookup)
+        self._update(route, lookup)
         self._round_trips.came_back(*lookup.tally())
         return route
 
@@ -322,6 +332,11 @@ class Routes:
         }
         return {each: entries[each] for each in closest_first(entries, target)[: self._config.k]}
 
+    def _update(self, route: Route, lookup: Lookup) -> None:
+        route.closest, route.converged = lookup.closest(), lookup.converged
+        route.frontier = lookup.frontier()
+        route.silent = [each for each in lookup.silent() if not self.is_gone(each.node_id)]
+
     def _is_dead(self, node_id: NodeId) -> bool:
         entry = self._roster.registry.get(node_id)
         return entry is not None and entry.dead
@@ -374,14 +389,12 @@ class Routes:
 
     def note_failure(self, node_id: NodeId, error: P2PError) -> bool:
         """Note that a node did not answer; returns whether it is known not to run."""
-        gone = isinstance(error, DialFailed) and error.refused
-        if gone:
-            self.died(node_id)
-            self._gone[node_id] = None
+        if isinstance(error, DialFailed) and error.refused:
+            self.stopped(node_id)
         # Without room for a connection, nobody knows whether it would have answered.
         elif not isinstance(error, Busy):
             self._failed(node_id)
-        return gone
+        return self.is_gone(node_id)
 
     def _named(
         self, answer: Nodes | Value, told_by: Connection | None
@@ -428,8 +441,3 @@ class Routes:
             network=None if exempt else network_group(host),
             dialable=proven,
         )
-
-
-def _update(route: Route, lookup: Lookup) -> None:
-    route.closest, route.silent = lookup.closest(), lookup.silent()
-    route.frontier, route.converged = lookup.frontier(), lookup.converged

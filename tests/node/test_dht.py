@@ -628,3 +628,25 @@ async def test_who_was_refused_or_has_no_address_is_no_replica_that_does_not_ans
         await trio.sleep(10)
         for node in (a, b):
             assert node.services.routes.known_closest(Key.of("k"), 20) is not None
+
+
+@pytest.mark.parametrize("switched_off", [False, True])
+async def test_who_left_is_no_node_that_may_have_the_key(
+    autojump_clock: MockClock, switched_off: bool
+) -> None:
+    async with open_world(1) as world:
+        a, b = await world.start("a"), await world.start("b")
+        await trio.sleep(10)
+        for number in range(6):
+            guest = await world.start(f"guest{number}")
+            await trio.sleep(2.5)
+            await world.stop(guest)
+            if switched_off:
+                # Nobody refuses a dial there.
+                away = frozenset({guest.network.host})
+                world.network.medium.cut(Cut(away, frozenset({a.network.host, b.network.host})))
+            for pause in (0.1, 5):
+                await trio.sleep(pause)
+                for node in (a, b):
+                    with pytest.raises(NotFound):
+                        await node.node.get("k")
