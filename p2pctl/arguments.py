@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Final, NamedTuple, NoReturn, TypeVar
 
 from p2pd.control.api import MAX_PINGS
 from p2pd.errors import InvalidRequest
+from p2pd.typos import nearest
 
 N = TypeVar("N", int, float)
 
@@ -57,6 +58,14 @@ def count_between(least: int, most: int) -> Callable[[str], int]:
     return number(int, wanted, lambda value: least <= value <= most)
 
 
+def version(text: str) -> str:
+    """Read the version of a record; `none` is that of one that is not there, an empty text."""
+    if not text:
+        # As the empty variable of a script would.
+        raise argparse.ArgumentTypeError("expected a version or `none`, not ''")
+    return "" if text == "none" else text
+
+
 seconds: Final = number(float, "a number of seconds above 0", lambda value: 0 < value < math.inf)
 pings: Final = count_between(1, MAX_PINGS)
 messages: Final = count_between(1, _MAX_MESSAGES)
@@ -80,12 +89,10 @@ class Parser(argparse.ArgumentParser):
     def _reject(self, word: str) -> NoReturn:
         if not word.startswith("-"):
             self.error(f"unexpected argument {word!r}")
-        import difflib  # noqa: PLC0415 - start-up time
-
         flag = word.partition("=")[0]
-        nearest = difflib.get_close_matches(flag, self._option_string_actions, 1, 0.7)
-        if nearest:
-            raise UsageError(f"unknown flag {flag!r}; did you mean {nearest[0]}?")
+        near = nearest(flag, self._option_string_actions)
+        if near is not None:
+            raise UsageError(f"unknown flag {flag!r}; did you mean {near}?")
         self.error(f"unknown flag {flag!r}")
 
     def error(self, message: str) -> NoReturn:

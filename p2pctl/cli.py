@@ -20,6 +20,7 @@ from p2pctl.arguments import (
     messages,
     pings,
     seconds,
+    version,
 )
 from p2pctl.commands import Run
 from p2pctl.doctor import DEFAULT_CONFIG, examine
@@ -28,6 +29,7 @@ from p2pd import __version__
 from p2pd.control.api import CONSISTENCIES, DEFAULT_CONSISTENCY, PEER_STATUSES
 from p2pd.control.client import DEFAULT_TIMEOUT, RemoteError
 from p2pd.errors import P2PError
+from p2pd.typos import nearest
 
 INTERRUPTED: Final = 130
 
@@ -113,7 +115,10 @@ COMMANDS: Final[Mapping[str, Command]] = {
                 "--ttl", type=seconds, metavar="SECONDS", help="let the record expire after this"
             ),
             argument(
-                "--if-version", metavar="VERSION", help="write only if this version is stored"
+                "--if-version",
+                type=version,
+                metavar="VERSION",
+                help="write only if this version is stored; `none`: only if there is none",
             ),
             _OWNED,
         ),
@@ -276,16 +281,16 @@ def parse(argv: Sequence[str]) -> tuple[Command, argparse.Namespace]:
     if command is None:
         raise UsageError(_unknown_command(name))
     _command_parser(name, command).read(argv[start + 1 :], options)
+    if options.socket == "":
+        raise UsageError("--socket: expected a path, not ''")
     if options.socket is not None and options.instance is not None:
         raise UsageError("--socket and --instance name the daemon twice: give one of them")
     return command, options
 
 
 def _unknown_command(name: str) -> str:
-    import difflib  # noqa: PLC0415 - start-up time
-
-    nearest = difflib.get_close_matches(name, COMMANDS, 1, 0.7)
-    meant = f"did you mean `p2pctl {nearest[0]}`? " if nearest else ""
+    near = nearest(name, COMMANDS)
+    meant = f"did you mean `p2pctl {near}`? " if near else ""
     return f"no command {name!r}; {meant}`p2pctl --help` lists all"
 
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 # As base64 in one line, with room for the rest of the request.
 MAX_VALUE_BYTES: Final = MAX_LINE_BYTES * 3 // 4 - 64 * 1024
 
+# Lines of `peers --watch` that are not repeated.
+_MAX_REMEMBERED: Final = 4096
+
 
 class Run:
     """One run of `p2pctl`: its options, its output and its connection to the daemon."""
@@ -106,8 +109,16 @@ def status(run: Run) -> None:
 def peers(run: Run) -> None:
     """Show the registry, once or as it changes."""
     if run.options.watch:
+        shown: dict[str, str] = {}
         for notice in run.subscribe("peers.watch", status=run.options.status):
-            run.write_line(notice["peer"], render.peer_line(notice["peer"], run.style))
+            peer = notice["peer"]
+            who, line = peer["node_id"] or peer["address"], render.peer_line(peer, run.style)
+            # In JSON there is more of a peer that may have changed.
+            if run.options.json or shown.get(who) != line:
+                if len(shown) == _MAX_REMEMBERED:
+                    shown.clear()
+                shown[who] = line
+                run.write_line(peer, f"{_now().astimezone():%H:%M:%S}  {line}")
         return
     alone = "no peers yet; `p2pctl doctor` says why"
     nobody = alone if run.options.status is None else f"no {run.options.status} peers"
@@ -157,6 +168,8 @@ def ping(run: Run) -> None:
             print(line, flush=True)
     answered = [each for each in times if each is not None]
     if lost is not None and not answered:
+        if len(times) > 1 and not run.options.json:
+            print(f"0 of {len(times)} answered")
         raise lost
     if run.options.json:
         run.write_json({"peer": peer, "rtt_ms": times})
@@ -290,9 +303,12 @@ def _base64(data: bytes) -> str:
 def _read_bytes(argument: str) -> bytes:
     if argument != "-":
         return os.fsencode(argument)
+    if sys.stdin is None:
+        raise InvalidRequest("standard input is closed, and - reads from it")
     data = sys.stdin.buffer.read(MAX_VALUE_BYTES + 1)
     if len(data) > MAX_VALUE_BYTES:
         raise InvalidRequest(
-            f"what standard input holds is longer than {MAX_VALUE_BYTES} bytes: split it up"
+            f"standard input holds more than {MAX_VALUE_BYTES} bytes, and no node takes as much "
+            "at once: see store.max_value_bytes and gossip.max_message_bytes"
         )
     return data

@@ -20,7 +20,6 @@ _DIAL_SECONDS: Final = 3.0
 _MAX_TARGETS: Final = 16
 # What a daemon leaves in its state directory.
 _TRACES: Final = ("lock", "identity.json")
-_LOG: Final = "why it stopped or hangs is in its log: `journalctl -u p2pd`"
 _CHECK: Final = "`p2pd --config FILE --check` says what is wrong with it"
 
 
@@ -46,12 +45,14 @@ def look(
     if directory is None and state_dir is not None:
         directory = Path(state_dir)
     owner = None if directory is None else _owner(directory)
+    unit = "p2pd" if instance in {None, "default"} else f"p2pd@{instance}"
+    log = f"why it stopped or hangs is in its log: `journalctl -u {unit}`"
     if denied:  # nothing says that it does not run; what to do stands in the error
         control = _finding("control.denied", "problem", error)
     elif owner is None:
-        control = _finding("control.unreachable", "problem", error, _LOG)
+        control = _finding("control.unreachable", "problem", error, log)
     else:
-        control = _silent(owner, directory, error, absent=absent)
+        control = _silent(owner, directory, error, log, absent=absent)
     return [
         control,
         _disk(directory),
@@ -106,7 +107,9 @@ def _owner(directory: Path) -> int | None:
     return None
 
 
-def _silent(owner: int, directory: Path | None, error: str, *, absent: bool) -> "FindingJson":
+def _silent(
+    owner: int, directory: Path | None, error: str, log: str, *, absent: bool
+) -> "FindingJson":
     """Say what keeps a process that has the state directory from answering."""
     has = f"process {owner} has the state directory {directory}"
     if _is_stopped(owner):
@@ -114,9 +117,9 @@ def _silent(owner: int, directory: Path | None, error: str, *, absent: bool) -> 
         return _finding("control.silent", "problem", text, f"let it go on: `kill -CONT {owner}`")
     if not absent:
         text = f"{has}, and does not answer: {error}"
-        return _finding("control.silent", "problem", text, f"restart it. {_LOG}")
+        return _finding("control.silent", "problem", text, f"restart it. {log}")
     text = f"{has}, and is not at the control socket that was asked: it has another one, or none"
-    remedy = f"name its socket with --socket PATH (`ss -lxp` lists them), or restart it. {_LOG}"
+    remedy = f"name its socket with --socket PATH (`ss -lxp` lists them), or restart it. {log}"
     return _finding("control.silent", "problem", text, remedy)
 
 

@@ -5,6 +5,7 @@ that nobody's name can move the cursor or rewrite a line. Times are relative; no
 shortened only as far as all that are shown stay distinct.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -36,13 +37,23 @@ _PREVIEW_BYTES: Final = 60
 _ABSENT: Final = "-"
 _LEVEL_WIDTH: Final = len("problem") + 2
 _CHECK_WIDTH: Final = len("bootstrap") + 2
+_USUAL_COLUMNS: Final = 80
+_GAP: Final = 2
+# What is left of the last column of a table before others are left out.
+_LEAST_OF_LAST: Final = 20
+# What `peers` leaves out first where a terminal is too narrow.
+_LEAST_OF_PEERS: Final = ("SOURCE", "DIRECTION", "SEEN", "RTT")
 
 
 class Style:
-    """How to write to `stream`: in colour on a terminal, unless NO_COLOR or TERM say no."""
+    """How to write to `stream`: in colour on a terminal, unless NO_COLOR or TERM say no.
+
+    `width` is how many characters a line of the terminal holds, None where it is none.
+    """
 
     def __init__(self, stream: TextIO, environment: Mapping[str, str] = os.environ) -> None:
         self.terminal = stream.isatty()
+        self.width = _columns(stream, environment) if self.terminal else None
         self.colour = (
             self.terminal
             and not environment.get("NO_COLOR")
@@ -53,6 +64,15 @@ class Style:
         """Colour `text` by what it means (`connected`, `warning`, ...), where it has one."""
         code = _COLOURS.get(meaning)
         return f"\x1b[{code}m{text}\x1b[0m" if self.colour and code is not None else text
+
+
+def _columns(stream: TextIO, environment: Mapping[str, str]) -> int:
+    with contextlib.suppress(ValueError):
+        return max(1, int(environment.get("COLUMNS", "")))
+    with contextlib.suppress(OSError):
+        # A terminal that nobody told its size (a serial line, `script`) says 0.
+        return os.get_terminal_size(stream.fileno()).columns or _USUAL_COLUMNS
+    return _USUAL_COLUMNS
 
 
 class Progress:
@@ -189,13 +209,13 @@ def peers(result: "list[results.PeerJson]", style: Style, now: "datetime") -> st
     """Show `peers`: the connected ones first, then by name."""
     order = {"connected": 0, "attempted": 1, "disconnected": 2}
     ids = short_ids(peer["node_id"] for peer in result)
-    rows = [
+    rows: Sequence[Sequence[str]] = [
         (
             _ABSENT if peer["node_id"] is None else ids[peer["node_id"]],
             clean(peer["name"] or _ABSENT),
             clean(peer["address"] or _ABSENT),
-            style.paint(clean(peer["status"]), peer["status"]),
-            style.paint(clean(peer["liveness"]), peer["liveness"]),
+            clean(peer["status"]),
+            clean(peer["liveness"]),
             clean(peer["direction"] or _ABSENT),
             milliseconds(peer["rtt_ms"]),
             ago(peer["last_seen"], now),
@@ -206,21 +226,56 @@ def peers(result: "list[results.PeerJson]", style: Style, now: "datetime") -> st
             result, key=lambda each: (order.get(each["status"], 3), each["name"] or "")
         )
     ]
-    headers = (
+    headers: Sequence[str] = (
         "NODE", "NAME", "ADDRESS", "STATUS", "LIVENESS", "DIRECTION", "RTT", "SEEN", "SOURCE",
         "LAST ERROR",
     )  # fmt: skip
-    return table(headers, rows)
+    if style.width is not None:
+        headers, rows = _fitted(headers, rows, style.width, _LEAST_OF_PEERS)
+    painted = [headers.index("STATUS"), headers.index("LIVENESS")]
+    return table(
+        headers,
+        [
+            [style.paint(each, each) if at in painted else each for at, each in enumerate(row)]
+            for row in rows
+        ],
+    )
+
+
+def _fitted(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], width: int, least: Sequence[str]
+) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """Cut the last column of a table, and leave out the `least`, until it fits into `width`."""
+    # tabulate leaves as much room behind a column, and once more behind its header.
+    widths = [
+        max(len(header) + _GAP, *map(len, cells)) + _GAP
+        for header, *cells in zip(headers, *rows, strict=True)
+    ]
+    kept, last = list(range(len(headers) - 1)), len(headers) - 1
+    wanted = min(widths[last] - _GAP, _LEAST_OF_LAST)
+    for each in least:
+        if sum(widths[at] for at in kept) + wanted <= width:
+            break
+        kept.remove(headers.index(each))
+    room = max(width - sum(widths[at] for at in kept), len(headers[last]))
+    return [headers[at] for at in (*kept, last)], [
+        [*(row[at] for at in kept), _cut(row[last], room)] for row in rows
+    ]
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "\u2026"
 
 
 def peer_line(peer: "results.PeerJson", style: Style) -> str:
     """Show one changed peer of `peers --watch`."""
-    node = (peer["node_id"] or _ABSENT)[: 2 * MIN_ID_DIGITS]
+    node = (peer["node_id"] or _ABSENT)[:MIN_ID_DIGITS]
     shown = style.paint(f"{clean(peer['status']):<12}", peer["status"])
     alive = style.paint(f"{clean(peer['liveness']):<8}", peer["liveness"])
     name = clean(peer["name"] or _ABSENT)
     address = clean(peer["address"] or _ABSENT)
-    return f"{clean(node):<16}  {shown}  {alive}  {address:<24}  {name}"
+    line = f"{clean(node):<8}  {shown}  {alive}  {address:<24}  {name}"
+    return f"{line}  {clean(peer['last_error'])}" if peer["last_error"] else line
 
 
 def event_line(event: "results.EventJson", style: Style) -> str:
@@ -273,13 +328,11 @@ def findings(found: "Sequence[results.FindingJson]", style: Style) -> str:
 
 def _wrapped(text: str, indent: str, style: Style) -> str:
     """Break a line at the edge of a terminal; `indent` is where the next ones begin."""
-    if not style.terminal:
+    if style.width is None:
         return text
     import textwrap  # noqa: PLC0415 - start-up time
 
-    # A terminal that nobody told its size (a serial line, `script`) says 0.
-    width = os.get_terminal_size(sys.stdout.fileno()).columns or 80
-    width = max(width, len(indent) + 30)
+    width = max(style.width, len(indent) + 30)
     lines = textwrap.wrap(text, width - len(indent), break_on_hyphens=False)
     return f"\n{indent}".join(lines)
 

@@ -19,6 +19,7 @@ from p2pd.config_file import effective
 from p2pd.errors import ConfigError, P2PError
 from p2pd.invocation import Invocation, read_config
 from p2pd.rules import show
+from p2pd.typos import nearest
 
 _FLAGS = {
     "node.name": "--name",
@@ -137,18 +138,17 @@ def _parse_flags(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _unknown_flag(flag: str, known: Sequence[str]) -> str:
-    import difflib  # noqa: PLC0415 - only a mistake needs it
-
-    near = difflib.get_close_matches(flag, known, 1, 0.7)
-    return f"unknown flag {show(flag)}; " + (
-        f"did you mean {near[0]}?" if near else "see p2pd --help"
-    )
+    near = nearest(flag, known)
+    return f"unknown flag {show(flag)}; " + (f"did you mean {near}?" if near else "see p2pd --help")
 
 
 def _invocation(flags: argparse.Namespace) -> Invocation:
     problems: list[str] = []
     with _collected_in(problems):
         _check_instance(flags.instance)
+    if not flags.state_dir and flags.state_dir is not None:
+        # It would be the working directory.
+        problems.append("--state-dir: expected a directory, not ''")
     by_flag = _values_of_flags(flags, problems)
     by_set: dict[str, object] = {}
     for assignment in flags.set:

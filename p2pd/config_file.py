@@ -11,6 +11,7 @@ import attrs
 from p2pd.config import Config, keys, value_at
 from p2pd.errors import ConfigError
 from p2pd.rules import show
+from p2pd.typos import nearest
 
 _BARE_PATH = re.compile(r"[A-Za-z0-9_.-]{1,80}")
 
@@ -156,11 +157,12 @@ def _shown_path(path: str) -> str:
 def _unknown(path: str) -> str:
     """Say that there is no such key, and which one may have been meant."""
     known = list(keys())
-    sections = {each.rpartition(".")[0]: None for each in known}
-    import difflib  # noqa: PLC0415 - only a mistake needs it
-
-    near = difflib.get_close_matches(path, [*known, *sections], 1, 0.7)
-    if not near:
-        name = path.rpartition(".")[2]
-        near = [each for each in known if each.rpartition(".")[2] == name]
-    return f"unknown key; did you mean {near[0]}?" if near else "unknown key"
+    sections = list(dict.fromkeys(each.rpartition(".")[0] for each in known))
+    if path in sections:
+        key = next(each for each in known if each.rpartition(".")[0] == path)
+        return f"this is a section, not a key: set one of its keys, such as {key}"
+    name = path.rpartition(".")[2]
+    names = {each.rpartition(".")[2]: each for each in reversed(known)}
+    near = nearest(path, sections) if "." not in path else None
+    near = near or nearest(path, known) or names.get(nearest(name, names) or "")
+    return f"unknown key; did you mean {near}?" if near else "unknown key"

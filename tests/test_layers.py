@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*(ROOT / "p2pd").rglob("*.py"), *(ROOT / "p2pctl").rglob("*.py")])
 
 GROUND = ("p2pd.errors", "p2pd.ids", "p2pd.address")
-CONFIG = ("p2pd.rules", "p2pd.hosts", "p2pd.config", "p2pd.config_file")
+CONFIG = ("p2pd.rules", "p2pd.hosts", "p2pd.typos", "p2pd.config", "p2pd.config_file")
 # What lets the outside in: clocks, chance, files, other tasks and processes.
 IMPURE = (
     *("asyncio", "datetime", "io", "logging", "multiprocessing", "os", "pathlib", "secrets"),
@@ -54,6 +54,7 @@ RULES = (
     Rule("p2pd.net*", (*GROUND, "p2pd.net.*"), ("attrs", "cryptography", "ifaddr", "trio")),
     Rule("p2pd.store*", (*GROUND, "p2pd.store.*"), ("attrs", "trio")),
     Rule("p2pd.rules", GROUND, ("attrs",)),
+    Rule("p2pd.typos", ()),
     Rule("p2pd.hosts", (*GROUND, "p2pd.rules")),
     Rule("p2pd.config", (*GROUND, *CONFIG), ("attrs",)),
     Rule("p2pd.config_file", (*GROUND, *CONFIG), ("attrs",)),
@@ -128,7 +129,7 @@ RULES = (
     Rule(
         "p2pctl*",
         (
-            *("p2pd", "p2pd.errors", "p2pctl.*"),
+            *("p2pd", "p2pd.errors", "p2pd.typos", "p2pctl.*"),
             *("p2pd.control.client", "p2pd.control.api", "p2pd.control.results"),
         ),
         ("shtab", "tabulate"),

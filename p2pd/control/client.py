@@ -339,9 +339,16 @@ def _connect_in_time(sock: socket.socket, path: str, timeout: float) -> None:
 
 def _permission_advice(path: str) -> str:
     try:
-        group = _group_name(os.stat(path).st_gid)  # noqa: PTH116 - pathlib is slow to import
+        found = os.stat(path)  # noqa: PTH116 - pathlib is slow to import
     except OSError:
         return f"{path}: permission denied; ask the socket's owner, or use sudo"
+    # Nobody is to join the group of root for this.
+    if found.st_gid == 0 or not found.st_mode & stat.S_IWGRP:
+        return (
+            f"{path}: permission denied; use sudo, or start p2pd with a group that may ask "
+            "(control.group, control.mode)"
+        )
+    group = _group_name(found.st_gid)
     return (
         f"{path}: permission denied; its group is {group}: join it with "
         f"`sudo usermod -aG {group} $USER` and log in again, or use sudo"

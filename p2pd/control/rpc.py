@@ -166,6 +166,8 @@ def _check_text(param: api.Param, value: str) -> str | None:
         return "is no Unicode text: it holds half of a surrogate pair"
     size = len(value.encode())
     if param.min_bytes is not None and size < param.min_bytes:
+        if param.min_bytes == 1:
+            return "must not be empty"
         return f"must have at least {param.min_bytes} bytes"
     if param.max_bytes is not None and size > param.max_bytes:
         return f"must have at most {param.max_bytes} bytes"

@@ -19,6 +19,8 @@ from p2pd.core.observations import Observations, RefusalSeen, TargetSeen
 
 # Below so much free space the disk will be full soon: the database's log alone takes 8 MiB.
 LOW_DISK = 64 << 20
+# The share of what the store may hold beyond which it will be full soon.
+STORE_FILLED = 0.9
 
 
 def diagnose(seen: Observations) -> list[Finding]:
@@ -58,6 +60,14 @@ def _disk(seen: Observations) -> Findings:
         )
     else:
         yield ok("disk.ok", f"{disk.directory or 'the store'} is writable, {free}")
+    if disk.used <= STORE_FILLED * disk.most:
+        return
+    held = f"the records here take {disk.used:,} of {disk.most:,} bytes (store.max_bytes)"
+    remedy = "raise store.max_bytes, put with --ttl, or delete what is of no use"
+    if disk.used + disk.largest > disk.most:
+        yield problem("disk.store_full", f"{held}: large values fit no more", remedy)
+    else:
+        yield warning("disk.store_low", held, remedy)
 
 
 _REFUSALS = {

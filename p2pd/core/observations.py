@@ -92,12 +92,19 @@ class EchoSeen:
 
 @attrs.frozen
 class DiskSeen:
-    """The disk under the state directory; see `store.base.Disk`."""
+    """The disk under the state directory; see `store.base.Disk`.
+
+    `used` are the bytes of all records there, of the `most` allowed (`store.max_bytes`; 0 where
+    that is not known), `largest` those of the largest value.
+    """
 
     directory: str
     free: int
     refusal: str | None = None
     full: bool = False
+    used: int = 0
+    most: int = 0
+    largest: int = 0
 
 
 @attrs.frozen

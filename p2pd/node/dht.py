@@ -26,6 +26,9 @@ from p2pd.wire.messages import FindValue, Value
 # Reads of other nodes that wait for the disk; beyond it, who has most waiting is told `busy`.
 MAX_READS = 256
 
+# Characters of a key that an error shows.
+MAX_SHOWN = 200
+
 
 class Consistency(enum.StrEnum):
     """How many replicas a read waits for."""
@@ -116,9 +119,10 @@ class Dht:
 
         Raises `NotFound` where there is nothing to delete, else as `put`.
         """
+        own_id = self._env.identity.node_id
         async with self._seen(name, owned=owned, until_found=True) as seen:
             if not living(seen.versions, self._env.wall_ms()):
-                self._check_absence(name, seen)
+                self._check_absence(_shown(name, own_id if owned else None), seen)
             return await self._write(name, None, seen, owned=owned, lifetime=0)
 
     async def get(
@@ -136,7 +140,7 @@ class Dht:
         # A delete that somebody did not see leaves that one's write standing.
         found = living(holding.versions, self._env.wall_ms())
         if not found:
-            self._check_absence(name, holding)
+            self._check_absence(_shown(name, owner), holding)
         return found
 
     def _needed(self, consistency: Consistency) -> Needed:
@@ -201,15 +205,15 @@ class Dht:
                 f"{least} are needed; try again, or --consistency one"
             )
 
-    def _check_absence(self, name: str, holding: Holding) -> NoReturn:
+    def _check_absence(self, shown: str, holding: Holding) -> NoReturn:
         """Raise `NotFound`, but `TooFewReplicas` where those who are silent may be the most."""
         near = min(holding.answered + holding.silent, self._config.replication)
         if holding.answered <= near // 2:
             raise TooFewReplicas(
-                f"{name!r} was not found, but {holding.silent} of the nodes that may have it did "
+                f"{shown} was not found, but {holding.silent} of the nodes that may have it did "
                 "not answer; try again"
             )
-        raise NotFound(f"no key {name!r}")
+        raise NotFound(f"no key {shown}")
 
     def _check_version(self, versions: list[Version], expected: str) -> None:
         # As `get` tells: a tombstone does not win against a concurrent write.
@@ -234,3 +238,8 @@ class Dht:
         asker = call.connection.node_id
         closer = self._routes.closest_records(question.key, asker) if question.closer else ()
         return Value(tuple(each.signed for each in versions), closer)
+
+
+def _shown(name: str, owner: NodeId | None) -> str:
+    short = name if len(name) <= MAX_SHOWN else name[:MAX_SHOWN] + "..."
+    return repr(short) if owner is None else f"{short!r} owned by {owner.hex()[:12]}"

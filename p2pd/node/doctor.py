@@ -31,6 +31,7 @@ from p2pd.node.own_record import OwnRecord
 from p2pd.node.refusals import Refusals
 from p2pd.node.roster import CLONED, Roster, describe
 from p2pd.node.soundings import Soundings
+from p2pd.store.base import Table
 from p2pd.wire.handshake import Reason
 from p2pd.wire.messages import Echo, Ping
 
@@ -108,7 +109,7 @@ class Doctor:
         self._dialer.wake()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._sound, notes)
-            nursery.start_soon(self._try_disk, notes)
+            nursery.start_soon(self._try_disk, config, notes)
             nursery.start_soon(self._ask_peers, notes)
             targets = [TargetSeen(text, seed=True) for text in config.discovery.seeds]
             targets += [TargetSeen(text, seed=False) for text in config.discovery.bootstrap]
@@ -146,9 +147,17 @@ class Doctor:
     async def _sound(self, notes: _Notes) -> None:
         notes.interfaces = await self._soundings.take(notes.up)
 
-    async def _try_disk(self, notes: _Notes) -> None:
+    async def _try_disk(self, config: Config, notes: _Notes) -> None:
         disk = await self._env.store.try_disk()
-        notes.disk = DiskSeen(disk.directory, disk.free, disk.refusal, disk.full)
+        notes.disk = DiskSeen(
+            disk.directory,
+            disk.free,
+            disk.refusal,
+            disk.full,
+            used=self._env.store.usage(Table.RECORDS).bytes,
+            most=config.store.max_bytes,
+            largest=config.store.max_value_bytes,
+        )
 
     async def _ask_peers(self, notes: _Notes) -> None:
         await trio.sleep(_SETTLE)

@@ -13,7 +13,7 @@ from typing import TypeVar
 import trio
 
 from p2pd.config import GossipConfig
-from p2pd.core.admission import MOST_OF_ORIGIN, ORIGIN_SECONDS, SYSTEM, Admission, Grant
+from p2pd.core.admission import MOST_OF_ORIGIN, SYSTEM, Admission, Grant
 from p2pd.core.broadcast import Broadcast
 from p2pd.core.history import History, Item
 from p2pd.errors import BadMessage, Busy, InvalidRequest
@@ -117,8 +117,10 @@ class GossipService:
     def sent_to(self, topics: frozenset[str], sink: Sink) -> Iterator[None]:
         """Within the `with`, `sink` gets each message on these topics; on all where empty.
 
-        Sinks must not block or raise.
+        Sinks must not block or raise. Raises `InvalidRequest` for a topic that can't be.
         """
+        for topic in topics:
+            _check_topic(topic)
         subscription = (topics, sink)
         self._sinks.append(subscription)
         try:
@@ -132,11 +134,7 @@ class GossipService:
         Without a connection the message waits for one, within `gossip.retention`. Raises
         `InvalidRequest` for a topic or a size that can't be, `Busy` for too many.
         """
-        # Lone surrogates are not printable, and can't be encoded.
-        if not topic.isprintable() or not 0 < len(topic.encode()) <= 64:
-            raise InvalidRequest("a topic is 1 to 64 bytes of printable text")
-        if topic.startswith(SYSTEM):
-            raise InvalidRequest(f"topics that begin with {SYSTEM} are the network's own")
+        _check_topic(topic)
         if len(data) > self._config.max_message_bytes:
             raise InvalidRequest(
                 f"the message has {len(data)} bytes, more than "
@@ -154,8 +152,8 @@ class GossipService:
         now_ms = self._env.wall_ms() if issued is None else issued
         if not self._admission.within_bounds(self._own_id, now_ms):
             raise Busy(
-                f"{MOST_OF_ORIGIN} messages were published within {ORIGIN_SECONDS} s; "
-                "nobody would take more; try again in a minute"
+                f"{MOST_OF_ORIGIN} messages were published in this minute; "
+                "nobody would take more; try again in the next one"
             )
         self._admission.count(self._own_id, now_ms)
         # The clock makes it grow over restarts, the increment within a millisecond.
@@ -323,3 +321,11 @@ class GossipService:
 def message_id_of(signed: Signed) -> bytes:
     """Name a publication: the first bytes of the hash of what was signed."""
     return hashlib.sha256(signed.body).digest()[:MESSAGE_ID_BYTES]
+
+
+def _check_topic(topic: str) -> None:
+    # Lone surrogates are not printable, and can't be encoded.
+    if not topic.isprintable() or not 0 < len(topic.encode()) <= 64:
+        raise InvalidRequest("a topic is 1 to 64 bytes of printable text")
+    if topic.startswith(SYSTEM):
+        raise InvalidRequest(f"topics that begin with {SYSTEM} are the network's own")

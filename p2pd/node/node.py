@@ -170,7 +170,10 @@ class Node:
                 raise NotFound(f"which node is at {text} is not known so far: {said}")
         if text == self.services.own.name or self.node_id.hex().startswith(prefix):
             raise NotFound(f"{text!r} is this node itself; `p2pctl status` tells about it")
-        raise NotFound(f"no known peer {text!r}; `p2pctl peers` lists them")
+        hint = ""
+        if 0 < len(text) < _LEAST_PREFIX and set(text.lower()) <= set("0123456789abcdef"):
+            hint = f" (of a node ID, {_LEAST_PREFIX} digits are the least)"
+        raise NotFound(f"no known peer {text!r}{hint}; `p2pctl peers` lists them")
 
     async def connect(self, address: str) -> NodeId:
         """Dial HOST:PORT now; returns who is there. The connection lasts until a user ends it.

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -263,8 +264,17 @@ def test_a_path_too_long_is_told(tmp_path: Path) -> None:
         Client([str(tmp_path / ("x" * 200))])
 
 
-def test_permission_denied_names_the_group_and_how_to_join_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("group", "mode", "advice"),
+    [
+        (1234, 0o660, "sudo usermod -aG group-1234 $USER"),
+        (1234, 0o600, "control.group"),
+        # Nobody is to join that one.
+        (0, 0o660, "control.group"),
+    ],
+)
+def test_permission_denied_says_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: int, mode: int, advice: str
 ) -> None:
     class Refusing(socket.socket):
         def connect(self, address: object) -> None:
@@ -272,11 +282,14 @@ def test_permission_denied_names_the_group_and_how_to_join_it(
 
     path = tmp_path / "p2pd.sock"
     path.touch()
+    found = os.stat_result((stat.S_IFSOCK | mode, 0, 0, 1, 0, group, 0, 0, 0, 0))
     monkeypatch.setattr(socket, "socket", Refusing)
     monkeypatch.setattr(client_module, "_group_name", lambda gid: f"group-{gid}")
+    monkeypatch.setattr(os, "stat", lambda _: found)
     with pytest.raises(DaemonUnreachable) as caught:
         Client([str(path)])
-    assert f"sudo usermod -aG group-{os.getegid()} $USER" in str(caught.value)
+    assert advice in str(caught.value)
+    assert ("usermod" in str(caught.value)) is ("usermod" in advice)
     assert caught.value.denied
 
 

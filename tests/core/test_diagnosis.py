@@ -87,6 +87,11 @@ def test_every_check_says_something() -> None:
         ("disk.full", {"disk": DiskSeen("/d", 0, "No space left on device", full=True)}, "/d"),
         ("disk.refuses", {"disk": DiskSeen("/d", 9, "Read-only file system")}, "Read-only"),
         (
+            "disk.store_full",
+            {"disk": DiskSeen("/d", 1 << 40, used=91, most=100, largest=10)},
+            "91 of 100 bytes",
+        ),
+        (
             "interface.missing",
             {"patterns": ("eth9",), "interfaces": (lan(used=False),)},
             "'eth9'",
@@ -221,6 +226,7 @@ def test_one_cause_is_one_problem_with_a_remedy(
     ("code", "changes"),
     [
         ("disk.low", {"disk": DiskSeen("/d", LOW_DISK - 1)}),
+        ("disk.store_low", {"disk": DiskSeen("/d", 1 << 40, used=91, most=100, largest=9)}),
         ("interface.unmatched", {"patterns": ("lan0", "wlan0")}),
         ("multicast.disabled", {"multicast": False}),
         ("multicast.unanswered", {"interfaces": (lan(LinkSeen(V4)),)}),

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pctl import render
+from p2pd.control.results import PeerJson
 
 
 @given(st.text())
@@ -98,3 +99,39 @@ def test_colour_is_for_terminals_that_want_it() -> None:
     ):
         assert render.Style(stream, environment).paint("x", "dead") == "x"
     assert render.Style(Terminal(), {"NO_COLOR": ""}).paint("x", "dead") != "x"
+
+
+def peer_of(name: str, last_error: str) -> PeerJson:
+    return {
+        "node_id": name.encode().hex().ljust(64, "0"),
+        "name": name,
+        "address": "192.0.2.1:41000",
+        "status": "disconnected",
+        "liveness": "suspect",
+        "direction": None,
+        "rtt_ms": None,
+        "last_seen": None,
+        "first_seen": "2024-01-01T00:00:00Z",
+        "source": "bootstrap",
+        "success_count": 1,
+        "fail_count": 3,
+        "last_error": last_error,
+    }
+
+
+def test_a_table_of_peers_fits_into_a_terminal() -> None:
+    result = [
+        peer_of(name, last_error="can't dial 192.0.2.1:41000: " + "no answer within 5 s, " * 3)
+        for name in ("kitchen", "cellar")
+    ]
+    now = datetime(2024, 1, 1, tzinfo=UTC)
+    whole = render.peers(result, render.Style(io.StringIO()), now)
+    for columns in (200, 140, 110, 80):
+        style = render.Style(Terminal(), {"COLUMNS": str(columns), "NO_COLOR": "1"})
+        lines = render.peers(result, style, now).splitlines()
+        assert max(map(len, lines)) <= columns
+        assert lines[0].split()[:4] == ["NODE", "NAME", "ADDRESS", "STATUS"]
+        assert "can't dial" in lines[1]
+    assert "no answer within 5 s, no answer" in whole
+    narrow = render.Style(Terminal(), {"COLUMNS": "80", "NO_COLOR": "1"})
+    assert "SOURCE" not in render.peers(result, narrow, now)
