@@ -218,7 +218,7 @@ GLOBALS: Final = (
     argument(
         "--instance",
         metavar="NAME",
-        help="else by its instance (default `default`): the user's own, then the system's",
+        help="by its instance (without $P2PCTL_SOCKET, `default`): the user's own, then the system's",
     ),
     argument("--json", action="store_true", help="write JSON, errors too"),
     argument(
