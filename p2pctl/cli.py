@@ -218,7 +218,7 @@ GLOBALS: Final = (
     argument(
         "--instance",
         metavar="NAME",
-        help="by its instance (without $P2PCTL_SOCKET, `default`): the user's own, then the system's",
+        help="by its instance (`default` without $P2PCTL_SOCKET): the user's, then the system's",
     ),
     argument("--json", action="store_true", help="write JSON, errors too"),
     argument(
