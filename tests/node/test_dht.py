@@ -17,7 +17,14 @@ from p2pd.ids import Key, closest_first
 from p2pd.net.faults import Cut
 from p2pd.node.connection import BUSY_PAUSE
 from p2pd.node.dht import MAX_READS
-from p2pd.node.replica import LOAD_AGAIN_AFTER, MAX_BATCH, MAX_WAITING, PURGE_INTERVAL
+from p2pd.node.dispatch import Call
+from p2pd.node.replica import (
+    LOAD_AGAIN_AFTER,
+    MAX_BATCH,
+    MAX_WAITING,
+    PURGE_INTERVAL,
+    Replica,
+)
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.store.base import Change, Table
 from p2pd.store.memory import MemoryStore
@@ -570,6 +577,28 @@ async def test_a_replica_that_was_late_gets_the_record_all_the_same(
         # Long before repair comes by.
         await trio.sleep(0.5)
         assert [each.record.value for each in await paused.services.replica.read(key)] == [b"w"]
+
+
+async def test_a_replica_that_a_write_did_not_reach_gets_it_afterwards(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: list[Store] = []
+    take = Replica._take
+
+    def lose_one(replica: Replica, call: Call, message: Store) -> None:
+        if not lost:
+            lost.append(message)
+        else:
+            take(replica, call, message)
+
+    async with open_world(1) as world:
+        monkeypatch.setattr(Replica, "_take", lose_one)
+        nodes = await network(world, 5)
+        written = await nodes[0].node.put("k", b"v")
+        assert (written.stored, written.wanted) == (4, 5)
+        await trio.sleep(0.5)
+        held = [await each.services.replica.read(Key.of("k")) for each in nodes]
+        assert all(each[0].record.value == b"v" for each in held)
 
 
 async def test_what_most_could_not_say_is_not_said_to_be_absent(autojump_clock: MockClock) -> None:
