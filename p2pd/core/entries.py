@@ -37,8 +37,9 @@ class Entry:
     yet. `told_by` is the peer whose word the entry is, where it came by exchange; `answered`
     are the addresses at which it proved to be, the others are only claimed; `network` is
     the public network that it counts for, None on a LAN. `parted`: a user asked for the end
-    of the last connection. `dead`: the node is held dead now. `anchor`: it was connected
-    when the process before this one ended, and is dialled first.
+    of the last connection. `left`: it stopped properly since. `dead`: the node is held dead
+    now. `anchor`: it was connected when the process before this one ended, and is dialled
+    first.
     """
 
     node_id: NodeId | None
@@ -59,6 +60,7 @@ class Entry:
     last_error: str | None = None
     retry_at: float = 0.0
     parted: bool = False
+    left: bool = False
     dialing: bool = False
     dead: bool = False
     anchor: bool = False

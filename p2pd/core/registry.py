@@ -180,7 +180,7 @@ class Registry:
         entry.status = Status.CONNECTED
         entry.success_count += 1
         entry.failures_in_row = 0
-        entry.dead = False
+        entry.dead = entry.left = False
         if not (passing and entry.parted):
             entry.retry_at, entry.parted = 0.0, False
         entry.last_seen = wall
@@ -189,15 +189,23 @@ class Registry:
         return entry
 
     def disconnected(
-        self, node_id: NodeId, reason: str, wall: float, now: float, *, on_request: bool = False
+        self,
+        node_id: NodeId,
+        reason: str,
+        wall: float,
+        now: float,
+        *,
+        on_request: bool = False,
+        left: bool = False,
     ) -> Entry:
-        """Note that a connection ended; returns the entry.
+        """Note that a connection ended, and whether as the peer stops; returns the entry.
 
         The first redial waits only the least delay, but where a user asked for the end,
         on either side, the longest.
         """
         entry = self._entries[node_id]
         entry.status = Status.DISCONNECTED
+        entry.left = left
         entry.last_seen = wall
         entry.last_error = reason
         if on_request or not entry.parted:

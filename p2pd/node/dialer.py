@@ -393,8 +393,10 @@ class Dialer:
     def _note_failure(self, entry: Entry, error: P2PError) -> None:
         news = entry.failures_in_row == 0 or entry.last_error != str(error)
         reason = error.reason if isinstance(error, HandshakeRefused) else error.code
-        # One list of bootstrap addresses for a whole fleet names every node to itself.
-        level = logging.INFO if reason == Reason.ONESELF else logging.WARNING
+        # One list of bootstrap addresses for a whole fleet names every node to itself, and who
+        # said that it stops is mostly there no more.
+        expected = reason == Reason.ONESELF or entry.left
+        level = logging.INFO if expected else logging.WARNING
         self._registry.failed(entry, str(error), trio.current_time())
         self._events.emit(
             "peer.dial_failed",

@@ -19,7 +19,7 @@ from p2pd.core.registry import MAX_ADDRESSES, Registry
 from p2pd.errors import Busy, HandshakeRefused
 from p2pd.ids import NodeId
 from p2pd.node.addresses import reachable
-from p2pd.node.connection import LEAVING, Connection, Direction
+from p2pd.node.connection import LEAVING, Connection, Direction, Ending
 from p2pd.node.env import Env
 from p2pd.node.events import Events
 from p2pd.wire.handshake import Reason
@@ -313,7 +313,12 @@ class Roster:
             self._empty.set()
         wall, now = self._env.wall_clock(), trio.current_time()
         entry = self.registry.disconnected(
-            peer, reason, wall, now, on_request=connection.on_request
+            peer,
+            reason,
+            wall,
+            now,
+            on_request=connection.on_request,
+            left=connection.ending is Ending.LEFT,
         )
         self._events.emit(
             "peer.disconnected",

@@ -1,5 +1,6 @@
 """Whom a node dials by itself, and whom it leaves alone."""
 
+import logging
 from contextlib import suppress
 
 import pytest
@@ -248,3 +249,16 @@ async def test_a_newcomer_leaves_half_of_its_target_to_others(autojump_clock: Mo
         await trio.sleep(WELCOME - 1)
         lasting = a.services.roster.lasting()
         assert [each.direction for each in lasting].count(Direction.OUTBOUND) == 2
+
+
+@pytest.mark.parametrize(("gracefully", "level"), [(True, logging.INFO), (False, logging.WARNING)])
+async def test_that_a_peer_which_left_is_not_there_is_no_warning(
+    autojump_clock: MockClock, gracefully: bool, level: int
+) -> None:
+    async with open_world(31) as world:
+        a, b = await world.start("a"), await world.start("b")
+        await world.until(lambda: a.is_connected_to(b))
+        await (world.stop(b) if gracefully else world.crash(b))
+        await trio.sleep(60)
+        failures = [each.level for each in a.events if each.code == "peer.dial_failed"]
+        assert max(failures) == level
