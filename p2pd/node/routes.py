@@ -152,7 +152,8 @@ class Routes:
 
     def is_gone(self, node_id: NodeId) -> bool:
         """Whether a node is known not to run: it left, or its host refused the last dial."""
-        return node_id in self._gone
+        # It may have dialled us while we dialled where it was before.
+        return node_id in self._gone and node_id not in self._roster.connections
 
     def alive(self) -> list[NodeId]:
         """Return the contacts that did not fail, or were heard since."""
@@ -193,12 +194,13 @@ class Routes:
                 each.status is not Status.CONNECTED and not each.failures_in_row
                 for each in self._dialable()
             )
-        excused = {*answered, *self._gone}
+        excused = set(answered)
         return sum(
             self._was_heard_lately(each.node_id, each)
             for each in self._dialable()
             if each.node_id is not None
             and each.node_id not in excused
+            and not self.is_gone(each.node_id)
             and each.answered
             and not each.dead
         )
