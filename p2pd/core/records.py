@@ -102,11 +102,13 @@ def living(versions: Iterable[Version], now_ms: int) -> list[Version]:
 
 def kept(versions: Iterable[Version], now_ms: int) -> list[Version]:
     """Leave out what need not be kept any more; `now_ms` in Unix milliseconds."""
-    return [
-        each
-        for each in versions
-        if (gone_at := gone_at_ms(each.record)) is None or gone_at > now_ms
-    ]
+    return [each for each in versions if is_kept(each.record, now_ms)]
+
+
+def is_kept(record: Record, now_ms: int) -> bool:
+    """Whether a record still need be kept; `now_ms` in Unix milliseconds."""
+    gone_at = gone_at_ms(record)
+    return gone_at is None or gone_at > now_ms
 
 
 def gone_at_ms(record: Record) -> int | None:
@@ -118,7 +120,11 @@ def gone_at_ms(record: Record) -> int | None:
 
 def clock_is_plausible(record: Record, now_ms: int) -> bool:
     """Whether a record's clock is at most a day ahead of ours, so that it can't run out."""
-    return record.clock >> _COUNTER_BITS <= now_ms + MAX_CLOCK_AHEAD_MS
+    return _is_plausible(record.clock, now_ms)
+
+
+def _is_plausible(clock: int, now_ms: int) -> bool:
+    return clock >> _COUNTER_BITS <= now_ms + MAX_CLOCK_AHEAD_MS
 
 
 class Author:
@@ -155,12 +161,16 @@ class Author:
         """Make the record that replaces all versions seen, and this author's last one.
 
         `now_ms` and `expires` are Unix milliseconds, `expires` 0 for never. `value` None
-        deletes, whatever `expires` says.
+        deletes, whatever `expires` says. All that was seen must have plausible clocks.
         """
         versions = list(seen)
         digest = hashlib.sha256(name.encode()).digest()
         key = Key.of_digest(digest, NodeId.of(self._public_key) if owned else None)
         if len(self._written) >= MAX_REMEMBERED and key not in self._written:
+            self._begin()
+        if not _is_plausible(self._clock, now_ms):
+            # Our own clock was wrong. Nobody took what it made, and nothing may stand before it.
+            self._clock = 0
             self._begin()
         latest = max((each.record.clock for each in versions), default=0)
         self._clock = max(now_ms << _COUNTER_BITS, latest + 1, self._clock + 1)
@@ -174,7 +184,8 @@ class Author:
             instance=self._instance,
             clock=self._clock,
             seen=vector,
-            expires=now_ms if value is None else expires,
+            # Of a wall clock far behind, a tombstone would need no keeping any more.
+            expires=self._clock >> _COUNTER_BITS if value is None else expires,
         )
 
 

@@ -150,10 +150,10 @@ class Tending:
                 visit.due = min(visit.due, self._soon(visit.rank, now))
 
     def take(self, now: float) -> Visit | None:
-        """Return the visit that is due for longest, now under way."""
+        """Return the visit that is due for longest, now under way; of one peer one at a time."""
         if now >= self._round_at:
             self._begin_round(now)
-        due = [each for each in self._visits.values() if each.due <= now and not each.under_way]
+        due = [each for each in self._waiting() if each.due <= now]
         if not due:
             return None
         visit = min(due, key=lambda each: each.due)
@@ -184,8 +184,7 @@ class Tending:
 
     def next_due(self) -> float:
         """Return when `take` has something to return, as far as that is known."""
-        waiting = (each.due for each in self._visits.values() if not each.under_way)
-        return min(self._round_at, min(waiting, default=math.inf))
+        return min(self._round_at, min((each.due for each in self._waiting()), default=math.inf))
 
     def turn(self) -> float:
         """Return the seconds in which all are visited once in turn."""
@@ -198,6 +197,10 @@ class Tending:
         longest_ago = sorted(self._visits.values(), key=lambda each: each.made_at)
         for visit in longest_ago[: math.ceil(share * len(longest_ago))]:
             visit.due = min(visit.due, now + self._rng.uniform(0, self._interval))
+
+    def _waiting(self) -> list[Visit]:
+        busy = {each.peer for each in self._visits.values() if each.under_way}
+        return [each for each in self._visits.values() if each.peer not in busy]
 
     def _drop(self, visit: Visit) -> None:
         if self._visits.get((visit.peer, visit.rank)) is visit:

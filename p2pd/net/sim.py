@@ -84,11 +84,18 @@ class SimStream:
             self._drained = trio.Event()
             await self._drained.wait()
             self._check_open()
+            if self._ended:
+                # Who closes without having read all resets the connection (RFC 2525, 2.17).
+                raise trio.BrokenResourceError("connection reset")
         self._under_way += len(data)
         self._send(self.peer.deliver, data)
 
     async def aclose(self) -> None:
         """See `Stream`."""
+        self.close_now()
+
+    def close_now(self) -> None:
+        """Close this end, as the kernel does for a process that is no more."""
         if not self._closed:
             self._closed = True
             self._world.streams.pop(self, None)

@@ -25,6 +25,10 @@ from p2pd.wire.session import Replied, Session
 
 # A peer that lets this much wait reads too slowly for its own requests.
 MAX_OUTBOX = 2 * MAX_PAYLOAD
+# While so much waits, our own requests do, too, and what the peer asks next is not looked at: for
+# so many seconds, as it may be waiting for us in the same way.
+FULL_OUTBOX = MAX_OUTBOX // 2
+FULL_PAUSE = 2.0
 WRITE_TIMEOUT = 10.0
 # Seconds after which the handling of what one peer sent lets all others have their turn.
 TIME_SLICE = 0.002
@@ -114,6 +118,7 @@ class Connection:
         self._alarms = alarms
         self._outbox: list[bytes] = []
         self._outbox_bytes = 0
+        self._wants_room = trio.lowlevel.ParkingLot()
         # The writer's task is only there once something has to wait for the stream.
         self._writer_wakes: trio.Event | None = None
         self._writer_scope = trio.CancelScope()
@@ -184,6 +189,16 @@ class Connection:
             else:
                 self._wake_writer()
 
+    @property
+    def is_full(self) -> bool:
+        """Whether so much waits to be sent that nothing should be added."""
+        return self._outbox_bytes > FULL_OUTBOX
+
+    async def wait_for_room(self) -> None:
+        """Wait until it `is_full` no more, or has ended."""
+        while self.is_full and self.end_reason is None:
+            await self._wants_room.park()
+
     def abort(self, reason: str, ending: Ending = Ending.UNWANTED) -> None:
         """End the connection at once."""
         self._end(reason, ending)
@@ -208,6 +223,9 @@ class Connection:
         The very object that went along with the handshake is not sent again. Raises
         `RequestTimedOut`, `ConnectionLost`, or `Busy` where too many are under way.
         """
+        until = trio.current_time() + within
+        with trio.move_on_at(until):
+            await self.wait_for_room()
         if self.end_reason is not None:
             raise ConnectionLost(f"the connection has ended: {self.end_reason}")
         self.last_used = sent_at = trio.current_time()
@@ -220,7 +238,7 @@ class Connection:
             self._queue(data)
         slot = self._slots[request_id] = _Slot(Alarm(self._alarms))
         try:
-            await slot.alarm.wait(sent_at + within)
+            await slot.alarm.wait(until)
         finally:
             del self._slots[request_id]
             self._session.forget(request_id)
@@ -297,6 +315,9 @@ class Connection:
             if self._told_busy:
                 await trio.sleep(BUSY_PAUSE)
                 self._told_busy = False
+            if self.is_full:
+                with trio.move_on_after(FULL_PAUSE):
+                    await self.wait_for_room()
         # The answer to a probe that was given up is a sign of life all the same.
         if self._session.late_replies > late_replies:
             self._note_life()
@@ -339,8 +360,7 @@ class Connection:
                     self._writer_wakes = trio.Event()
                     await self._writer_wakes.wait()
                 data = b"".join(self._outbox)
-                self._outbox.clear()
-                self._outbox_bytes = 0
+                self._empty_outbox()
                 self._may_send_at_once = False
                 with trio.fail_after(WRITE_TIMEOUT):
                     await self._stream.send_all(data)
@@ -363,10 +383,14 @@ class Connection:
 
     def _send_waiting(self) -> None:
         if self._stream.send_nowait(b"".join(self._outbox)):
-            self._outbox.clear()
-            self._outbox_bytes = 0
+            self._empty_outbox()
         if self._outbox or self._goodbye is not None:
             self._wake_writer()
+
+    def _empty_outbox(self) -> None:
+        self._outbox.clear()
+        self._outbox_bytes = 0
+        self._wants_room.unpark_all()
 
     def _wake_writer(self) -> None:
         if self._writer_wakes is not None:
@@ -383,5 +407,6 @@ class Connection:
             self.end_reason = reason
             self.ending = ending
             self._writer_scope.cancel()
+            self._wants_room.unpark_all()
             if not by_reader:
                 self._scope.cancel()

@@ -120,7 +120,8 @@ class Dht:
         Raises `NotFound` where there is nothing to delete, else as `put`.
         """
         own_id = self._env.identity.node_id
-        async with self._seen(name, owned=owned, until_found=True) as seen:
+        # What it does not see, it does not hide.
+        async with self._seen(name, owned=owned, consistency=Consistency.ALL) as seen:
             if not living(seen.versions, self._env.wall_ms()):
                 self._check_absence(_shown(name, own_id if owned else None), seen)
             return await self._write(name, None, seen, owned=owned, lifetime=0)
@@ -153,20 +154,26 @@ class Dht:
 
     @asynccontextmanager
     async def _seen(
-        self, name: str, *, owned: bool, until_found: bool = False, at_once: bool = False
+        self,
+        name: str,
+        *,
+        owned: bool,
+        consistency: Consistency = Consistency.QUORUM,
+        at_once: bool = False,
     ) -> AsyncIterator[Holding]:
         """Hold a key for one write, and see what is there: `Author` wants them in a row.
 
-        `at_once`: it must not wait until other writes are ready, too.
+        As many answers as `consistency` asks for are waited for, but not demanded. `at_once`: it
+        must not wait until other writes are ready, too.
         """
         key = Key.of(name, self._env.identity.node_id if owned else None)
         lock = self._writing.setdefault(key, trio.Lock())
         try:
             async with lock:
-                needed = self._needed(Consistency.QUORUM)
+                needed = self._needed(consistency)
                 began = trio.current_time()
                 with self._convoy.preparing():
-                    seen = await self._quorum.read(key, needed, until_found=until_found)
+                    seen = await self._quorum.read(key, needed, until_found=False)
                 if not at_once:
                     await self._convoy.gather(trio.current_time() - began)
                 yield seen
@@ -207,8 +214,13 @@ class Dht:
 
     def _check_absence(self, shown: str, holding: Holding) -> NoReturn:
         """Raise `NotFound`, but `TooFewReplicas` where those who are silent may be the most."""
-        near = min(holding.answered + holding.silent, self._config.replication)
-        if holding.answered <= near // 2:
+        if holding.ahead:
+            raise TooFewReplicas(
+                f"what is stored under {shown} is dated more than a day ahead of this node's "
+                "clock; `p2pctl doctor` compares the clocks"
+            )
+        most = min(holding.answered + holding.silent, self._config.replication)
+        if holding.answered <= most // 2 or holding.heard <= holding.near // 2:
             raise TooFewReplicas(
                 f"{shown} was not found, but {holding.silent} of the nodes that may have it did "
                 "not answer; try again"

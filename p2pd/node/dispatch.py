@@ -33,6 +33,13 @@ class Caller(Protocol):
     def remote(self) -> Address:
         """The other end's address."""
 
+    @property
+    def is_full(self) -> bool:
+        """Whether so much waits to be sent that nothing should be added."""
+
+    async def wait_for_room(self) -> None:
+        """Wait until it `is_full` no more, or has ended."""
+
     def reply(self, request_id: int, message: Message) -> None:
         """Answer a request."""
 

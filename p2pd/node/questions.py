@@ -12,6 +12,11 @@ from p2pd.node.fair_channel import FairChannel
 from p2pd.wire.messages import Message
 
 Question = TypeVar("Question", bound=Message)
+Answer = Callable[[Call, Question], Awaitable[Message]]
+
+# Questions of askers who read too slowly, which are answered as soon as they read on: so many at
+# a time, the others after these.
+MOST_ANSWERS_HELD = 4
 
 
 class Questions(Generic[Question]):
@@ -29,20 +34,36 @@ class Questions(Generic[Question]):
         for each, _ in self._waiting.put(call.connection.node_id, (call, question)):
             each.answer(failure(Busy(self._refusal)))
 
-    async def answer_all(self, answer: Callable[[Call, Question], Awaitable[Message]]) -> None:
+    async def answer_all(self, answer: Answer[Question]) -> None:
         """Answer one question after the other, until cancelled.
 
-        Whose connection has ended is passed over. A `P2PError` of `answer` is told to the
-        asker; anything else is a bug, and escapes.
+        Whose connection has ended is passed over. Whose connection is full waits, but holds up
+        nobody else than others of that kind. A `P2PError` of `answer` is told to the asker;
+        anything else is a bug, and escapes.
         """
-        while True:
-            call, question = await self._waiting.receive()
-            if call.connection.end_reason is not None:
-                continue
-            try:
-                reply = await answer(call, question)
-            except P2PError as error:
-                reply = failure(error)
-            call.answer(reply)
-            # Answers that took no waiting, one after the other, must not hold up all else.
-            await trio.lowlevel.checkpoint()
+        async with trio.open_nursery() as nursery:
+            limit = trio.CapacityLimiter(MOST_ANSWERS_HELD)
+            while True:
+                call, question = await self._waiting.receive()
+                if call.connection.is_full:
+                    nursery.start_soon(self._answer_later, call, question, answer, limit)
+                else:
+                    await self._answer(call, question, answer)
+                # Answers that took no waiting, one after the other, must not hold up all else.
+                await trio.lowlevel.checkpoint()
+
+    async def _answer_later(
+        self, call: Call, question: Question, answer: Answer[Question], limit: trio.CapacityLimiter
+    ) -> None:
+        async with limit:
+            await call.connection.wait_for_room()
+            await self._answer(call, question, answer)
+
+    async def _answer(self, call: Call, question: Question, answer: Answer[Question]) -> None:
+        if call.connection.end_reason is not None:
+            return
+        try:
+            reply = await answer(call, question)
+        except P2PError as error:
+            reply = failure(error)
+        call.answer(reply)

@@ -14,7 +14,14 @@ import trio
 
 from p2pd.config import DhtConfig
 from p2pd.core.lookup import Candidate
-from p2pd.core.records import Version, kept, living, merge, version_of
+from p2pd.core.records import (
+    Version,
+    clock_is_plausible,
+    kept,
+    living,
+    merge,
+    version_of,
+)
 from p2pd.errors import BadMessage, P2PError, StoreError
 from p2pd.ids import Key, NodeId, closest_first
 from p2pd.node.dialer import Dialer
@@ -53,19 +60,24 @@ class Needed:
 class Holding:
     """What the replicas of a key hold.
 
-    `versions` are those that no other one covers, the winner first. `nodes` are the replicas,
+    `versions` are those that no other one covers, the winner first; `ahead`: some were left out,
+    as they are dated more than a day ahead. `nodes` are the replicas,
     the closest first, of which `answered` have answered. `wanted` is how many there should be:
     `nodes`, and, where these are fewer than `dht.replication`, those others that were heard of
     lately and are not known to be gone. `silent` is how many near the key did not answer;
-    `late` are those of them that would be replicas, but were not waited for.
+    `late` are those of them that would be replicas, but were not waited for. Of the `near`
+    closest that answered or did not, as many as replicas there may be, `heard` answered.
     """
 
     versions: list[Version]
+    ahead: bool
     nodes: list[NodeId]
     answered: int
     wanted: int
     silent: int
     late: list[NodeId]
+    near: int
+    heard: int
 
 
 @attrs.frozen
@@ -82,15 +94,28 @@ class StoreResult:
 
 
 class _Answers:
-    """The versions of a key in the answers to one read: most of them are the same."""
+    """The versions of a key in the answers to one read: most of them are the same.
 
-    def __init__(self, key: Key) -> None:
+    Those of which the clock is not plausible are left out, and noted in `ahead`: whoever
+    writes takes a later one than all that it saw. `now_ms` in Unix milliseconds.
+    """
+
+    def __init__(self, key: Key, now_ms: int) -> None:
+        self.ahead = False
         self._key = key
+        self._now_ms = now_ms
         self._opened: dict[Signed, Version | None] = {}
 
-    def know(self, versions: Iterable[Version]) -> None:
-        """Take versions that were checked already, for when an answer has them, too."""
-        self._opened.update((each.signed, each) for each in versions)
+    def know(self, versions: Iterable[Version]) -> list[Version]:
+        """Take what this node has itself, for when an answer has it, too; returns what is sound."""
+        sound = [each for each in versions if self._is_plausible(each)]
+        self._opened.update((each.signed, each) for each in sound)
+        return sound
+
+    def _is_plausible(self, version: Version) -> bool:
+        plausible = clock_is_plausible(version.record, self._now_ms)
+        self.ahead |= not plausible
+        return plausible
 
     def versions_in(self, reply: Message | None) -> list[Version]:
         """Return the versions in an answer, without those that are not what they say."""
@@ -104,7 +129,7 @@ class _Answers:
                 version = version_of(signed, open_record(signed))
             except BadMessage:
                 version = None
-            sound = version is not None and version.key == self._key
+            sound = version is not None and version.key == self._key and self._is_plausible(version)
             self._opened[signed] = version if sound else None
         return self._opened[signed]
 
@@ -191,13 +216,13 @@ class Quorum:
         self, key: Key, nodes: list[NodeId], needed: Needed, *, until_found: bool
     ) -> Holding:
         """Read from these nodes, which are all the replicas that there can be."""
-        answers = _Answers(key)
+        answers = _Answers(key, self._env.wall_ms())
         held: dict[NodeId, list[Version]] = {}
 
         def lacking() -> int:
             enough = needed.of(len(nodes))
             if until_found and len(held) >= enough:
-                found = living(chain.from_iterable(held.values()), wall_ms())
+                found = living(self._merged(chain.from_iterable(held.values())), wall_ms())
                 enough = 0 if found else len(nodes)
             return max(0, enough - len(held))
 
@@ -209,12 +234,22 @@ class Quorum:
         wall_ms = self._env.wall_ms
         await self._ask_as_needed(sorted(nodes, key=self._effort), ask, lacking)
         found = self._merged(chain.from_iterable(held.values()))
-        if not lacking():
-            return Holding(found, nodes, len(held), len(nodes), silent=0, late=[])
-        there = [node for node in nodes if node in held]
-        wanted = self._wanted(there, there)
-        silent = [each for each in nodes if each not in held and not self._routes.is_gone(each)]
-        return Holding(found, there, len(held), wanted, len(silent), self._late(silent))
+        there, wanted, silent = nodes, len(nodes), list[NodeId]()
+        if lacking():
+            there = [node for node in nodes if node in held]
+            wanted = self._wanted(there, there)
+            silent = [each for each in nodes if each not in held and not self._routes.is_gone(each)]
+        return Holding(
+            found,
+            answers.ahead,
+            there,
+            len(held),
+            wanted,
+            len(silent),
+            self._late(silent),
+            near=len(held) + len(silent),
+            heard=len(held),
+        )
 
     async def _ask_as_needed(
         self,
@@ -256,7 +291,7 @@ class Quorum:
 
     async def _look_up(self, key: Key, needed: Needed, *, until_found: bool) -> Holding:
         most = self._config.replication
-        answers = _Answers(key)
+        answers = _Answers(key, self._env.wall_ms())
         own = await self._ask(key, self._own_id, answers)
         itself = [] if own is None else [self._own_id]
 
@@ -277,8 +312,9 @@ class Quorum:
                 return False
             if answered(route, nodes) < needed.of(len(nodes)):
                 return False
-            now_ms = self._env.wall_ms()
-            return not until_found or bool(living(versions_of_answers(route), now_ms))
+            if not until_found:
+                return True
+            return bool(living(self._merged(versions_of_answers(route)), self._env.wall_ms()))
 
         route = await self._routes.look_up(key, FindValue(key, closer=True), enough=enough)
         nodes = replicas(route.frontier)
@@ -287,7 +323,19 @@ class Quorum:
         silent = max(len(route.silent), wanted - len(nodes))
         late = self._late(each.node_id for each in route.silent)
         late = [each for each in closest_first([*nodes, *late], key)[:most] if each in late]
-        return Holding(found, nodes, answered(route, nodes), wanted, silent, late)
+        missed = [each.node_id for each in route.silent]
+        near = closest_first([*itself, *route.answers, *missed], key)[:most]
+        return Holding(
+            found,
+            answers.ahead,
+            nodes,
+            answered(route, nodes),
+            wanted,
+            silent,
+            late,
+            near=len(near),
+            heard=answered(route, near),
+        )
 
     async def _ask(self, key: Key, node: NodeId, answers: _Answers) -> list[Version] | None:
         """Return the versions that a node holds, None where it did not say."""
@@ -296,8 +344,7 @@ class Quorum:
                 versions = await self._replica.read(key)
             except StoreError:
                 return None
-            answers.know(versions)
-            return versions
+            return answers.know(versions)
         reply = await self._routes.ask(node, FindValue(key, closer=False))
         return answers.versions_in(reply) if isinstance(reply, Value) else None
 

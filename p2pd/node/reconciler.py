@@ -115,7 +115,8 @@ class Reconciler:
         before = [tree.digest(key) for key in wanted]
         theirs = await self._fetch(peer, wanted)
         learned = sum(tree.digest(key) != old for key, old in zip(wanted, before, strict=True))
-        lacking = [*comparison.only_here, *comparison.different]
+        # What replaces something first: who is full takes that, and nothing else.
+        lacking = [*comparison.different, *comparison.only_here]
         given = await self._give(peer, lacking, theirs)
         return Outcome(learned, given, comparison.complete and not lacking)
 

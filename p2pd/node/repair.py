@@ -14,8 +14,8 @@ from p2pd.config import DhtConfig
 from p2pd.core.bounded import BoundedTable
 from p2pd.core.closest_sets import closest_sets, merged
 from p2pd.core.confirmations import Confirmations
-from p2pd.core.merkle import Prefix
-from p2pd.core.tending import SOON, Tending, Visit
+from p2pd.core.merkle import EVERYTHING, Prefix
+from p2pd.core.tending import SOON, TENDERS, Tending, Visit
 from p2pd.errors import DialFailed, P2PError, RequestTimedOut
 from p2pd.ids import NodeId, closest_first, distance
 from p2pd.node.alarms import Alarm
@@ -29,6 +29,9 @@ from p2pd.wire.messages import FindNode
 
 # Comparisons that one node has started and not finished.
 AT_ONCE = 4
+# Seconds for a comparison and all that it moves, or others would never have their turn. What is
+# left is for the next one.
+VISIT_SECONDS = 300.0
 # How many more nodes than replicas are looked at: those closest to a key nearby are not quite
 # those closest to this node.
 MARGIN = 8
@@ -102,7 +105,8 @@ class Repair:
             nursery.start_soon(self._join)
             limit = trio.CapacityLimiter(AT_ONCE)
             while True:
-                due = min(self._survey_at, self._look_at, self.tending.next_due())
+                visit_at = self.tending.next_due() if limit.available_tokens else math.inf
+                due = min(self._survey_at, self._look_at, visit_at)
                 await self._alarm.wait(due)
                 now = trio.current_time()
                 if now >= self._survey_at:
@@ -110,8 +114,8 @@ class Repair:
                 if now >= self._look_at:
                     self._look_at, self._looked_at = math.inf, now
                     nursery.start_soon(self._look_around)
-                while (visit := self.tending.take(now)) is not None:
-                    await limit.acquire_on_behalf_of(visit)
+                while limit.available_tokens and (visit := self.tending.take(now)) is not None:
+                    limit.acquire_on_behalf_of_nowait(visit)
                     nursery.start_soon(self._visit, visit, limit)
 
     def changed(self, node_id: NodeId) -> None:
@@ -133,12 +137,14 @@ class Repair:
         """Give the records of this node to those who become replicas once it has left.
 
         Takes at most `HAND_OVER` seconds. Where there are no more nodes than replicas, nobody
-        becomes one.
+        becomes one: then the nearest get what they may have missed, to tell the others.
         """
         nodes = self.alive()
-        if len(nodes) < self.replication or not len(self._replica.tree):
+        if not len(self._replica.tree):
             return
         heirs: dict[bytes, list[Prefix]] = {}
+        if len(nodes) < self.replication:
+            heirs = {node: [EVERYTHING] for node in nodes[:TENDERS]}
         counts = (self.replication, self.replication + 1)
         for each in closest_sets(
             self._own_id,
@@ -198,13 +204,14 @@ class Repair:
     async def _visit(self, visit: Visit, limit: trio.CapacityLimiter) -> None:
         peer = NodeId(visit.peer)
         try:
-            prefixes = [each for each in visit.prefixes if not self._replica.tree.is_empty(each)]
-            if not prefixes:
-                self.tending.made(visit, trio.current_time(), learned=False, gave=False)
+            # Also where nothing is here: it may be this node that missed what was written.
+            with trio.move_on_after(VISIT_SECONDS) as scope:
+                outcome = await self._reconciler.reconcile(peer, visit.prefixes)
+            if scope.cancelled_caught:
+                self.tending.failed(visit, trio.current_time())
                 return
-            outcome = await self._reconciler.reconcile(peer, prefixes)
             if outcome.same:
-                for each in prefixes:
+                for each in visit.prefixes:
                     self._confirmations.note(each, trio.current_time())
             self.tending.made(
                 visit,

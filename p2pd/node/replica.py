@@ -19,6 +19,7 @@ from p2pd.core.records import (
     Version,
     clock_is_plausible,
     gone_at_ms,
+    is_kept,
     kept,
     merge,
     version_of,
@@ -229,6 +230,8 @@ class Replica:
             raise InvalidRequest(f"a value of more than {self._max_value_bytes} bytes")
         if not clock_is_plausible(record, self._env.wall_ms()):
             raise InvalidRequest("a record from more than a day ahead; check the writer's clock")
+        if not is_kept(record, self._horizon_ms()):
+            raise InvalidRequest("a record that is past its time already; check the clocks")
 
     def _enqueue(self, write: _Write) -> None:
         reply, own_id = write.reply, self._env.identity.node_id

@@ -79,11 +79,10 @@ class Republisher:
     def _untended(self) -> list[Prefix]:
         """Return some of the prefixes that are not this node's, or were not confirmed lately.
 
-        In a network with no more nodes than replicas there are none: all is everybody's, and
-        everybody compares with all others.
+        In a network with no more nodes than replicas all is everybody's.
         """
         nodes = self._repair.alive()
-        if len(nodes) < self._repair.replication or not len(self._replica.tree):
+        if not nodes or not len(self._replica.tree):
             return []
         now = trio.current_time()
         patience = max(self._config.republish_interval, PATIENCE * self._repair.tending.turn())
@@ -105,7 +104,7 @@ class Republisher:
         key = Key(self._rng.choice(some)[0])
         found = await self._closest(key)
         home = found[: self._repair.replication]
-        if len(home) < self._repair.replication:
+        if len(home) < min(self._repair.replication, len(self._repair.alive()) + 1):
             raise PeerError("too few nodes were found to tell whose it is")
         around = _around(key, found, len(home), prefix)
         held = {Key(each): digest for each, digest in self._replica.tree.entries(around)}

@@ -96,6 +96,7 @@ class Routes:
         self._own_id = env.identity.node_id
         self.table = RoutingTable(self._own_id, config.k, trio.current_time())
         self._round_trips = RoundTrips()
+        self._started = trio.current_time()
         self._connected = trio.Event()
         self._joined = trio.Event()
         # Who left, or whose host refused the last dial: they don't run, and nobody need wait for
@@ -187,11 +188,15 @@ class Routes:
     def missing(self, answered: Collection[NodeId]) -> int:
         """Count the others that should have answered: heard of lately, and not known to be gone.
 
-        Before this node has joined, those that it has not dialled in vain yet.
+        Before this node has joined, those that it has not dialled in vain yet, and for
+        `AWAY_AFTER` from its start all that it was once connected to: it may be cut off itself.
         """
         if not self._joined.is_set():
+            young = trio.current_time() - self._started < AWAY_AFTER
             return sum(
-                each.status is not Status.CONNECTED and not each.failures_in_row
+                each.status is not Status.CONNECTED
+                and (not each.failures_in_row or (young and each.proven))
+                and not (each.node_id is not None and self.is_gone(each.node_id))
                 for each in self._dialable()
             )
         excused = set(answered)
@@ -231,9 +236,9 @@ class Routes:
         if not self._joined.is_set() or len(known) >= self._config.k:
             return None
         contacts = (contact.node_id for contact in self.table)
-        there = dict.fromkeys(each for each in contacts if not self._is_dead(each))
-        untried = (each for each in known if not (each.dead or each.fail_count))
-        if any(each.node_id is not None and each.node_id not in there for each in untried):
+        there = {each: None for each in contacts if not (self._is_dead(each) or self.is_gone(each))}
+        untried = (each.node_id for each in known if not (each.dead or each.failures_in_row))
+        if any(each and each not in there and not self.is_gone(each) for each in untried):
             return None
         return closest_first([*there, self._own_id], target)[:count]
 

@@ -345,7 +345,13 @@ class World:
                     await running.stopping.wait()
         finally:
             node.running = None
+            self._close_what_is_left(node.network.host)
             node.ended.set()
+
+    def _close_what_is_left(self, host: str) -> None:
+        if not any(each.network.host == host for each in self.living()):
+            for stream in [each for each in self.network.streams if each.local.host == host]:
+                stream.close_now()
 
 
 @asynccontextmanager
