@@ -14,7 +14,7 @@ from p2pd.config import DhtConfig
 from p2pd.core.records import actor_of
 from p2pd.errors import InvalidRequest, NotFound, StoreError, TooFewReplicas, VersionConflict
 from p2pd.ids import Key, closest_first
-from p2pd.net.faults import Cut
+from p2pd.net.faults import Cut, constant_latency
 from p2pd.node.connection import BUSY_PAUSE
 from p2pd.node.dht import MAX_READS
 from p2pd.node.dispatch import Call
@@ -25,6 +25,7 @@ from p2pd.node.replica import (
     PURGE_INTERVAL,
     Replica,
 )
+from p2pd.simulation.checks import closest
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.store.base import Change, Table
 from p2pd.store.memory import MemoryStore
@@ -32,8 +33,10 @@ from p2pd.wire import identity
 from p2pd.wire.identity import is_signed_by, open_record
 from p2pd.wire.messages import (
     Failed,
+    FindNode,
     FindValue,
     Message,
+    Nodes,
     Record,
     Refused,
     Seen,
@@ -679,3 +682,172 @@ async def test_who_left_is_no_node_that_may_have_the_key(
                 for node in (a, b):
                     with pytest.raises(NotFound):
                         await node.node.get("k")
+
+
+DAY = 86400.0
+
+
+async def test_a_clock_far_ahead_stops_nobody_but_itself(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a, b, ahead = await network(world, 3)
+        ahead.clock_error = 3 * DAY
+        with pytest.raises(TooFewReplicas, match="check the writer's clock"):
+            await ahead.node.put("k", b"far ahead")
+        # It is on that one's own disk, and the others read it there.
+        for node in (a, b):
+            for name in ("k", "other"):
+                assert (await node.node.put(name, b"v")).stored == 3
+                assert (await a.node.get(name, consistency="all")).winner.value == b"v"
+        ahead.clock_error = 0
+        assert (await ahead.node.put("k", b"right again")).stored == 3
+        assert (await a.node.get("k")).winner.value == b"right again"
+
+
+async def test_a_replica_that_shows_the_last_of_all_clocks_stops_nobody(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a, _ = await network(world, 2)
+        liar = ScriptedPeer(world, listens=True)
+        shown = record(liar, "k", b"v", clock=(1 << 64) - 1)
+
+        def answer(message: Message) -> Message | None:
+            if isinstance(message, FindValue):
+                return Value((shown,), ())
+            return Nodes(()) if isinstance(message, FindNode) else Stored()
+
+        await world._nursery.start(liar.listen, lambda line: line.serve(answer))
+        await a.node.connect(str(liar.address))
+        await trio.sleep(10)
+        for name in ("k", "other", "k"):
+            await a.node.put(name, b"v")
+        assert (await a.node.get("k", consistency="all")).winner.value == b"v"
+        assert_unharmed(a)
+
+
+async def test_who_is_far_behind_says_so_instead_of_that_there_is_nothing(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a, b = await network(world, 2)
+        await a.node.put("k", b"v")
+        b.clock_error = -3 * DAY
+        for consistency in ("one", "quorum", "all"):
+            with pytest.raises(TooFewReplicas, match="clock"):
+                await b.node.get("k", consistency=consistency)
+        with pytest.raises(TooFewReplicas, match="clock"):
+            await b.node.delete("k")
+        # It would be past its time at once, and be nowhere.
+        with pytest.raises(TooFewReplicas, match="past its time"):
+            await b.node.put("other", b"v", ttl=DAY)
+        assert (await a.node.get("k")).winner.value == b"v"
+
+
+async def test_a_delete_by_a_clock_far_behind_holds(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a, b = await network(world, 2)
+        await a.node.put("k", b"v")
+        b.clock_error = -DAY / 2
+        await b.node.delete("k")
+        a.clock_error = b.clock_error = 30 * DAY - 3600
+        await trio.sleep(2 * PURGE_INTERVAL)
+        # As long as anybody else's is it kept.
+        assert Key.of("k") in a.services.replica.tree
+        with pytest.raises(NotFound):
+            await a.node.get("k")
+
+
+@pytest.mark.parametrize("size", [10, 30])
+async def test_nothing_is_said_of_a_key_while_its_replicas_are_silent(
+    autojump_clock: MockClock, size: int
+) -> None:
+    async with open_world(1) as world:
+        nodes = await network(world, size, dht__replication=3)
+        await nodes[0].node.put("k", b"v")
+        await trio.sleep(60)
+        home = closest(world, Key.of("k"), 3)
+        others = [each for each in nodes if each not in home]
+        world.network.medium.cut(
+            Cut(
+                frozenset(each.network.host for each in home),
+                frozenset(each.network.host for each in others),
+            )
+        )
+        # Later they are held dead.
+        for node in others[:2]:
+            with pytest.raises(TooFewReplicas):
+                await node.node.get("k")
+
+
+async def test_what_a_tombstone_does_not_cover_is_found_though_that_came_first(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a, b, c = await network(world, 3, dht__repair_interval=100_000.0)
+        one, other, at = ScriptedPeer(world), ScriptedPeer(world), now_ms() << 16
+        seen = (Seen(actor_of(one.identity.public_key, bytes(8)), at - 3),)
+        name = next(
+            f"k{number}"
+            for number in range(100)
+            if closest(world, Key.of(f"k{number}"), 3)[-1] is c
+        )
+        stale = record(one, name, b"stale", clock=at - 3)
+        deleted = record(other, name, None, clock=at - 2, seen=seen, expires=now_ms())
+        apart = record(one, name, b"apart", clock=at - 1, instance=b"another.")
+        for node, version in ((a, stale), (b, deleted), (c, apart)):
+            await node.services.replica.write_all([version], {Key.of(name)})
+        assert (await a.node.get(name)).winner.value == b"apart"
+
+
+async def test_what_joined_after_a_write_does_not_hide_it_from_a_delete(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        await trio.sleep(60)
+        await a.node.put("k", b"1")
+        await world.start("b", lan=None, bootstrap=[a])
+        c = await world.start("c", lan=None, bootstrap=[a])
+        await trio.sleep(1)
+        await c.node.put("k", b"2")
+        await c.node.delete("k")
+        await trio.sleep(60)
+        with pytest.raises(NotFound):
+            await c.node.get("k")
+
+
+async def test_who_restarts_while_cut_off_refuses_at_first(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        nodes = await network(world, 5)
+        await nodes[0].node.put("k", b"v")
+        await trio.sleep(60)
+        alone = nodes[0]
+        hosts = frozenset(each.network.host for each in nodes[1:])
+        await world.stop(alone)
+        world.network.medium.cut(Cut(frozenset({alone.network.host}), hosts))
+        await world.start(alone.name)
+        for _ in range(6):
+            await trio.sleep(5)
+            with pytest.raises(TooFewReplicas):
+                await alone.node.put("k", b"alone")
+
+
+@pytest.mark.parametrize("latency", [0.0005, 0.05])
+async def test_many_large_values_at_once_break_no_connection(
+    autojump_clock: MockClock, latency: float
+) -> None:
+    async with open_world(1, constant_latency(latency)) as world:
+        nodes = await network(world, 5, store__max_value_bytes=1 << 18)
+        values = {f"k{number}": world.rng.randbytes(1 << 18) for number in range(32)}
+        async with trio.open_nursery() as nursery:
+            for name, value in values.items():
+                nursery.start_soon(nodes[0].node.put, name, value)
+
+        async def get(name: str) -> None:
+            assert (await nodes[1].node.get(name)).winner.value == values[name]
+
+        async with trio.open_nursery() as nursery:
+            for name in values:
+                nursery.start_soon(get, name)
+        for node in nodes:
+            assert "peer.disconnected" not in node.codes()

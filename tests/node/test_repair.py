@@ -148,10 +148,12 @@ async def test_what_was_written_on_both_sides_of_a_cut_is_on_both_afterwards(
 async def test_whom_a_node_had_only_not_met_is_compared_with_later_than_a_newcomer(
     autojump_clock: MockClock,
 ) -> None:
+    # So long that nobody looks around by chance meanwhile.
+    interval = {"dht__repair_interval": 100_000.0}
     async with open_world(3) as world:
-        a, b = await network(world, 2)
-        c = await world.start("c", lan=None)
-        d = await world.start("d", lan=None, bootstrap=[c])
+        a, b = await network(world, 2, **interval)
+        c = await world.start("c", lan=None, **interval)
+        d = await world.start("d", lan=None, bootstrap=[c], **interval)
         await trio.sleep(NEW)
         await put_all([a, c], ["of a and b", "of c and d"])
         await trio.sleep(NEW)
@@ -160,10 +162,10 @@ async def test_whom_a_node_had_only_not_met_is_compared_with_later_than_a_newcom
             await trio.sleep(2 * SOON[0][1] + 1)
         assert "Compare" not in dict(traffic.most_first())
         both = await world.until(
-            lambda: len({tree(node).fingerprint() for node in (a, b, c, d)}) == 1, within=300
+            lambda: len({tree(node).fingerprint() for node in (a, b, c, d)}) == 1, within=100_000
         )
         print(f"all the same after {both:.0f} s")
-        newcomer = await world.start("e", lan=None, bootstrap=[d])
+        newcomer = await world.start("e", lan=None, bootstrap=[d], **interval)
         await world.until(lambda: len(tree(newcomer)) == 2, within=10)
 
 
@@ -422,3 +424,59 @@ async def test_a_record_about_to_go_is_not_given_any_more(autojump_clock: MockCl
         assert len(tree(a)) == 2
         ask = partial(Fetch, (Key.of("soon"), Key.of("late")))
         assert await line.ask(ask()) == Fetched(2, (late,))
+
+
+@pytest.mark.parametrize("others", [0, 3])
+async def test_what_both_tenders_missed_reaches_them_all_the_same(
+    autojump_clock: MockClock, others: int
+) -> None:
+    async with open_world(1) as world:
+        nodes = await network(world, 5)
+        await trio.sleep(120)
+        await put_all(nodes[:1], [f"other{number}" for number in range(others)])
+        first, second, *rest = closest(world, Key.of("k"), 5)
+        cut = Cut(
+            frozenset({first.network.host, second.network.host}),
+            frozenset(each.network.host for each in rest),
+        )
+        world.network.medium.cut(cut)
+        assert (await rest[0].node.put("k", b"v")).stored == 3
+        await trio.sleep(5)
+        world.network.medium.heal(cut)
+        await world.until(lambda: len(holders(world, "k")) == 5, within=5400)
+        for node in rest:
+            await world.stop(node)
+        for node in (first, second):
+            assert (await node.node.get("k")).winner.value == b"v"
+
+
+async def test_the_last_who_has_a_record_hands_it_over_in_a_small_network_too(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a, b, c = await network(world, 3)
+        await trio.sleep(60)
+        peer = ScriptedPeer(world)
+        await a.services.replica.write_all([record(peer, "k", b"v")], {Key.of("k")})
+        await world.stop(a)
+        assert holders(world, "k") == [b, c]
+
+
+async def test_deletes_reach_a_replica_that_is_full(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a, _, c = await network(world, 3)
+        await world.stop(c)
+        c.store = MemoryStore(max_bytes=20_000)
+        await world.start(c.name)
+        await trio.sleep(10)
+        for number in range(30):
+            await a.node.put(f"k{number}", bytes(900))
+        kept = [f"k{number}" for number in range(30) if Key.of(f"k{number}") in tree(c)][:5]
+        await world.crash(c)
+        for name in kept:
+            await a.node.delete(name)
+        await world.start(c.name)
+        await trio.sleep(1800)
+        for name in kept:
+            [version] = await c.services.replica.read(Key.of(name))
+            assert version.record.value is None
