@@ -267,6 +267,7 @@ def test_habits_of_repair() -> None:
         "look_again_s": repair.LOOK_AGAIN,
         "new_s": repair.NEW,
         "hand_over_s": repair.HAND_OVER,
+        "visit_s": repair.VISIT_SECONDS,
         "max_lookups": republish.MAX_LOOKUPS,
         "bytes_at_once": reconciler.BYTES_AT_ONCE,
         "bytes_per_second": reconciler.BYTES_PER_SECOND,

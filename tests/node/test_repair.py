@@ -149,7 +149,7 @@ async def test_whom_a_node_had_only_not_met_is_compared_with_later_than_a_newcom
     autojump_clock: MockClock,
 ) -> None:
     # So long that nobody looks around by chance meanwhile.
-    interval = {"dht__repair_interval": 100_000.0}
+    interval: dict[str, Any] = {"dht__repair_interval": 100_000.0}
     async with open_world(3) as world:
         a, b = await network(world, 2, **interval)
         c = await world.start("c", lan=None, **interval)
