@@ -420,4 +420,5 @@ def _change(key: bytes, versions: Sequence[Version]) -> Change:
     if not versions:
         return Change(Table.RECORDS, key, None)
     saved = SavedVersions(tuple(version.signed for version in versions))
-    return Change(Table.RECORDS, key, codec.encode(saved))
+    deleted = all(version.record.value is None for version in versions)
+    return Change(Table.RECORDS, key, codec.encode(saved), spare=deleted)

@@ -6,6 +6,9 @@ from typing import Protocol
 
 import attrs
 
+# Of the size configured, so much more is kept for deletions.
+SPARE = 16
+
 
 class Table(enum.StrEnum):
     """What is kept: versions of records by key, registry entries by node ID."""
@@ -16,11 +19,20 @@ class Table(enum.StrEnum):
 
 @attrs.frozen
 class Change:
-    """One write: `value` None deletes."""
+    """One write: `value` None deletes. `spare`: it may use the room that is kept for deletions.
+
+    The mark that something was deleted takes room itself, often more than what it replaces.
+    """
 
     table: Table
     key: bytes
     value: bytes | None
+    spare: bool = False
+
+
+def allowed(max_bytes: int, changes: Iterable[Change]) -> int:
+    """Return how many bytes of records there may be after these changes."""
+    return max_bytes + (max_bytes // SPARE if all(each.spare for each in changes) else 0)
 
 
 @attrs.frozen

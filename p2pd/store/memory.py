@@ -6,7 +6,7 @@ from contextlib import suppress
 import trio
 
 from p2pd.errors import StoreFull
-from p2pd.store.base import Change, Disk, Table, Usage
+from p2pd.store.base import Change, Disk, Table, Usage, allowed
 
 
 def _unobserved(_: Sequence[Change]) -> None:
@@ -66,7 +66,7 @@ class MemoryStore:
         grown = self._bytes[Table.RECORDS] + sum(
             len(value) - len(stored.get(key, b"")) for key, value in last.items()
         )
-        if self._bytes[Table.RECORDS] < grown > self._max_bytes:
+        if self._bytes[Table.RECORDS] < grown > allowed(self._max_bytes, changes):
             raise StoreFull(f"the store holds {self._max_bytes} bytes already (store.max_bytes)")
         for change in changes:
             self._write(change)

@@ -17,7 +17,7 @@ import attrs
 import trio
 
 from p2pd.errors import StoreError, StoreFull
-from p2pd.store.base import Change, Disk, Table, Usage
+from p2pd.store.base import Change, Disk, Table, Usage, allowed
 from p2pd.store.database import Database, is_corrupt, open_database
 from p2pd.store.worker import Worker, open_worker
 
@@ -130,7 +130,11 @@ class SqliteStore:
             for write in group:
                 last = {(change.table, change.key): change for change in write.changes}
                 after = self._usage_after(last.values(), usage)
-                refusal = self._refusal(usage[Table.RECORDS].bytes, after[Table.RECORDS].bytes)
+                refusal = self._refusal(
+                    usage[Table.RECORDS].bytes,
+                    after[Table.RECORDS].bytes,
+                    allowed(self._max_bytes, last.values()),
+                )
                 if refusal is None:
                     self._put(last.values())
                     usage = after
@@ -154,9 +158,9 @@ class SqliteStore:
             )
         return after
 
-    def _refusal(self, before: int, after: int) -> StoreFull | None:
+    def _refusal(self, before: int, after: int, most: int) -> StoreFull | None:
         # One that is over the limit already, as after it was lowered, may shrink.
-        if before >= after or after <= self._max_bytes:
+        if before >= after or after <= most:
             return None
         return StoreFull(
             f"the store would hold {after} bytes of records, more than "

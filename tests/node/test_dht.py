@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -268,6 +269,22 @@ async def test_a_full_store_says_so(autojump_clock: MockClock) -> None:
             await a.node.put("k", bytes(900))
         assert (await a.node.get("k0")).winner.value == bytes(900)
         assert_unharmed(a)
+
+
+async def test_what_is_in_a_full_store_can_be_deleted(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        await world.stop(a)
+        a.store = MemoryStore(max_bytes=20_000)
+        await world.start("a")
+        names = [f"k{number}" for number in range(200)]
+        for name in names:
+            with suppress(TooFewReplicas):
+                await a.node.put(name, b"v")
+        with pytest.raises(TooFewReplicas):
+            await a.node.put("one more", b"v")
+        for name in names[:3]:
+            await a.node.delete(name)
 
 
 class BrokenStore(MemoryStore):

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
+import attrs
 import pytest
 import trio
 from hypothesis import given, settings
@@ -123,6 +124,18 @@ async def test_an_empty_table_scans_to_nothing(open_store: OpenStore) -> None:
         assert await all_of(store, Table.PEERS) == []
         await store.apply([])
         assert store.usage(Table.PEERS) == Usage(0, 0)
+
+
+async def test_a_full_store_has_room_for_deletions(open_store: OpenStore) -> None:
+    async with open_store(160) as store:
+        await store.apply([record(b"a", b"x" * 160)])
+        mark = attrs.evolve(record(b"b", b"x" * 10), spare=True)
+        with pytest.raises(StoreFull):
+            await store.apply([mark, record(b"c", b"")])
+        await store.apply([mark])
+        with pytest.raises(StoreFull):
+            await store.apply([attrs.evolve(mark, key=b"c")])
+        assert store.usage(Table.RECORDS) == Usage(2, 170)
 
 
 async def test_a_full_store_takes_nothing_of_what_is_too_much(open_store: OpenStore) -> None:
