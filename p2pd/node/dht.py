@@ -21,11 +21,14 @@ from p2pd.node.questions import Questions
 from p2pd.node.quorum import Holding, Needed, Quorum
 from p2pd.node.replica import Replica
 from p2pd.node.routes import Routes
+from p2pd.wire.framing import MAX_PAYLOAD
 from p2pd.wire.messages import FindValue, Value
 
 # Reads of other nodes that wait for the disk; beyond it, who has most waiting is told `busy`.
 MAX_READS = 256
 
+# Bytes of a signed fact beside its body, generously.
+_SIGNED_OVERHEAD = 128
 # Characters of a key that an error shows.
 MAX_SHOWN = 200
 
@@ -249,7 +252,12 @@ class Dht:
     def _value(self, call: Call, question: FindValue, versions: Sequence[Version]) -> Value:
         asker = call.connection.node_id
         closer = self._routes.closest_records(question.key, asker) if question.closer else ()
-        return Value(tuple(each.signed for each in versions), closer)
+        signed = tuple(each.signed for each in versions)
+        # Of as many siblings as there may be, as large as they may be, there is room for a few.
+        room = MAX_PAYLOAD - sum(len(each.body) + _SIGNED_OVERHEAD for each in signed)
+        while closer and sum(len(each.body) + _SIGNED_OVERHEAD for each in closer) > room:
+            closer = closer[:-1]
+        return Value(signed, closer)
 
 
 def _shown(name: str, owner: NodeId | None) -> str:
