@@ -11,6 +11,7 @@ All big endian. `message id` pairs a reply with its request.
 
 import struct
 import zlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 from p2pd.errors import BadMessage
@@ -55,6 +56,10 @@ def write_frame(frame: Frame, *, compress: bool = False) -> bytes:
     return _HEADER.pack(version, tag, flags, ttl, message_id, timestamp, len(payload)) + payload
 
 
+def _always(_flags: int, _message_id: int) -> bool:
+    return True
+
+
 class FrameReader:
     """Cuts a stream of bytes into frames: `feed` what arrived, then `next` until None.
 
@@ -79,12 +84,13 @@ class FrameReader:
         self._start = 0
         self._buffer += data
 
-    def next(self) -> Frame | None:
+    def next(self, is_wanted: Callable[[int, int], bool] = _always) -> Frame | None:
         """Return the next frame that is whole, or None.
 
-        Raises `BadMessage` for a frame that announces more than `max_payload`, before its
-        payload is waited for, for unknown flags and for a broken deflate stream. The
-        reader is of no use afterwards.
+        `is_wanted` is asked by flags and message ID; the payload of a frame that is not wanted
+        comes empty, and is not inflated, which takes longer than all else. Raises `BadMessage`
+        for a frame that announces more than `max_payload`, before its payload is waited for, for
+        unknown flags and for a broken deflate stream. The reader is of no use afterwards.
         """
         payload_start = self._start + HEADER_BYTES
         if len(self._buffer) < payload_start:
@@ -99,10 +105,12 @@ class FrameReader:
         end = payload_start + length
         if len(self._buffer) < end:
             return None
-        payload = bytes(memoryview(self._buffer)[payload_start:end])
+        payload = b""
+        if is_wanted(flags, message_id):
+            payload = bytes(memoryview(self._buffer)[payload_start:end])
+            if flags & COMPRESSED:
+                payload = self._inflate(payload)
         self._start = end
-        if flags & COMPRESSED:
-            payload = self._inflate(payload)
         return Frame(version, tag, flags, ttl, message_id, timestamp, payload)
 
     def _inflate(self, payload: bytes) -> bytes:

@@ -97,21 +97,26 @@ class Session:
 
     def next_event(self) -> Event | None:
         """Return what the peer says next, or None until more arrives; raises `BadMessage`."""
-        while (frame := self._reader.next()) is not None:
+        while (frame := self._reader.next(self._is_wanted)) is not None:
             # The client's first question was sent before the version was negotiated. Which frame
             # that is is not worth a state: one of the handshake's version is always taken.
             if frame.version not in {self._version, HANDSHAKE_VERSION}:
                 raise BadMessage(f"a frame of version {frame.version}, not {self._version}")
             self.peer_ms = frame.timestamp
+            if not self._is_wanted(frame.flags, frame.message_id):
+                self.late_replies += 1
+                continue
             message = codec.decode_message(frame.tag, frame.payload)
             if not frame.flags & REPLY:
                 wants_reply = frame.flags & REQUEST
                 return Received(message, frame.message_id if wants_reply else None)
-            if frame.message_id in self._pending:
-                self._pending.remove(frame.message_id)
-                return Replied(message, frame.message_id)
-            self.late_replies += 1
+            self._pending.remove(frame.message_id)
+            return Replied(message, frame.message_id)
         return None
+
+    def _is_wanted(self, flags: int, message_id: int) -> bool:
+        """Whether a frame is no reply, or one to a request under way: others are not looked at."""
+        return not flags & REPLY or message_id in self._pending
 
     def _frame(self, message: Message, flags: int, message_id: int) -> bytes:
         tag, payload = codec.encode_message(message)

@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pd.errors import BadMessage, Busy
-from p2pd.wire.framing import COMPRESS_FROM, MAX_HANDSHAKE_PAYLOAD, REPLY, Frame, write_frame
+from p2pd.wire.framing import (
+    COMPRESS_FROM,
+    COMPRESSED,
+    MAX_HANDSHAKE_PAYLOAD,
+    REPLY,
+    Frame,
+    write_frame,
+)
 from p2pd.wire.messages import PROTOCOL_VERSION, Echo, Echoed, Goodbye, Message, Ping, Pong
 from p2pd.wire.session import MAX_PENDING, Event, Received, Replied, Session
 from tests.wire.strategies import messages
@@ -185,7 +192,14 @@ def test_frames_carry_the_time_of_their_sending() -> None:
 @pytest.mark.parametrize("tag", [0, 200])
 def test_an_unknown_tag_is_bad_message(tag: int) -> None:
     with pytest.raises(BadMessage, match="tag"):
-        hear(session(), [write_frame(Frame(PROTOCOL_VERSION, tag, REPLY, 0, 1, NOW, b"\x90"))])
+        hear(session(), [write_frame(Frame(PROTOCOL_VERSION, tag, 0, 0, 1, NOW, b"\x90"))])
+
+
+def test_a_reply_to_nothing_is_not_inflated() -> None:
+    near = session()
+    bomb = Frame(PROTOCOL_VERSION, 9, REPLY | COMPRESSED, 0, 1, NOW, b"no deflate stream")
+    assert hear(near, [write_frame(bomb)]) == []
+    assert near.late_replies == 1
 
 
 @given(st.binary(max_size=120))
