@@ -36,6 +36,9 @@ MAX_DIALS = 8
 # then on. Anybody can name them, and they need not be those of a node.
 STRANGERS_AT_ONCE = 64
 STRANGERS_PER_SECOND = 8.0
+# Lookups dial whom others name, and wait for no budget. So whoever makes up peers, each with
+# many addresses of somebody else, has so many of them dialled at most.
+ADDRESSES_OF_STRANGERS = 3
 # For so many seconds from its start a node leaves it to others to dial it, for half of its
 # target: were each to dial all it needs, every node would end up with twice as many.
 WELCOME = 30.0
@@ -207,7 +210,8 @@ class Dialer:
     ) -> Connection:
         """Return the connection to a peer; where there is none, dial its known addresses.
 
-        Of these at most `most`, the best first. The `question` may go along with the handshake:
+        Of these at most `most`, the best first, and of a peer that was never connected no more
+        than `ADDRESSES_OF_STRANGERS`. The `question` may go along with the handshake:
         see `Introducer.as_client`. Several callers wait for one dial. Raises what
         `dial_entry` raises, or `NotFound` where no address is known.
         """
@@ -217,6 +221,8 @@ class Dialer:
                 entry = self._registry.get(peer)
                 if entry is None or not entry.addresses:
                     raise NotFound(f"no address is known for peer {peer.hex()[:12]}")
+                if not entry.proven:
+                    most = min(most, ADDRESSES_OF_STRANGERS)
                 return await self.dial_entry(entry, most=most, question=question)
             await under_way.done.wait()
             if under_way.error is not None:
@@ -360,6 +366,9 @@ class Dialer:
         # What the best address says counts: that is where the peer was last.
         first: P2PError | None = None
         for address in tuple(entry.addresses[: dial.most]):
+            if self._is_anothers(address, entry):
+                first = first or DialFailed(f"at {address} there is another node now")
+                continue
             try:
                 connection = await self.dial(
                     address, entry.source, stay=dial.stay, question=dial.question
@@ -379,6 +388,15 @@ class Dialer:
                 f"at {address} there is another node now, {connection.node_id.hex()[:12]}"
             )
         raise first or DialFailed(f"no address of {describe(entry)} is left to try")
+
+    def _is_anothers(self, address: Address, entry: Entry) -> bool:
+        """Whether another node answered at an address, and is still connected over that dial."""
+        return entry.node_id is not None and any(
+            each.direction is Direction.OUTBOUND
+            and each.remote == address
+            and each.node_id != entry.node_id
+            for each in self._roster.connections.values()
+        )
 
     async def _dial_in_background(self, dial: _Dial, limit: trio.CapacityLimiter) -> None:
         try:

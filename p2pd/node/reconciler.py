@@ -5,7 +5,8 @@ one lacks. All that this node sends for it, in questions of its own and in answe
 from one budget of bytes.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import attrs
@@ -15,7 +16,7 @@ from p2pd.core.budget import Budget
 from p2pd.core.confirmations import Confirmations
 from p2pd.core.merkle import EMPTY, Comparison, Prefix, compare, prefix_of
 from p2pd.core.records import Version
-from p2pd.errors import BadMessage, PeerError
+from p2pd.errors import BadMessage, PeerError, RequestTimedOut
 from p2pd.ids import Key, NodeId
 from p2pd.node.dialer import Dialer
 from p2pd.node.dispatch import Call, Dispatch
@@ -44,6 +45,9 @@ BYTES_PER_SECOND = 1 << 20
 BYTES_AT_ONCE = 1 << 22
 # No message of repair is held cheaper: it costs time, too.
 LEAST_COST = 1 << 12
+# Seconds of waiting for answers in one reconciliation, and what must move for more of them.
+PATIENCE = 30.0
+LEAST_BYTES_PER_SECOND = 1 << 13
 # Bytes of records in one message, as long as it is more than one key's.
 BATCH_BYTES = 1 << 16
 # Questions that wait for their turn; beyond it, who has most waiting is told `busy`.
@@ -67,6 +71,32 @@ class Outcome:
     learned: int
     given: int
     same: bool
+
+
+class _Pace:
+    """How long one peer lets a reconciliation wait: who takes too long for what it moves is left.
+
+    Else a few who answer each question at the last moment would keep all the places that there
+    are, and nothing would be mended.
+    """
+
+    def __init__(self, peer: NodeId) -> None:
+        self._peer = peer
+        self._seconds = 0.0
+        self._bytes = 0
+
+    def moved(self, count: int) -> None:
+        """Note that so many bytes of records came or went."""
+        self._bytes += count
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time within the `with`; raises `RequestTimedOut` where it was too much."""
+        began = trio.current_time()
+        yield
+        self._seconds += trio.current_time() - began
+        if self._seconds > PATIENCE + self._bytes / LEAST_BYTES_PER_SECOND:
+            raise RequestTimedOut(f"{self._peer.hex()[:12]} compares too slowly")
 
 
 class Reconciler:
@@ -104,20 +134,23 @@ class Reconciler:
         """Compare what is under some prefixes with a peer, fetch and give what is missing.
 
         Without `take`, what only the peer has is left alone. Raises what `Dialer.request`
-        raises, and `PeerError`, `BadMessage`, `StoreError`.
+        raises (`RequestTimedOut` also where it takes too long in all), and `PeerError`,
+        `BadMessage`, `StoreError`.
         """
-        tree = self._replica.tree
+        tree, pace = self._replica.tree, _Pace(peer)
         comparison = Comparison(tree, prefixes, self._env.rng)
         while (question := comparison.next()) is not None:
             await self._pay(LEAST_COST)
-            comparison.answered(await self._ask(peer, question, Compared))
+            with pace.waiting():
+                answer = await self._ask(peer, question, Compared)
+            comparison.answered(answer)
         wanted = [*(comparison.only_there if take else ()), *comparison.different]
         before = [tree.digest(key) for key in wanted]
-        theirs = await self._fetch(peer, wanted)
+        theirs = await self._fetch(peer, wanted, pace)
         learned = sum(tree.digest(key) != old for key, old in zip(wanted, before, strict=True))
         # What replaces something first: who is full takes that, and nothing else.
         lacking = [*comparison.different, *comparison.only_here]
-        given = await self._give(peer, lacking, theirs)
+        given = await self._give(peer, lacking, theirs, pace)
         return Outcome(learned, given, comparison.complete and not lacking)
 
     async def holds_anything(self, peer: NodeId) -> bool:
@@ -125,13 +158,17 @@ class Reconciler:
         nothing = Compare((Subtree(b"", 0, EMPTY),))
         return bool((await self._ask(peer, nothing, Compared)).differences)
 
-    async def _fetch(self, peer: NodeId, keys: Sequence[bytes]) -> dict[Key, set[bytes]]:
+    async def _fetch(
+        self, peer: NodeId, keys: Sequence[bytes], pace: "_Pace"
+    ) -> dict[Key, set[bytes]]:
         """Store all that a peer keeps under these keys; return the names of its versions."""
         names: dict[Key, set[bytes]] = {}
         place = 0
         while place < len(keys):
             asked = tuple(keys[place : place + MAX_KEYS])
-            fetched = await self._ask(peer, Fetch(asked), Fetched)
+            with pace.waiting():
+                fetched = await self._ask(peer, Fetch(asked), Fetched)
+                pace.moved(sum(len(each.body) for each in fetched.versions))
             if fetched.keys > len(asked):
                 raise BadMessage("more keys than were asked for")
             keys_told = {Key(each) for each in asked[: fetched.keys]}
@@ -142,7 +179,7 @@ class Reconciler:
         return names
 
     async def _give(
-        self, peer: NodeId, keys: Iterable[bytes], theirs: dict[Key, set[bytes]]
+        self, peer: NodeId, keys: Iterable[bytes], theirs: dict[Key, set[bytes]], pace: "_Pace"
     ) -> int:
         batch: list[Signed] = []
         size = given = 0
@@ -152,17 +189,19 @@ class Reconciler:
             known = theirs.get(key, ())
             for signed in (each.signed for each in versions if each.name not in known):
                 if batch and (len(batch) == MAX_GIVEN or size + len(signed.body) > BATCH_BYTES):
-                    given += await self._give_batch(peer, batch, size)
+                    given += await self._give_batch(peer, batch, size, pace)
                     batch, size = [], 0
                 batch.append(signed)
                 size += len(signed.body) + _RECORD_OVERHEAD
         if batch:
-            given += await self._give_batch(peer, batch, size)
+            given += await self._give_batch(peer, batch, size, pace)
         return given
 
-    async def _give_batch(self, peer: NodeId, batch: list[Signed], size: int) -> int:
+    async def _give_batch(self, peer: NodeId, batch: list[Signed], size: int, pace: "_Pace") -> int:
         await self._pay(size)
-        return (await self._ask(peer, Give(tuple(batch)), Given)).stored
+        with pace.waiting():
+            pace.moved(size)
+            return (await self._ask(peer, Give(tuple(batch)), Given)).stored
 
     async def _ask(self, peer: NodeId, question: Message, kind: type[R]) -> R:
         entry = self._roster.registry.get(peer)

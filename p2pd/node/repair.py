@@ -29,9 +29,6 @@ from p2pd.wire.messages import FindNode
 
 # Comparisons that one node has started and not finished.
 AT_ONCE = 4
-# Seconds for a comparison and all that it moves, or others would never have their turn. What is
-# left is for the next one.
-VISIT_SECONDS = 300.0
 # How many more nodes than replicas are looked at: those closest to a key nearby are not quite
 # those closest to this node.
 MARGIN = 8
@@ -205,11 +202,7 @@ class Repair:
         peer = NodeId(visit.peer)
         try:
             # Also where nothing is here: it may be this node that missed what was written.
-            with trio.move_on_after(VISIT_SECONDS) as scope:
-                outcome = await self._reconciler.reconcile(peer, visit.prefixes)
-            if scope.cancelled_caught:
-                self.tending.failed(visit, trio.current_time())
-                return
+            outcome = await self._reconciler.reconcile(peer, visit.prefixes)
             if outcome.same:
                 for each in visit.prefixes:
                     self._confirmations.note(each, trio.current_time())

@@ -127,6 +127,8 @@ class Roster:
         """Close the old connection to a peer if the new one is to stay; returns whether it is."""
         if not self._new_one_stays(old, new):
             return False
+        # Whoever asks over a new connection does not mean to end the one that was to last.
+        new.passing &= old.passing or old.peer.instance != new.peer.instance
         if old.peer.instance != new.peer.instance:
             before = self._replaced.get(new.node_id, _Replaced())
             instances = (*before.instances, old.peer.instance)[-_MAX_INSTANCES:]

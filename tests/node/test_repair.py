@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -32,10 +33,13 @@ from p2pd.wire.messages import (
     Give,
     Given,
     Message,
+    Ping,
+    Pong,
     Signed,
     Subtree,
 )
-from tests.node.scripted import ScriptedPeer, assert_unharmed, now_ms
+from p2pd.wire.session import Replied
+from tests.node.scripted import HungUp, Line, ScriptedPeer, assert_unharmed, now_ms
 from tests.node.test_dht import network, record
 
 WHAT_IS_THERE = Compare((Subtree(b"", 0, EMPTY),))
@@ -480,3 +484,36 @@ async def test_deletes_reach_a_replica_that_is_full(autojump_clock: MockClock) -
         for name in kept:
             [version] = await c.services.replica.read(Key.of(name))
             assert version.record.value is None
+
+
+async def test_who_answers_each_question_late_does_not_hold_repair_up(
+    autojump_clock: MockClock,
+) -> None:
+    async def talk(line: Line) -> None:
+        with suppress(HungUp, trio.BrokenResourceError):
+            while True:
+                event = await line.next()
+                if isinstance(event, Replied) or event.request_id is None:
+                    continue
+                reply: Message = Failed("unknown", "not served")
+                if isinstance(event.message, Ping):
+                    reply = Pong()
+                elif isinstance(event.message, Compare):
+                    await trio.sleep(9)
+                    differing = (Difference(0, world.rng.randbytes(256), b""),)
+                    reply = Compared(differing)
+                await line.stream.send_all(line.session.reply(event.request_id, reply))
+
+    async with open_world(1) as world:
+        nodes = await network(world, 3)
+        await put_all(nodes, [f"k{number}" for number in range(20)])
+        for number in range(4):
+            peer = ScriptedPeer(world, host=f"10.9.{number}.1", listens=True)
+            await world._nursery.start(peer.listen, talk)
+            for node in nodes:
+                await node.node.connect(str(peer.address))
+        await trio.sleep(60)
+        newcomer = await world.start("newcomer", lan=None, bootstrap=nodes[:1])
+        # Some keys have but liars for tenders.
+        took = await world.until(lambda: len(tree(newcomer)) >= 12, within=180)
+        print(f"most is with the newcomer after {took:.0f} s")
