@@ -43,6 +43,8 @@ GRAFT_GRACE = 0.5
 # compare with all that may be retained takes a hundredth of a second and more.
 DIGESTS_AT_ONCE = 4
 DIGESTS_PER_SECOND = 0.5
+# Peers whose budget for that is remembered; whoever asked longest ago has a new one then.
+MAX_DIGESTERS = 1024
 MAX_CHUNKS = 8
 NEWEST_CHUNKS = MAX_CHUNKS // 4
 # Bytes for one peer between two calls of `take_sends`, as `room` can't see them yet.
@@ -77,7 +79,6 @@ class _Link:
     pruned_at: float = -math.inf
     serves: bool = False
     told: bytes = b""
-    digests: Budget = attrs.field(factory=lambda: Budget(DIGESTS_AT_ONCE, DIGESTS_PER_SECOND))
 
 
 class Broadcast:
@@ -122,6 +123,7 @@ class Broadcast:
         self._announcements = Announcements()
         self._offers = Offers()
         self._declined = Declined()
+        self._digests = BoundedTable[NodeId, Budget](MAX_DIGESTERS)
         # When, and who had it then: a copy from anybody else comes over the tree.
         self._pulled = BoundedTable[bytes, tuple[float, frozenset[NodeId]]](MAX_PULLED)
 
@@ -286,7 +288,12 @@ class Broadcast:
         """
         self._now = now
         link = self._links.get(peer)
-        if link is None or not link.digests.spend(1, now):
+        if link is None:
+            return
+        # Of the peer, not of the link: to connect again gives no more.
+        budget = self._digests.get(peer) or Budget(DIGESTS_AT_ONCE, DIGESTS_PER_SECOND)
+        self._digests[peer] = budget
+        if not budget.spend(1, now):
             return
         ids = self._history.differing(digest.slots)
         if len(ids) > MAX_CHUNKS * MAX_IDS:

@@ -3,16 +3,18 @@
 Each source (a peer that tells of others, the LAN, ...) and each public network may fill
 only a share of it. At its share a source loses the first of its own that was dialled in vain,
 else its newest, so that whoever makes up many peers pushes out nothing but inventions of his
-own; at the share of a network, whose
-addresses cost somebody something, newcomers are turned away.
+own; at the share of a network, whose addresses cost somebody something, newcomers are turned
+away, unless one was dialled there in vain.
 """
 
-from collections import Counter
 from collections.abc import Iterable
+from typing import TypeVar
 
 from p2pd.address import Address, is_local, network_group
 from p2pd.core.entries import Entry, Source
 from p2pd.ids import NodeId
+
+K = TypeVar("K")
 
 MAX_PER_SOURCE = 256
 MAX_PER_NETWORK = 64
@@ -24,14 +26,19 @@ class Hearsay:
     def __init__(self) -> None:
         self._entries: dict[NodeId, Entry] = {}
         self._from_origin: dict[tuple[Source, NodeId | None], dict[NodeId, Entry]] = {}
-        self._in_network: Counter[str | None] = Counter()
+        self._in_network: dict[str | None, dict[NodeId, Entry]] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def is_crowded(self, network: str | None) -> bool:
         """Whether a public network (None: a LAN) has filled its share."""
-        return network is not None and self._in_network[network] >= MAX_PER_NETWORK
+        return network is not None and len(self._in_network.get(network, ())) >= MAX_PER_NETWORK
+
+    def dialled_in_vain(self, network: str | None) -> NodeId | None:
+        """Return the first of a network that did not answer a dial, or None."""
+        there = self._in_network.get(network, {})
+        return next((each for each, entry in there.items() if entry.failures_in_row), None)
 
     def displaced_by(self, entry: Entry, *, full: bool) -> NodeId | None:
         """Return who must go before `entry` is added, or None.
@@ -49,17 +56,14 @@ class Hearsay:
         """Count an entry for its source and its `network`."""
         self._entries[node_id] = entry
         self._from_origin.setdefault(_origin(entry), {})[node_id] = entry
-        self._in_network[entry.network] += 1
+        self._in_network.setdefault(entry.network, {})[node_id] = entry
 
     def discard(self, node_id: NodeId) -> None:
         """Count a peer no longer: it was proven, or it goes."""
         entry = self._entries.pop(node_id, None)
         if entry is not None:
-            own = self._from_origin[_origin(entry)]
-            del own[node_id]
-            if not own:
-                del self._from_origin[_origin(entry)]
-            _count_down(self._in_network, entry.network)
+            _take_out(self._from_origin, _origin(entry), node_id)
+            _take_out(self._in_network, entry.network, node_id)
 
     def may_move(self, node_id: NodeId, entry: Entry, addresses: Iterable[Address]) -> bool:
         """Count an entry for the network that it names now; False where that one is full."""
@@ -68,9 +72,9 @@ class Hearsay:
             return True
         if self.is_crowded(network):
             return False
-        _count_down(self._in_network, entry.network)
+        _take_out(self._in_network, entry.network, node_id)
         entry.network = network
-        self._in_network[network] += 1
+        self._in_network.setdefault(network, {})[node_id] = entry
         return True
 
 
@@ -89,8 +93,8 @@ def _origin(entry: Entry) -> tuple[Source, NodeId | None]:
     return (entry.source, entry.told_by)
 
 
-def _count_down(counter: Counter[str | None], key: str | None) -> None:
-    # A key that stays at zero would never go.
-    counter[key] -= 1
-    if not counter[key]:
-        del counter[key]
+def _take_out(shares: dict[K, dict[NodeId, Entry]], share: K, node_id: NodeId) -> None:
+    # A share that stays when it is empty would never go.
+    del shares[share][node_id]
+    if not shares[share]:
+        del shares[share]

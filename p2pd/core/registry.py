@@ -356,7 +356,10 @@ class Registry:
         """Find a place for a peer that is only hearsay, or None."""
         entry.network = network_of(entry.addresses)
         if self._hearsay.is_crowded(entry.network):
-            return None
+            failed = self._hearsay.dialled_in_vain(entry.network)
+            if failed is None:
+                return None
+            self._drop(failed)
         full = len(self._entries) >= MAX_ENTRIES or len(self._hearsay) >= MAX_UNPROVEN
         victim = self._hearsay.displaced_by(entry, full=full)
         if victim is not None:

@@ -841,6 +841,8 @@ def test_who_sends_digests_without_end_is_answered_but_now_and_then() -> None:
     node.take_sends(0.0)
     for number in range(1000):
         node.take_digest(A, Digest((), reply=False), number / 10)
+        # To come anew gives no more.
+        node.link_up(A, number / 10)
     answers = sum(isinstance(message, Held) for _, message in node.take_sends(100.0))
     assert answers <= DIGESTS_AT_ONCE + 100 * DIGESTS_PER_SECOND + 1
     node.take_digest(B, Digest((), reply=False), 100.0)

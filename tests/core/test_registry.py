@@ -196,6 +196,19 @@ def test_a_network_has_room_again_when_its_peers_are_proven() -> None:
     assert learn(table, 998, [crowded(998)]) is None
 
 
+def test_a_network_has_room_again_when_its_peers_were_dialled_in_vain() -> None:
+    table = registry()
+    first = learn(table, 0, [crowded(0)])
+    for number in range(1, MAX_PER_NETWORK):
+        learn(table, number, [crowded(number)])
+    assert learn(table, 999, [crowded(999)]) is None
+    assert first is not None
+    table.failed(first, "nobody is there", 0.0)
+    assert learn(table, 999, [crowded(999)]) is not None
+    assert first not in list(table)
+    assert learn(table, 998, [crowded(998)]) is None
+
+
 def test_nobody_gets_round_the_share_of_a_network_by_naming_it_later() -> None:
     table = registry()
     for number in range(MAX_PER_NETWORK + 20):

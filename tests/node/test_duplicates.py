@@ -12,6 +12,7 @@ import trio
 from trio.testing import MockClock
 
 from p2pd.address import Address
+from p2pd.core.entries import Entry, Source
 from p2pd.errors import DialFailed, HandshakeRefused, P2PError
 from p2pd.net.sim import SimPending, SimStream
 from p2pd.node.roster import IDLE_AFTER
@@ -356,3 +357,25 @@ async def test_nobody_is_a_duplicate_who_proves_nothing(autojump_clock: MockCloc
                 await a.node.connect(str(liar.address))
         [known] = [each for each in a.services.registry if each.node_id == b.node_id]
         assert liar.address not in known.addresses
+
+
+async def test_a_dial_for_a_question_does_not_end_what_was_to_last(
+    autojump_clock: MockClock,
+) -> None:
+    """As where somebody names our peer's address for one of a node that he made up."""
+    async with open_world(7) as world:
+        a, b = await two(world)
+        await a.node.connect(str(b.address))
+        [lasting] = a.services.roster.connections.values()
+        connection = await a.services.dialer.dial(b.address, Source.EXCHANGE)
+        assert connection is not lasting
+        await trio.sleep(60)
+        for node in (a, b):
+            assert len(node.services.roster.lasting()) == 1
+        # Nor is it dialled at all for another one, while it is known whose it is.
+        entry = Entry(stranger(world.rng).node_id, Source.EXCHANGE, 0.0, addresses=[b.address])
+        dialled = len(a.codes())
+        with pytest.raises(DialFailed, match="another node"):
+            await a.services.dialer.dial_entry(entry)
+        assert "peer.connected" not in a.codes()[dialled:]
+        assert a.services.roster.connections[b.node_id] is connection

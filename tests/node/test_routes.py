@@ -163,6 +163,8 @@ async def test_lookups_at_once_share_few_connections(autojump_clock: MockClock) 
     async with open_world(6, constant_latency(0.05)) as world:
         few = {"connections__target": 2, "connections__max_outbound": 4}
         nodes = await network(world, 40, dht__k=8, dht__replication=8, **few)
+        # Until then those who joined last may not be known to all near them.
+        await trio.sleep(REFRESH_FIRST[1])
         asker = nodes[9]
         outcomes: set[str] = set()
 
