@@ -429,16 +429,16 @@ class Routes:
     def _note_life(self, connection: Connection, signed: Signed) -> None:
         """Enter who is at the other end into the table, if it can be dialled.
 
-        Who dialled us has not proven that. If it comes from an address that it announces,
-        no address translation lies between, and it is taken until that turns out wrong.
+        Who dialled us has not proven that. If it comes from an address that it announces, or
+        from the very same link, no address translation lies between, and it is taken until
+        that turns out wrong.
         """
         host = connection.remote.host
         entry = self._roster.registry.get(connection.node_id)
         proven = entry is not None and bool(entry.answered)
-        announced = connection.remote.ip.is_loopback or any(
-            each.host == host for each in connection.peer.addresses
-        )
-        if not proven and not announced:
+        near = connection.remote.ip.is_loopback or connection.remote.ip.is_link_local
+        announced = any(each.host == host for each in connection.peer.addresses)
+        if not (proven or near or announced):
             return
         exempt = is_local(host) and not self._config.limit_local_networks
         self.table.heard_from(

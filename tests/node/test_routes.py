@@ -189,11 +189,16 @@ async def test_who_never_was_dialled_is_a_contact_where_it_announces_where_it_co
         open_one = ScriptedPeer(world, listens=True)
         behind_nat = ScriptedPeer(world, listens=True)
         behind_nat.network.host = "192.0.2.7"
-        for each in (open_one, behind_nat):
+        on_this_link = ScriptedPeer(world, listens=True)
+        on_this_link.network.host = "fe80::7%1"
+        for each in (open_one, behind_nat, on_this_link):
             await each.connect(a)
         await trio.sleep(1)
         contacts = {each.node_id: each.dialable for each in routes(a).table}
-        assert contacts == {open_one.identity.node_id: False}
+        assert contacts == {
+            open_one.identity.node_id: False,
+            on_this_link.identity.node_id: False,
+        }
 
 
 async def test_contacts_of_one_public_network_are_few(autojump_clock: MockClock) -> None:
