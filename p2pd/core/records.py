@@ -151,6 +151,20 @@ class Author:
         self._actor = actor_of(self._public_key, self._instance)
         self._written: dict[Key, tuple[Seen, ...]] = {}
 
+    def has_seen_more(self, key: Key, versions: Iterable[Version], now_ms: int) -> bool:
+        """Whether what this author wrote last under a key covers others' versions not among these.
+
+        Then these are what some replicas had before, unless all need no keeping any more at
+        `now_ms`.
+        """
+        shown = {seen.actor: seen.clock for seen in _vector(list(versions), ())}
+        return any(
+            seen.clock > shown.get(seen.actor, -1)
+            and seen.clock >> _COUNTER_BITS > now_ms - GRACE_MS
+            for seen in self._written.get(key, ())
+            if seen.actor != self._actor
+        )
+
     def supersede(
         self,
         seen: Iterable[Version],

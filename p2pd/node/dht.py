@@ -110,11 +110,13 @@ class Dht:
                 f"store.max_value_bytes = {self._max_value_bytes}"
             )
         lifetime = self._config.record_ttl if ttl is None else ttl
+        own_id = self._env.identity.node_id
         # What was checked shall be written at once.
         async with self._seen(name, owned=owned, at_once=if_version is not None) as seen:
             if if_version is not None:
                 self._check_answers(name, seen, self._needed(Consistency.QUORUM))
                 self._check_version(seen.versions, if_version)
+                self._check_up_to_date(name, Key.of(name, own_id if owned else None), seen)
             return await self._write(name, value, seen, owned=owned, lifetime=lifetime)
 
     async def delete(self, name: str, *, owned: bool = False) -> Written:
@@ -237,6 +239,13 @@ class Dht:
         if winner != expected:
             raise VersionConflict(
                 f"the version there is {winner or 'none'}, not {expected}; read it again first"
+            )
+
+    def _check_up_to_date(self, name: str, key: Key, seen: Holding) -> None:
+        if self._author.has_seen_more(key, seen.versions, self._env.wall_ms()):
+            raise TooFewReplicas(
+                f"the replicas of {_shown(name, None)} that answer are behind what this node has "
+                "seen; try again, or put without --if-version"
             )
 
     def _take_read(self, call: Call, question: FindValue) -> Value | None:

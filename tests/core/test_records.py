@@ -274,3 +274,17 @@ def test_a_version_is_named_after_what_was_signed() -> None:
     assert version(one.record).name == one.name
     resigned = version_of(Signed(one.signed.body, b"\1" * 64), one.record)
     assert resigned.name == one.name
+
+
+def test_who_is_shown_less_than_it_wrote_over_is_told_so() -> None:
+    mine, others, key = author(1), author(2), Key.of("key")
+    first = write(others)
+    second = write(others, [first])
+    assert not mine.has_seen_more(key, [first], NOW_MS)
+    # Whether that ever reached anybody or not.
+    third = write(mine, [second])
+    assert mine.has_seen_more(key, [first], NOW_MS)
+    assert mine.has_seen_more(key, [], NOW_MS)
+    assert not mine.has_seen_more(key, [second], NOW_MS)
+    assert not mine.has_seen_more(key, [third], NOW_MS)
+    assert not mine.has_seen_more(key, [], NOW_MS + 2 * GRACE_MS)
