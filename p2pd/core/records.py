@@ -24,9 +24,9 @@ INSTANCE_BYTES = 8
 _COUNTER_BITS = 16
 # A clock further ahead than any honest one could push all later writers to its end.
 MAX_CLOCK_AHEAD_MS = 24 * 3600 * 1000
-# Who writes goes beyond what it read: it passes over what another one's replicas, whose clocks
-# are somewhat behind its own, would not take from it then.
-CLOCKS_DIFFER_MS = 3600 * 1000
+# So much earlier a clock is too far ahead for who reads: what it writes then is later than that,
+# and replicas whose clocks are somewhat behind its own are to take it.
+READERS_MARGIN_MS = 3600 * 1000
 # So long after its end is kept what replaced something, a deletion above all: a replica
 # that was away for less can't bring back what was there before.
 GRACE_MS = 30 * 24 * 3600 * 1000

@@ -110,13 +110,12 @@ class Dht:
                 f"store.max_value_bytes = {self._max_value_bytes}"
             )
         lifetime = self._config.record_ttl if ttl is None else ttl
-        own_id = self._env.identity.node_id
         # What was checked shall be written at once.
         async with self._seen(name, owned=owned, at_once=if_version is not None) as seen:
             if if_version is not None:
                 self._check_answers(name, seen, self._needed(Consistency.QUORUM))
                 self._check_version(seen.versions, if_version)
-                self._check_up_to_date(name, Key.of(name, own_id if owned else None), seen)
+                self._check_up_to_date(name, Key.of(name, self._owner(owned=owned)), seen)
             return await self._write(name, value, seen, owned=owned, lifetime=lifetime)
 
     async def delete(self, name: str, *, owned: bool = False) -> Written:
@@ -124,11 +123,10 @@ class Dht:
 
         Raises `NotFound` where there is nothing to delete, else as `put`.
         """
-        own_id = self._env.identity.node_id
         # What it does not see, it does not hide.
         async with self._seen(name, owned=owned, consistency=Consistency.ALL) as seen:
             if not living(seen.versions, self._env.wall_ms()):
-                self._check_absence(_shown(name, own_id if owned else None), seen)
+                self._check_absence(_shown(name, self._owner(owned=owned)), seen)
             return await self._write(name, None, seen, owned=owned, lifetime=0)
 
     async def get(
@@ -148,6 +146,10 @@ class Dht:
         if not found:
             self._check_absence(_shown(name, owner), holding)
         return found
+
+    def _owner(self, *, owned: bool) -> NodeId | None:
+        """Return whose alone a key is that this node writes: its own, or nobody's."""
+        return self._env.identity.node_id if owned else None
 
     def _needed(self, consistency: Consistency) -> Needed:
         counts = {
@@ -171,7 +173,7 @@ class Dht:
         As many answers as `consistency` asks for are waited for, but not demanded. `at_once`: it
         must not wait until other writes are ready, too.
         """
-        key = Key.of(name, self._env.identity.node_id if owned else None)
+        key = Key.of(name, self._owner(owned=owned))
         lock = self._writing.setdefault(key, trio.Lock())
         try:
             async with lock:

@@ -15,7 +15,7 @@ import trio
 from p2pd.config import DhtConfig
 from p2pd.core.lookup import Candidate
 from p2pd.core.records import (
-    CLOCKS_DIFFER_MS,
+    READERS_MARGIN_MS,
     Version,
     clock_is_plausible,
     kept,
@@ -114,7 +114,7 @@ class _Answers:
         return sound
 
     def _is_plausible(self, version: Version) -> bool:
-        plausible = clock_is_plausible(version.record, self._now_ms - CLOCKS_DIFFER_MS)
+        plausible = clock_is_plausible(version.record, self._now_ms - READERS_MARGIN_MS)
         self.ahead |= not plausible
         return plausible
 
