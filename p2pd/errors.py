@@ -74,6 +74,16 @@ class PeerError(P2PError):
     code = "peer"
 
 
+class RequestRefused(PeerError):
+    """A peer says that it does not do what it was asked; `reason` is the code it gives."""
+
+    code = "request_refused"
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class HandshakeRefused(PeerError):
     """One of the two sides refused the other.
 

@@ -212,12 +212,15 @@ class Comparison:
     `MAX_QUESTIONS` questions and `MAX_FOUND` keys; what is beyond is for another comparison,
     and chance decides what that is, so that what can't be repaired does not stand before the
     rest for ever.
+
+    What differs are the keys `only_here`, and with the digests that the neighbour told those
+    `only_there` and those with `different` versions.
     """
 
     def __init__(self, tree: Tree, prefixes: Iterable[Prefix], rng: random.Random) -> None:
         self.only_here: list[bytes] = []
-        self.only_there: list[bytes] = []
-        self.different: list[bytes] = []
+        self.only_there: dict[bytes, bytes] = {}
+        self.different: dict[bytes, bytes] = {}
         self._tree = tree
         self._rng = rng
         self._questions = 0
@@ -283,19 +286,21 @@ class Comparison:
             raise BadMessage("half an entry, a key twice, or one of another subtree")
         for key, digest in self._tree.entries(prefix):
             there = theirs.pop(key, None)
-            if there != digest and not self._found(
-                self.only_here if there is None else self.different, key
-            ):
+            if there == digest:
+                continue
+            if not self._has_room():
                 return
-        for key in theirs:
-            self._found(self.only_there, key)
+            if there is None:
+                self.only_here.append(key)
+            else:
+                self.different[key] = there
+        for key, there in theirs.items():
+            if self._has_room():
+                self.only_there[key] = there
 
-    def _found(self, where: list[bytes], key: bytes) -> bool:
-        if self._room == 0:
-            self._bounded = True
-            return False
-        where.append(key)
-        return True
+    def _has_room(self) -> bool:
+        self._bounded = self._bounded or self._room == 0
+        return self._room > 0
 
     def _add(self, prefixes: Iterable[Prefix]) -> None:
         added = list(prefixes)

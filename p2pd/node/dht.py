@@ -22,13 +22,11 @@ from p2pd.node.quorum import Holding, Needed, Quorum
 from p2pd.node.replica import Replica
 from p2pd.node.routes import Routes
 from p2pd.wire.framing import MAX_PAYLOAD
-from p2pd.wire.messages import FindValue, Value
+from p2pd.wire.messages import SIGNED_OVERHEAD, FindValue, Value
 
 # Reads of other nodes that wait for the disk; beyond it, who has most waiting is told `busy`.
 MAX_READS = 256
 
-# Bytes of a signed fact beside its body, generously.
-_SIGNED_OVERHEAD = 128
 # Characters of a key that an error shows.
 MAX_SHOWN = 200
 
@@ -265,8 +263,8 @@ class Dht:
         closer = self._routes.closest_records(question.key, asker) if question.closer else ()
         signed = tuple(each.signed for each in versions)
         # Of as many siblings as there may be, as large as they may be, there is room for a few.
-        room = MAX_PAYLOAD - sum(len(each.body) + _SIGNED_OVERHEAD for each in signed)
-        while closer and sum(len(each.body) + _SIGNED_OVERHEAD for each in closer) > room:
+        room = MAX_PAYLOAD - sum(len(each.body) + SIGNED_OVERHEAD for each in signed)
+        while closer and sum(len(each.body) + SIGNED_OVERHEAD for each in closer) > room:
             closer = closer[:-1]
         return Value(signed, closer)
 

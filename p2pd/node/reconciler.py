@@ -1,12 +1,13 @@
 """Brings the records of this node and of another one together, and answers who does so.
 
 The one who starts compares (`core.merkle`), fetches what it lacks and gives what the other
-one lacks. All that this node sends for it, in questions of its own and in answers, is paid for
-from one budget of bytes.
+one lacks; what one of the two does not keep, ever more seldom (`core.stalemates`). All that
+this node sends for it, in questions of its own and in answers, is paid for from one budget of
+bytes.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from typing import TypeVar
 
 import attrs
@@ -16,7 +17,8 @@ from p2pd.core.budget import Budget
 from p2pd.core.confirmations import Confirmations
 from p2pd.core.merkle import EMPTY, Comparison, Prefix, compare, prefix_of
 from p2pd.core.records import Version
-from p2pd.errors import BadMessage, PeerError, RequestTimedOut
+from p2pd.core.stalemates import Divergence, Stalemates
+from p2pd.errors import BadMessage, Busy, PeerError, RequestRefused, RequestTimedOut
 from p2pd.ids import Key, NodeId
 from p2pd.node.dialer import Dialer
 from p2pd.node.dispatch import Call, Dispatch
@@ -28,6 +30,7 @@ from p2pd.wire.messages import (
     MAX_GIVEN,
     MAX_KEYS,
     MAX_RECORDS,
+    SIGNED_OVERHEAD,
     Compare,
     Compared,
     Failed,
@@ -54,7 +57,6 @@ BATCH_BYTES = 1 << 16
 MAX_QUESTIONS_WAITING = 256
 # The other one may have to wait for its budget and its disk.
 REPLY_TIMEOUT = 10.0
-_RECORD_OVERHEAD = 80
 
 R = TypeVar("R", bound=Message)
 
@@ -73,30 +75,65 @@ class Outcome:
     same: bool
 
 
-class _Pace:
-    """How long one peer lets a reconciliation wait: who takes too long for what it moves is left.
+@attrs.define
+class _Batch:
+    """Versions for one message, of these keys; `size` in bytes."""
+
+    versions: list[Signed] = attrs.field(factory=list)
+    of: list[Divergence] = attrs.field(factory=list)
+    size: int = 0
+
+    def is_full_for(self, signed: Signed) -> bool:
+        """Whether one more goes into another message; one alone goes into any."""
+        many = len(self.versions) == MAX_GIVEN
+        return bool(self.versions) and (many or self.size + len(signed.body) > BATCH_BYTES)
+
+    def add(self, divergence: Divergence, signed: Signed) -> None:
+        """Add a version of a key."""
+        self.versions.append(signed)
+        self.of.append(divergence)
+        self.size += len(signed.body) + SIGNED_OVERHEAD
+
+
+class _Partner:
+    """The other one in a reconciliation: who takes too long for what is moved is left.
 
     Else a few who answer each question at the last moment would keep all the places that there
     are, and nothing would be mended.
     """
 
-    def __init__(self, peer: NodeId) -> None:
-        self._peer = peer
-        self._seconds = 0.0
-        self._bytes = 0
+    def __init__(self, node_id: NodeId, roster: Roster, dialer: Dialer) -> None:
+        self.node_id = node_id
+        self._roster = roster
+        self._dialer = dialer
+        self._waited = 0.0
+        self._moved = 0
 
     def moved(self, count: int) -> None:
         """Note that so many bytes of records came or went."""
-        self._bytes += count
+        self._moved += count
 
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Count the time within the `with`; raises `RequestTimedOut` where it was too much."""
+    async def ask(self, question: Message, kind: type[R]) -> R:
+        """Return the answer.
+
+        Raises what `Dialer.request` raises, `RequestRefused`, `PeerError` for an answer of
+        another kind, and `RequestTimedOut` where the answers took too long together.
+        """
+        node_id, name = self.node_id, self.node_id.hex()[:12]
+        entry = self._roster.registry.get(node_id)
+        if entry is not None and entry.parted and node_id not in self._roster.connections:
+            raise PeerError(f"a user disconnected {name}")
         began = trio.current_time()
-        yield
-        self._seconds += trio.current_time() - began
-        if self._seconds > PATIENCE + self._bytes / LEAST_BYTES_PER_SECOND:
-            raise RequestTimedOut(f"{self._peer.hex()[:12]} compares too slowly")
+        reply = await self._dialer.request(node_id, question, REPLY_TIMEOUT)
+        self._waited += trio.current_time() - began
+        if isinstance(reply, Failed):
+            text = f"{name} refuses {type(question).__name__}: {reply.message}"
+            raise RequestRefused(text, reason=reply.code)
+        if not isinstance(reply, kind):
+            raise PeerError(f"{name} answers {type(question).__name__} with {type(reply).__name__}")
+        if self._waited > PATIENCE + self._moved / LEAST_BYTES_PER_SECOND:
+            raise RequestTimedOut(f"{name} compares too slowly")
+        return reply
 
 
 class Reconciler:
@@ -109,6 +146,7 @@ class Reconciler:
         dialer: Dialer,
         replica: Replica,
         confirmations: Confirmations,
+        stalemates: Stalemates,
         dispatch: Dispatch,
     ) -> None:
         self._env = env
@@ -116,6 +154,7 @@ class Reconciler:
         self._dialer = dialer
         self._replica = replica
         self._confirmations = confirmations
+        self._stalemates = stalemates
         self._budget = Budget(BYTES_AT_ONCE, BYTES_PER_SECOND)
         self._questions: Questions[Compare | Fetch] = Questions(
             MAX_QUESTIONS_WAITING, "too many questions wait; try again"
@@ -137,41 +176,58 @@ class Reconciler:
         raises (`RequestTimedOut` also where it takes too long in all), and `PeerError`,
         `BadMessage`, `StoreError`.
         """
-        tree, pace = self._replica.tree, _Pace(peer)
+        partner, tree = _Partner(peer, self._roster, self._dialer), self._replica.tree
         comparison = Comparison(tree, prefixes, self._env.rng)
         while (question := comparison.next()) is not None:
             await self._pay(LEAST_COST)
-            with pace.waiting():
-                answer = await self._ask(peer, question, Compared)
-            comparison.answered(answer)
-        wanted = [*(comparison.only_there if take else ()), *comparison.different]
-        before = [tree.digest(key) for key in wanted]
-        theirs = await self._fetch(peer, wanted, pace)
-        learned = sum(tree.digest(key) != old for key, old in zip(wanted, before, strict=True))
+            comparison.answered(await partner.ask(question, Compared))
+        only_there = self._worthwhile(peer, comparison.only_there if take else {})
+        different = self._worthwhile(peer, comparison.different)
+        only_here = self._worthwhile(peer, dict.fromkeys(comparison.only_here))
+        wanted = [*only_there, *different]
+        theirs = await self._fetch(partner, [each.key for each in wanted])
+        in_vain = [each for each in wanted if tree.digest(each.key) == each.ours]
+        self._note_stalemates(peer, in_vain)
         # What replaces something first: who is full takes that, and nothing else.
-        lacking = [*comparison.different, *comparison.only_here]
-        given = await self._give(peer, lacking, theirs, pace)
-        return Outcome(learned, given, comparison.complete and not lacking)
+        given = await self._give(partner, [*different, *only_here], theirs)
+        lacking = comparison.different or comparison.only_here
+        return Outcome(
+            learned=len(wanted) - len(in_vain),
+            given=given,
+            same=comparison.complete and not lacking,
+        )
 
     async def holds_anything(self, peer: NodeId) -> bool:
         """Ask whether a peer stores any record; raises as `reconcile`."""
         nothing = Compare((Subtree(b"", 0, EMPTY),))
-        return bool((await self._ask(peer, nothing, Compared)).differences)
+        partner = _Partner(peer, self._roster, self._dialer)
+        return bool((await partner.ask(nothing, Compared)).differences)
 
-    async def _fetch(
-        self, peer: NodeId, keys: Sequence[bytes], pace: "_Pace"
-    ) -> dict[Key, set[bytes]]:
+    def _worthwhile(self, peer: NodeId, theirs: Mapping[bytes, bytes | None]) -> list[Divergence]:
+        """Leave out what was exchanged before, and changed on neither side since."""
+        digest, now = self._replica.tree.digest, trio.current_time()
+        entry = self._roster.registry.get(peer)
+        sequence = entry.sequence if entry is not None else 0
+        differing = [
+            Divergence(Key(key), digest(key), there, sequence) for key, there in theirs.items()
+        ]
+        return [each for each in differing if not self._stalemates.holds(peer, each, now)]
+
+    def _note_stalemates(self, peer: NodeId, divergences: Iterable[Divergence]) -> None:
+        for each in divergences:
+            self._stalemates.note(peer, each, trio.current_time())
+
+    async def _fetch(self, partner: _Partner, keys: Sequence[Key]) -> dict[Key, set[bytes]]:
         """Store all that a peer keeps under these keys; return the names of its versions."""
         names: dict[Key, set[bytes]] = {}
         place = 0
         while place < len(keys):
             asked = tuple(keys[place : place + MAX_KEYS])
-            with pace.waiting():
-                fetched = await self._ask(peer, Fetch(asked), Fetched)
-                pace.moved(sum(len(each.body) for each in fetched.versions))
+            fetched = await partner.ask(Fetch(asked), Fetched)
+            partner.moved(sum(len(each.body) for each in fetched.versions))
             if fetched.keys > len(asked):
                 raise BadMessage("more keys than were asked for")
-            keys_told = {Key(each) for each in asked[: fetched.keys]}
+            keys_told = {*asked[: fetched.keys]}
             stored = await self._replica.write_all(fetched.versions, keys_told)
             for version in stored:
                 names.setdefault(version.key, set()).add(version.name)
@@ -179,39 +235,42 @@ class Reconciler:
         return names
 
     async def _give(
-        self, peer: NodeId, keys: Iterable[bytes], theirs: dict[Key, set[bytes]], pace: "_Pace"
+        self, partner: _Partner, lacking: Iterable[Divergence], theirs: dict[Key, set[bytes]]
     ) -> int:
-        batch: list[Signed] = []
-        size = given = 0
-        for raw in keys:
-            key = Key(raw)
-            versions = self._replica.lasting(await self._replica.read(key))
-            known = theirs.get(key, ())
-            for signed in (each.signed for each in versions if each.name not in known):
-                if batch and (len(batch) == MAX_GIVEN or size + len(signed.body) > BATCH_BYTES):
-                    given += await self._give_batch(peer, batch, size, pace)
-                    batch, size = [], 0
-                batch.append(signed)
-                size += len(signed.body) + _RECORD_OVERHEAD
-        if batch:
-            given += await self._give_batch(peer, batch, size, pace)
+        """Give what a peer lacks, but for the versions `theirs` that it has.
+
+        Returns how many it stored.
+        """
+        given = 0
+        async with aclosing(self._batches(lacking, theirs)) as batches:
+            async for batch in batches:
+                await self._pay(batch.size)
+                partner.moved(batch.size)
+                try:
+                    stored = (await partner.ask(Give(tuple(batch.versions)), Given)).stored
+                except RequestRefused as refused:
+                    if refused.reason != Busy.code:
+                        self._note_stalemates(partner.node_id, batch.of)
+                    raise
+                if stored < len(batch.versions):
+                    self._note_stalemates(partner.node_id, batch.of)
+                given += stored
         return given
 
-    async def _give_batch(self, peer: NodeId, batch: list[Signed], size: int, pace: "_Pace") -> int:
-        await self._pay(size)
-        with pace.waiting():
-            pace.moved(size)
-            return (await self._ask(peer, Give(tuple(batch)), Given)).stored
-
-    async def _ask(self, peer: NodeId, question: Message, kind: type[R]) -> R:
-        entry = self._roster.registry.get(peer)
-        if entry is not None and entry.parted and peer not in self._roster.connections:
-            raise PeerError(f"a user disconnected {peer.hex()[:12]}")
-        reply = await self._dialer.request(peer, question, REPLY_TIMEOUT)
-        if isinstance(reply, kind):
-            return reply
-        said = reply.message if isinstance(reply, Failed) else type(reply).__name__
-        raise PeerError(f"{peer.hex()[:12]} answers {type(question).__name__}: {said}")
+    async def _batches(
+        self, lacking: Iterable[Divergence], theirs: dict[Key, set[bytes]]
+    ) -> AsyncGenerator[_Batch, None]:
+        batch = _Batch()
+        for each in lacking:
+            versions = self._replica.lasting(await self._replica.read(each.key))
+            known = theirs.get(each.key, ())
+            for signed in (version.signed for version in versions if version.name not in known):
+                if batch.is_full_for(signed):
+                    yield batch
+                    batch = _Batch()
+                batch.add(each, signed)
+        if batch.versions:
+            yield batch
 
     async def _answer(self, _: Call, question: Compare | Fetch) -> Message:
         if isinstance(question, Fetch):
@@ -230,7 +289,7 @@ class Reconciler:
         done = size = 0
         for raw in question.keys:
             found = self._replica.lasting(await self._replica.read(Key(raw)))
-            added = sum(len(each.signed.body) + _RECORD_OVERHEAD for each in found)
+            added = sum(len(each.signed.body) + SIGNED_OVERHEAD for each in found)
             too_many = len(versions) + len(found) > MAX_RECORDS
             if done and (too_many or size + added > BATCH_BYTES):
                 break

@@ -8,6 +8,7 @@ from p2pd.config import Config
 from p2pd.core.confirmations import Confirmations
 from p2pd.core.entries import Backoff
 from p2pd.core.registry import Registry
+from p2pd.core.stalemates import Stalemates
 from p2pd.node.bootstrap import Bootstrap
 from p2pd.node.dht import Dht
 from p2pd.node.dial_back import DialingBack
@@ -121,7 +122,8 @@ def wire_services(config: Config, env: Env, events: Events, listening: list[Addr
     quorum = Quorum(env, config.dht, roster, routes, dialer, replica)
     dialing_back = DialingBack(env, roster, dispatch)
     confirmations = Confirmations(trio.current_time())
-    reconciler = Reconciler(env, roster, dialer, replica, confirmations, dispatch)
+    stalemates = Stalemates(config.dht.repair_interval)
+    reconciler = Reconciler(env, roster, dialer, replica, confirmations, stalemates, dispatch)
     repair = Repair(env, config.dht, roster, routes, replica, reconciler, confirmations)
     liveness.on_dead += [routes.died, registry.died, repair.changed]
     # Who said goodbye keeps no place in the routing table from others.

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from p2pd.errors import BadMessage
-from p2pd.wire.messages import MAX_SIBLINGS, MAX_SIGNED_BODY
+from p2pd.wire.messages import MAX_SIBLINGS, MAX_SIGNED_BODY, SIGNED_OVERHEAD
 
 _HEADER = struct.Struct(">BBBBQQI")
 HEADER_BYTES = _HEADER.size
@@ -26,7 +26,7 @@ COMPRESSED = 0x04
 _KNOWN_FLAGS = REQUEST | REPLY | COMPRESSED
 
 # A `Value` with all its siblings is the largest message.
-MAX_PAYLOAD = MAX_SIBLINGS * (MAX_SIGNED_BODY + 128)
+MAX_PAYLOAD = MAX_SIBLINGS * (MAX_SIGNED_BODY + SIGNED_OVERHEAD)
 # Before a peer is known, it gets no more room than a `Hello` needs.
 MAX_HANDSHAKE_PAYLOAD = 8192
 # Below this, compressing costs more time than it saves: what is short is mostly keys,

@@ -322,7 +322,7 @@ def test_what_was_beyond_a_bound_is_found_by_later_comparisons(
             assert sum(map(len, found(comparison))) <= most_found
             for key in comparison.only_here:
                 theirs.put(key, here[key])
-            for key in comparison.only_there + comparison.different:
+            for key in [*comparison.only_there, *comparison.different]:
                 ours.put(key, there[key])
             if comparison.complete:
                 break
