@@ -516,20 +516,25 @@ async def test_what_one_replica_does_not_keep_is_not_sent_to_it_again_and_again(
 async def test_who_answers_each_question_late_does_not_hold_repair_up(
     autojump_clock: MockClock,
 ) -> None:
+    async def answer_late(line: Line, request_id: int) -> None:
+        await trio.sleep(9)
+        reply = Compared((Difference(0, world.rng.randbytes(256), b""),))
+        with suppress(trio.BrokenResourceError):
+            await line.stream.send_all(line.session.reply(request_id, reply))
+
     async def talk(line: Line) -> None:
-        with suppress(HungUp, trio.BrokenResourceError):
-            while True:
-                event = await line.next()
-                if isinstance(event, Replied) or event.request_id is None:
-                    continue
-                reply: Message = Failed("unknown", "not served")
-                if isinstance(event.message, Ping):
-                    reply = Pong()
-                elif isinstance(event.message, Compare):
-                    await trio.sleep(9)
-                    differing = (Difference(0, world.rng.randbytes(256), b""),)
-                    reply = Compared(differing)
-                await line.stream.send_all(line.session.reply(event.request_id, reply))
+        async with trio.open_nursery() as nursery:
+            with suppress(HungUp, trio.BrokenResourceError):
+                while True:
+                    event = await line.next()
+                    if isinstance(event, Replied) or event.request_id is None:
+                        continue
+                    if isinstance(event.message, Compare):
+                        nursery.start_soon(answer_late, line, event.request_id)
+                        continue
+                    is_ping = isinstance(event.message, Ping)
+                    reply: Message = Pong() if is_ping else Failed("unknown", "not served")
+                    await line.stream.send_all(line.session.reply(event.request_id, reply))
 
     async with open_world(1) as world:
         nodes = await network(world, 3)
