@@ -224,8 +224,7 @@ class Dht:
                 f"what is stored under {shown} is dated more than a day ahead of this node's "
                 "clock; `p2pctl doctor` compares the clocks"
             )
-        most = min(holding.answered + holding.silent, self._config.replication)
-        if holding.answered <= most // 2 or holding.heard <= holding.near // 2:
+        if holding.mostly_silent:
             raise TooFewReplicas(
                 f"{shown} was not found, but {holding.silent} of the nodes that may have it did "
                 "not answer; try again"

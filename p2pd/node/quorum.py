@@ -66,8 +66,8 @@ class Holding:
     the closest first, of which `answered` have answered. `wanted` is how many there should be:
     `nodes`, and, where these are fewer than `dht.replication`, those others that were heard of
     lately and are not known to be gone. `silent` is how many near the key did not answer;
-    `late` are those of them that would be replicas, but were not waited for. Of the `near`
-    closest that answered or did not, as many as replicas there may be, `heard` answered.
+    `late` are those of them that would be replicas, but were not waited for. `mostly_silent`: of
+    those that should have it no more than half answered.
     """
 
     versions: list[Version]
@@ -77,8 +77,7 @@ class Holding:
     wanted: int
     silent: int
     late: list[NodeId]
-    near: int
-    heard: int
+    mostly_silent: bool
 
 
 @attrs.frozen
@@ -248,8 +247,7 @@ class Quorum:
             wanted,
             len(silent),
             self._late(silent),
-            near=len(held) + len(silent),
-            heard=len(held),
+            mostly_silent=len(held) <= (len(held) + len(silent)) // 2,
         )
 
     async def _ask_as_needed(
@@ -326,16 +324,20 @@ class Quorum:
         late = [each for each in closest_first([*nodes, *late], key)[:most] if each in late]
         missed = [each.node_id for each in route.silent]
         near = closest_first([*itself, *route.answers, *missed], key)[:most]
+        there = answered(route, nodes)
+        # Neither may those nearby hide it who fell silent, nor those who were not even found.
+        mostly_silent = (
+            answered(route, near) <= len(near) // 2 or there <= min(there + silent, most) // 2
+        )
         return Holding(
             found,
             answers.ahead,
             nodes,
-            answered(route, nodes),
+            there,
             wanted,
             silent,
             late,
-            near=len(near),
-            heard=answered(route, near),
+            mostly_silent=mostly_silent,
         )
 
     async def _ask(self, key: Key, node: NodeId, answers: _Answers) -> list[Version] | None:
