@@ -6,10 +6,11 @@ Nothing here knows the commands.
 import argparse
 import contextlib
 import math
-import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Final, NamedTuple, NoReturn, TypeVar
 
+from p2pctl.terminal import columns
 from p2pd.control.api import MAX_PINGS
 from p2pd.errors import InvalidRequest
 from p2pd.typos import nearest
@@ -102,10 +103,7 @@ class Parser(argparse.ArgumentParser):
 
 def _formatter(prog: str) -> argparse.HelpFormatter:
     # Left to itself argparse imports shutil to find the width, for each argument added.
-    try:
-        width = int(os.environ.get("COLUMNS", "")) or os.get_terminal_size().columns or 80
-    except (ValueError, OSError):
-        width = 80
+    width = columns(sys.stdout) if sys.stdout is not None else 80
     return argparse.RawDescriptionHelpFormatter(prog, width=max(width - 2, 40))
 
 

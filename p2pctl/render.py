@@ -5,7 +5,6 @@ that nobody's name can move the cursor or rewrite a line. Times are relative; no
 shortened only as far as all that are shown stay distinct.
 """
 
-import contextlib
 import json
 import os
 import sys
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from p2pd.control import results
+from p2pctl.terminal import columns
+from p2pd.control import results
 
 _COLOURS: Final[Mapping[str, str]] = {
     "ok": "32",
@@ -37,7 +37,6 @@ _PREVIEW_BYTES: Final = 60
 _ABSENT: Final = "-"
 _LEVEL_WIDTH: Final = len("problem") + 2
 _CHECK_WIDTH: Final = len("bootstrap") + 2
-_USUAL_COLUMNS: Final = 80
 _GAP: Final = 2
 # What is left of the last column of a table before others are left out.
 _LEAST_OF_LAST: Final = 20
@@ -53,7 +52,7 @@ class Style:
 
     def __init__(self, stream: TextIO, environment: Mapping[str, str] = os.environ) -> None:
         self.terminal = stream.isatty()
-        self.width = _columns(stream, environment) if self.terminal else None
+        self.width = columns(stream, environment) if self.terminal else None
         self.colour = (
             self.terminal
             and not environment.get("NO_COLOR")
@@ -64,15 +63,6 @@ class Style:
         """Colour `text` by what it means (`connected`, `warning`, ...), where it has one."""
         code = _COLOURS.get(meaning)
         return f"\x1b[{code}m{text}\x1b[0m" if self.colour and code is not None else text
-
-
-def _columns(stream: TextIO, environment: Mapping[str, str]) -> int:
-    with contextlib.suppress(ValueError):
-        return max(1, int(environment.get("COLUMNS", "")))
-    with contextlib.suppress(OSError):
-        # A terminal that nobody told its size (a serial line, `script`) says 0.
-        return os.get_terminal_size(stream.fileno()).columns or _USUAL_COLUMNS
-    return _USUAL_COLUMNS
 
 
 class Progress:

@@ -1,6 +1,5 @@
 """`p2pctl lab` itself: the experiments one after the other, with progress, and what is written."""
 
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -13,11 +12,11 @@ from p2pctl.lab.plan import TABLES
 from p2pctl.lab.results import Outcome, Report
 from p2pctl.lab.tables import text
 from p2pctl.render import Style
+from p2pctl.terminal import columns
 from p2pd import __version__
 from p2pd.errors import P2PError
 
 _REDRAW_SECONDS: Final = 0.1
-_WIDTH: Final = 80
 
 
 def run_lab(settings: Settings, tables: Sequence[str], style: Style | None) -> Report:
@@ -100,7 +99,7 @@ class Progress:
     def _draw(self, rest: str) -> None:
         if self._terminal:
             line = f"[{self._number}/{self._count}] {self._title}{rest}"
-            width = os.get_terminal_size(sys.stderr.fileno()).columns or _WIDTH
+            width = columns(sys.stderr)
             sys.stderr.write(f"\r\x1b[K{line[: width - 1]}")
             sys.stderr.flush()
             self._shown = True

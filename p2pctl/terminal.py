@@ -1,0 +1,18 @@
+"""How wide the terminal is."""
+
+import contextlib
+import os
+from collections.abc import Mapping
+from typing import Final, TextIO
+
+_USUAL_COLUMNS: Final = 80
+
+
+def columns(stream: TextIO, environment: Mapping[str, str] = os.environ) -> int:
+    """Return how many characters a line holds: `COLUMNS`, else what the terminal says."""
+    with contextlib.suppress(ValueError):
+        return max(1, int(environment.get("COLUMNS", "")))
+    with contextlib.suppress(OSError, ValueError):
+        # A terminal that nobody told its size (a serial line, `script`) says 0.
+        return os.get_terminal_size(stream.fileno()).columns or _USUAL_COLUMNS
+    return _USUAL_COLUMNS
