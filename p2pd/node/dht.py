@@ -221,8 +221,8 @@ class Dht:
         """Raise `NotFound`, but `TooFewReplicas` where those who are silent may be the most."""
         if holding.ahead:
             raise TooFewReplicas(
-                f"what is stored under {shown} is dated more than a day ahead of this node's "
-                "clock; `p2pctl doctor` compares the clocks"
+                f"what is stored under {shown} is dated a day or so ahead of this node's clock; "
+                "`p2pctl doctor` compares the clocks"
             )
         if holding.mostly_silent:
             raise TooFewReplicas(

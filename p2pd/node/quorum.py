@@ -61,13 +61,13 @@ class Needed:
 class Holding:
     """What the replicas of a key hold.
 
-    `versions` are those that no other one covers, the winner first; `ahead`: some were left out,
-    as they are dated more than a day ahead. `nodes` are the replicas,
-    the closest first, of which `answered` have answered. `wanted` is how many there should be:
-    `nodes`, and, where these are fewer than `dht.replication`, those others that were heard of
-    lately and are not known to be gone. `silent` is how many near the key did not answer;
-    `late` are those of them that would be replicas, but were not waited for. `mostly_silent`: of
-    those that should have it no more than half answered.
+    `versions` are those that no other one covers, the winner first; `ahead`: some were left
+    out, as they are dated too far ahead. `nodes` are the replicas, the closest first, of which
+    `answered` have answered. `wanted` is how many there should be: `nodes`, and, where these
+    are fewer than `dht.replication`, those others that were heard of lately and are not known
+    to be gone. `silent` is how many near the key did not answer; `late` are those of them that
+    would be replicas, but were not waited for. `mostly_silent`: of those that should have it
+    no more than half answered.
     """
 
     versions: list[Version]
