@@ -187,23 +187,20 @@ class Clients:
         ask: Callable[[], Awaitable[PutResult | GetResult | None]],
     ) -> None:
         """Wait for an answer until patience ends, or the node does."""
-        with trio.move_on_after(PATIENCE):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_cancelled_with, node, nursery.cancel_scope)
-                try:
-                    result = await ask()
-                except P2PError as error:
-                    operation.reason = str(error)
-                    if operation.kind is Kind.GET or isinstance(error, _WRITTEN_NOTHING):
-                        operation.outcome = Outcome.REFUSED
-                else:
-                    operation.outcome = Outcome.OK
-                    if isinstance(result, PutResult):
-                        operation.version, operation.stored = result.version, result.stored
-                    elif result is not None:
-                        versions = (result.winner, *result.siblings)
-                        operation.found = {each.version: each.value for each in versions}
-                nursery.cancel_scope.cancel()
+        with trio.move_on_after(PATIENCE), node.while_it_runs():
+            try:
+                result = await ask()
+            except P2PError as error:
+                operation.reason = str(error)
+                if operation.kind is Kind.GET or isinstance(error, _WRITTEN_NOTHING):
+                    operation.outcome = Outcome.REFUSED
+            else:
+                operation.outcome = Outcome.OK
+                if isinstance(result, PutResult):
+                    operation.version, operation.stored = result.version, result.stored
+                elif result is not None:
+                    versions = (result.winner, *result.siblings)
+                    operation.found = {each.version: each.value for each in versions}
         operation.ended = trio.current_time()
 
     def _begin(
@@ -221,11 +218,6 @@ class Clients:
         )
         self._history.operations.append(operation)
         return operation
-
-
-async def _cancelled_with(node: SimNode, scope: trio.CancelScope) -> None:
-    await node.ended.wait()
-    scope.cancel()
 
 
 class Faults:

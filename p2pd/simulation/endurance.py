@@ -143,10 +143,12 @@ async def _read_on(run: Run, per_second: float, until: float, tally: measure.Tal
 
 async def _read_once(node: SimNode, name: str, tally: measure.Tally) -> None:
     """Get a key; who asks a node that ends meanwhile is not counted."""
-    asked_at, running, right = trio.current_time(), node.node, False
-    try:
-        right = (await running.get(name)).winner.value == name.encode()
-    except P2PError as error:
-        name = f"{name} ({error})"
-    if node.running is running:
+    asked_at, running, right = trio.current_time(), node.running, False
+    if running is None:
+        return
+    with node.while_it_runs():
+        try:
+            right = (await running.get(name)).winner.value == name.encode()
+        except P2PError as error:
+            name = f"{name} ({error})"
         tally.add(name, asked_at, right=right)

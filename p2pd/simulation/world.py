@@ -14,8 +14,8 @@ Run it by `determinism.run_in_virtual_time`, or under Trio's autojump clock.
 
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -67,6 +67,24 @@ class SimNode:
     running: Node | None = None
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     ended: trio.Event = attrs.field(factory=trio.Event)
+    _callers: set[trio.CancelScope] = attrs.field(factory=set)
+
+    @contextmanager
+    def while_it_runs(self) -> Iterator[None]:
+        """Break off what is within the `with` when the process ends, as for any of its callers."""
+        with trio.CancelScope() as scope:
+            self._callers.add(scope)
+            try:
+                yield
+            finally:
+                self._callers.remove(scope)
+
+    def end(self) -> None:
+        """Note that the process has ended."""
+        self.running = None
+        for each in self._callers:
+            each.cancel()
+        self.ended.set()
 
     @property
     def node(self) -> Node:
@@ -344,9 +362,8 @@ class World:
                     task_status.started()
                     await running.stopping.wait()
         finally:
-            node.running = None
+            node.end()
             self._close_what_is_left(node.network.host)
-            node.ended.set()
 
     def _close_what_is_left(self, host: str) -> None:
         if not any(each.network.host == host for each in self.living()):

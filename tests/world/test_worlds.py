@@ -121,6 +121,29 @@ def found_within(seeds: int) -> int | None:
     return None
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_call_is_broken_off_with_the_node_that_it_asks(seed: int) -> None:
+    async def main(seed: int) -> None:
+        async with open_world(seed) as world:
+            nodes = await world.start_many(30, per_second=30)
+            await trio.sleep(60)
+            broken_off: list[str] = []
+
+            async def call(name: str) -> None:
+                with nodes[0].while_it_runs():
+                    await nodes[0].node.get(name)
+                broken_off.append(name)
+
+            async with trio.open_nursery() as nursery:
+                for name in ("a", "b", "c"):
+                    nursery.start_soon(call, name)
+                await trio.sleep(0.001)
+                await world.crash(nodes[0])
+            assert len(broken_off) == 3
+
+    run(main, seed)
+
+
 def test_the_hunt_finds_nothing_in_sound_code() -> None:
     assert found_within(5) is None
 
