@@ -1,5 +1,6 @@
 """Whether what was acknowledged outlives those who keep it: the steps that wear a store down."""
 
+import gc
 import random
 
 import attrs
@@ -20,6 +21,9 @@ TRIES = 4
 BETWEEN_TRIES = 15.0
 # A newcomer is given the addresses of so many others.
 BOOTSTRAP = 3
+# Virtual seconds after which what those who went have left in memory is collected: nothing else
+# does it in a world.
+SWEEP_INTERVAL = 600.0
 # Without new puts, these messages only mend.
 REPAIR = ("Compare", "Compared", "Fetch", "Fetched", "Give", "Given", "Store", "Stored")
 
@@ -86,6 +90,7 @@ async def turnover(run: Run, step: Step) -> None:
             for node in world.living():
                 nursery.start_soon(_replace, run, node, step, until)
             nursery.start_soon(_read_on, run, step.per_second, until, tally)
+            nursery.start_soon(_sweep, until)
     share_of = step.seconds * len(world.living())
     by_kind = {kind: round(count / share_of, 2) for kind, count in traffic.most_first()}
     measured = {
@@ -130,6 +135,13 @@ async def _replace(run: Run, node: SimNode, step: Step, until: float) -> None:
         bootstrap = rng.sample(world.living(), min(BOOTSTRAP, len(world.living())))
         name = f"n{len(world.nodes)}"
         node = await world.start(name, bootstrap=bootstrap, **run.scenario.settings)
+
+
+async def _sweep(until: float) -> None:
+    with trio.move_on_at(until):
+        while True:
+            await trio.sleep(SWEEP_INTERVAL)
+            gc.collect()
 
 
 async def _read_on(run: Run, per_second: float, until: float, tally: measure.Tally) -> None:
