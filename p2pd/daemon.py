@@ -134,6 +134,7 @@ class Daemon:
             trio.open_nursery() as nursery,
         ):
             self._node = node
+            self._look_at_mode(config.node.network_key_file)
             await nursery.start(self._serve_control, node)
             nursery.start_soon(self._feed_watchdog)
             nursery.start_soon(keep_trimmed)
@@ -142,6 +143,14 @@ class Daemon:
             self._tell_manager("STOPPING=1")
             self._events.emit("node.stopping", "leaving: telling the peers and saving the registry")
             nursery.cancel_scope.cancel()
+
+    def _look_at_mode(self, key_file: str) -> None:
+        if key_file and state.is_readable_by_all(key_file):
+            text = (
+                f"every user of this host can read {key_file}, and enter the network with it: "
+                f"chmod o= {key_file}"
+            )
+            self._events.emit("node.key_exposed", text, level=logging.WARNING)
 
     async def _serve_control(
         self, node: Node, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

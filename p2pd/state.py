@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -93,9 +94,17 @@ def load_network_key(file: str) -> bytes:
     if len(key) < _MIN_NETWORK_KEY:
         raise ConfigError(
             f"node.network_key_file: {file} holds {len(key)} bytes, a key has at least "
-            f"{_MIN_NETWORK_KEY}; make one with: head -c 32 /dev/urandom | base64 > {file}"
+            f"{_MIN_NETWORK_KEY}; "
+            f"make one with: (umask 077; head -c 32 /dev/urandom | base64 > {file})"
         )
     return key
+
+
+def is_readable_by_all(file: str) -> bool:
+    """Whether any user of this host may read a file, as far as its own mode says."""
+    with suppress(OSError):
+        return bool(Path(file).stat().st_mode & stat.S_IROTH)
+    return False
 
 
 def _nonce(stored: object) -> int:

@@ -61,6 +61,18 @@ def test_the_same_network_key_lets_in(make_daemon: MakeDaemon, tmp_path: Path) -
     until("they are connected", lambda: one.connected() == {"b"} and two.connected() == {"a"})
 
 
+@pytest.mark.parametrize(("mode", "warns"), [(0o644, True), (0o640, False)])
+def test_a_key_that_every_user_can_read_is_worth_a_warning(
+    make_daemon: MakeDaemon, tmp_path: Path, *, mode: int, warns: bool
+) -> None:
+    key = tmp_path / "network.key"
+    key.write_text("a secret of at least 32 bytes, shared\n")
+    key.chmod(mode)
+    daemon = make_daemon("a", *NO_MULTICAST, "--set", f"node.network_key_file={key}").start()
+    said = [each["message"] for each in daemon.events("node.key_exposed")]
+    assert [str(key) in each and "chmod" in each for each in said] == [True] * warns
+
+
 def test_an_identity_with_too_little_work(make_daemon: MakeDaemon) -> None:
     strict = ("--set", "identity.difficulty=16")
     listener = make_daemon("a", *NO_MULTICAST, *strict).start()
