@@ -1,4 +1,4 @@
-# make run: a node in the foreground.  make test: everything that must hold, under ten minutes.
+# make run: a node in the foreground.  make test: what must hold, under ten minutes.
 # make install (as root): the service, under PREFIX.  make uninstall: keeps configuration and state.
 PYTHON ?= python3.11
 VENV   := .venv
@@ -40,7 +40,7 @@ test-install: $(READY)
 world: $(READY)
 	$(BIN)/python -m p2pd.simulation faulty --seeds 100
 
-# Killed halves in hundreds of seeds, hours of partition, large worlds: an hour or two.
+# Killed halves in hundreds of seeds, hours of partition and churn, large worlds: more than a day.
 trials: $(READY)
 	$(BIN)/python -m pytest -m slow tests/world
 

@@ -58,7 +58,9 @@ _KEY = argument("key", metavar="KEY", help="the record's key")
 _OWNED = argument(
     "--owned", action="store_true", help="the key of this name that only this node can write"
 )
-_PEER = argument("peer", metavar="PEER", help="a node ID, a unique prefix of one, or a name")
+_PEER = argument(
+    "peer", metavar="PEER", help="a node ID, a unique prefix of one (4 digits at least), or a name"
+)
 
 COMMANDS: Final[Mapping[str, Command]] = {
     "status": Command("this node, at a glance", "p2pctl status --json", (), commands.status),

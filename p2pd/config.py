@@ -121,7 +121,8 @@ class MulticastConfig:
         default=False,
         rule=_FLAG,
         doc="Whether to send beacons at that interval only, with no burst at the start and no "
-        "answer to others. Nodes then find each other within an interval instead of at once.",
+        "answer to others but a doctor. Nodes then find each other within an interval instead of at "
+        "once.",
         reload=True,
     )
     interfaces: tuple[str, ...] = _key(
@@ -209,7 +210,10 @@ class ConnectionsConfig:
 
 @attrs.frozen
 class LivenessConfig:
-    """How soon a silent peer is noticed: after ping_interval + misses * ping_timeout."""
+    """How soon a silent peer is noticed: after ping_interval + (misses + 1) * ping_timeout / 2.
+
+    Half a ping_timeout later where the peer dialled, so that one side's probe serves both.
+    """
 
     ping_interval: float = _seconds(
         5.0, 0.1, 3600, "Time between two probes of a connected peer.", reload=True
@@ -218,13 +222,23 @@ class LivenessConfig:
         2.0, 0.1, 3600, "How long a peer may take to answer a probe.", reload=True
     )
     misses: int = _count(
-        3, "probes", 1, 100, "How many unanswered probes in a row make a peer suspect.", reload=True
+        3,
+        "probes",
+        1,
+        100,
+        "After how many unanswered probes in a row a connection is closed, and its peer suspect "
+        "at the latest.",
+        reload=True,
     )
     indirect_probes: int = _count(
         3, "peers", 0, 16, "How many others are asked to reach a peer that is suspect.", reload=True
     )
     evict_after: float = _seconds(
-        20.0, 1, DAY, "Silence after which a peer is off the list at the latest.", reload=True
+        20.0,
+        1,
+        DAY,
+        "Silence after which a connection is closed at the latest, whatever the keys above allow.",
+        reload=True,
     )
 
 

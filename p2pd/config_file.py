@@ -16,7 +16,7 @@ from p2pd.typos import nearest
 _BARE_PATH = re.compile(r"[A-Za-z0-9_.-]{1,80}")
 
 # Pairs of keys of which the first may not exceed the second.
-_ORDERED = (
+ORDERED = (
     ("connections.backoff_min", "connections.backoff_max"),
     ("liveness.ping_timeout", "liveness.ping_interval"),
     ("dht.alpha", "dht.k"),
@@ -142,7 +142,7 @@ def _structure(
 def _contradictions(config: Config, problems: Mapping[str, str]) -> dict[str, str]:
     """Find keys that do not fit each other, among those that are right by themselves."""
     found = {}
-    for lesser, greater in _ORDERED:
+    for lesser, greater in ORDERED:
         if lesser not in problems and greater not in problems:
             low, high = value_at(config, lesser), value_at(config, greater)
             if low > high:

@@ -79,7 +79,7 @@ class RequestRefused(PeerError):
 
     code = "request_refused"
 
-    def __init__(self, message: str, *, reason: str) -> None:
+    def __init__(self, message: str, *, reason: str = "failed") -> None:
         super().__init__(message)
         self.reason = reason
 
@@ -131,6 +131,13 @@ class DialFailed(P2PError):
     def __init__(self, message: str, *, refused: bool = False) -> None:
         super().__init__(message)
         self.refused = refused
+
+
+class DialTimedOut(DialFailed):
+    """Nothing came from an address, or not all of a handshake, within `dial_timeout`."""
+
+    code = "dial_timeout"
+    exit_code = 5
 
 
 class NotFound(P2PError):

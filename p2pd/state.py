@@ -88,9 +88,13 @@ def load_network_key(file: str) -> bytes:
         return b""
     try:
         with Path(file).open("rb") as stream:
-            key = stream.read(_MAX_NETWORK_KEY).strip()
+            key = stream.read(_MAX_NETWORK_KEY + 1).strip()
     except OSError as error:
         raise ConfigError(f"node.network_key_file: can't read {file}: {error.strerror}") from None
+    if len(key) > _MAX_NETWORK_KEY:
+        raise ConfigError(
+            f"node.network_key_file: {file} holds more than {_MAX_NETWORK_KEY} bytes: is it a key?"
+        )
     if len(key) < _MIN_NETWORK_KEY:
         raise ConfigError(
             f"node.network_key_file: {file} holds {len(key)} bytes, a key has at least "

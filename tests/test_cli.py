@@ -285,6 +285,10 @@ class TestMain:
         ]
         key.write_text("k" * 32)
         assert cli.main(argv) == 0
+        for length, words in ((31, "at least 32"), (4097, "more than 4096 bytes")):
+            key.write_text("k" * length)
+            assert cli.main(argv) == 2
+            assert words in capsys.readouterr().err
 
     def test_check_of_a_wrong_file(
         self, capsys: pytest.CaptureFixture[str], config_file: Path

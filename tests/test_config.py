@@ -16,7 +16,7 @@ from p2pd.config import (
     keys,
     value_at,
 )
-from p2pd.config_file import after_reload, effective, load
+from p2pd.config_file import ORDERED, after_reload, effective, load
 from p2pd.errors import ConfigError
 from p2pd.hosts import parse_address
 from p2pd.wire import messages
@@ -104,6 +104,8 @@ class TestDefaults:
             assert about["rule"].allowed.lower() in said.lower()
             assert about["unit"] in said
             assert ("Reloadable." in said) == about["reload"]
+        for lesser, greater in ORDERED:
+            assert f"At most `{greater}`." in comments[lesser]
 
 
 class TestStrictness:

@@ -64,6 +64,8 @@ ERROR_NUMBERS: Final[Mapping[str, int]] = {
     "store_full": -32014,
     "config": -32015,
     "start": -32016,
+    "request_refused": -32017,
+    "dial_timeout": -32018,
 }
 """`P2PError.code` -> the JSON-RPC error number (-32000 to -32099 are the application's)."""
 
@@ -107,7 +109,7 @@ MAX_TOPICS: Final = 64
 # What a message on the wire has room for: `Publication.topic` there.
 MAX_TOPIC_BYTES: Final = 64
 
-_PEER = Param("string", "a node ID, a unique prefix of one, or a unique name")
+_PEER = Param("string", "a node ID, a unique prefix of one (4 digits at least), or a unique name")
 _KEY = Param("string", "the key")
 _OWNED = Param("boolean", "under the key that only this node can write", required=False)
 _TOPIC = Param("string", "the topic", min_bytes=1, max_bytes=MAX_TOPIC_BYTES)
@@ -151,7 +153,9 @@ METHODS: Final[Mapping[str, Method]] = {
             ),
             "owned": _OWNED,
             "if_version": Param(
-                "string", "write only if this is the version stored", required=False
+                "string",
+                "write only if this is the version there; empty: only if there is none",
+                required=False,
             ),
         },
     ),

@@ -15,6 +15,7 @@ from p2pd.errors import (
     Busy,
     ConnectionLost,
     DialFailed,
+    DialTimedOut,
     Exhausted,
     HandshakeRefused,
     NotFound,
@@ -359,7 +360,7 @@ class Dialer:
             if not admitted:
                 connection.close(Reason.DUPLICATE)
             return self._roster.connections[connection.node_id]
-        raise DialFailed(f"{address} did not answer within {timeout:g} s")
+        raise DialTimedOut(f"{address} did not answer within {timeout:g} s")
 
     async def _try_addresses(self, dial: _Dial) -> Connection:
         entry = dial.entry

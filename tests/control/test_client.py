@@ -16,10 +16,12 @@ from p2pd.control.client import Client, RemoteError, default_sockets
 from p2pd.errors import (
     Busy,
     DaemonUnreachable,
+    DialTimedOut,
     HandshakeRefused,
     InvalidRequest,
     NotFound,
     P2PError,
+    RequestRefused,
     RequestTimedOut,
     TooFewReplicas,
 )
@@ -97,6 +99,8 @@ def error(code: str, message: str = "no") -> dict[str, Any]:
         ("not_found", NotFound, 3),
         ("too_few_replicas", TooFewReplicas, 5),
         ("timeout", RequestTimedOut, 5),
+        ("dial_timeout", DialTimedOut, 5),
+        ("request_refused", RequestRefused, 1),
         ("handshake_refused", HandshakeRefused, 1),
         ("failed", P2PError, 1),
         ("invented_later", RemoteError, 1),

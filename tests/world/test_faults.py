@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 import trio
 
-from p2pd.errors import P2PError
+from p2pd.errors import DialTimedOut, P2PError
 from p2pd.simulation.adversary import make_liar
 from p2pd.simulation.checks import check_always, check_quiet
 from p2pd.simulation.determinism import run_in_virtual_time
@@ -164,7 +164,7 @@ def test_a_host_behind_a_firewall_dials_but_is_not_dialled() -> None:
         one = await world.start("one", lan=None)
         other = await world.start("other", lan=None)
         world.conditions.unreachable.add(one.network.host)
-        with pytest.raises(P2PError, match="did not answer"):
+        with pytest.raises(DialTimedOut, match="did not answer"):
             await other.node.connect(str(one.address))
         assert not other.is_connected_to(one)
         await one.node.connect(str(other.address))

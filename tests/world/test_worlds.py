@@ -1,6 +1,7 @@
 """Small worlds, with and without faults; and the world's own eyes, tried on planted bugs."""
 
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 import trio
@@ -38,6 +39,12 @@ def test_a_small_world_with_faults(seed: int) -> None:
     (row,) = run_named("faulty", seed).rows
     assert row.living == 20
     assert row.put["share"] == row.get["share"] == row.lookup["share"] == 1
+
+
+def test_the_world_of_the_manual_runs() -> None:
+    manual = Path(__file__).parents[2] / "docs" / "simulation.md"
+    _, _, rest = manual.read_text().partition("```python\n")
+    exec(compile(rest.partition("```")[0], manual.name, "exec"), {})  # noqa: S102 - of this project
 
 
 @pytest.mark.parametrize("kinds", [("publish", "measure"), ("measure", "publish")])
