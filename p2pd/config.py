@@ -121,8 +121,8 @@ class MulticastConfig:
         default=False,
         rule=_FLAG,
         doc="Whether to send beacons at that interval only, with no burst at the start and no "
-        "answer to others but a doctor. Nodes then find each other within an interval instead of at "
-        "once.",
+        "answer to others but a doctor. Nodes then find each other within an interval instead of "
+        "at once.",
         reload=True,
     )
     interfaces: tuple[str, ...] = _key(

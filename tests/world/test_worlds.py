@@ -44,7 +44,7 @@ def test_a_small_world_with_faults(seed: int) -> None:
 def test_the_world_of_the_manual_runs() -> None:
     manual = Path(__file__).parents[2] / "docs" / "simulation.md"
     _, _, rest = manual.read_text().partition("```python\n")
-    exec(compile(rest.partition("```")[0], manual.name, "exec"), {})  # noqa: S102 - of this project
+    exec(compile(rest.partition("```")[0], manual.name, "exec"), {})
 
 
 @pytest.mark.parametrize("kinds", [("publish", "measure"), ("measure", "publish")])
