@@ -188,6 +188,13 @@ class Registry:
         self._changed.add(node_id)
         return entry
 
+    def answered(self, node_id: NodeId, address: Address) -> None:
+        """Note that a peer answered at an address, though there was a connection already."""
+        entry = self._entries.get(node_id)
+        if entry is not None:
+            self._answered(entry, address)
+            self._changed.add(node_id)
+
     def disconnected(
         self,
         node_id: NodeId,

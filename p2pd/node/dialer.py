@@ -351,6 +351,7 @@ class Dialer:
                     await stream.aclose()
                 existing = _duplicate_of(error, self._roster)
                 if existing is not None:
+                    self._registry.answered(existing.node_id, address)
                     return existing
                 raise
             finally:

@@ -121,6 +121,8 @@ class Roster:
         self.connections[node_id] = connection
         if not replaces:
             self._enter(connection, source)
+        elif connection.direction is Direction.OUTBOUND:
+            self.registry.answered(node_id, connection.remote)
         return True
 
     def _replace(self, old: Connection, new: Connection) -> bool:

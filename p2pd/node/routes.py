@@ -42,6 +42,8 @@ BEYOND_THE_DEAD = 3
 AWAY_AFTER = 60.0
 # At the bound the oldest is judged anew.
 MAX_GONE = 4096
+# Whoever was a contact is remembered; at the bound not who was the first.
+MAX_ONCE_CONTACTS = 4096
 # All nodes within so many times the distance that holds about k nodes are asked at once.
 # Measured with `simulation.lookups`: less leads to one more round of questions, more to no
 # fewer.
@@ -102,6 +104,8 @@ class Routes:
         # Who left, or whose host refused the last dial: they don't run, and nobody need wait for
         # their answer.
         self._gone = BoundedTable[NodeId, None](MAX_GONE)
+        # Contacts, also those of before: who only dialled us has proven nothing else.
+        self._once_contacts = BoundedTable[NodeId, None](MAX_ONCE_CONTACTS)
         # Since when each has answered no question.
         self._unanswered = BoundedTable[NodeId, float](MAX_GONE)
         dispatch.add(FindNode, self._answer)
@@ -206,7 +210,7 @@ class Routes:
             if each.node_id is not None
             and each.node_id not in excused
             and not self.is_gone(each.node_id)
-            and each.answered
+            and (each.answered or each.node_id in self._once_contacts)
             and not each.dead
         )
 
@@ -440,6 +444,8 @@ class Routes:
         announced = any(each.host == host for each in connection.peer.addresses)
         if not (proven or near or announced):
             return
+        if connection.node_id not in self._once_contacts:
+            self._once_contacts[connection.node_id] = None
         exempt = is_local(host) and not self._config.limit_local_networks
         self.table.heard_from(
             connection.node_id,

@@ -833,6 +833,25 @@ async def test_what_joined_after_a_write_does_not_hide_it_from_a_delete(
             await c.node.get("k")
 
 
+@pytest.mark.parametrize("settled", [20, 600])
+async def test_whoever_is_cut_off_refuses_at_first_also_who_never_dialled(
+    autojump_clock: MockClock, settled: float
+) -> None:
+    async with open_world(1) as world:
+        nodes = await network(world, 5)
+        await trio.sleep(settled)
+        hosts = [node.network.host for node in nodes]
+        for few in ([nodes[0]], [nodes[-1]], nodes[:2]):
+            here = frozenset(node.network.host for node in few)
+            cut = Cut(here, frozenset(hosts) - here)
+            world.network.medium.cut(cut)
+            for node in few:
+                with pytest.raises(TooFewReplicas, match=f"{len(few)} of 5 replicas"):
+                    await node.node.put("k", b"v")
+            world.network.medium.heal(cut)
+            await trio.sleep(120)
+
+
 async def test_who_restarts_while_cut_off_refuses_at_first(autojump_clock: MockClock) -> None:
     async with open_world(1) as world:
         nodes = await network(world, 5)

@@ -59,6 +59,11 @@ async def assert_one_connection(world: World, a: SimNode, b: SimNode) -> None:
     assert len(open_streams) == 2, f"seed {world.seed}"
     directions = {node.node.peers()[0].direction for node in (a, b)}
     assert directions == {"inbound", "outbound"}, f"seed {world.seed}"
+    for node, other in ((a, b), (b, a)):
+        if node.node.peers()[0].direction == "outbound":
+            entry = node.services.registry.get(other.node_id)
+            assert entry is not None
+            assert entry.answered == (other.address,), f"seed {world.seed}"
     assert (await a.node.echo(b.node_id, b"there"))[0] == b"there"
     assert (await b.node.echo(a.node_id, b"back"))[0] == b"back"
     assert_unharmed(a, b)
