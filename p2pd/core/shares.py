@@ -1,10 +1,17 @@
 """Who has most of something that all share: at a bound, that one yields."""
 
+import enum
 from collections import Counter
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
 Owner = TypeVar("Owner", bound=Hashable)
+
+
+class _Nobody(enum.Enum):
+    """Who has most, before anybody has anything: None may be an owner."""
+
+    NOBODY = enum.auto()
 
 
 class Shares(Generic[Owner]):
@@ -13,7 +20,7 @@ class Shares(Generic[Owner]):
     def __init__(self) -> None:
         self.total = 0
         self._held: Counter[Owner] = Counter()
-        self._greatest: Owner | None = None
+        self._greatest: Owner | _Nobody = _Nobody.NOBODY
 
     def change(self, owner: Owner, amount: int) -> None:
         """Give an owner so much more, or take away, where `amount` is negative."""
@@ -22,7 +29,7 @@ class Shares(Generic[Owner]):
         if held == 0:
             # A key that stays at zero would never go.
             del self._held[owner]
-        if self._greatest is None or held > self._held[self._greatest]:
+        if isinstance(self._greatest, _Nobody) or held > self._held[self._greatest]:
             self._greatest = owner
 
     def greatest(self) -> Owner:
@@ -31,6 +38,9 @@ class Shares(Generic[Owner]):
         It has at least what each has on average. There must be any.
         """
         # To look through all of them for each thing that comes would cost too much.
-        if self._greatest is None or self._held[self._greatest] * len(self._held) < self.total:
+        if (
+            isinstance(self._greatest, _Nobody)
+            or self._held[self._greatest] * len(self._held) < self.total
+        ):
             self._greatest = max(self._held, key=self._held.__getitem__)
         return self._greatest

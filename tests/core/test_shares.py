@@ -31,3 +31,12 @@ def test_who_grows_most_is_the_greatest() -> None:
     shares.change(None, -9)
     shares.change("b", 1)
     assert shares.greatest() == "b"
+
+
+def test_none_is_an_owner_like_any_other() -> None:
+    for owner in (None, "flood"):
+        shares: Shares[str | None] = Shares()
+        shares.change("a", 2)
+        shares.change(owner, 100)
+        shares.change("a", 60)
+        assert shares.greatest() == owner
