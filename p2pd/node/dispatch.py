@@ -6,7 +6,8 @@ work goes to its service's own bounded channel, which answers later by `call.ans
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from p2pd.address import Address
@@ -83,8 +84,7 @@ class Dispatch:
     def handle(self, connection: Caller, received: Received) -> None:
         """Hand a message to its handler and send the answer.
 
-        A `P2PError` of the handler becomes a `Failed` reply. Any other exception is a bug
-        of ours: it is reported with its traceback and costs this one connection.
+        A `P2PError` of the handler becomes a `Failed` reply.
         """
         message = received.message
         call = Call(connection, received.request_id)
@@ -93,11 +93,24 @@ class Dispatch:
             self.unknown[type(message).__name__] += 1
             call.answer(Failed("unknown", f"{type(message).__name__} is not served here"))
             return
+        with self.boundary(connection, message):
+            try:
+                reply = handler(call, message)
+            except P2PError as error:
+                reply = failure(error)
+            if reply is not None:
+                call.answer(reply)
+
+    @contextmanager
+    def boundary(self, connection: Caller, message: Message) -> Iterator[None]:
+        """Handle a peer's message within the `with`: between that peer and the node.
+
+        Any exception is a bug of ours: it is reported with its traceback and costs this one
+        connection.
+        """
         try:
-            reply = handler(call, message)
-        except P2PError as error:
-            reply = failure(error)
-        except Exception as error:  # noqa: BLE001 - the boundary between one peer and the node
+            yield
+        except Exception as error:  # noqa: BLE001 - that is the boundary
             self._events.emit(
                 "bug",
                 f"a bug in handling {type(message).__name__}: {error!r}",
@@ -106,6 +119,3 @@ class Dispatch:
                 error=error,
             )
             connection.abort("a bug in this node; see its log")
-            return
-        if reply is not None:
-            call.answer(reply)

@@ -1,18 +1,20 @@
 """Questions of other nodes that take a while to answer: they wait, and each asker has its turn."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from typing import Generic, TypeVar
 
 import trio
 
 from p2pd.errors import Busy, P2PError
 from p2pd.ids import NodeId
-from p2pd.node.dispatch import Call, failure
+from p2pd.node.dispatch import Call, Caller, failure
 from p2pd.node.fair_channel import FairChannel
 from p2pd.wire.messages import Message
 
 Question = TypeVar("Question", bound=Message)
 Answer = Callable[[Call, Question], Awaitable[Message]]
+Boundary = Callable[[Caller, Message], AbstractContextManager[None]]
 
 # Questions of askers who read too slowly, which are answered as soon as they read on: so many at
 # a time, the others after these.
@@ -22,10 +24,12 @@ MOST_ANSWERS_HELD = 4
 class Questions(Generic[Question]):
     """A queue of questions; `take` is their handler, `answer_all` must be running.
 
-    `most` may wait; beyond it, who has most waiting is told `busy`, in the words of `refusal`.
+    `boundary` is that of `Dispatch`. `most` may wait; beyond it, who has most waiting is told
+    `busy`, in the words of `refusal`.
     """
 
-    def __init__(self, most: int, refusal: str) -> None:
+    def __init__(self, boundary: Boundary, most: int, refusal: str) -> None:
+        self._boundary = boundary
         self._waiting: FairChannel[NodeId, tuple[Call, Question]] = FairChannel(most)
         self._refusal = refusal
 
@@ -38,8 +42,7 @@ class Questions(Generic[Question]):
         """Answer one question after the other, until cancelled.
 
         Whose connection has ended is passed over. Whose connection is full waits, but holds up
-        nobody else than others of that kind. A `P2PError` of `answer` is told to the asker;
-        anything else is a bug, and escapes.
+        nobody else than others of that kind. A `P2PError` of `answer` is told to the asker.
         """
         async with trio.open_nursery() as nursery:
             limit = trio.CapacityLimiter(MOST_ANSWERS_HELD)
@@ -62,8 +65,9 @@ class Questions(Generic[Question]):
     async def _answer(self, call: Call, question: Question, answer: Answer[Question]) -> None:
         if call.connection.end_reason is not None:
             return
-        try:
-            reply = await answer(call, question)
-        except P2PError as error:
-            reply = failure(error)
-        call.answer(reply)
+        with self._boundary(call.connection, question):
+            try:
+                reply = await answer(call, question)
+            except P2PError as error:
+                reply = failure(error)
+            call.answer(reply)

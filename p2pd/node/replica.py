@@ -265,6 +265,10 @@ class Replica:
         except P2PError as error:
             self._tell("store.refuses", "records can't be stored", error)
             return error
+        except Exception as error:  # noqa: BLE001 - the boundary between one record and the node
+            text = f"a bug in storing a record: {error!r}"
+            self._events.emit("bug", text, level=logging.ERROR, error=error)
+            return StoreError("a bug in this node; see its log")
         finally:
             self._changing.release()
         return None

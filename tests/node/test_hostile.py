@@ -9,17 +9,23 @@ import trio
 from trio.testing import MockClock
 
 from p2pd.address import Address
+from p2pd.core.merkle import EMPTY
 from p2pd.errors import TooFewReplicas
 from p2pd.net.sim import SimStream
-from p2pd.node import inbound
+from p2pd.node import inbound, reconciler, replica
 from p2pd.node.connection import TIME_SLICE
 from p2pd.node.dialer import STRANGERS_AT_ONCE, STRANGERS_PER_SECOND
 from p2pd.node.dispatch import Call
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.wire.messages import (
     Announce,
+    Compare,
+    Compared,
     Echo,
     Echoed,
+    Failed,
+    Fetch,
+    Fetched,
     FindNode,
     FindValue,
     GetPeers,
@@ -32,9 +38,11 @@ from p2pd.wire.messages import (
     Signed,
     Store,
     Stored,
+    Subtree,
     Value,
 )
 from tests.node.scripted import (
+    HungUp,
     Line,
     ScriptedPeer,
     assert_unharmed,
@@ -42,6 +50,7 @@ from tests.node.scripted import (
     make_record,
     stranger,
 )
+from tests.node.test_dht import record
 
 HEADER = struct.Struct(">BBBBQQI")
 
@@ -319,6 +328,43 @@ async def test_a_bug_in_a_handler_costs_one_connection(autojump_clock: MockClock
         assert bugs[0].error.__traceback__ is not None
         assert len(connected(a)) == 1
         assert await honest.ask(Echo(b"x")) == Echoed(b"x")
+
+
+@pytest.mark.parametrize("question", [Compare((Subtree(b"", 0, EMPTY),)), Fetch((bytes(32),))])
+async def test_a_bug_in_answering_what_has_waited_costs_one_connection(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, question: Message
+) -> None:
+    def bug(*_: object) -> None:
+        raise ZeroDivisionError("a bug planted by a test")
+
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        honest = await ScriptedPeer(world, host="10.8.0.1").connect(a)
+        trigger = await ScriptedPeer(world).connect(a)
+        with monkeypatch.context() as patch:
+            patch.setattr(reconciler, "compare", bug)
+            patch.setattr(a.services.replica, "read", bug)
+            with pytest.raises(HungUp):
+                await trigger.ask(question)
+        assert a.codes().count("bug") == 1
+        assert isinstance(await honest.ask(question), Compared | Fetched)
+
+
+async def test_a_bug_in_storing_a_record_costs_that_record(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bug(*_: object) -> None:
+        raise ZeroDivisionError("a bug planted by a test")
+
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        peer = ScriptedPeer(world)
+        line = await peer.connect(a)
+        with monkeypatch.context() as patch:
+            patch.setattr(replica, "merge", bug)
+            assert isinstance(await line.ask(Store(record(peer, "k", b"v"))), Failed)
+        assert a.codes().count("bug") == 1
+        assert await line.ask(Store(record(peer, "k", b"v"))) == Stored()
 
 
 async def test_a_flood_that_costs_time_holds_up_nobody_for_long(autojump_clock: MockClock) -> None:
