@@ -7,7 +7,6 @@ write is under way leave together in the next one.
 import enum
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import attrs
 import trio
@@ -70,11 +69,13 @@ class _Slot:
     reply: Message | None = None
 
 
-class Asked(NamedTuple):
-    """A question that went along with the handshake."""
+@attrs.define(eq=False)
+class Asked:
+    """A question that went along with the handshake; the `reply` may come before it is wanted."""
 
     question: Message
     request_id: int
+    reply: Message | None = None
 
 
 class Connection:
@@ -118,6 +119,8 @@ class Connection:
         self._alarms = alarms
         self._outbox: list[bytes] = []
         self._outbox_bytes = 0
+        # Out of the outbox, and not with the kernel yet.
+        self._writing_bytes = 0
         self._wants_room = trio.lowlevel.ParkingLot()
         # The writer's task is only there once something has to wait for the stream.
         self._writer_wakes: trio.Event | None = None
@@ -152,7 +155,7 @@ class Connection:
     @property
     def bytes_waiting(self) -> int:
         """How many bytes wait to be sent."""
-        return self._outbox_bytes
+        return self._outbox_bytes + self._writing_bytes
 
     async def run(self, nursery: trio.Nursery) -> None:
         """Serve the connection until it ends, and close it: `end_reason` and `ending` say why.
@@ -192,7 +195,7 @@ class Connection:
     @property
     def is_full(self) -> bool:
         """Whether so much waits to be sent that nothing should be added."""
-        return self._outbox_bytes > FULL_OUTBOX
+        return self.bytes_waiting > FULL_OUTBOX
 
     async def wait_for_room(self) -> None:
         """Wait until it `is_full` no more, or has ended."""
@@ -228,10 +231,14 @@ class Connection:
             await self.wait_for_room()
         if self.end_reason is not None:
             raise ConnectionLost(f"the connection has ended: {self.end_reason}")
+        if self.is_full:
+            raise RequestTimedOut(f"{self.remote} has taken no data for {within:g} s")
         self.last_used = sent_at = trio.current_time()
         asked = self._asked
         if asked is not None and asked.question is message:
             self._asked, request_id = None, asked.request_id
+            if asked.reply is not None:
+                return asked.reply
         else:
             asked = None
             request_id, data = self._session.request(message)
@@ -340,9 +347,8 @@ class Connection:
         if slot is not None:
             slot.reply = event.message
             slot.alarm.ring()
-        else:
-            # To what went along with the handshake, and nobody wants.
-            self._asked = None
+        elif self._asked is not None:
+            self._asked.reply = event.message
 
     async def _write(self) -> None:
         try:
@@ -360,11 +366,14 @@ class Connection:
                     self._writer_wakes = trio.Event()
                     await self._writer_wakes.wait()
                 data = b"".join(self._outbox)
+                self._writing_bytes = len(data)
                 self._empty_outbox()
                 self._may_send_at_once = False
                 with trio.fail_after(WRITE_TIMEOUT):
                     await self._stream.send_all(data)
                 self._may_send_at_once = True
+                self._writing_bytes = 0
+                self._wants_room.unpark_all()
         except trio.BrokenResourceError as error:
             self._end(f"the connection broke: {error.__cause__ or error}", Ending.BROKEN)
         except trio.TooSlowError:

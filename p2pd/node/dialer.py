@@ -45,6 +45,11 @@ ADDRESSES_OF_STRANGERS = 3
 WELCOME = 30.0
 # A peer that asks on may dial again at the same moment, and its connection be the one that stays.
 _MORE_DIALS = 3
+# Seconds after which the next address of a peer is tried beside the last one (RFC 8305, section 5,
+# has a quarter of a second for a connection; here a handshake goes with it).
+HEAD_START = 0.5
+# Who gave no answer in so many seconds counts as dialled in vain, also where nobody waits any more.
+CUT_SHORT = 1.5
 # Seconds until a peer is dialled for whom there was no room.
 _NO_ROOM_PAUSE = 1.0
 
@@ -238,9 +243,10 @@ class Dialer:
         most: int = MAX_ADDRESSES,
         question: Message | None = None,
     ) -> Connection:
-        """Dial the addresses of a registry entry in turn, and note there what came of it.
+        """Dial the addresses of a registry entry, and note there what came of it.
 
-        At most `most` of them, the best first. `stay`: the connection is meant to last, even
+        At most `most` of them, the best first, the others after it has failed or taken
+        `HEAD_START`. `stay`: the connection is meant to last, even
         where there are enough. The `question` may go along with the handshake: see
         `Introducer.as_client`. Raises what `dial` raised for the first address, and
         `DialFailed` where another node was found there.
@@ -256,9 +262,10 @@ class Dialer:
         dial.entry.dialing = True
 
     async def _carry_out(self, dial: _Dial) -> Connection:
-        entry = dial.entry
+        entry, began = dial.entry, trio.current_time()
+        connection: Connection | None = None
         try:
-            return await self._try_addresses(dial)
+            connection = await self._try_addresses(dial)
         except Busy as error:
             # Our own bound is no fault of the peer's.
             dial.error = error
@@ -269,12 +276,16 @@ class Dialer:
             self._note_failure(entry, error)
             raise
         finally:
+            cut_short = connection is None and dial.error is None
+            if cut_short and trio.current_time() - began >= CUT_SHORT:
+                self._note_failure(entry, DialTimedOut("no answer while somebody waited for it"))
             entry.dialing = False
             if entry.node_id is not None and self._dials.get(entry.node_id) is dial:
                 del self._dials[entry.node_id]
             dial.done.set()
             # When to try again is known only now.
             self.wake_if_short()
+        return connection
 
     async def dial(
         self,
@@ -290,7 +301,7 @@ class Dialer:
         `question`: see `dial_entry`. Raises
         `DialFailed`, `ConnectionLost`, `HandshakeRefused`, or `Busy` at the bound.
         """
-        self._roster.make_room(Direction.OUTBOUND, coming=self._under_way)
+        self._roster.check_room(Direction.OUTBOUND, coming=self._under_way)
         self._under_way += 1
         try:
             return await self._dial(address, source, stay, question)
@@ -346,6 +357,8 @@ class Dialer:
                 connection = await self._introducer.as_client(
                     stream, number, passing=not stays, question=question
                 )
+                if connection.node_id not in self._roster.connections:
+                    self._roster.make_room(Direction.OUTBOUND)
             except BaseException as error:
                 with trio.CancelScope(shield=True):
                     await stream.aclose()
@@ -364,32 +377,45 @@ class Dialer:
         raise DialTimedOut(f"{address} did not answer within {timeout:g} s")
 
     async def _try_addresses(self, dial: _Dial) -> Connection:
-        entry = dial.entry
-        # What the best address says counts: that is where the peer was last.
-        first: P2PError | None = None
-        for address in tuple(entry.addresses[: dial.most]):
-            if self._is_anothers(address, entry):
-                first = first or DialFailed(f"at {address} there is another node now")
-                continue
+        found: list[Connection] = []
+        errors: dict[int, P2PError] = {}
+
+        async def attempt(number: int, address: Address, settled: trio.Event) -> None:
             try:
-                connection = await self.dial(
-                    address, entry.source, stay=dial.stay, question=dial.question
-                )
-            except (DialFailed, HandshakeRefused, ConnectionLost) as error:
-                first = first or error
-                continue
-            if entry.node_id is None:
-                self._registry.identified(address, connection.node_id)
-                return connection
-            if entry.node_id == connection.node_id:
-                return connection
+                found.append(await self._try_address(dial, address))
+                nursery.cancel_scope.cancel()
+            except P2PError as error:
+                errors[number] = error
+            settled.set()
+
+        async with trio.open_nursery() as nursery:
+            for number, address in enumerate(tuple(dial.entry.addresses[: dial.most])):
+                settled = trio.Event()
+                nursery.start_soon(attempt, number, address, settled)
+                with trio.move_on_after(HEAD_START):
+                    await settled.wait()
+        if found:
+            return found[0]
+        if errors:
+            # What the best address says counts: that is where the peer was last.
+            raise errors[min(errors)]
+        raise DialFailed(f"no address of {describe(dial.entry)} is left to try")
+
+    async def _try_address(self, dial: _Dial, address: Address) -> Connection:
+        entry = dial.entry
+        if self._is_anothers(address, entry):
+            raise DialFailed(f"at {address} there is another node now")
+        connection = await self.dial(address, entry.source, stay=dial.stay, question=dial.question)
+        if entry.node_id is None:
+            self._registry.identified(address, connection.node_id)
+        elif entry.node_id != connection.node_id:
             # Another dial may have found the same meanwhile.
             if address in entry.addresses:
                 entry.addresses.remove(address)
-            first = first or DialFailed(
+            raise DialFailed(
                 f"at {address} there is another node now, {connection.node_id.hex()[:12]}"
             )
-        raise first or DialFailed(f"no address of {describe(entry)} is left to try")
+        return connection
 
     def _is_anothers(self, address: Address, entry: Entry) -> bool:
         """Whether another node answered at an address, and is still connected over that dial."""

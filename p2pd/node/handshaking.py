@@ -52,11 +52,11 @@ class Introducer:
     ) -> Connection:
         """Authenticate both ends of a stream that we dialled.
 
-        `passing` tells the peer that the connection is made for a question only. A `question`
-        goes along with the handshake if it is of those that anybody may hear; to get the
-        answer, call `request` of the connection with this very object at once, else it is
-        dropped. Raises `HandshakeRefused` (whichever side refused) or `ConnectionLost`. The
-        caller bounds the time, and closes the stream where this raises.
+        `passing` tells the peer that the connection is made for a question only. A `question` goes
+        along with the handshake if it is of those that anybody may hear; to get the answer, call
+        `request` of the connection with this very object. Raises `HandshakeRefused` (whichever
+        side refused) or `ConnectionLost`. The caller bounds the time, and closes the stream where
+        this raises.
         """
         handshake = self._handshake(
             stream, is_client=True, dial_number=dial_number, passing=passing

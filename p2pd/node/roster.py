@@ -5,7 +5,7 @@ All of them run in one nursery; one that ends, for whatever reason, ends alone.
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import attrs
 import trio
@@ -237,35 +237,39 @@ class Roster:
                 raise self._refuse_clone(old, connection)
             raise HandshakeRefused(Reason.DUPLICATE, "there is a connection already")
 
-    def make_room(
-        self, direction: Direction, *, coming: int = 0, newcomer: str | None = None
-    ) -> None:
+    def check_room(self, direction: Direction, *, coming: int) -> None:
+        """Raise `Busy` where one more would find no place, besides so many that are `coming`."""
+        held, missing = self._places(direction, coming)
+        if missing > 0 and len(_idle(held)) < missing:
+            raise self._full(direction, held)
+
+    def make_room(self, direction: Direction, *, newcomer: str | None = None) -> None:
         """At the bound of a direction, close what is unused for longest, or raise `Busy`.
 
-        `coming` are places already promised. Connections in passing go first, as soon as
-        nothing is under way on them. Inbound, the host `newcomer` takes no place
-        from one that holds fewer than itself.
+        Connections in passing go first, as soon as nothing is under way on them. Inbound, the
+        host `newcomer` takes no place from one that holds fewer than itself.
         """
-        inbound = direction is Direction.INBOUND
-        most = self.config.max_inbound if inbound else self.config.max_outbound
-        held = [each for each in self.connections.values() if each.direction is direction]
-        if len(held) + coming < most:
+        held, missing = self._places(direction)
+        if missing <= 0:
             return
-        now = trio.current_time()
         places: Counter[str | None] = Counter(each.remote.host for each in held)
-        idle = [
-            each
-            for each in held
-            if places[each.remote.host] >= places[newcomer]
-            and now - each.last_used >= _idle_after(each)
-            and not each.requests_under_way
-        ]
+        idle = [each for each in _idle(held) if places[each.remote.host] >= places[newcomer]]
         if not idle:
-            raise Busy(f"{len(held)} {direction} connections (connections.max_{direction})")
+            raise self._full(direction, held)
         victim = min(idle, key=lambda each: (not each.passing, each.last_used))
         # Out of the table at once: a peer that reads slowly must not hold its place.
         self._remove(victim, MAKING_ROOM)
         self._see_off(victim, MAKING_ROOM)
+
+    def _places(self, direction: Direction, coming: int = 0) -> tuple[list[Connection], int]:
+        """Return who has a place in a direction, and how many are missing for one more."""
+        inbound = direction is Direction.INBOUND
+        most = self.config.max_inbound if inbound else self.config.max_outbound
+        held = [each for each in self.connections.values() if each.direction is direction]
+        return held, len(held) + coming + 1 - most
+
+    def _full(self, direction: Direction, held: list[Connection]) -> Busy:
+        return Busy(f"{len(held)} {direction} connections (connections.max_{direction})")
 
     def _check_limits(self, connection: Connection) -> None:
         host = connection.remote.host
@@ -354,6 +358,16 @@ def _moved_away(old: Connection, new: Connection) -> bool:
         and old.remote in old.peer.addresses
         and old.remote not in new.peer.addresses
     )
+
+
+def _idle(connections: Iterable[Connection]) -> list[Connection]:
+    """Return those of which each may go to make room."""
+    now = trio.current_time()
+    return [
+        each
+        for each in connections
+        if now - each.last_used >= _idle_after(each) and not each.requests_under_way
+    ]
 
 
 def _idle_after(connection: Connection) -> float:

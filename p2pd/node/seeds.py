@@ -28,6 +28,8 @@ SEED = "seed"
 TRY_INTERVAL = 5.0
 # A name may come to stand for other addresses.
 RESOLVE_INTERVAL = 300.0
+# Seconds that seeds wait for the names of the others to be looked up, before they are dialled.
+RESOLVE_WITHIN = 1.0
 
 
 def quorum(seeds: int) -> int:
@@ -56,6 +58,8 @@ class Seeds:
         self._holders: dict[Address, NodeId] = {}
         self._tried: dict[Address, float] = {}
         self._resolve_at = -math.inf
+        self._resolved = trio.Event()
+        self._resolved.set()
         self._short = False
         self._wake = trio.Event()
         roster.on_disconnected.append(self._lost)
@@ -73,27 +77,25 @@ class Seeds:
 
     async def run(self) -> None:
         """Connect to a quorum, and replace who fails, until cancelled."""
-        while True:
-            self._wake = trio.Event()
-            now = trio.current_time()
-            if self._resolve_at <= now:
-                self._resolve_at = now + TRY_INTERVAL
-                await self._resolve()
-            missing = await self._connect()
-            pause_end = self._next_try() if missing else trio.current_time() + RESOLVE_INTERVAL
-            with trio.move_on_at(pause_end):
-                await self._wake.wait()
+        async with trio.open_nursery() as nursery:
+            while True:
+                self._wake = trio.Event()
+                now = trio.current_time()
+                if self._resolve_at <= now and self._resolved.is_set():
+                    self._resolve_at, self._resolved = now + TRY_INTERVAL, trio.Event()
+                    nursery.start_soon(self._resolve, self._texts)
+                    with trio.move_on_after(RESOLVE_WITHIN):
+                        await self._resolved.wait()
+                missing = await self._connect()
+                pause_end = self._next_try() if missing else trio.current_time() + RESOLVE_INTERVAL
+                with trio.move_on_at(pause_end):
+                    await self._wake.wait()
 
-    async def _resolve(self) -> None:
-        found: dict[str, list[Address]] = {}
-        for text in self._texts:
-            try:
-                found[text] = await self._env.network.resolve(*parse_address(text))
-            except DialFailed as error:
-                found[text] = self._found.get(text, [])
-                if text not in self._found:
-                    self._events.emit("seed.unresolved", str(error), level=logging.WARNING)
-        self._found = found
+    async def _resolve(self, texts: tuple[str, ...]) -> None:
+        async with trio.open_nursery() as nursery:
+            for text in texts:
+                nursery.start_soon(self._look_up, text)
+        found = self._found = {text: self._found.get(text, []) for text in texts}
         known = {each for addresses in found.values() for each in addresses}
         self._holders = {at: node for at, node in self._holders.items() if at in known}
         self._tried = {at: when for at, when in self._tried.items() if at in known}
@@ -101,6 +103,18 @@ class Seeds:
         # Behind a name that could not be looked up yet may be any of those from before a restart.
         if all(found.values()):
             self._give_back(known)
+        self._resolved.set()
+        self._wake.set()
+
+    async def _look_up(self, text: str) -> None:
+        """Find the addresses of a seed, to be dialled at once: the next one may take long."""
+        try:
+            self._found[text] = await self._env.network.resolve(*parse_address(text))
+        except DialFailed as error:
+            if text not in self._found:
+                self._events.emit("seed.unresolved", str(error), level=logging.WARNING)
+        else:
+            self._wake.set()
 
     def _give_back(self, known: set[Address]) -> None:
         """Make those that are seeds no longer peers like any other, which may be released."""

@@ -82,7 +82,7 @@ def limits_kept(world: World) -> Iterator[str]:
         for connection in roster.connections.values():
             if connection.requests_under_way > MAX_PENDING:
                 yield f"{node.name}: {connection.requests_under_way} requests under way"
-            if connection.bytes_waiting > MAX_OUTBOX:
+            if connection.bytes_waiting > 2 * MAX_OUTBOX:
                 yield f"{node.name}: {connection.bytes_waiting} bytes wait to be sent"
 
 

@@ -7,10 +7,11 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from p2pd.address import Address
 from p2pd.errors import Busy, P2PError
 from p2pd.net.faults import Cut, constant_latency
 from p2pd.node.connection import Direction
-from p2pd.node.dialer import WELCOME
+from p2pd.node.dialer import HEAD_START, WELCOME
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.wire.messages import (
     MAX_VALUE_BYTES,
@@ -22,7 +23,16 @@ from p2pd.wire.messages import (
     Message,
     Nodes,
 )
-from tests.node.scripted import Line, ScriptedPeer, assert_unharmed, connected, reasons
+from tests.node.scripted import (
+    Line,
+    ScriptedPeer,
+    assert_unharmed,
+    connected,
+    make_record,
+    reasons,
+    stranger,
+)
+from tests.node.test_dht import network
 
 
 async def passive(world: World, *names: str) -> list[SimNode]:
@@ -92,6 +102,49 @@ async def test_a_question_that_anybody_may_hear_goes_along_with_the_handshake(
         await a.services.dialer.request(b.node_id, question, within=5)
         assert trio.current_time() - began == pytest.approx(0.1 * round_trips, abs=0.02)
         assert_unharmed(a, b)
+
+
+async def test_an_address_that_is_silent_does_not_hide_those_behind_it(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1, constant_latency(0.05)) as world:
+        a, b = await passive(world, "a", "b")
+        await meet(a, b)
+        world.conditions.unreachable.add("203.0.113.9")
+        entry = a.services.registry.get(b.node_id)
+        assert entry is not None
+        entry.addresses.insert(0, Address("203.0.113.9", 41000))
+        began = trio.current_time()
+        reply = await a.services.dialer.request(b.node_id, FindNode(bytes(32)), within=2)
+        assert isinstance(reply, Nodes)
+        assert trio.current_time() - began == pytest.approx(HEAD_START + 0.3, abs=0.02)
+        # The next dial begins there.
+        assert entry.addresses[0] == b.address
+        assert not reasons(a)
+        assert_unharmed(a, b)
+
+
+async def test_whoever_is_silent_is_dialled_for_one_read_and_not_for_the_next(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        nodes = await network(world, 5, connections__max_outbound=6)
+        a, teller = nodes[0], nodes[1]
+        await a.node.put("k", b"v")
+        before = connected(a)
+        for number in range(4):
+            host = f"203.0.113.{number}"
+            world.conditions.unreachable.add(host)
+            record = make_record(stranger(world.rng), Address(host, 41000))
+            a.services.exchange._book.learn(
+                record, told_over=teller.network.host, told_by=teller.node_id
+            )
+        for most in (3, 0.1):
+            began = trio.current_time()
+            assert (await a.node.get("k")).winner.value == b"v"
+            assert trio.current_time() - began < most
+        # Nor does a dial that comes to nothing cost a connection.
+        assert connected(a) == before
 
 
 async def test_what_went_along_with_the_handshake_is_not_asked_again(

@@ -10,7 +10,8 @@ from trio.testing import MockClock
 
 from p2pd.address import Address
 from p2pd.errors import DialFailed
-from p2pd.node.seeds import RESOLVE_INTERVAL, SEED, TRY_INTERVAL, quorum
+from p2pd.net.sim import SimNetwork
+from p2pd.node.seeds import RESOLVE_INTERVAL, RESOLVE_WITHIN, SEED, TRY_INTERVAL, quorum
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.wire.records import RecordCache
 from tests.node.scripted import Line, ScriptedPeer, connected
@@ -110,6 +111,27 @@ async def test_each_address_of_a_name_is_a_candidate(
         await world.start("a")
         await world.until(lambda: held(a) == 3, within=5)
         assert len(connected(a)) == 3
+
+
+async def test_a_name_that_takes_long_to_look_up_holds_up_no_other_seed(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_world(1) as world:
+        one, other, named = [await world.start(name, lan=None) for name in ("s1", "s2", "s3")]
+        look_up = SimNetwork.resolve
+
+        async def resolve(self: SimNetwork, host: str, port: int) -> list[Address]:
+            if host != "slow.example":
+                return await look_up(self, host, port)
+            await trio.sleep(20)
+            return [named.address]
+
+        monkeypatch.setattr(SimNetwork, "resolve", resolve)
+        texts = ["slow.example:41000", str(one.address), str(other.address)]
+        a = await world.start("a", lan=None, discovery__seeds=texts, connections__target=0)
+        await world.until(lambda: a.is_connected_to(one, other), within=RESOLVE_WITHIN + 0.5)
+        await world.stop(one)
+        await world.until(lambda: a.is_connected_to(other, named), within=30)
 
 
 async def test_a_seed_that_hangs_up_is_tried_once_per_interval(
