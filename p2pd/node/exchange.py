@@ -66,7 +66,9 @@ class Exchange:
         return Peers(tuple(self._registry.sample(count, exclude=call.connection.node_id)))
 
     def _take_announcement(self, call: Call, announcement: Announce) -> None:
-        self._learn(announcement.record, call.connection)
+        # Of others one is told as much as one asks for.
+        if self._book.owner(announcement.record) == call.connection.node_id:
+            self._learn(announcement.record, call.connection)
 
     def _ask_soon(self, connection: Connection) -> None:
         if connection.passing or self._records() >= ENOUGH_PEERS:

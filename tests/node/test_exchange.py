@@ -107,6 +107,15 @@ async def test_an_announcement_moves_a_peer(autojump_clock: MockClock) -> None:
         assert a.node.peers()[0].address == "10.9.0.99:41000"
 
 
+async def test_an_announcement_of_somebody_else_is_passed_over(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        line = await ScriptedPeer(world).connect(a)
+        await line.send(Announce(make_record(stranger(world.rng), Address("10.9.0.7", 1))))
+        await trio.sleep(1)
+        assert "10.9.0.7:1" not in addresses_of(a)
+
+
 async def test_a_mute_peer_does_not_hold_up_the_exchange(autojump_clock: MockClock) -> None:
     async with open_world(1) as world:
         a = await world.start("a", lan=None)

@@ -392,12 +392,21 @@ async def test_a_flood_that_costs_time_holds_up_nobody_for_long(autojump_clock: 
 async def test_forged_peers_do_not_make_a_node_scan_ports(autojump_clock: MockClock) -> None:
     async with open_world(1) as world:
         a = await world.start("a", lan=None)
-        line = await ScriptedPeer(world).connect(a)
         started = trio.current_time()
-        for number in range(600):
-            victims = [Address("198.18.0.1", 1 + 8 * number + each) for each in range(8)]
-            await line.send(Announce(make_record(stranger(world.rng), *victims)))
-            await trio.sleep(0.02)
+        for teller in range(40):
+            records = tuple(
+                make_record(
+                    stranger(world.rng),
+                    *(
+                        Address("198.18.0.1", 1 + 128 * teller + 8 * number + each)
+                        for each in range(8)
+                    ),
+                )
+                for number in range(15)
+            )
+            line = await ScriptedPeer(world, host=f"10.9.{teller}.1").connect(a)
+            world._nursery.start_soon(line.serve, lambda _, told=records: Peers(told))
+            await trio.sleep(0.3)
         elapsed = trio.current_time() - started
         tried = a.codes().count("peer.dial_failed") * 8
         assert STRANGERS_AT_ONCE <= tried <= STRANGERS_AT_ONCE + 8 + STRANGERS_PER_SECOND * elapsed

@@ -13,7 +13,7 @@ from p2pd.node.chronicle import MAX_PEERS, MAX_STEPS, Chronicle
 from p2pd.node.events import Event
 from p2pd.node.snapshot import WhyResult
 from p2pd.simulation.world import EPOCH, SimNode, World, open_world
-from p2pd.wire.messages import Announce
+from p2pd.wire.messages import Peers
 from tests.node.scripted import ScriptedPeer
 from tests.node.test_liveness import report, seen
 
@@ -41,8 +41,8 @@ async def told_of(world: World, node: SimNode) -> tuple[ScriptedPeer, ScriptedPe
     teller = ScriptedPeer(world)
     gone = ScriptedPeer(world, host="10.9.7.1", listens=True)
     line = await teller.connect(node)
-    await line.send(Announce(gone.record()))
-    await trio.sleep(0.1)
+    world._nursery.start_soon(line.serve, lambda _: Peers((gone.record(),)))
+    await trio.sleep(1)
     return teller, gone
 
 
