@@ -4,7 +4,7 @@ Parameters have been held against `api.METHODS` before they come here.
 """
 
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Final, Protocol, cast
 
@@ -49,7 +49,7 @@ class Node(Protocol):
     def snapshot(self) -> NodeSnapshot:
         """Give the node at a glance."""
 
-    def peers(self) -> list[PeerSnapshot]:
+    def peers(self, only: Collection[str] | None = None) -> list[PeerSnapshot]:
         """Give the registry."""
 
     def resolve_peer(self, text: str) -> NodeId:

@@ -145,8 +145,8 @@ class PeerFeed:
         if taken is None:
             return None
         names, missed = taken
-        entries = {_name(peer): peer for peer in self._node.peers()}
-        self._shown &= entries.keys()
+        entries = {_name(peer): peer for peer in self._node.peers(frozenset(names))}
+        self._shown.difference_update(each for each in names if each not in entries)
         changed = [entries[name] for name in names if name in entries]
         return [{"peer": peer_json(peer)} for peer in changed if self._shows(peer)] + _missed(
             missed

@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
 
 import trio
@@ -127,8 +127,11 @@ class Node:
             gossip=self.services.gossip.use,
         )
 
-    def peers(self) -> list[PeerSnapshot]:
-        """Show the registry: the connected first, then the latest seen."""
+    def peers(self, only: Collection[str] | None = None) -> list[PeerSnapshot]:
+        """Show the registry: the connected first, then the latest seen.
+
+        `only` those of these node IDs, or of these addresses where the node is not known.
+        """
         connections = self.services.roster.connections
         liveness, wall = self.services.liveness, self._env.wall_clock()
         shown = [
@@ -138,6 +141,7 @@ class Node:
                 entry, connections.get(entry.node_id), liveness.of(entry.node_id).value, wall
             )
             for entry in self.services.registry
+            if only is None or str(entry.node_id or entry.addresses[0]) in only
         ]
         order = [Status.CONNECTED, Status.DISCONNECTED, Status.ATTEMPTED]
         shown.sort(key=lambda peer: peer.last_seen or "", reverse=True)

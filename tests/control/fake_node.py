@@ -1,6 +1,6 @@
 """A node as the control socket sees it: only the facade's methods, with scripted answers."""
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager
 
 import attrs
@@ -114,8 +114,10 @@ class FakeNode:
             gossip=GossipUse(published=3, delivered=5, duplicates=1, dropped=0),
         )
 
-    def peers(self) -> list[PeerSnapshot]:
-        return list(self.registry)
+    def peers(self, only: Collection[str] | None = None) -> list[PeerSnapshot]:
+        return [
+            each for each in self.registry if only is None or (each.node_id or each.address) in only
+        ]
 
     def resolve_peer(self, text: str) -> NodeId:
         for each in self.registry:
