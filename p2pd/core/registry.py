@@ -170,8 +170,7 @@ class Registry:
             self._make_room(public_network(remote))
             self._entries[node_id] = entry
         self._hearsay.discard(node_id)
-        if not entry.proven:
-            entry.network = public_network(remote)
+        entry.network = public_network(remote)
         if dialed:
             self._answered(entry, remote)
         # Fresh from its owner: it counts even if a clock set back made its sequence smaller.
@@ -180,7 +179,7 @@ class Registry:
         entry.status = Status.CONNECTED
         entry.success_count += 1
         entry.failures_in_row = 0
-        entry.dead = entry.left = False
+        entry.dead = entry.left = entry.anchor = False
         if not (passing and entry.parted):
             entry.retry_at, entry.parted = 0.0, False
         entry.last_seen = wall
@@ -226,11 +225,17 @@ class Registry:
         """Note a dial that came to nothing, and when to try again."""
         entry.fail_count += 1
         entry.failures_in_row += 1
+        entry.anchor = False
         entry.last_error = reason
         entry.retry_at = now + self.backoff.delay(entry.failures_in_row, self._rng)
         entry.parted = False
         if entry.node_id is not None:
             self._changed.add(entry.node_id)
+        elif entry.source is Source.MULTICAST and entry.failures_in_row >= _HOPELESS_AFTER:
+            # A beacon may be forged, and a real one comes again.
+            self._unidentified = {
+                at: each for at, each in self._unidentified.items() if each is not entry
+            }
 
     def refused(self, node_id: NodeId, reason: str, wall: float) -> None:
         """Note that an inbound peer was refused that claimed, unproven, to be `node_id`."""

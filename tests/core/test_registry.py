@@ -478,6 +478,35 @@ def test_configured_addresses_are_bounded_and_can_be_withdrawn() -> None:
     assert [entry.addresses for entry in table] == [[lan(8)]]
 
 
+def test_the_address_of_a_beacon_that_nobody_answers_for_makes_room() -> None:
+    table = registry()
+    for number in range(MAX_UNIDENTIFIED[Source.MULTICAST]):
+        forged = table.configured(lan(number), Source.MULTICAST, WALL)
+        assert forged is not None
+        for _ in range(8):
+            table.failed(forged, "refused", now=0.0)
+    assert table.configured(lan(500), Source.MULTICAST, WALL) is not None
+    assert len(table) == 1
+
+
+def test_whoever_was_connected_last_is_first_only_at_the_start() -> None:
+    for dialled in (True, False):
+        table = registry()
+        for number in range(1, 6):
+            meet(table, number, lan(number), wall=WALL + number)
+        table.choose_anchors()
+        last = node(5)
+        assert table.candidates(0.0)[0].node_id in {node(4), last}
+        entry = table.get(last)
+        assert entry is not None
+        assert entry.anchor
+        if dialled:
+            meet(table, 5, lan(5))
+        else:
+            table.failed(entry, "refused", now=0.0)
+        assert not entry.anchor
+
+
 def test_no_source_takes_the_room_of_configured_addresses() -> None:
     table = registry()
     for number in range(MAX_UNIDENTIFIED[Source.MULTICAST]):

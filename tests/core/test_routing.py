@@ -230,6 +230,16 @@ def test_one_network_has_few_places_in_the_table() -> None:
     assert len(table) == MAX_IN_TABLE
 
 
+def test_one_network_has_few_places_also_for_those_that_move_there() -> None:
+    table = RoutingTable(OWN, K)
+    nodes = [NodeId((1 << (255 - number)).to_bytes(32)) for number in range(MAX_IN_TABLE + 5)]
+    for number, each in enumerate(nodes):
+        table.heard_from(each, signed(), network=f"n{number}")
+    for each in nodes:
+        table.heard_from(each, signed(), network="n")
+    assert len(table) == MAX_IN_TABLE
+
+
 def test_who_waits_takes_no_place_that_its_network_must_not_have() -> None:
     table = RoutingTable(OWN, K)
     for each in FAR[:K]:
