@@ -119,11 +119,15 @@ class Daemon:
     async def _run_node(self, store: SqliteStore) -> None:
         invocation, config = self._invocation, self._config
         directory = invocation.state_dir
+        # To prove work may take minutes: signals are heard meanwhile, systemd is asked for time.
+        identity = await trio.to_thread.run_sync(
+            state.load_identity, directory, config.identity.difficulty, abandon_on_cancel=True
+        )
         env = Env(
             network=RealNetwork(self._tls),
             store=store,
             alarms=self._alarms,
-            identity=state.load_identity(directory, config.identity.difficulty),
+            identity=identity,
             rng=random.Random(os.urandom(32)),  # noqa: S311 - for choices; secrets come from `entropy`
             entropy=os.urandom,
             wall_clock=time.time,

@@ -8,10 +8,11 @@
     |- BadMessage            bytes from outside that are not what they should be
     |- PeerError             one peer's doing; ends at most its own connection
     |  |- HandshakeRefused   either side refused the other, with a reason
-    |  |- ProtocolViolation  a peer broke the protocol after the handshake
+    |  |- RequestRefused     a peer does not do what it was asked
     |  |- ConnectionLost     the connection ended before the answer came
     |  `- RequestTimedOut    a peer did not answer in time
     |- DialFailed            no connection could be made to an address
+    |  `- DialTimedOut       nothing came from there in time
     |- NotFound              no such key or peer
     |- AmbiguousPeer         a prefix or name fits several peers
     |- VersionConflict       `--if-version` named another version than the one there
@@ -99,12 +100,6 @@ class HandshakeRefused(PeerError):
         self.by_peer = by_peer
         self.claimed: NodeId | None = None
         self.proven = False
-
-
-class ProtocolViolation(PeerError):
-    """A peer broke the protocol after the handshake."""
-
-    code = "protocol"
 
 
 class ConnectionLost(PeerError):

@@ -57,7 +57,6 @@ ERROR_NUMBERS: Final[Mapping[str, int]] = {
     "dial_failed": -32007,
     "handshake_refused": -32008,
     "peer": -32009,
-    "protocol": -32010,
     "connection_lost": -32011,
     "bad_message": -32012,
     "store": -32013,

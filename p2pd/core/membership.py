@@ -339,7 +339,7 @@ class Membership:
         """
         self._now = now
         self._isolation.forget()
-        self._suspects.start_all_over(now, uncounted=True)
+        self._suspects.start_all_over(now, count_silence_again=True)
 
     def late(self, seconds: float, now: float) -> None:
         """Note that a timer of ours came late: verdicts wait longer (Lifeguard's LHM).

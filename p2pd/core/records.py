@@ -84,13 +84,13 @@ def merge(versions: Iterable[Version]) -> list[Version]:
     for version in by_name.values():
         for seen in version.record.seen:
             covered[seen.actor] = max(covered.get(seen.actor, 0), seen.clock)
-    kept = [
+    uncovered = [
         version
         for version in by_name.values()
         if version.record.clock > covered.get(version.actor, -1)
     ]
-    kept.sort(key=lambda version: version.rank, reverse=True)
-    return kept[:MAX_SIBLINGS]
+    uncovered.sort(key=lambda version: version.rank, reverse=True)
+    return uncovered[:MAX_SIBLINGS]
 
 
 def living(versions: Iterable[Version], now_ms: int) -> list[Version]:

@@ -247,6 +247,12 @@ class Registry:
         if entry is not None and entry.status is not Status.CONNECTED:
             entry.last_error = reason
 
+    def left(self, node_id: NodeId) -> None:
+        """Note that a node said goodbye: that it is not there is no news."""
+        entry = self._entries.get(node_id)
+        if entry is not None:
+            entry.left = True
+
     def died(self, node_id: NodeId) -> None:
         """Note that a node is held dead: it is passed on to nobody, and dialled last."""
         entry = self._entries.get(node_id)

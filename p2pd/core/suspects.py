@@ -103,7 +103,7 @@ class Suspects:
                 del self._cases[next(reported, next(iter(self._cases)))]
             case = self._cases[node] = Case(now)
         case.lost = True
-        self.start_over(node, now, uncounted=True)
+        self.start_over(node, now, count_silence_again=True)
         case.reports |= reports
         self.recount(case, now)
         return case
@@ -178,21 +178,21 @@ class Suspects:
             self.start_over(node, now)
         return False
 
-    def start_over(self, node: NodeId, now: float, *, uncounted: bool = False) -> None:
+    def start_over(self, node: NodeId, now: float, *, count_silence_again: bool = False) -> None:
         """Judge a suspect anew: dial it at once if we lost it, else in a window.
 
-        `uncounted`: its silence counts once more for our isolation.
+        `count_silence_again`: for our isolation, too.
         """
         case = self._cases[node]
         case.start_over(now)
-        case.silent = case.silent and not uncounted
+        case.silent = case.silent and not count_silence_again
         case.dial_due = now if case.lost else self._probe_at(node, now)
         self.schedule(node)
 
-    def start_all_over(self, now: float, *, uncounted: bool = False) -> None:
+    def start_all_over(self, now: float, *, count_silence_again: bool = False) -> None:
         """Judge all suspects anew; see `start_over`."""
         for node in self._cases:
-            self.start_over(node, now, uncounted=uncounted)
+            self.start_over(node, now, count_silence_again=count_silence_again)
 
     def release(self) -> None:
         """Go on with the verdicts that waited for the end of an isolation that was none."""

@@ -13,7 +13,7 @@ from contextlib import suppress
 import trio
 
 from p2pd.core.entries import Source
-from p2pd.core.membership import HEARD_LATELY, Membership
+from p2pd.core.membership import HEARD_LATELY, REPORT_EARLY, Membership
 from p2pd.core.verdicts import (
     Action,
     AskOthers,
@@ -45,8 +45,6 @@ ALIVE_TOPIC = "$alive"
 LEFT_TOPIC = "$left"
 # Who is accused by many, or again and again, says only so often that it is alive.
 REFUTE_INTERVAL = 1.0
-# How far a reporter's clock may be ahead of ours: beyond it, nobody believes the report.
-CLOCKS_DIFFER_MS = 30_000
 # So many seconds after its start a node that heard others on the LAN, and knows at most so many,
 # tells everybody who it is: those who only heard its beacon have no record of it, and no name.
 INTRODUCE_AFTER = 5.0
@@ -239,6 +237,7 @@ class LivenessService:
         self._wake()
 
     def _note_leave(self, node: NodeId) -> None:
+        self._registry.left(node)
         self._machine.left(node, trio.current_time())
         for callback in self.on_left:
             callback(node)
@@ -275,7 +274,8 @@ class LivenessService:
     def _take_report(self, reporter: NodeId, report: DeadReport) -> None:
         accused = NodeId(report.accused)
         if accused == self._own_id:
-            latest = self._env.wall_ms() + CLOCKS_DIFFER_MS
+            # Beyond that nobody believes the report.
+            latest = self._env.wall_ms() + round(REPORT_EARLY * 1000)
             self.say_alive(after=min(report.observed, latest))
             return
         entry, now = self._registry.get(accused), trio.current_time()

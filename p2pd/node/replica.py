@@ -7,7 +7,7 @@ Merkle tree of all that is on it, to compare with other replicas, and what was r
 
 import logging
 import math
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Annotated
 
@@ -193,9 +193,10 @@ class Replica:
 
         Raises `StoreError`.
         """
-        async with self._changing:
-            same = [key for key, digest in digests.items() if self.tree.digest(key) == digest]
-            await self._replace({key: [] for key in same})
+        for batch in _batches(digests):
+            async with self._changing:
+                same = [key for key in batch if self.tree.digest(key) == digests[key]]
+                await self._replace({key: [] for key in same})
 
     def lasting(self, versions: Iterable[Version]) -> list[Version]:
         """Leave out what other replicas, by their clocks, may have dropped already."""
@@ -409,14 +410,22 @@ class Replica:
     async def _purge(self) -> None:
         horizon = self._horizon_ms()
         due = [*self._decayed, *(key for key, end in self._ends.items() if end <= horizon)]
-        for start in range(0, len(due), MAX_BATCH):
+        for batch in _batches(due):
             # What the disk refuses to delete is tried again, and is not shown meanwhile.
             with suppress(StoreError):
                 async with self._changing:
-                    stored = await self._stored_under(due[start : start + MAX_BATCH])
+                    stored = await self._stored_under(batch)
                     await self._replace(
                         {key: kept(versions, horizon) for key, versions in stored.items()}
                     )
+
+
+def _batches(keys: Iterable[Key]) -> Iterator[list[Key]]:
+    """Deal out what is changed at once, so that writes have their turn between."""
+    left = list(keys)
+    while left:
+        yield left[:MAX_BATCH]
+        del left[:MAX_BATCH]
 
 
 def _change(key: bytes, versions: Sequence[Version]) -> Change:

@@ -140,7 +140,7 @@ class Publication:
     """What its origin tells everybody. The greater `sequence` is the later one.
 
     Topics that begin with `$` are the network's own: `$dead` (`data`: an encoded
-    `DeadReport`), `$alive` and `$left` (the origin's encoded and signed `PeerRecord`).
+    `DeadReports`), `$alive` and `$left` (the origin's encoded and signed `PeerRecord`).
     """
 
     origin: PublicKey
