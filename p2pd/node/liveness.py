@@ -88,6 +88,9 @@ class LivenessService:
         self._refute_at = 0.0
         self._refuting = False
         self._refuted = 0
+        # When anybody was heard last, and whether that was so long ago that this node was away.
+        self._heard_at = -math.inf
+        self._was_away = False
         self._alarm = Alarm(env.alarms)
         self._nursery: trio.Nursery | None = None
         roster.on_connected.append(self._connected)
@@ -120,6 +123,7 @@ class LivenessService:
         A process that did not run for a while doubts itself before it doubts others.
         """
         now = trio.current_time()
+        self._note_touch(now)
         if late < LATE:
             self._machine.on_time(now)
             if self._machine.isolated:
@@ -130,6 +134,21 @@ class LivenessService:
         self._machine.slept(now)
         # Whoever reported us meanwhile shall hear at once that we are back.
         self.say_alive()
+
+    def _note_touch(self, now: float) -> None:
+        """Say that this node is alive where it hears others again after hearing nobody.
+
+        Whoever dialled it meanwhile, because of somebody's report, may hold it dead, and needs no
+        connection to it. A peer on a connection is heard in each `ping_interval`.
+        """
+        self._heard_at = max(self._heard_at, self._last_heard())
+        silence = now - self._heard_at
+        config = self._probing.config
+        if silence > config.ping_interval + config.ping_timeout / 2:
+            self._was_away = self._heard_at > -math.inf
+        elif self._was_away:
+            self._was_away = False
+            self.say_alive()
 
     def say_alive(self, *, after: int = 0) -> None:
         """Tell everybody that this node is alive, with its current peer record.
@@ -221,6 +240,7 @@ class LivenessService:
 
     def _connected(self, connection: Connection) -> None:
         self._count()
+        self._note_touch(trio.current_time())
         self._machine.heard(connection.node_id, trio.current_time())
         # Mostly that is no news: who is being accepted should not wait for nothing.
         self._alarm.forward(self._machine.next_due())

@@ -7,6 +7,7 @@ import trio
 from trio.testing import MockClock
 
 from p2pd.address import Address
+from p2pd.core import own_reports
 from p2pd.core.isolation import LONGEST
 from p2pd.core.membership import HEARD_LATELY
 from p2pd.errors import Busy
@@ -209,6 +210,32 @@ async def test_who_is_cut_off_alone_holds_nobody_dead(autojump_clock: MockClock)
         await world.pause(nodes[0], seconds=120)
         assert deaths(nodes[0]) == 0
         assert "dead" not in seen(nodes[0], *nodes[1:])
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_whoever_was_out_of_reach_says_so_when_it_is_back(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """What it said when it was accused came late, and was older than the dials in vain."""
+    # As among hundreds: those who find it dead because it was told tell nobody.
+    monkeypatch.setattr(own_reports, "TELL_AGAIN", 0)
+    async with open_world(seed) as world:
+        nodes = await settled(world, 20)
+        away, *others = nodes
+        sides = frozenset({away.network.host}), frozenset(each.network.host for each in others)
+        cuts = Cut(*sides, one_way=True), Cut(*sides)
+        gone = DeadReport(away.node_id, str(away.address), 1 << 50, now_ms(), "silent")
+        told = codec.encode(DeadReports((gone,)))
+        world.network.medium.cut(cuts[0])
+        others[-1].services.gossip.publish_system(liveness.DEAD_TOPIC, told)
+        await trio.sleep(0.5)
+        world.network.medium.cut(cuts[1])
+        await trio.sleep(8)
+        assert "dead" in [seen(each, away)[0] for each in others]
+        for each in cuts:
+            world.network.medium.heal(each)
+        took = await world.until(lambda: all_say("alive", others, away), within=3)
+        print(f"alive for all after {took:.1f} s")
 
 
 @pytest.mark.parametrize("seed", range(2))
