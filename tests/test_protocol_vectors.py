@@ -183,6 +183,8 @@ def test_habits() -> None:
         "passed_after_s": roster.PASSED_AFTER,
         "passing_s": keepalive.PASSING_SECONDS,
         "welcome_s": dialer.WELCOME,
+        "head_start_s": dialer.HEAD_START,
+        "cut_short_s": dialer.CUT_SHORT,
         "many": surplus.MANY,
         "join_width": routes.JOIN_WIDTH,
         "few": routes.FEW,
