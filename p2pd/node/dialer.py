@@ -212,12 +212,17 @@ class Dialer:
             raise error
 
     async def connect_to(
-        self, peer: NodeId, *, most: int = MAX_ADDRESSES, question: Message | None = None
+        self,
+        peer: NodeId,
+        *,
+        stay: bool = False,
+        most: int = MAX_ADDRESSES,
+        question: Message | None = None,
     ) -> Connection:
         """Return the connection to a peer; where there is none, dial its known addresses.
 
         Of these at most `most`, the best first, and of a peer that was never connected no more
-        than `ADDRESSES_OF_STRANGERS`. The `question` may go along with the handshake:
+        than `ADDRESSES_OF_STRANGERS`. `stay`: see `dial_entry`. The `question` may go along with the handshake:
         see `Introducer.as_client`. Several callers wait for one dial. Raises what
         `dial_entry` raises, or `NotFound` where no address is known.
         """
@@ -229,7 +234,7 @@ class Dialer:
                     raise NotFound(f"no address is known for peer {peer.hex()[:12]}")
                 if not entry.proven:
                     most = min(most, ADDRESSES_OF_STRANGERS)
-                return await self.dial_entry(entry, most=most, question=question)
+                return await self.dial_entry(entry, stay=stay, most=most, question=question)
             await under_way.done.wait()
             if under_way.error is not None:
                 raise under_way.error

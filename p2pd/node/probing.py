@@ -170,7 +170,7 @@ class Probing:
             return
         async with self._limit:
             with suppress(P2PError), trio.move_on_after(self._seconds()):
-                await self._dialer.dial_entry(entry, stay=True, most=PROBED_ADDRESSES)
+                await self._dialer.connect_to(node, stay=True, most=PROBED_ADDRESSES)
 
     async def ask_others(self, node: NodeId) -> Word:
         """Ask `liveness.indirect_probes` connected peers that know a node to reach it."""
