@@ -222,9 +222,8 @@ class Dialer:
         """Return the connection to a peer; where there is none, dial its known addresses.
 
         Of these at most `most`, the best first, and of a peer that was never connected no more
-        than `ADDRESSES_OF_STRANGERS`. `stay`: see `dial_entry`. The `question` may go along with the handshake:
-        see `Introducer.as_client`. Several callers wait for one dial. Raises what
-        `dial_entry` raises, or `NotFound` where no address is known.
+        than `ADDRESSES_OF_STRANGERS`. `stay` and `question`: see `dial_entry`. Several callers
+        wait for one dial. Raises what `dial_entry` raises, or `NotFound` where no address is known.
         """
         while (connection := self._roster.connections.get(peer)) is None:
             under_way = self._dials.get(peer)
