@@ -13,7 +13,7 @@ from p2pd.ids import Key, NodeId
 # sent once more.
 MAX_KEPT = 8192
 # Each further time the pause is twice as long, up to so many times the first one.
-MOST_PAUSES = 32
+MOST_PAUSES = 8
 
 
 @attrs.frozen
@@ -47,7 +47,7 @@ class Stalemates:
         self._kept = BoundedTable[tuple[NodeId, Key], _Stalemate](MAX_KEPT)
 
     def note(self, peer: NodeId, divergence: Divergence, now: float) -> None:
-        """Note that a key was exchanged with a peer, and that nothing came of it."""
+        """Note that a key was exchanged with a peer, and not all of it was kept."""
         last = self._kept.get((peer, divergence.key))
         pause = self._first_pause
         if last is not None and last.divergence == divergence:

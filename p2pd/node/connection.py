@@ -347,7 +347,7 @@ class Connection:
         if slot is not None:
             slot.reply = event.message
             slot.alarm.ring()
-        elif self._asked is not None:
+        elif self._asked is not None and event.request_id == self._asked.request_id:
             self._asked.reply = event.message
 
     async def _write(self) -> None:

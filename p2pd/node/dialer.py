@@ -2,7 +2,8 @@
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import attrs
 import trio
@@ -23,12 +24,13 @@ from p2pd.errors import (
     RequestTimedOut,
 )
 from p2pd.ids import NodeId
+from p2pd.net.base import Stream
 from p2pd.node.alarms import Alarm
 from p2pd.node.connection import Connection, Direction
 from p2pd.node.env import Env
 from p2pd.node.events import Events
 from p2pd.node.handshaking import Introducer
-from p2pd.node.roster import Roster, describe
+from p2pd.node.roster import MAKING_ROOM, Roster, describe
 from p2pd.wire.handshake import Reason
 from p2pd.wire.messages import Message
 
@@ -66,6 +68,26 @@ class _Dial:
     error: P2PError | None = None
 
 
+@attrs.define(eq=False)
+class _Race:
+    """Addresses of one peer that are dialled side by side: only one of them gets a connection.
+
+    So there is one handshake at a time, and none once it is `over`: two connections at once would
+    each have the peer close the other.
+    """
+
+    over: bool = False
+    _handshake: trio.Lock = attrs.field(factory=trio.Lock)
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait for one's turn for a handshake; raises `DialFailed` where it is over."""
+        async with self._handshake:
+            if self.over:
+                raise DialFailed("another address of the peer has answered first")
+            yield
+
+
 class Dialer:
     """Makes outbound connections."""
 
@@ -85,6 +107,7 @@ class Dialer:
         self._wants_more = True
         self._strangers = Budget(STRANGERS_AT_ONCE, STRANGERS_PER_SECOND)
         self._keeping_up = trio.CancelScope()
+        self._stopped = False
         self._alone_from = math.inf
         self._waiting_for_room = trio.lowlevel.ParkingLot()
         roster.on_disconnected.append(self._disconnected)
@@ -108,6 +131,7 @@ class Dialer:
 
     def stop(self) -> None:
         """Replace no lost connections any more, and give up the dials for that."""
+        self._stopped = True
         self._keeping_up.cancel()
 
     async def _keep_up(self, limit: trio.CapacityLimiter, nursery: trio.Nursery) -> None:
@@ -234,6 +258,8 @@ class Dialer:
                 if not entry.proven:
                     most = min(most, ADDRESSES_OF_STRANGERS)
                 return await self.dial_entry(entry, stay=stay, most=most, question=question)
+            # For the addresses that it has not tried yet.
+            under_way.stay |= stay
             await under_way.done.wait()
             if under_way.error is not None:
                 raise under_way.error
@@ -252,8 +278,8 @@ class Dialer:
         At most `most` of them, the best first, the others after it has failed or taken
         `HEAD_START`. `stay`: the connection is meant to last, even
         where there are enough. The `question` may go along with the handshake: see
-        `Introducer.as_client`. Raises what `dial` raised for the first address, and
-        `DialFailed` where another node was found there.
+        `Introducer.as_client`. Raises what `dial` raised for the best of the addresses that failed,
+        and `DialFailed` where another node was found there.
         """
         dial = _Dial(entry, stay, most, question)
         self._begin(dial)
@@ -269,7 +295,8 @@ class Dialer:
         entry, began = dial.entry, trio.current_time()
         connection: Connection | None = None
         try:
-            connection = await self._try_addresses(dial)
+            with self._place():
+                connection = await self._try_addresses(dial)
         except Busy as error:
             # Our own bound is no fault of the peer's.
             dial.error = error
@@ -280,8 +307,9 @@ class Dialer:
             self._note_failure(entry, error)
             raise
         finally:
-            cut_short = connection is None and dial.error is None
-            if cut_short and trio.current_time() - began >= CUT_SHORT:
+            cut_short = connection is None and dial.error is None and not self._stopped
+            silent = entry.node_id not in self._roster.connections
+            if cut_short and silent and trio.current_time() - began >= CUT_SHORT:
                 self._note_failure(entry, DialTimedOut("no answer while somebody waited for it"))
             entry.dialing = False
             if entry.node_id is not None and self._dials.get(entry.node_id) is dial:
@@ -305,10 +333,16 @@ class Dialer:
         `question`: see `dial_entry`. Raises
         `DialFailed`, `ConnectionLost`, `HandshakeRefused`, or `Busy` at the bound.
         """
+        with self._place():
+            return await self._dial(address, source, stay, question, _Race())
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """Keep a place for one connection more within the `with`; raises `Busy`."""
         self._roster.check_room(Direction.OUTBOUND, coming=self._under_way)
         self._under_way += 1
         try:
-            return await self._dial(address, source, stay, question)
+            yield
         finally:
             self._under_way -= 1
             self._waiting_for_room.unpark()
@@ -342,27 +376,21 @@ class Dialer:
         source: Source,
         stay: bool,  # noqa: FBT001 - of `dial`
         question: Message | None,
+        race: _Race,
     ) -> Connection:
         self._dial_count += 1
         number = self._dial_count
         timeout = self._roster.config.dial_timeout
+        asked_for = stay or source in {Source.MANUAL, Source.SEED}
         with trio.move_on_after(timeout):
             try:
                 stream = await self._env.network.dial(address)
             except Exhausted as shortage:
                 self._events.emit_shortage(str(shortage))
                 raise
-            asked_for = stay or source in {Source.MANUAL, Source.SEED}
-            # In a small network several dials under way lead to the same nodes.
-            to_stay = 0 if self._is_small() else self._to_stay
-            stays = asked_for or self._wanted() > to_stay
-            self._to_stay += stays
             try:
-                connection = await self._introducer.as_client(
-                    stream, number, passing=not stays, question=question
-                )
-                if connection.node_id not in self._roster.connections:
-                    self._roster.make_room(Direction.OUTBOUND)
+                async with race.turn():
+                    connection = await self._introduce(stream, number, asked_for, question)
             except BaseException as error:
                 with trio.CancelScope(shield=True):
                     await stream.aclose()
@@ -371,22 +399,49 @@ class Dialer:
                     self._registry.answered(existing.node_id, address)
                     return existing
                 raise
-            finally:
-                self._to_stay -= stays
-            admitted = self._roster.admit(connection, source)
-            self._roster.serve_soon(connection)
-            if not admitted:
-                connection.close(Reason.DUPLICATE)
-            return self._roster.connections[connection.node_id]
+            return self._admit(connection, source)
         raise DialTimedOut(f"{address} did not answer within {timeout:g} s")
+
+    async def _introduce(
+        self,
+        stream: Stream,
+        number: int,
+        asked_for: bool,  # noqa: FBT001 - of `_dial`
+        question: Message | None,
+    ) -> Connection:
+        # In a small network several dials under way lead to the same nodes.
+        to_stay = 0 if self._is_small() else self._to_stay
+        stays = asked_for or self._wanted() > to_stay
+        self._to_stay += stays
+        try:
+            return await self._introducer.as_client(
+                stream, number, passing=not stays, question=question
+            )
+        finally:
+            self._to_stay -= stays
+
+    def _admit(self, connection: Connection, source: Source) -> Connection:
+        """Enter a connection into the table; returns the one there, where that stays instead."""
+        try:
+            admitted = self._roster.admit_outbound(connection, source)
+        except Busy:
+            self._roster.serve_soon(connection)
+            connection.close(MAKING_ROOM)
+            raise
+        self._roster.serve_soon(connection)
+        if not admitted:
+            connection.close(Reason.DUPLICATE)
+        return self._roster.connections[connection.node_id]
 
     async def _try_addresses(self, dial: _Dial) -> Connection:
         found: list[Connection] = []
         errors: dict[int, P2PError] = {}
+        race = _Race()
 
         async def attempt(number: int, address: Address, settled: trio.Event) -> None:
             try:
-                found.append(await self._try_address(dial, address))
+                found.append(await self._try_address(dial, address, race))
+                race.over = True
                 nursery.cancel_scope.cancel()
             except P2PError as error:
                 errors[number] = error
@@ -405,11 +460,11 @@ class Dialer:
             raise errors[min(errors)]
         raise DialFailed(f"no address of {describe(dial.entry)} is left to try")
 
-    async def _try_address(self, dial: _Dial, address: Address) -> Connection:
+    async def _try_address(self, dial: _Dial, address: Address, race: _Race) -> Connection:
         entry = dial.entry
         if self._is_anothers(address, entry):
             raise DialFailed(f"at {address} there is another node now")
-        connection = await self.dial(address, entry.source, stay=dial.stay, question=dial.question)
+        connection = await self._dial(address, entry.source, dial.stay, dial.question, race)
         if entry.node_id is None:
             self._registry.identified(address, connection.node_id)
         elif entry.node_id != connection.node_id:

@@ -103,10 +103,9 @@ class Dispatch:
 
     @contextmanager
     def boundary(self, connection: Caller, message: Message) -> Iterator[None]:
-        """Handle a peer's message within the `with`: between that peer and the node.
+        """Keep a bug in handling a peer's message within the `with` from ending the node.
 
-        Any exception is a bug of ours: it is reported with its traceback and costs this one
-        connection.
+        Any exception is one: it is reported with its traceback and costs this one connection.
         """
         try:
             yield

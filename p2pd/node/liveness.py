@@ -49,6 +49,8 @@ REFUTE_INTERVAL = 1.0
 # tells everybody who it is: those who only heard its beacon have no record of it, and no name.
 INTRODUCE_AFTER = 5.0
 INTRODUCE_TO = 128
+# A silence of so many seconds beyond a `ping_interval` says nothing yet, however short the timeout.
+LEAST_AWAY = 1.0
 # A timer that comes so many seconds after its time says that this process did not run.
 LATE = 1.0
 
@@ -139,13 +141,15 @@ class LivenessService:
         """Say that this node is alive where it hears others again after hearing nobody.
 
         Whoever dialled it meanwhile, because of somebody's report, may hold it dead, and needs no
-        connection to it. A peer on a connection is heard in each `ping_interval`.
+        connection to it. Who wants connections hears somebody in each `ping_interval`, and as
+        long after as an answer takes.
         """
         self._heard_at = max(self._heard_at, self._last_heard())
         silence = now - self._heard_at
         config = self._probing.config
-        if silence > config.ping_interval + config.ping_timeout / 2:
-            self._was_away = self._heard_at > -math.inf
+        if silence > config.ping_interval + max(config.ping_timeout, LEAST_AWAY):
+            wants_some = self._roster.config.target > 0
+            self._was_away = wants_some and self._heard_at > -math.inf
         elif self._was_away:
             self._was_away = False
             self.say_alive()

@@ -187,9 +187,10 @@ class Reconciler:
         wanted = [*only_there, *different]
         theirs = await self._fetch(partner, [each.key for each in wanted])
         in_vain = [each for each in wanted if tree.digest(each.key) == each.ours]
-        self._note_stalemates(peer, in_vain)
         # What replaces something first: who is full takes that, and nothing else.
-        given = await self._give(partner, [*different, *only_here], theirs)
+        given, refused = await self._give(partner, [*different, *only_here], theirs)
+        # Not before all is given: what is different and not newer here comes in vain by nature.
+        self._note_stalemates(peer, {each.key: each for each in [*in_vain, *refused]}.values())
         lacking = comparison.different or comparison.only_here
         return Outcome(
             learned=len(wanted) - len(in_vain),
@@ -236,26 +237,27 @@ class Reconciler:
 
     async def _give(
         self, partner: _Partner, lacking: Iterable[Divergence], theirs: dict[Key, set[bytes]]
-    ) -> int:
+    ) -> tuple[int, list[Divergence]]:
         """Give what a peer lacks, but for the versions `theirs` that it has.
 
-        Returns how many it stored.
+        Returns how many it stored, and what came in a message of which it did not store all.
         """
-        given = 0
+        given, refused = 0, list[Divergence]()
         async with aclosing(self._batches(lacking, theirs)) as batches:
             async for batch in batches:
                 await self._pay(batch.size)
                 partner.moved(batch.size)
                 try:
                     stored = (await partner.ask(Give(tuple(batch.versions)), Given)).stored
-                except RequestRefused as refused:
-                    if refused.reason != Busy.code:
-                        self._note_stalemates(partner.node_id, batch.of)
+                except RequestRefused as refusal:
+                    if refusal.reason != Busy.code:
+                        of = {each.key: each for each in batch.of}
+                        self._note_stalemates(partner.node_id, of.values())
                     raise
                 if stored < len(batch.versions):
-                    self._note_stalemates(partner.node_id, batch.of)
+                    refused += batch.of
                 given += stored
-        return given
+        return given, refused
 
     async def _batches(
         self, lacking: Iterable[Divergence], theirs: dict[Key, set[bytes]]

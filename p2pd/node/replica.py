@@ -174,7 +174,7 @@ class Replica:
         """Store those that keep the rules, and return those that are on disk then.
 
         What the disk refuses is left out. Raises `BadMessage`, before anything is stored, where
-        one belongs under none of `keys`.
+        one belongs under none of `keys`, and `Busy` where too many wait.
         """
         writes: list[_Write] = []
         for signed in records:
@@ -186,6 +186,9 @@ class Replica:
             self._enqueue(write)
         for write in writes:
             await write.done.wait()
+        for write in writes:
+            if isinstance(write.error, Busy):
+                raise write.error
         return [write.version for write in writes if write.error is None]
 
     async def drop(self, digests: Mapping[Key, bytes]) -> None:
@@ -267,9 +270,8 @@ class Replica:
             self._tell("store.refuses", "records can't be stored", error)
             return error
         except Exception as error:  # noqa: BLE001 - the boundary between one record and the node
-            text = f"a bug in storing a record: {error!r}"
-            self._events.emit("bug", text, level=logging.ERROR, error=error)
-            return StoreError("a bug in this node; see its log")
+            self._tell("bug", "a bug in storing a record", error)
+            return P2PError("a bug in this node; see its log")
         finally:
             self._changing.release()
         return None
@@ -324,11 +326,12 @@ class Replica:
             for callback in self.on_begun:
                 callback()
 
-    def _tell(self, code: str, what: str, error: P2PError) -> None:
-        now = trio.current_time()
-        if now - self._told_at.get((code, error.code), -math.inf) >= TELL_AGAIN_AFTER:
-            self._told_at[code, error.code] = now
-            self._events.emit(code, f"{what}: {error}", level=logging.ERROR)
+    def _tell(self, code: str, what: str, error: Exception) -> None:
+        now, kind = trio.current_time(), getattr(error, "code", type(error).__name__)
+        if now - self._told_at.get((code, kind), -math.inf) >= TELL_AGAIN_AFTER:
+            self._told_at[code, kind] = now
+            bug = None if isinstance(error, P2PError) else error
+            self._events.emit(code, f"{what}: {error}", level=logging.ERROR, error=bug)
 
     def _settle(self, write: _Write, error: P2PError | None) -> None:
         write.error = error

@@ -220,6 +220,17 @@ class Roster:
         if self._retiring.get(old.node_id) is old:
             del self._retiring[old.node_id]
 
+    def admit_outbound(self, connection: Connection, source: Source) -> bool:
+        """Admit a connection that we dialled, as `admit` does; raises `Busy` where it is full."""
+        old = self.connections.get(connection.node_id)
+        # One that replaces a connection of the peer's takes a place among the outbound ones.
+        if old is None or (
+            old.direction is Direction.INBOUND
+            and (old.end_reason is not None or self._new_one_stays(old, connection))
+        ):
+            self.make_room(Direction.OUTBOUND)
+        return self.admit(connection, source)
+
     def admit_inbound(self, connection: Connection) -> None:
         """Admit an inbound connection, or raise `HandshakeRefused`: full, a duplicate, a clone."""
         old = self.connections.get(connection.node_id)
@@ -244,7 +255,7 @@ class Roster:
             raise self._full(direction, held)
 
     def make_room(self, direction: Direction, *, newcomer: str | None = None) -> None:
-        """At the bound of a direction, close what is unused for longest, or raise `Busy`.
+        """At the bound of a direction, close the one unused for longest, or raise `Busy`.
 
         Connections in passing go first, as soon as nothing is under way on them. Inbound, the
         host `newcomer` takes no place from one that holds fewer than itself.

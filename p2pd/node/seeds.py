@@ -58,6 +58,7 @@ class Seeds:
         self._holders: dict[Address, NodeId] = {}
         self._tried: dict[Address, float] = {}
         self._resolve_at = -math.inf
+        self._resolving = trio.CancelScope()
         self._resolved = trio.Event()
         self._resolved.set()
         self._short = False
@@ -67,7 +68,9 @@ class Seeds:
     def set_addresses(self, texts: tuple[str, ...]) -> None:
         """Take a new list; connections to seeds that left it are kept as any other."""
         self._texts = texts
+        self._found = {text: self._found[text] for text in texts if text in self._found}
         self._resolve_at = -math.inf
+        self._resolving.cancel()
         self._wake.set()
 
     def connected(self) -> dict[Address, NodeId]:
@@ -92,9 +95,15 @@ class Seeds:
                     await self._wake.wait()
 
     async def _resolve(self, texts: tuple[str, ...]) -> None:
-        async with trio.open_nursery() as nursery:
-            for text in texts:
-                nursery.start_soon(self._look_up, text)
+        with trio.CancelScope() as self._resolving:
+            async with trio.open_nursery() as nursery:
+                for text in texts:
+                    nursery.start_soon(self._look_up, text)
+            self._take_found(texts)
+        self._resolved.set()
+        self._wake.set()
+
+    def _take_found(self, texts: tuple[str, ...]) -> None:
         found = self._found = {text: self._found.get(text, []) for text in texts}
         known = {each for addresses in found.values() for each in addresses}
         self._holders = {at: node for at, node in self._holders.items() if at in known}
@@ -103,8 +112,6 @@ class Seeds:
         # Behind a name that could not be looked up yet may be any of those from before a restart.
         if all(found.values()):
             self._give_back(known)
-        self._resolved.set()
-        self._wake.set()
 
     async def _look_up(self, text: str) -> None:
         """Find the addresses of a seed, to be dialled at once: the next one may take long."""
@@ -137,7 +144,8 @@ class Seeds:
         """Return when (monotonic) the first of those that are left may be tried again."""
         held = self.connected()
         left = [each for each in self._addresses() if each not in held]
-        return min(self._tried.get(each, -math.inf) for each in left) + TRY_INTERVAL
+        tried = (self._tried.get(each, -math.inf) for each in left)
+        return min(tried, default=trio.current_time()) + TRY_INTERVAL
 
     async def _connect(self) -> int:
         """Dial until there is a quorum or nobody is left; returns how many are missing."""
@@ -153,6 +161,8 @@ class Seeds:
                 await self._dial(address)
                 # From its end on: one that times out is not tried again at once.
                 self._tried[address] = trio.current_time()
+        # Names may have come to stand for others meanwhile.
+        wanted = quorum(len(self._addresses()))
         missing = max(0, wanted - len(self.connected()))
         if (missing > 0) is not self._short:
             self._short = missing > 0
@@ -172,6 +182,8 @@ class Seeds:
             return
         except P2PError as error:
             self._registry.failed(entry, str(error), trio.current_time())
+            return
+        if address not in self._addresses():
             return
         self._holders[address] = connection.node_id
         if entry.node_id is None:

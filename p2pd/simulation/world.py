@@ -67,17 +67,20 @@ class SimNode:
     running: Node | None = None
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     ended: trio.Event = attrs.field(factory=trio.Event)
-    _callers: set[trio.CancelScope] = attrs.field(factory=set)
+    # A dictionary, for its order.
+    _callers: dict[trio.CancelScope, None] = attrs.field(factory=dict)
 
     @contextmanager
     def while_it_runs(self) -> Iterator[None]:
         """Break off what is within the `with` when the process ends, as for any of its callers."""
         with trio.CancelScope() as scope:
-            self._callers.add(scope)
+            self._callers[scope] = None
+            if self.ended.is_set():
+                scope.cancel()
             try:
                 yield
             finally:
-                self._callers.remove(scope)
+                del self._callers[scope]
 
     def end(self) -> None:
         """Note that the process has ended."""

@@ -19,7 +19,7 @@ def test_the_pause_grows_up_to_a_bound() -> None:
         while stalemates.holds(PEER, LACKING, now):
             now += 10.0
         pauses.append(now - began)
-    assert pauses == [10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 320.0, 320.0]
+    assert pauses == [10.0, 20.0, 40.0, 80.0, 80.0, 80.0, 80.0, 80.0]
     assert max(pauses) == 10.0 * MOST_PAUSES
 
 

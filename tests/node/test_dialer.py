@@ -1,15 +1,19 @@
 """Whom a node dials by itself, and whom it leaves alone."""
 
 import logging
+import random
 from contextlib import suppress
+from functools import partial
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 from p2pd.address import Address
+from p2pd.core.entries import Source
 from p2pd.errors import Busy, P2PError
 from p2pd.net.faults import Cut, constant_latency
+from p2pd.net.sim import SimPending, SimStream
 from p2pd.node.connection import Direction
 from p2pd.node.dialer import HEAD_START, WELCOME
 from p2pd.simulation.world import SimNode, World, open_world
@@ -122,6 +126,68 @@ async def test_an_address_that_is_silent_does_not_hide_those_behind_it(
         assert entry.addresses[0] == b.address
         assert not reasons(a)
         assert_unharmed(a, b)
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_a_peer_that_did_not_run_for_a_moment_gets_one_connection(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Two of its addresses were dialled by then: it would close the one, and we the other."""
+    slow = random.Random(seed)
+    async with open_world(seed, lambda _here, _there: slow.uniform(0.02, 0.08)) as world:
+        a, b = await passive(world, "a", "b")
+        await meet(a, b)
+        second = Address("10.9.9.9", 41000)
+        world.network.listeners[second] = world.network.listeners[b.address]
+        entry = a.services.registry.get(b.node_id)
+        assert entry is not None
+        entry.addresses[:] = [b.address, second]
+        runs, secure = trio.Event(), SimPending.secure
+
+        async def secure_once_it_runs(self: SimPending) -> SimStream:
+            await runs.wait()
+            return await secure(self)
+
+        monkeypatch.setattr(SimPending, "secure", secure_once_it_runs)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(a.services.dialer.connect_to, b.node_id, stay=True))
+            await trio.sleep(HEAD_START + 0.3)
+            runs.set()
+        for _ in range(30):
+            await trio.sleep(0.1)
+            assert a.is_connected_to(b)
+            assert b.is_connected_to(a)
+        assert b.codes().count("peer.disconnected") == 1
+        assert_unharmed(a, b)
+
+
+async def test_addresses_dialled_side_by_side_need_one_place(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        b, c = await passive(world, "b", "c")
+        a = await world.start("a", lan=None, connections__target=0, connections__max_outbound=2)
+        await meet(a, b)
+        await a.node.connect(str(c.address))
+        world.conditions.unreachable.add("203.0.113.9")
+        entry = a.services.registry.get(b.node_id)
+        assert entry is not None
+        entry.addresses.insert(0, Address("203.0.113.9", 41000))
+        await a.services.dialer.connect_to(b.node_id)
+        assert a.is_connected_to(b, c)
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_a_dial_that_replaces_what_the_peer_made_needs_a_place(
+    autojump_clock: MockClock, seed: int
+) -> None:
+    async with open_world(seed) as world:
+        b, c = await passive(world, "b", "c")
+        a = await world.start("a", lan=None, connections__target=0, connections__max_outbound=1)
+        await a.node.connect(str(c.address))
+        await b.node.connect(str(a.address))
+        with suppress(Busy):
+            await a.services.dialer.dial(b.address, Source.MANUAL, stay=True)
+        held = a.services.roster.connections.values()
+        assert sum(each.direction is Direction.OUTBOUND for each in held) == 1
 
 
 async def test_whoever_is_silent_is_dialled_for_one_read_and_not_for_the_next(

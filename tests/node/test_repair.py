@@ -13,7 +13,15 @@ from trio.testing import MockClock
 
 from p2pd.core.merkle import EMPTY, EVERYTHING, Tree, compare
 from p2pd.core.tending import SOON, TENDERS
-from p2pd.errors import BadMessage, NotFound, P2PError, PeerError, StoreError
+from p2pd.errors import (
+    BadMessage,
+    Busy,
+    NotFound,
+    P2PError,
+    PeerError,
+    StoreError,
+    TooFewReplicas,
+)
 from p2pd.ids import Key, NodeId, closest_first
 from p2pd.net.faults import Cut
 from p2pd.node.reconciler import BATCH_BYTES, BYTES_AT_ONCE, BYTES_PER_SECOND
@@ -511,6 +519,29 @@ async def test_what_one_replica_does_not_keep_is_not_sent_to_it_again_and_again(
         small.config = attrs.evolve(small.config, store=a.config.store)
         await world.start(small.name)
         await world.until(lambda: len(tree(small)) == 22, within=60)
+
+
+@pytest.mark.parametrize("busy", [True, False])
+async def test_a_newer_version_waits_for_a_busy_replica_shortly_and_for_a_full_one_longer(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, *, busy: bool
+) -> None:
+    async with open_world(1) as world:
+        a, b = await network(world, 2, dht__repair_interval=600.0)
+        await a.node.put("k", b"old")
+        there = b.services.replica
+        with monkeypatch.context() as patch:
+            error = Busy("later") if busy else StoreError("full")
+            patch.setattr(there, "_enqueue", lambda write: there._settle(write, error))
+            with pytest.raises(TooFewReplicas):
+                await a.node.put("k", b"new")
+            reconciler = a.services.repair._reconciler
+            for _ in range(2):
+                with suppress(P2PError):
+                    await reconciler.reconcile(b.node_id, [EVERYTHING])
+        outcome = await reconciler.reconcile(b.node_id, [EVERYTHING])
+        assert outcome.given == (1 if busy else 0)
+        await trio.sleep(2 * 600)
+        assert tree(a).fingerprint() == tree(b).fingerprint()
 
 
 async def test_who_answers_each_question_late_does_not_hold_repair_up(

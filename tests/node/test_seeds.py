@@ -134,6 +134,28 @@ async def test_a_name_that_takes_long_to_look_up_holds_up_no_other_seed(
         await world.until(lambda: a.is_connected_to(other, named), within=30)
 
 
+async def test_a_name_may_come_to_stand_for_others_while_one_is_dialled(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_world(1) as world:
+        (seed,) = await start_seeds(world, 1)
+        dead = [Address(f"203.0.113.{number}", 41000) for number in (8, 9)]
+        world.conditions.unreachable |= {each.host for each in dead}
+        there = [seed.address, *dead]
+
+        async def resolve(self: SimNetwork, host: str, port: int) -> list[Address]:
+            await trio.sleep(2)
+            return [*there]
+
+        monkeypatch.setattr(SimNetwork, "resolve", resolve)
+        a = await world.start("a", lan=None, discovery__seeds=["s.example:41000"])
+        await trio.sleep(60)
+        there[:] = [seed.address]
+        await trio.sleep(120)
+        assert a.is_connected_to(seed)
+        assert a.codes()[-1] == "seed.enough"
+
+
 async def test_a_seed_that_hangs_up_is_tried_once_per_interval(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
