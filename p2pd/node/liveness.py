@@ -147,7 +147,8 @@ class LivenessService:
         self._heard_at = max(self._heard_at, self._last_heard())
         silence = now - self._heard_at
         config = self._probing.config
-        if silence > config.ping_interval + max(config.ping_timeout, LEAST_AWAY):
+        # It is looked at in each half of a `ping_timeout`: what is over by then was short.
+        if silence > config.ping_interval + max(0.75 * config.ping_timeout, LEAST_AWAY):
             wants_some = self._roster.config.target > 0
             self._was_away = wants_some and self._heard_at > -math.inf
         elif self._was_away:

@@ -153,7 +153,7 @@ async def test_a_name_may_come_to_stand_for_others_while_one_is_dialled(
         there[:] = [seed.address]
         await trio.sleep(120)
         assert a.is_connected_to(seed)
-        assert a.codes()[-1] == "seed.enough"
+        assert [each for each in a.codes() if each.startswith("seed.")][-1] == "seed.enough"
 
 
 async def test_a_seed_that_hangs_up_is_tried_once_per_interval(
