@@ -27,6 +27,8 @@ from p2pd.wire.messages import SIGNED_OVERHEAD, FindValue, Value
 # Reads of other nodes that wait for the disk; beyond it, who has most waiting is told `busy`.
 MAX_READS = 256
 
+# Seconds until a read that too few have answered is repeated, within `dht.request_timeout`.
+READ_AGAIN = 0.2
 # Characters of a key that an error shows.
 MAX_SHOWN = 200
 
@@ -136,8 +138,13 @@ class Dht:
         `NotFound`, said only when every one of the closest nodes has answered or failed, and
         `TooFewReplicas`.
         """
-        needed = self._needed(consistency)
-        holding = await self._quorum.read(Key.of(name, owner), needed, until_found=True)
+        needed, key = self._needed(consistency), Key.of(name, owner)
+        until = trio.current_time() + self._config.request_timeout
+        holding = await self._quorum.read(key, needed, until_found=True)
+        while holding.answered < needed.of(holding.wanted) and trio.current_time() < until:
+            # Who has died just now is missed until that is known, a moment later.
+            await trio.sleep(READ_AGAIN)
+            holding = await self._quorum.read(key, needed, until_found=True)
         self._check_answers(name, holding, needed)
         # A delete that somebody did not see leaves that one's write standing.
         found = living(holding.versions, self._env.wall_ms())
