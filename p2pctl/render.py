@@ -11,11 +11,12 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
+from p2pctl.terminal import columns
+
 if TYPE_CHECKING:
     from datetime import datetime
 
-from p2pctl.terminal import columns
-from p2pd.control import results
+    from p2pd.control import results
 
 _COLOURS: Final[Mapping[str, str]] = {
     "ok": "32",

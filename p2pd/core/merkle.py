@@ -299,6 +299,7 @@ class Comparison:
                 self.only_there[key] = there
 
     def _has_room(self) -> bool:
+        """Say whether one more key may be found; if not, remember that something was left out."""
         self._bounded = self._bounded or self._room == 0
         return self._room > 0
 

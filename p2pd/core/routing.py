@@ -90,12 +90,11 @@ class RoutingTable:
         bits = distance_bits(self._own_id, node_id)
         bucket = self._buckets.setdefault(bits, _Bucket(self._made_at))
         contact = bucket.contacts.pop(node_id, None)
-        if contact is not None and contact.network != network:
-            # It moved: there, too, are only so many places.
-            if self._is_crowded(bucket, network):
+        if contact is not None:
+            if contact.network != network and self._is_crowded(bucket, network):
+                # It moved to where there are enough.
                 return
             contact.network = network
-        if contact is not None:
             contact.signed, contact.failures, contact.heard_at = signed, 0, now
             contact.dialable |= dialable
             bucket.contacts[node_id] = contact

@@ -141,7 +141,7 @@ class Dht:
         needed, key = self._needed(consistency), Key.of(name, owner)
         until = trio.current_time() + self._config.request_timeout
         holding = await self._quorum.read(key, needed, until_found=True)
-        while holding.answered < needed.of(holding.wanted) and trio.current_time() < until:
+        while not holding.suffices(needed) and trio.current_time() < until:
             # Who has died just now is missed until that is known, a moment later.
             await trio.sleep(READ_AGAIN)
             holding = await self._quorum.read(key, needed, until_found=True)
@@ -218,10 +218,10 @@ class Dht:
         return Written(version, stores.count, seen.wanted, quorum)
 
     def _check_answers(self, name: str, holding: Holding, needed: Needed) -> None:
-        if holding.answered < (least := needed.of(holding.wanted)):
+        if not holding.suffices(needed):
             raise TooFewReplicas(
                 f"{holding.answered} of {holding.wanted} replicas answered for {name!r}, "
-                f"{least} are needed; try again, or --consistency one"
+                f"{needed.of(holding.wanted)} are needed; try again, or --consistency one"
             )
 
     def _check_absence(self, shown: str, holding: Holding) -> NoReturn:

@@ -72,18 +72,18 @@ class _Dial:
 class _Race:
     """Addresses of one peer that are dialled side by side: only one of them gets a connection.
 
-    So there is one handshake at a time, and none once it is `over`: two connections at once would
-    each have the peer close the other.
+    So there is one handshake at a time, and none once there is a `winner`: two connections at once
+    would each have the peer close the other.
     """
 
-    over: bool = False
+    winner: Connection | None = None
     _handshake: trio.Lock = attrs.field(factory=trio.Lock)
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Wait for one's turn for a handshake; raises `DialFailed` where it is over."""
+        """Wait for one's turn for a handshake; raises `DialFailed` where the race is over."""
         async with self._handshake:
-            if self.over:
+            if self.winner is not None:
                 raise DialFailed("another address of the peer has answered first")
             yield
 
@@ -107,7 +107,6 @@ class Dialer:
         self._wants_more = True
         self._strangers = Budget(STRANGERS_AT_ONCE, STRANGERS_PER_SECOND)
         self._keeping_up = trio.CancelScope()
-        self._stopped = False
         self._alone_from = math.inf
         self._waiting_for_room = trio.lowlevel.ParkingLot()
         roster.on_disconnected.append(self._disconnected)
@@ -131,7 +130,6 @@ class Dialer:
 
     def stop(self) -> None:
         """Replace no lost connections any more, and give up the dials for that."""
-        self._stopped = True
         self._keeping_up.cancel()
 
     async def _keep_up(self, limit: trio.CapacityLimiter, nursery: trio.Nursery) -> None:
@@ -307,9 +305,10 @@ class Dialer:
             self._note_failure(entry, error)
             raise
         finally:
-            cut_short = connection is None and dial.error is None and not self._stopped
+            cut_short = connection is None and dial.error is None
             silent = entry.node_id not in self._roster.connections
-            if cut_short and silent and trio.current_time() - began >= CUT_SHORT:
+            leaving = self._keeping_up.cancel_called
+            if cut_short and silent and not leaving and trio.current_time() - began >= CUT_SHORT:
                 self._note_failure(entry, DialTimedOut("no answer while somebody waited for it"))
             entry.dialing = False
             if entry.node_id is not None and self._dials.get(entry.node_id) is dial:
@@ -434,14 +433,12 @@ class Dialer:
         return self._roster.connections[connection.node_id]
 
     async def _try_addresses(self, dial: _Dial) -> Connection:
-        found: list[Connection] = []
         errors: dict[int, P2PError] = {}
         race = _Race()
 
         async def attempt(number: int, address: Address, settled: trio.Event) -> None:
             try:
-                found.append(await self._try_address(dial, address, race))
-                race.over = True
+                race.winner = await self._try_address(dial, address, race)
                 nursery.cancel_scope.cancel()
             except P2PError as error:
                 errors[number] = error
@@ -453,8 +450,8 @@ class Dialer:
                 nursery.start_soon(attempt, number, address, settled)
                 with trio.move_on_after(HEAD_START):
                     await settled.wait()
-        if found:
-            return found[0]
+        if race.winner is not None:
+            return race.winner
         if errors:
             # What the best address says counts: that is where the peer was last.
             raise errors[min(errors)]

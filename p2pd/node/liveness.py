@@ -244,9 +244,10 @@ class LivenessService:
         self._wake()
 
     def _connected(self, connection: Connection) -> None:
+        now = trio.current_time()
         self._count()
-        self._note_touch(trio.current_time())
-        self._machine.heard(connection.node_id, trio.current_time())
+        self._note_touch(now)
+        self._machine.heard(connection.node_id, now)
         # Mostly that is no news: who is being accepted should not wait for nothing.
         self._alarm.forward(self._machine.next_due())
 

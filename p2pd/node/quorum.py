@@ -79,6 +79,10 @@ class Holding:
     late: list[NodeId]
     mostly_silent: bool
 
+    def suffices(self, needed: Needed) -> bool:
+        """Whether as many of the replicas as are needed have answered."""
+        return self.answered >= needed.of(self.wanted)
+
 
 @attrs.frozen
 class StoreResult:

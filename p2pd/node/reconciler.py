@@ -190,7 +190,7 @@ class Reconciler:
         # What replaces something first: who is full takes that, and nothing else.
         given, refused = await self._give(partner, [*different, *only_here], theirs)
         # Not before all is given: what is different and not newer here comes in vain by nature.
-        self._note_stalemates(peer, {each.key: each for each in [*in_vain, *refused]}.values())
+        self._note_stalemates(peer, [*in_vain, *refused])
         lacking = comparison.different or comparison.only_here
         return Outcome(
             learned=len(wanted) - len(in_vain),
@@ -215,7 +215,8 @@ class Reconciler:
         return [each for each in differing if not self._stalemates.holds(peer, each, now)]
 
     def _note_stalemates(self, peer: NodeId, divergences: Iterable[Divergence]) -> None:
-        for each in divergences:
+        # Once for each key, however many versions of it there are.
+        for each in {each.key: each for each in divergences}.values():
             self._stalemates.note(peer, each, trio.current_time())
 
     async def _fetch(self, partner: _Partner, keys: Sequence[Key]) -> dict[Key, set[bytes]]:
@@ -251,8 +252,7 @@ class Reconciler:
                     stored = (await partner.ask(Give(tuple(batch.versions)), Given)).stored
                 except RequestRefused as refusal:
                     if refusal.reason != Busy.code:
-                        of = {each.key: each for each in batch.of}
-                        self._note_stalemates(partner.node_id, of.values())
+                        self._note_stalemates(partner.node_id, batch.of)
                     raise
                 if stored < len(batch.versions):
                     refused += batch.of

@@ -7,7 +7,7 @@ Merkle tree of all that is on it, to compare with other replicas, and what was r
 
 import logging
 import math
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Annotated
 
@@ -423,12 +423,10 @@ class Replica:
                     )
 
 
-def _batches(keys: Iterable[Key]) -> Iterator[list[Key]]:
+def _batches(keys: Iterable[Key]) -> list[list[Key]]:
     """Deal out what is changed at once, so that writes have their turn between."""
     left = list(keys)
-    while left:
-        yield left[:MAX_BATCH]
-        del left[:MAX_BATCH]
+    return [left[start : start + MAX_BATCH] for start in range(0, len(left), MAX_BATCH)]
 
 
 def _change(key: bytes, versions: Sequence[Version]) -> Change:

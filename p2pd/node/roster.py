@@ -222,23 +222,13 @@ class Roster:
 
     def admit_outbound(self, connection: Connection, source: Source) -> bool:
         """Admit a connection that we dialled, as `admit` does; raises `Busy` where it is full."""
-        old = self.connections.get(connection.node_id)
-        # One that replaces a connection of the peer's takes a place among the outbound ones.
-        if old is None or (
-            old.direction is Direction.INBOUND
-            and (old.end_reason is not None or self._new_one_stays(old, connection))
-        ):
+        if self._needs_place(connection):
             self.make_room(Direction.OUTBOUND)
         return self.admit(connection, source)
 
     def admit_inbound(self, connection: Connection) -> None:
         """Admit an inbound connection, or raise `HandshakeRefused`: full, a duplicate, a clone."""
-        old = self.connections.get(connection.node_id)
-        # One that replaces a connection of our own takes a place among the inbound ones.
-        if old is None or (
-            old.direction is Direction.OUTBOUND
-            and (old.end_reason is not None or self._new_one_stays(old, connection))
-        ):
+        if self._needs_place(connection):
             self._check_limits(connection)
         if not self.admit(connection, Source.INBOUND):
             old = self.connections[connection.node_id]
@@ -247,6 +237,15 @@ class Roster:
             if self._is_clone(old, connection):
                 raise self._refuse_clone(old, connection)
             raise HandshakeRefused(Reason.DUPLICATE, "there is a connection already")
+
+    def _needs_place(self, new: Connection) -> bool:
+        """Whether a connection takes a place in its direction that the peer does not hold yet."""
+        old = self.connections.get(new.node_id)
+        if old is None:
+            return True
+        return old.direction is not new.direction and (
+            old.end_reason is not None or self._new_one_stays(old, new)
+        )
 
     def check_room(self, direction: Direction, *, coming: int) -> None:
         """Raise `Busy` where one more would find no place, besides so many that are `coming`."""
