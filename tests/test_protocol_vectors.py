@@ -288,7 +288,7 @@ def test_habits_of_liveness() -> None:
         "ask_again_s": suspicion.ASK_AGAIN,
         "most_unclear": suspicion.MOST_UNCLEAR,
         "in_touch_s": suspects.IN_TOUCH,
-        "cut_off_s": suspects.CUT_OFF,
+        "cut_off_s": isolation.CUT_OFF,
         "call_interval_s": feelers.CALL_INTERVAL,
         "max_call_interval_s": feelers.MAX_CALL_INTERVAL,
         "suspicion_least_s": suspicion.SUSPICION_LEAST,

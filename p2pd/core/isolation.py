@@ -20,6 +20,9 @@ MOST = 3 / 4
 # Who still hears somebody after so many seconds is not cut off: the lost ones are gone for
 # good, and none of them will come back to say so.
 LONGEST = 6.0
+# Who heard nobody for so many seconds was cut off: a healthy node hears somebody sooner, even with
+# a handful of connections. What it missed may still be on its way, a refutation, too.
+CUT_OFF = 3.0
 # So many isolations in a row, and one in so many seconds from then on: who pretends to be lost,
 # again and again, must not hold off all verdicts.
 IN_A_ROW = 3
@@ -73,8 +76,11 @@ class Isolation:
         self._lost.pop(node, None)
 
     def outlasted(self, heard_at: float, now: float) -> bool:
-        """Whether an isolation lasts too long to be one: somebody was heard at `heard_at`."""
-        return self.isolated and now - self._since >= LONGEST and now - heard_at < LONGEST
+        """Whether an isolation lasts too long to be one: somebody was heard at `heard_at`.
+
+        That must be of late: a link that is back for a moment is soon gone again.
+        """
+        return self.isolated and now - self._since >= LONGEST and now - heard_at <= CUT_OFF
 
     def over(self) -> None:
         """End the isolation; what was lost in it does not begin the next one."""

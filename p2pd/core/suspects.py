@@ -13,7 +13,7 @@ import attrs
 
 from p2pd.core.bounded import BoundedTable
 from p2pd.core.budget import Budget
-from p2pd.core.isolation import Isolation
+from p2pd.core.isolation import CUT_OFF, Isolation
 from p2pd.core.own_reports import OwnReports
 from p2pd.core.reporters import Reporters
 from p2pd.core.suspicion import MAX_REPORTS, QUORUM, REFUTE_WAIT, Case, Statement
@@ -28,9 +28,6 @@ PROBE_WINDOW_LEAST = 0.3
 OUTCOME_WITHIN = 60.0
 # Who has not heard anybody for so many seconds gives no verdict by the reports of others.
 IN_TOUCH = 1.0
-# Who heard nobody for so many seconds was cut off: a healthy node hears somebody sooner, even with
-# a handful of connections. What it missed may still be on its way, a refutation, too.
-CUT_OFF = 3.0
 # At the bound a reported node is not suspected; a lost one takes the place of the oldest
 # reported one, and if there is none, of the oldest.
 MAX_SUSPECTS = 4096

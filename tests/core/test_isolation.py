@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from p2pd.core.isolation import LONGEST
+from p2pd.core.isolation import CUT_OFF, LONGEST
 from p2pd.core.verdicts import AskOthers, Declare, Evidence, Liveness, Redial, Report
 from p2pd.ids import NodeId
 from tests.core.evidence import fail_silently, heard_of, membership, node, run, run_unanswered
@@ -41,6 +41,16 @@ def test_who_hears_nobody_stays_isolated(heard_at: float) -> None:
         fail_silently(machine, node(number), 10.0)
     for now in range(11, 600):
         machine.in_touch(heard_at, float(now))
+        assert not [each for each in run(machine, float(now)) if isinstance(each, Declare | Report)]
+    assert machine.isolated
+
+
+def test_a_link_that_is_back_for_a_moment_ends_no_isolation() -> None:
+    machine = membership(connected=4)
+    for number in (1, 2, 3):
+        fail_silently(machine, node(number), 10.0)
+    for now in range(15, 60):
+        machine.in_touch(14.9 - CUT_OFF, float(now))
         assert not [each for each in run(machine, float(now)) if isinstance(each, Declare | Report)]
     assert machine.isolated
 
