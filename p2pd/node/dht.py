@@ -10,6 +10,7 @@ import attrs
 import trio
 
 from p2pd.config import DhtConfig
+from p2pd.core.quorums import Needed
 from p2pd.core.records import Author, Version, living, version_of
 from p2pd.errors import InvalidRequest, NotFound, TooFewReplicas, VersionConflict
 from p2pd.ids import Key, NodeId
@@ -18,7 +19,7 @@ from p2pd.node.dispatch import Call, Dispatch
 from p2pd.node.env import Env
 from p2pd.node.late_writes import LateWrites
 from p2pd.node.questions import Questions
-from p2pd.node.quorum import Holding, Needed, Quorum
+from p2pd.node.quorum import Holding, Quorum
 from p2pd.node.replica import Replica
 from p2pd.node.routes import Routes
 from p2pd.wire.framing import MAX_PAYLOAD
@@ -26,9 +27,6 @@ from p2pd.wire.messages import SIGNED_OVERHEAD, FindValue, Value
 
 # Reads of other nodes that wait for the disk; beyond it, who has most waiting is told `busy`.
 MAX_READS = 256
-
-# Seconds until a read that too few have answered is repeated, within `dht.request_timeout`.
-READ_AGAIN = 0.2
 # Characters of a key that an error shows.
 MAX_SHOWN = 200
 
@@ -139,12 +137,7 @@ class Dht:
         `TooFewReplicas`.
         """
         needed, key = self._needed(consistency), Key.of(name, owner)
-        until = trio.current_time() + self._config.request_timeout
         holding = await self._quorum.read(key, needed, until_found=True)
-        while not holding.suffices(needed) and trio.current_time() < until:
-            # Who has died just now is missed until that is known, a moment later.
-            await trio.sleep(READ_AGAIN)
-            holding = await self._quorum.read(key, needed, until_found=True)
         self._check_answers(name, holding, needed)
         # A delete that somebody did not see leaves that one's write standing.
         found = living(holding.versions, self._env.wall_ms())
@@ -206,22 +199,24 @@ class Dht:
             expires=now_ms + int(lifetime * 1000) if lifetime else 0,
         )
         version = version_of(self._env.identity.vouch(record), record)
-        quorum = Needed(self._config.write_quorum).of(seen.wanted)
-        stores = await self._quorum.store(version, seen.nodes, quorum)
+        wanted = seen.turnout.wanted
+        quorum = Needed(self._config.write_quorum).of(wanted)
+        stores = await self._quorum.store(version, seen.turnout.nodes, quorum)
         if stores.count < quorum:
             raise TooFewReplicas(
-                f"{stores.count} of {seen.wanted} replicas stored {name!r}, {quorum} are needed "
+                f"{stores.count} of {wanted} replicas stored {name!r}, {quorum} are needed "
                 f"(dht.write_quorum): {stores.refusal}; it is safe to try again"
             )
         for node in (*seen.late, *stores.late):
             self._late_writes.add(node, version)
-        return Written(version, stores.count, seen.wanted, quorum)
+        return Written(version, stores.count, wanted, quorum)
 
     def _check_answers(self, name: str, holding: Holding, needed: Needed) -> None:
-        if not holding.suffices(needed):
+        found = holding.turnout
+        if not found.suffices(needed):
             raise TooFewReplicas(
-                f"{holding.answered} of {holding.wanted} replicas answered for {name!r}, "
-                f"{needed.of(holding.wanted)} are needed; try again, or --consistency one"
+                f"{found.answered} of {found.wanted} replicas answered for {name!r}, "
+                f"{needed.of(found.wanted)} are needed; try again, or --consistency one"
             )
 
     def _check_absence(self, shown: str, holding: Holding) -> NoReturn:
@@ -231,9 +226,10 @@ class Dht:
                 f"what is stored under {shown} is dated a day or so ahead of this node's clock; "
                 "`p2pctl doctor` compares the clocks"
             )
-        if holding.mostly_silent:
+        found = holding.turnout
+        if found.mostly_silent:
             raise TooFewReplicas(
-                f"{shown} was not found, but {holding.silent} of the nodes that may have it did "
+                f"{shown} was not found, but {found.silent} of the nodes that may have it did "
                 "not answer; try again"
             )
         raise NotFound(f"no key {shown}")

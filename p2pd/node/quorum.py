@@ -6,14 +6,16 @@ finds them.
 """
 
 import math
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from itertools import chain
 
 import attrs
 import trio
 
 from p2pd.config import DhtConfig
-from p2pd.core.lookup import Candidate
+from p2pd.core.entries import Entry
+from p2pd.core.quorums import Needed, Turnout, turnout
 from p2pd.core.records import (
     READERS_MARGIN_MS,
     Version,
@@ -47,41 +49,18 @@ _PATIENCE = 4.0
 
 
 @attrs.frozen
-class Needed:
-    """How many replicas must answer: `count`, 0 for a majority, infinity for all of them."""
-
-    count: float
-
-    def of(self, wanted: int) -> int:
-        """Return how many that is, where there are `wanted` replicas."""
-        return wanted if self.count == math.inf else int(self.count) or wanted // 2 + 1
-
-
-@attrs.frozen
 class Holding:
     """What the replicas of a key hold.
 
     `versions` are those that no other one covers, the winner first; `ahead`: some were left
-    out, as they are dated too far ahead. `nodes` are the replicas, the closest first, of which
-    `answered` have answered. `wanted` is how many there should be: `nodes`, and, where these
-    are fewer than `dht.replication`, those others that were heard of lately and are not known
-    to be gone. `silent` is how many near the key did not answer; `late` are those of them that
-    would be replicas, but were not waited for. `mostly_silent`: of those that should have it
-    no more than half answered.
+    out, as they are dated too far ahead. `late` are those that would be replicas, but did not
+    answer in time.
     """
 
     versions: list[Version]
     ahead: bool
-    nodes: list[NodeId]
-    answered: int
-    wanted: int
-    silent: int
+    turnout: Turnout
     late: list[NodeId]
-    mostly_silent: bool
-
-    def suffices(self, needed: Needed) -> bool:
-        """Whether as many of the replicas as are needed have answered."""
-        return self.answered >= needed.of(self.wanted)
 
 
 @attrs.frozen
@@ -97,35 +76,67 @@ class StoreResult:
     late: list[NodeId]
 
 
-class _Answers:
-    """The versions of a key in the answers to one read: most of them are the same.
+class _Reading:
+    """One read of a key: what those hold who have answered, and who has not.
 
-    Those of which the clock is not plausible are left out, and noted in `ahead`: whoever
-    writes takes a later one than all that it saw. `now_ms` in Unix milliseconds.
+    `held` is by node. Who is `pending` may answer yet, who is `silent` did not, but may well run.
+    Versions of which the clock is not plausible are left out, and noted in `ahead`: whoever
+    writes takes a later one than all that it saw. `wall_ms` tells the Unix milliseconds.
     """
 
-    def __init__(self, key: Key, now_ms: int) -> None:
+    def __init__(
+        self, key: Key, needed: Needed, *, until_found: bool, wall_ms: Callable[[], int]
+    ) -> None:
+        self.key = key
+        self.held: dict[NodeId, list[Version]] = {}
+        self.pending: dict[NodeId, None] = {}
+        self.silent: dict[NodeId, None] = {}
         self.ahead = False
-        self._key = key
-        self._now_ms = now_ms
+        self._needed = needed
+        self._until_found = until_found
+        self._wall_ms = wall_ms
+        # Most answers name the same versions.
         self._opened: dict[Signed, Version | None] = {}
 
-    def know(self, versions: Iterable[Version]) -> list[Version]:
-        """Take what this node has itself, for when an answer has it, too; returns what is sound."""
+    def versions(self) -> list[Version]:
+        """Return those that no other one covers, the winner first."""
+        return merge(kept(chain.from_iterable(self.held.values()), self._wall_ms()))
+
+    def take_own(self, own_id: NodeId, versions: Iterable[Version]) -> None:
+        """Take what this node has itself."""
         sound = [each for each in versions if self._is_plausible(each)]
         self._opened.update((each.signed, each) for each in sound)
-        return sound
+        self._enter(own_id, sound)
+
+    def take(self, node: NodeId, answer: Message) -> None:
+        """Take the versions in an answer that are what they say."""
+        told = answer.versions[:MAX_SIBLINGS] if isinstance(answer, Value) else ()
+        versions = [self._open(signed) for signed in told]
+        self._enter(node, [each for each in versions if each is not None])
+
+    def _enter(self, node: NodeId, versions: list[Version]) -> None:
+        self.held[node] = versions
+        self.pending.pop(node, None)
+        self.silent.pop(node, None)
+
+    def counts(self) -> tuple[int, int]:
+        """Return how many have answered, and how many have or should, where nobody else is near."""
+        return len(self.held), len(self.held) + len(self.pending) + len(self.silent)
+
+    def lacking(self, answered: int, wanted: int) -> int:
+        """Return how many answers are needed beyond these, of so many replicas.
+
+        All of them where something is to be found, and nothing was.
+        """
+        enough = self._needed.of(wanted)
+        if self._until_found and answered >= enough:
+            enough = 0 if living(self.versions(), self._wall_ms()) else wanted
+        return max(0, enough - answered)
 
     def _is_plausible(self, version: Version) -> bool:
-        plausible = clock_is_plausible(version.record, self._now_ms - READERS_MARGIN_MS)
+        plausible = clock_is_plausible(version.record, self._wall_ms() - READERS_MARGIN_MS)
         self.ahead |= not plausible
         return plausible
-
-    def versions_in(self, reply: Message | None) -> list[Version]:
-        """Return the versions in an answer, without those that are not what they say."""
-        told = reply.versions[:MAX_SIBLINGS] if isinstance(reply, Value) else ()
-        versions = [self._open(signed) for signed in told]
-        return [each for each in versions if each is not None]
 
     def _open(self, signed: Signed) -> Version | None:
         if signed not in self._opened:
@@ -133,7 +144,7 @@ class _Answers:
                 version = version_of(signed, open_record(signed))
             except BadMessage:
                 version = None
-            sound = version is not None and version.key == self._key and self._is_plausible(version)
+            sound = version is not None and version.key == self.key and self._is_plausible(version)
             self._opened[signed] = version if sound else None
         return self._opened[signed]
 
@@ -166,15 +177,22 @@ class Quorum:
         than `dht.request_timeout`.
         """
         await self._routes.join()
+        reading = _Reading(key, needed, until_found=until_found, wall_ms=self._env.wall_ms)
         most = self._config.replication
         near = self._routes.known_closest(key, most)
-        if near is None:
-            return await self._look_up(key, needed, until_found=until_found)
-        holding = await self._read_from(key, near, needed, until_found=until_found)
-        if holding.silent and len(near) == most:
-            # There may be others to take the place of the silent ones.
-            return await self._look_up(key, needed, until_found=until_found)
-        return holding
+        if near is not None:
+            reading.pending = dict.fromkeys(near)
+            await self._ask_as_needed(reading, near, lambda: reading.lacking(*reading.counts()))
+        # There may be others to take the place of those that are silent.
+        if near is None or (reading.silent and len(near) == most):
+            await self._look_up(reading)
+        found = self._turnout(reading)
+        if reading.lacking(found.answered, found.wanted):
+            # Whoever is gone is missed no more once it was dialled; whoever is there answers.
+            rest = [*reading.pending, *self._missing_ids(reading)]
+            await self._ask_as_needed(reading, rest, lambda: self._lacking(reading))
+            found = self._turnout(reading)
+        return Holding(reading.versions(), reading.ahead, found, self._late(reading, found.nodes))
 
     async def store(self, version: Version, nodes: Sequence[NodeId], needed: int) -> StoreResult:
         """Give a record of this node's to all these nodes at once, within `dht.request_timeout`.
@@ -216,60 +234,21 @@ class Quorum:
             refusal = "there are no more nodes"
         return StoreResult(stored, refusal, [*late])
 
-    async def _read_from(
-        self, key: Key, nodes: list[NodeId], needed: Needed, *, until_found: bool
-    ) -> Holding:
-        """Read from these nodes, which are all the replicas that there can be."""
-        answers = _Answers(key, self._env.wall_ms())
-        held: dict[NodeId, list[Version]] = {}
-
-        def lacking() -> int:
-            enough = needed.of(len(nodes))
-            if until_found and len(held) >= enough:
-                found = living(self._merged(chain.from_iterable(held.values())), wall_ms())
-                enough = 0 if found else len(nodes)
-            return max(0, enough - len(held))
-
-        async def ask(node: NodeId) -> None:
-            versions = await self._ask(key, node, answers)
-            if versions is not None:
-                held[node] = versions
-
-        wall_ms = self._env.wall_ms
-        await self._ask_as_needed(sorted(nodes, key=self._effort), ask, lacking)
-        found = self._merged(chain.from_iterable(held.values()))
-        there, wanted, silent = nodes, len(nodes), list[NodeId]()
-        if lacking():
-            there = [node for node in nodes if node in held]
-            wanted = self._wanted(there, there)
-            silent = [each for each in nodes if each not in held and not self._routes.is_gone(each)]
-        return Holding(
-            found,
-            answers.ahead,
-            there,
-            len(held),
-            wanted,
-            len(silent),
-            self._late(silent),
-            mostly_silent=len(held) <= (len(held) + len(silent)) // 2,
-        )
-
     async def _ask_as_needed(
-        self,
-        waiting: list[NodeId],
-        ask: Callable[[NodeId], Awaitable[None]],
-        lacking: Callable[[], int],
+        self, reading: _Reading, nodes: Iterable[NodeId], lacking: Callable[[], int]
     ) -> None:
         """Ask as many as are lacking, one more for each that fails, all once one is late.
 
-        Ends when none is lacking, nobody is left, or `dht.request_timeout` is over.
+        Ends when none is lacking, nobody is left, or `dht.request_timeout` is over; who has not
+        answered then is silent.
         """
+        waiting = sorted(nodes, key=self._effort)
         under_way = 0
         progress = trio.Event()
 
         async def ask_one(node: NodeId) -> None:
             nonlocal under_way
-            await ask(node)
+            await self._ask(reading, node)
             under_way -= 1
             # Most answers leave nothing to do but to wait for the next one.
             if not 0 < lacking() <= under_way:
@@ -291,86 +270,89 @@ class Quorum:
                     with trio.move_on_at(hedge_at if waiting else math.inf):
                         await progress.wait()
                 nursery.cancel_scope.cancel()
+        if lacking():
+            for node in [*reading.pending]:
+                self._note_silence(reading, node)
 
-    async def _look_up(self, key: Key, needed: Needed, *, until_found: bool) -> Holding:
-        most = self._config.replication
-        answers = _Answers(key, self._env.wall_ms())
-        own = await self._ask(key, self._own_id, answers)
-        itself = [] if own is None else [self._own_id]
+    async def _look_up(self, reading: _Reading) -> None:
+        """Read from those whom a lookup finds; it ends once these are enough."""
+        reading.pending, reading.silent = {}, {}
+        await self._ask(reading, self._own_id)
 
-        def replicas(candidates: list[Candidate]) -> list[NodeId]:
-            return closest_first([*itself, *(each.node_id for each in candidates)], key)[:most]
-
-        def versions_of_answers(route: Route) -> list[Version]:
-            told = map(answers.versions_in, route.answers.values())
-            return [*(own or ()), *chain.from_iterable(told)]
-
-        def answered(route: Route, nodes: list[NodeId]) -> int:
-            return sum(each in route.answers or each == self._own_id for each in nodes)
+        def note(route: Route) -> None:
+            for node, answer in route.answers.items():
+                if node not in reading.held:
+                    reading.take(node, answer)
+            frontier = (each.node_id for each in route.frontier)
+            reading.pending = {each: None for each in frontier if each not in reading.held}
+            silent = (each.node_id for each in route.silent)
+            reading.silent = {each: None for each in silent if each not in reading.held}
 
         def enough(route: Route) -> bool:
-            nodes = replicas(route.frontier)
-            # Late ones may still answer, and nobody can take their place.
-            if not route.converged or (route.silent and len(nodes) < most):
-                return False
-            if answered(route, nodes) < needed.of(len(nodes)):
-                return False
-            if not until_found:
-                return True
-            return bool(living(self._merged(versions_of_answers(route)), self._env.wall_ms()))
+            note(route)
+            # Late ones may still answer where nobody can take their place.
+            few = len(reading.held) + len(reading.pending) < self._config.replication
+            return route.converged and not (route.silent and few) and not self._lacking(reading)
 
-        route = await self._routes.look_up(key, FindValue(key, closer=True), enough=enough)
-        nodes = replicas(route.frontier)
-        found = self._merged(versions_of_answers(route))
-        wanted = self._wanted(nodes, [*route.answers, *nodes])
-        silent = max(len(route.silent), wanted - len(nodes))
-        late = self._late(each.node_id for each in route.silent)
-        late = [each for each in closest_first([*nodes, *late], key)[:most] if each in late]
-        missed = [each.node_id for each in route.silent]
-        near = closest_first([*itself, *route.answers, *missed], key)[:most]
-        there = answered(route, nodes)
-        # Neither may those nearby hide it who fell silent, nor those who were not even found.
-        mostly_silent = (
-            answered(route, near) <= len(near) // 2 or there <= min(there + silent, most) // 2
-        )
-        return Holding(
-            found,
-            answers.ahead,
-            nodes,
-            there,
-            wanted,
-            silent,
-            late,
-            mostly_silent=mostly_silent,
-        )
+        question = FindValue(reading.key, closer=True)
+        note(await self._routes.look_up(reading.key, question, enough=enough))
 
-    async def _ask(self, key: Key, node: NodeId, answers: _Answers) -> list[Version] | None:
-        """Return the versions that a node holds, None where it did not say."""
+    async def _ask(self, reading: _Reading, node: NodeId) -> None:
+        """Ask a node what it holds under a key, and enter what it says, or its silence."""
+        reply: Message | None = None
         if node == self._own_id:
-            try:
-                versions = await self._replica.read(key)
-            except StoreError:
-                return None
-            return answers.know(versions)
-        reply = await self._routes.ask(node, FindValue(key, closer=False))
-        return answers.versions_in(reply) if isinstance(reply, Value) else None
+            with suppress(StoreError):
+                reading.take_own(node, await self._replica.read(reading.key))
+        else:
+            reply = await self._routes.ask(node, FindValue(reading.key, closer=False))
+        if isinstance(reply, Value):
+            reading.take(node, reply)
+        elif node not in reading.held:
+            self._note_silence(reading, node)
 
-    def _wanted(self, nodes: Sequence[NodeId], answered: Sequence[NodeId]) -> int:
-        """Return how many replicas there should be, where these are the ones that were found."""
+    def _note_silence(self, reading: _Reading, node: NodeId) -> None:
+        reading.pending.pop(node, None)
+        if not self._routes.is_gone(node):
+            reading.silent[node] = None
+
+    def _lacking(self, reading: _Reading) -> int:
+        found = self._turnout(reading)
+        return reading.lacking(found.answered, found.wanted)
+
+    def _turnout(self, reading: _Reading) -> Turnout:
+        most = self._config.replication
         missing = 0
-        if len(nodes) < self._config.replication:
+        if len(reading.held) + len(reading.pending) < most:
             # Its own disk may refuse, too.
-            missing = self._routes.missing(answered) + (self._own_id not in nodes)
-        return min(self._config.replication, len(nodes) + missing)
+            missing = len(self._missing(reading)) + (self._own_id not in reading.held)
+        return turnout(
+            reading.key,
+            most,
+            answered=reading.held,
+            pending=reading.pending,
+            silent=reading.silent,
+            missing=missing,
+        )
 
-    def _late(self, silent: Iterable[NodeId]) -> list[NodeId]:
-        """Return those silent nodes that were once connected: no liar's inventions."""
+    def _missing(self, reading: _Reading) -> list[Entry]:
+        return self._routes.missing({*reading.held, *reading.pending})
+
+    def _missing_ids(self, reading: _Reading) -> list[NodeId]:
+        """Return the closest of those that are missing and have not been asked."""
+        missing = (each.node_id for each in self._missing(reading))
+        unasked = [each for each in missing if each is not None and each not in reading.silent]
+        return closest_first(unasked, reading.key)[: self._config.replication]
+
+    def _late(self, reading: _Reading, nodes: Sequence[NodeId]) -> list[NodeId]:
+        """Return those that would be replicas, are silent, and were once connected.
+
+        These are no liar's inventions.
+        """
         registry = self._roster.registry
-        entries = ((each, registry.get(each)) for each in silent)
-        return [each for each, entry in entries if entry and entry.proven and not entry.dead]
-
-    def _merged(self, versions: Iterable[Version]) -> list[Version]:
-        return merge(kept(versions, self._env.wall_ms()))
+        entries = ((each, registry.get(each)) for each in reading.silent)
+        late = {each for each, entry in entries if entry and entry.proven and not entry.dead}
+        closest = closest_first({*nodes, *late}, reading.key)[: self._config.replication]
+        return [each for each in closest if each in late]
 
     def _effort(self, node: NodeId) -> int:
         """Rank what it takes to ask a node: nothing for oneself, then a message, then a dial."""

@@ -189,30 +189,34 @@ class Routes:
             with trio.move_on_after(self._config.request_timeout):
                 await self._joined.wait()
 
-    def missing(self, answered: Collection[NodeId]) -> int:
-        """Count the others that should have answered: heard of lately, and not known to be gone.
+    def missing(self, excused: Collection[NodeId]) -> list[Entry]:
+        """Return the others that should answer: heard of lately, and not known to be gone.
 
         Before this node has joined, those that it has not dialled in vain yet, and for
         `AWAY_AFTER` from its start all that it was once connected to: it may be cut off itself.
         """
-        if not self._joined.is_set():
-            young = trio.current_time() - self._started < AWAY_AFTER
-            return sum(
-                each.status is not Status.CONNECTED
-                and (not each.failures_in_row or (young and each.proven))
-                and not (each.node_id is not None and self.is_gone(each.node_id))
-                for each in self._dialable()
-            )
-        excused = set(answered)
-        return sum(
-            self._was_heard_lately(each.node_id, each)
+        others = [
+            each
             for each in self._dialable()
-            if each.node_id is not None
-            and each.node_id not in excused
-            and not self.is_gone(each.node_id)
-            and (each.answered or each.node_id in self._once_contacts)
-            and not each.dead
-        )
+            if each.node_id is None
+            or (each.node_id not in excused and not self.is_gone(each.node_id))
+        ]
+        if self._joined.is_set():
+            return [each for each in others if self._should_answer(each)]
+        young = trio.current_time() - self._started < AWAY_AFTER
+        return [
+            each
+            for each in others
+            if each.status is not Status.CONNECTED
+            and (not each.failures_in_row or (young and each.proven))
+        ]
+
+    def _should_answer(self, entry: Entry) -> bool:
+        node_id = entry.node_id
+        if node_id is None or entry.dead:
+            return False
+        was_contact = bool(entry.answered) or node_id in self._once_contacts
+        return was_contact and self._was_heard_lately(node_id, entry)
 
     def _dialable(self) -> list[Entry]:
         """Return those peers that have an address: nobody else is any part of this.

@@ -16,7 +16,7 @@ from p2pd.core.records import actor_of
 from p2pd.errors import InvalidRequest, NotFound, StoreError, TooFewReplicas, VersionConflict
 from p2pd.ids import Key, closest_first
 from p2pd.net.faults import Cut, constant_latency
-from p2pd.node.connection import BUSY_PAUSE
+from p2pd.node.connection import BUSY_PAUSE, Ending
 from p2pd.node.dht import MAX_READS
 from p2pd.node.dispatch import Call
 from p2pd.node.replica import (
@@ -679,6 +679,22 @@ async def test_who_was_refused_or_has_no_address_is_no_replica_that_does_not_ans
         await trio.sleep(10)
         for node in (a, b):
             assert node.services.routes.known_closest(Key.of("k"), 20) is not None
+
+
+async def test_who_is_gone_is_asked_before_it_is_missed(autojump_clock: MockClock) -> None:
+    """Those who are out of the routing table, but were heard a moment ago."""
+    async with open_world(1) as world:
+        a, b, *others = await network(world, 4)
+        for other in others:
+            a.services.roster.connections[other.node_id].abort("a test", Ending.UNWANTED)
+            await world.crash(other)
+            entry = a.services.registry.get(other.node_id)
+            assert entry is not None
+            a.services.registry.failed(entry, "a test", trio.current_time())
+            a.services.routes.died(other.node_id)
+        assert len(a.services.routes.missing({a.node_id, b.node_id})) == 2
+        assert (await a.node.put("k", b"v", if_version="")).stored == 2
+        assert (await b.node.get("k")).winner.value == b"v"
 
 
 @pytest.mark.parametrize("switched_off", [False, True])
