@@ -75,11 +75,10 @@ class Membership:
         known = self._known.get(node)
         return known is not None and known.left and self.liveness(node) is Liveness.UNKNOWN
 
-    def accusers(self, node: NodeId) -> dict[NodeId, int]:
-        """Return who reports a node dead, and as of what Unix milliseconds; for people."""
+    def accusers(self, node: NodeId) -> dict[NodeId, Statement]:
+        """Return who reports a node dead, and what each says; for people."""
         case, dead = self._suspects.case(node), self._suspects.dead(node)
-        standing = case.reports if case is not None else dead.reports if dead is not None else {}
-        return {reporter: each.observed_ms for reporter, each in standing.items()}
+        return dict(case.reports if case is not None else dead.reports if dead is not None else {})
 
     def set_population(self, connected: int, known: int) -> None:
         """Note how many lasting connections there are, and how many nodes are known in all.
@@ -284,6 +283,7 @@ class Membership:
         heard_at: float | None,
         now: float,
         stranger: bool = False,
+        saw: str = "",
     ) -> bool:
         """Note somebody's signed dead report; returns whether it counts.
 
@@ -292,7 +292,7 @@ class Membership:
         `heard_at` when anything last came over our connection to the accused, None without
         one. A report of ourselves is for the shell to refute. `stranger`: of the reporter
         nothing is known. Reports of such do not count; where enough of them came, whom they
-        accuse is dialled.
+        accuse is dialled. `saw` is for `accusers`.
         """
         self._now = now
         self._suspects.told(accused, now)
@@ -316,7 +316,7 @@ class Membership:
                 self._suspects.look_at_told(accused, now)
             return False
         # A report of the future could not be refuted by anything of the present.
-        statement = Statement(self._network_of(reporter), min(observed_ms, wall_ms))
+        statement = Statement(self._network_of(reporter), min(observed_ms, wall_ms), saw)
         if heard_at is not None and now - known.heard_at <= HEARD_LATELY:
             _keep_claim(known, reporter, statement, observed_at)
             return False

@@ -44,11 +44,13 @@ def suspicion_time(confirmations: int) -> float:
 class Statement:
     """That somebody reported a node: from which public network, if any, and of what time.
 
-    `observed_ms` is in the reporter's Unix milliseconds, never later than it was received.
+    `observed_ms` is in the reporter's Unix milliseconds, never later than it was received;
+    `saw` is what it says that it saw, for people.
     """
 
     network: str | None
     observed_ms: int
+    saw: str
 
 
 @attrs.define(eq=False)

@@ -12,6 +12,7 @@ from contextlib import suppress
 
 import trio
 
+from p2pd.address import Address
 from p2pd.core.entries import Source
 from p2pd.core.membership import HEARD_LATELY, REPORT_EARLY, Membership
 from p2pd.core.verdicts import (
@@ -115,8 +116,12 @@ class LivenessService:
     def account(self, peer: NodeId) -> list[WhyStep]:
         """Return who says that a peer is dead, for `p2pctl why`."""
         return [
-            WhyStep(observed / 1000, "report.against", f"{self._name(reporter)} reports it dead")
-            for reporter, observed in self._machine.accusers(peer).items()
+            WhyStep(
+                each.observed_ms / 1000,
+                "report.against",
+                f"{self._name(reporter)} reports it dead: {each.saw}",
+            )
+            for reporter, each in self._machine.accusers(peer).items()
         ]
 
     def timer_came(self, late: float) -> None:
@@ -320,6 +325,7 @@ class LivenessService:
             heard_at=connection.last_heard if connection is not None else None,
             now=now,
             stranger=stranger,
+            saw=_saw(report),
         )
         self._alarm.forward(self._machine.next_due())
         if connection is not None and not stranger and self._nursery is not None:
@@ -410,6 +416,15 @@ class LivenessService:
 
     def _wake(self) -> None:
         self._alarm.ring()
+
+
+def _saw(report: DeadReport) -> str:
+    """Say what a reporter saw of a node, for people."""
+    where = "it"
+    with suppress(ValueError):
+        where = str(Address.parse(report.address))
+    refused = report.evidence == Evidence.REFUSED
+    return f"a dial of {where} was refused" if refused else f"nothing came from {where}"
 
 
 def _is_no_news(connection: Connection) -> bool:

@@ -170,7 +170,7 @@ async def test_who_is_dead_by_what_others_say(autojump_clock: MockClock) -> None
         assert len(accusations) == 3
         for step in accusations:
             assert step.text.startswith("scripted (")
-            assert step.text.endswith(") reports it dead")
+            assert step.text.endswith(f") reports it dead: a dial of {b.address} was refused")
             assert step.time == pytest.approx(EPOCH + 6, abs=0.5)
 
 
