@@ -63,7 +63,7 @@ class NodeConfig:
     roles: tuple[str, ...] = _key(
         (),
         list_of(one_of("seed")),
-        'What this node is for others. "seed": it keeps the peer list that newcomers ask for.',
+        'What this node is for others, for them to see. "seed": they have it in discovery.seeds.',
     )
 
 

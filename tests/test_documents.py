@@ -51,7 +51,7 @@ def diagnosed() -> set[str]:
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
     # Of seeds and bootstrap addresses the first half is a variable.
-    halves = {each for each in literals if each in {".unresolved", ".unreachable"}}
+    halves = {each for each in literals if each in {".unresolved", ".unreachable", ".untested"}}
     targets = {f"{check}{half}" for check in ("seed", "bootstrap") for half in halves}
     return {each for each in literals if code.fullmatch(each)} | targets
 

@@ -15,6 +15,7 @@ from p2pd.core.findings import (
 from p2pd.core.history import MAX_SKEW
 from p2pd.core.lan_diagnosis import interfaces, multicast
 from p2pd.core.observations import Observations, RefusalSeen, TargetSeen
+from p2pd.errors import Busy
 
 # Below so much free space the disk will be full soon: the database's log alone takes 8 MiB.
 LOW_DISK = 64 << 20
@@ -156,6 +157,8 @@ def _targets(seen: Observations) -> Findings:
                 f"correct the name in discovery.{_key(target)}, or mend the name service "
                 "of this host",
             )
+        elif target.reason == Busy.code:
+            yield warning(f"{check}.untested", f"{target.text} was not tried: {target.failure}")
         elif target.answered is None:
             yield Finding(
                 f"{check}.unreachable",

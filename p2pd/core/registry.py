@@ -170,22 +170,46 @@ class Registry:
             self._make_room(public_network(remote))
             self._entries[node_id] = entry
         self._hearsay.discard(node_id)
-        entry.network = public_network(remote)
-        if dialed:
-            self._answered(entry, remote)
         # Fresh from its owner: it counts even if a clock set back made its sequence smaller.
-        entry.signed, entry.sequence = signed, record.sequence
-        entry.name = record.name or None
+        _take_record(entry, signed, record)
         entry.status = Status.CONNECTED
         entry.success_count += 1
         entry.failures_in_row = 0
         entry.dead = entry.left = entry.anchor = False
-        if not (passing and entry.parted):
-            entry.retry_at, entry.parted = 0.0, False
         entry.last_seen = wall
         entry.last_error = None
-        self._changed.add(node_id)
+        self._note_connection(entry, remote, dialed=dialed, passing=passing)
         return entry
+
+    def reconnected(
+        self,
+        signed: Signed,
+        record: PeerRecord,
+        *,
+        remote: Address,
+        dialed: bool,
+        passing: bool = False,
+    ) -> Entry:
+        """Note a connection that takes the place of another one to the same process.
+
+        It may come from elsewhere, with a newer record.
+        """
+        entry = self._entries[NodeId.of(record.public_key)]
+        if record.sequence > entry.sequence:
+            _take_record(entry, signed, record)
+        self._note_connection(entry, remote, dialed=dialed, passing=passing)
+        return entry
+
+    def _note_connection(
+        self, entry: Entry, remote: Address, *, dialed: bool, passing: bool
+    ) -> None:
+        entry.network = public_network(remote)
+        if dialed:
+            self._answered(entry, remote)
+        if not (passing and entry.parted):
+            entry.retry_at, entry.parted = 0.0, False
+        if entry.node_id is not None:
+            self._changed.add(entry.node_id)
 
     def answered(self, node_id: NodeId, address: Address) -> None:
         """Note that a peer answered at an address, though there was a connection already."""
@@ -425,3 +449,8 @@ def _put_first(addresses: list[Address], address: Address) -> None:
         addresses.remove(address)
     addresses.insert(0, address)
     del addresses[MAX_ADDRESSES:]
+
+
+def _take_record(entry: Entry, signed: Signed, record: PeerRecord) -> None:
+    entry.signed, entry.sequence = signed, record.sequence
+    entry.name = record.name or None

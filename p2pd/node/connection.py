@@ -28,7 +28,10 @@ MAX_OUTBOX = 2 * MAX_PAYLOAD
 # so many seconds, as it may be waiting for us in the same way.
 FULL_OUTBOX = MAX_OUTBOX // 2
 FULL_PAUSE = 2.0
+# Seconds in which a peer must take so many bytes, on average over what is written at once: a slow
+# link has its time for a large batch, and whoever takes nothing is found by its silence sooner.
 WRITE_TIMEOUT = 10.0
+WRITE_BYTES = 1 << 16
 # Seconds after which the handling of what one peer sent lets all others have their turn.
 TIME_SLICE = 0.002
 # Who was told `busy` is not listened to for so long: to tell it again and again costs, too.
@@ -369,7 +372,7 @@ class Connection:
                 self._writing_bytes = len(data)
                 self._empty_outbox()
                 self._may_send_at_once = False
-                with trio.fail_after(WRITE_TIMEOUT):
+                with trio.fail_after(WRITE_TIMEOUT * math.ceil(len(data) / WRITE_BYTES)):
                     await self._stream.send_all(data)
                 self._may_send_at_once = True
                 self._writing_bytes = 0
@@ -377,7 +380,7 @@ class Connection:
         except trio.BrokenResourceError as error:
             self._end(f"the connection broke: {error.__cause__ or error}", Ending.BROKEN)
         except trio.TooSlowError:
-            self._end(f"the peer took no data for {WRITE_TIMEOUT:g} s", Ending.SILENT)
+            self._end(f"the peer did not take {self._writing_bytes} bytes in time", Ending.SILENT)
 
     def _queue(self, data: bytes) -> None:
         if self._goodbye is not None or self.end_reason is not None:

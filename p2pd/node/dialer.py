@@ -259,7 +259,7 @@ class Dialer:
             # For the addresses that it has not tried yet.
             under_way.stay |= stay
             await under_way.done.wait()
-            if under_way.error is not None:
+            if under_way.error is not None and under_way.most >= most:
                 raise under_way.error
         return connection
 
@@ -333,7 +333,8 @@ class Dialer:
         `DialFailed`, `ConnectionLost`, `HandshakeRefused`, or `Busy` at the bound.
         """
         with self._place():
-            return await self._dial(address, source, stay, question, _Race())
+            lasting = _is_to_last(source, stay=stay)
+            return await self._dial(address, source, question, _Race(), lasting=lasting)
 
     @contextmanager
     def _place(self) -> Iterator[None]:
@@ -373,14 +374,15 @@ class Dialer:
         self,
         address: Address,
         source: Source,
-        stay: bool,  # noqa: FBT001 - of `dial`
         question: Message | None,
         race: _Race,
+        *,
+        lasting: bool | None,
     ) -> Connection:
+        """Dial one address; `lasting` is as of `_is_to_last`."""
         self._dial_count += 1
         number = self._dial_count
         timeout = self._roster.config.dial_timeout
-        asked_for = stay or source in {Source.MANUAL, Source.SEED}
         with trio.move_on_after(timeout):
             try:
                 stream = await self._env.network.dial(address)
@@ -389,7 +391,7 @@ class Dialer:
                 raise
             try:
                 async with race.turn():
-                    connection = await self._introduce(stream, number, asked_for, question)
+                    connection = await self._introduce(stream, number, question, lasting=lasting)
             except BaseException as error:
                 with trio.CancelScope(shield=True):
                     await stream.aclose()
@@ -405,12 +407,13 @@ class Dialer:
         self,
         stream: Stream,
         number: int,
-        asked_for: bool,  # noqa: FBT001 - of `_dial`
         question: Message | None,
+        *,
+        lasting: bool | None,
     ) -> Connection:
         # In a small network several dials under way lead to the same nodes.
         to_stay = 0 if self._is_small() else self._to_stay
-        stays = asked_for or self._wanted() > to_stay
+        stays = self._wanted() > to_stay if lasting is None else lasting
         self._to_stay += stays
         try:
             return await self._introducer.as_client(
@@ -461,7 +464,9 @@ class Dialer:
         entry = dial.entry
         if self._is_anothers(address, entry):
             raise DialFailed(f"at {address} there is another node now")
-        connection = await self._dial(address, entry.source, dial.stay, dial.question, race)
+        parted = entry.parted and trio.current_time() < entry.retry_at
+        lasting = _is_to_last(entry.source, stay=dial.stay, parted=parted)
+        connection = await self._dial(address, entry.source, dial.question, race, lasting=lasting)
         if entry.node_id is None:
             self._registry.identified(address, connection.node_id)
         elif entry.node_id != connection.node_id:
@@ -508,6 +513,16 @@ class Dialer:
             address=str(entry.addresses[0]) if entry.addresses else None,
             reason=reason,
         )
+
+
+def _is_to_last(source: Source, *, stay: bool, parted: bool = False) -> bool | None:
+    """Say whether a connection is meant to last; None: if more of these are wanted.
+
+    For a while after a user `parted` from a peer, no question makes one that does.
+    """
+    if stay or parted:
+        return stay
+    return True if source in {Source.MANUAL, Source.SEED} else None
 
 
 def _duplicate_of(error: BaseException, roster: Roster) -> Connection | None:

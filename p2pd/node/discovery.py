@@ -139,6 +139,13 @@ class Discovery:
         self._redials = Budget(STRANGERS_AT_ONCE, STRANGERS_PER_SECOND)
         self.follow_addresses()
 
+    def reload(self, config: MulticastConfig) -> None:
+        """Go by other intervals from now on; each link sends a beacon soon."""
+        self.config = config
+        for link in self.links.values():
+            link.answer.set()
+            link.retry.set()
+
     def follow_addresses(self) -> list[Interface]:
         """Announce the addresses that the host has now; returns the interfaces in use.
 
@@ -218,7 +225,13 @@ class Discovery:
                 finally:
                     link.socket = None
                     socket.close()
-                await trio.sleep(self.config.interval)
+                await self._pause(link)
+
+    async def _pause(self, link: Link) -> None:
+        """Wait before a group is joined again."""
+        link.retry = trio.Event()
+        with trio.move_on_after(self.config.interval):
+            await link.retry.wait()
 
     async def _join(self, link: Link) -> MulticastSocket:
         """Join the group of a link, as often as it takes."""
@@ -229,9 +242,7 @@ class Discovery:
                 )
             except OSError as error:
                 link.mute = self._tell(link, link.mute, f"can't join {link.group}", error)
-            link.retry = trio.Event()
-            with trio.move_on_after(self.config.interval):
-                await link.retry.wait()
+            await self._pause(link)
 
     async def _send_beacons(self, link: Link) -> None:
         if not self.config.passive:
@@ -248,8 +259,9 @@ class Discovery:
             # Before sending: whoever is heard from now on may have missed this beacon.
             link.answer = trio.Event()
             await self._send(link)
-            if not asked:
-                next_beacon = trio.current_time() + self._interval()
+            # Since a reload it may be shorter.
+            regular = trio.current_time() + self._interval()
+            next_beacon = min(next_beacon, regular) if asked else regular
             await trio.sleep(ANSWER_GAP)
 
     async def _send_burst(self, link: Link) -> None:

@@ -69,6 +69,7 @@ class Exchange:
         # Of others one is told as much as one asks for.
         if self._book.owner(announcement.record) == call.connection.node_id:
             self._learn(announcement.record, call.connection)
+            self._roster.renew(call.connection.node_id, self._env.records.open(announcement.record))
 
     def _ask_soon(self, connection: Connection) -> None:
         if connection.passing or self._records() >= ENOUGH_PEERS:

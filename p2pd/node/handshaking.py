@@ -18,6 +18,7 @@ from p2pd.wire.handshake import Handshake, Reason, RemotePeer, Terms
 from p2pd.wire.messages import (
     MAX_TEXT,
     Accepted,
+    Announce,
     FindNode,
     FindValue,
     Hello,
@@ -73,7 +74,9 @@ class Introducer:
                 peer = handshake.receive_proof(await exchange.receive(Proof))
                 await exchange.receive(Accepted)
         exchange.establish(peer)
-        return self._connection(exchange, peer, Direction.OUTBOUND, asked)
+        connection = self._connection(exchange, peer, Direction.OUTBOUND, asked)
+        self._correct(connection, handshake)
+        return connection
 
     async def as_server(self, stream: Stream, admit: Callable[[Connection], None]) -> Connection:
         """Authenticate both ends of a stream that was accepted; see `as_client`.
@@ -99,7 +102,13 @@ class Introducer:
                 exchange.put(Accepted())
                 await exchange.flush()
         exchange.establish(peer)
+        self._correct(connection, handshake)
         return connection
+
+    def _correct(self, connection: Connection, handshake: Handshake) -> None:
+        """Send our record again where it changed since the hello."""
+        if handshake.hello.record != self._own.signed:
+            connection.notify(Announce(self._own.signed))
 
     def _may_be_heard(self, question: Message) -> bool:
         """Whether a question may go to a listener that has proven nothing yet.

@@ -50,6 +50,11 @@ class Keepalive:
         self._next_round = math.inf
         self._unanswered: dict[Connection, None] = {}
 
+    def reload(self, config: LivenessConfig) -> None:
+        """Go by another configuration from now on."""
+        self.config = config
+        self._alarm.move(trio.current_time())
+
     async def run(self) -> None:
         """Probe until cancelled.
 

@@ -92,8 +92,9 @@ class Node:
         services, connections = self.services, config.connections
         services.roster.config = connections
         services.registry.backoff = Backoff(connections.backoff_min, connections.backoff_max)
-        services.keepalive.config = services.probing.config = config.liveness
-        services.discovery.config = config.discovery.multicast
+        services.probing.config = config.liveness
+        services.keepalive.reload(config.liveness)
+        services.discovery.reload(config.discovery.multicast)
         services.bootstrap.set_addresses(config.discovery.bootstrap)
         services.seeds.set_addresses(config.discovery.seeds)
         services.registry.retry_now()

@@ -23,6 +23,7 @@ from p2pd.node.connection import LEAVING, Connection, Direction, Ending
 from p2pd.node.env import Env
 from p2pd.node.events import Events
 from p2pd.wire.handshake import Reason
+from p2pd.wire.records import OpenedRecord
 
 # At a bound, a connection that carried no request for so long makes room for a new one.
 IDLE_AFTER = 30.0
@@ -59,6 +60,7 @@ class Roster:
         self.connections: dict[NodeId, Connection] = {}
         self.on_connected: list[Callable[[Connection], None]] = []
         self.on_disconnected: list[Callable[[Connection], None]] = []
+        self.on_renewed: list[Callable[[Connection], None]] = []
         self._env = env
         self._own_id = env.identity.node_id
         self._events = events
@@ -119,11 +121,32 @@ class Roster:
         # The same process on another connection is no news.
         replaces = node_id in self.connections
         self.connections[node_id] = connection
-        if not replaces:
+        if replaces:
+            peer = connection.peer
+            entry = self.registry.reconnected(
+                peer.signed_record,
+                peer.record,
+                remote=connection.remote,
+                dialed=connection.direction is Direction.OUTBOUND,
+                passing=connection.passing,
+            )
+            _order_addresses(entry, connection)
+        else:
             self._enter(connection, source)
-        elif connection.direction is Direction.OUTBOUND:
-            self.registry.answered(node_id, connection.remote)
         return True
+
+    def renew(self, node_id: NodeId, opened: OpenedRecord) -> None:
+        """Take the record that a connected peer announces in place of that of its hello."""
+        connection = self.connections.get(node_id)
+        if connection is not None and opened.record.sequence > connection.peer.record.sequence:
+            connection.peer = attrs.evolve(
+                connection.peer,
+                record=opened.record,
+                signed_record=opened.signed,
+                addresses=opened.addresses,
+            )
+            for callback in self.on_renewed:
+                callback(connection)
 
     def _replace(self, old: Connection, new: Connection) -> bool:
         """Close the old connection to a peer if the new one is to stay; returns whether it is."""
@@ -279,7 +302,10 @@ class Roster:
         return held, len(held) + coming + 1 - most
 
     def _full(self, direction: Direction, held: list[Connection]) -> Busy:
-        return Busy(f"{len(held)} {direction} connections (connections.max_{direction})")
+        return Busy(
+            f"all {len(held)} places for {direction} connections are taken "
+            f"(connections.max_{direction}); raise it, or try again later"
+        )
 
     def _check_limits(self, connection: Connection) -> None:
         host = connection.remote.host
@@ -309,11 +335,7 @@ class Roster:
             dialed=connection.direction is Direction.OUTBOUND,
             passing=connection.passing,
         )
-        claimed = reachable(peer.addresses, connection.remote.host)
-        # First what was dialled just now, then what the peer says now, then what was known.
-        dialed = entry.addresses[: connection.direction is Direction.OUTBOUND]
-        known = dict.fromkeys([*dialed, *claimed, *entry.addresses])
-        entry.addresses[:] = list(known)[:MAX_ADDRESSES]
+        _order_addresses(entry, connection)
         self._events.emit(
             "peer.connected",
             f"connected to {describe(entry)}, {connection.direction}, at {connection.remote}",
@@ -355,6 +377,14 @@ class Roster:
             dial_number=connection.peer.dial_number,
             peer_instance=connection.peer.instance,
         )
+
+
+def _order_addresses(entry: Entry, connection: Connection) -> None:
+    """Put first what was dialled just now, then what the peer says now, then what was known."""
+    claimed = reachable(connection.peer.addresses, connection.remote.host)
+    dialed = entry.addresses[: connection.direction is Direction.OUTBOUND]
+    known = dict.fromkeys([*dialed, *claimed, *entry.addresses])
+    entry.addresses[:] = list(known)[:MAX_ADDRESSES]
 
 
 def _moved_away(old: Connection, new: Connection) -> bool:

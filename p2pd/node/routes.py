@@ -110,6 +110,7 @@ class Routes:
         self._unanswered = BoundedTable[NodeId, float](MAX_GONE)
         dispatch.add(FindNode, self._answer)
         roster.on_connected.append(self._heard_from)
+        roster.on_renewed.append(self._heard_from)
 
     async def run(self) -> None:
         """Join once somebody is connected, by looking oneself up; then refresh at times.
@@ -232,7 +233,7 @@ class Routes:
             if connection.last_heard > self._unanswered.get(node_id, math.inf):
                 return False
             return trio.current_time() - connection.last_heard < AWAY_AFTER
-        return self._env.wall_clock() - (entry.last_seen or 0) < AWAY_AFTER
+        return 0 <= self._env.wall_clock() - (entry.last_seen or 0) < AWAY_AFTER
 
     def known_closest(self, target: bytes, count: int) -> list[NodeId] | None:
         """Return who is closest, this node among them, if no lookup is needed to know that.

@@ -210,6 +210,3 @@ class Seeds:
         is_seed = entry is not None and entry.source is Source.SEED
         if is_seed or connection.node_id in self._holders.values():
             self._wake.set()
-        if entry is not None and is_seed and entry.parted:
-            # As a seed's, the connection for the next question would stay against the user's will.
-            entry.source = Source.BOOTSTRAP

@@ -681,6 +681,33 @@ async def test_who_was_refused_or_has_no_address_is_no_replica_that_does_not_ans
             assert node.services.routes.known_closest(Key.of("k"), 20) is not None
 
 
+@pytest.mark.parametrize("set_back", [0, 3600])
+async def test_who_was_heard_in_the_future_is_away_like_others(
+    autojump_clock: MockClock, set_back: float
+) -> None:
+    """Hosts come back from a power cut with their clocks set back; most others don't."""
+    async with open_world(1) as world:
+        small: Any = {"dht__k": 5, "dht__replication": 5}
+        b, *off = [await world.start(name, lan=None, **small) for name in "bcdef"]
+        a = await world.start("a", lan=None, bootstrap=[b, *off], **small)
+        a.clock_error = b.clock_error = set_back
+        await world.until(lambda: a.is_connected_to(b, *off), within=20)
+        await world.crash(a)
+        await world.start("a")
+        await world.until(lambda: a.is_connected_to(b, *off), within=20)
+        await trio.sleep(120)
+        await world.crash(a)
+        await world.crash(b)
+        gone = frozenset(each.network.host for each in off)
+        world.network.medium.cut(Cut(gone, frozenset({a.network.host, b.network.host})))
+        await trio.sleep(60)
+        a.clock_error = b.clock_error = 0
+        await world.start("b")
+        await world.start("a")
+        await trio.sleep(150)
+        assert (await a.node.put("k", b"v")).stored == 2
+
+
 async def test_who_is_gone_is_asked_before_it_is_missed(autojump_clock: MockClock) -> None:
     """Those who are out of the routing table, but were heard a moment ago."""
     async with open_world(1) as world:

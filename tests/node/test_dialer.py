@@ -4,6 +4,7 @@ import logging
 import random
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import pytest
 import trio
@@ -12,6 +13,7 @@ from trio.testing import MockClock
 from p2pd.address import Address
 from p2pd.core.entries import Source
 from p2pd.errors import Busy, P2PError
+from p2pd.ids import NodeId
 from p2pd.net.faults import Cut, constant_latency
 from p2pd.net.sim import SimPending, SimStream
 from p2pd.node.connection import Direction
@@ -26,6 +28,7 @@ from p2pd.wire.messages import (
     Goodbye,
     Message,
     Nodes,
+    Peers,
 )
 from tests.node.scripted import (
     Line,
@@ -42,6 +45,10 @@ from tests.node.test_dht import network
 async def passive(world: World, *names: str) -> list[SimNode]:
     """Start nodes that dial nobody."""
     return [await world.start(name, lan=None, connections__target=0) for name in names]
+
+
+def known(node: SimNode) -> set[NodeId | None]:
+    return {each.node_id for each in node.services.registry}
 
 
 async def meet(node: SimNode, *others: SimNode) -> None:
@@ -386,3 +393,51 @@ async def test_that_a_peer_which_left_is_not_there_is_no_warning(
         await trio.sleep(60)
         failures = [each.level for each in a.events if each.code == "peer.dial_failed"]
         assert max(failures) == level
+
+
+async def test_who_joins_a_dial_has_all_addresses_tried(autojump_clock: MockClock) -> None:
+    """A probe's dial tries only the first ones."""
+    async with open_world(1) as world:
+        (a,) = await passive(world, "a")
+        peer = ScriptedPeer(world, listens=True)
+        silent = [Address("10.7.0.1", 41000), Address("10.7.0.2", 41000)]
+        world.conditions.unreachable |= {each.host for each in silent}
+        record = make_record(peer.identity, *silent, peer.address)
+        line = await ScriptedPeer(world, host="10.9.0.9").connect(a)
+        world.meanwhile(lambda: line.serve(lambda _: Peers((record,))))
+        await world.until(lambda: peer.identity.node_id in known(a), within=5)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(peer.listen, lambda line: line.serve(lambda _: None))
+
+            async def probe() -> None:
+                with suppress(P2PError):
+                    await a.services.dialer.connect_to(peer.identity.node_id, most=2)
+
+            nursery.start_soon(probe)
+            await trio.sleep(0.05)
+            await a.node.ping(peer.identity.node_id)
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("made_by", ["connect", "seeds", "bootstrap"])
+async def test_no_question_undoes_a_disconnect(autojump_clock: MockClock, made_by: str) -> None:
+    async with open_world(1) as world:
+        (b,) = await passive(world, "b")
+        lists: dict[str, Any] = (
+            {} if made_by == "connect" else {f"discovery__{made_by}": [str(b.address)]}
+        )
+        target = 1 if made_by == "bootstrap" else 0
+        a = await world.start("a", lan=None, connections__target=target, **lists)
+        if made_by == "connect":
+            await a.node.connect(str(b.address))
+        await world.until(lambda: a.is_connected_to(b), within=10)
+        await trio.sleep(15)
+        await a.node.disconnect(b.node_id)
+        await trio.sleep(1)
+        await a.node.lookup("some key")
+        await trio.sleep(60)
+        assert not a.is_connected_to(b)
+        # The user's wish has its time; from then on it is a peer like any other.
+        if made_by == "bootstrap":
+            await trio.sleep(600)
+            assert a.is_connected_to(b)

@@ -3,6 +3,7 @@
 from itertools import pairwise
 from typing import Any
 
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock
@@ -404,3 +405,18 @@ async def test_nonsense_on_the_multicast_group(autojump_clock: MockClock) -> Non
 
 def stranger_id(world: World) -> NodeId:
     return ScriptedPeer(world).identity.node_id
+
+
+async def test_a_reload_to_a_shorter_interval_holds_at_once(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", discovery__multicast__interval=86400)
+        await trio.sleep(60)
+        multicast = attrs.evolve(a.config.discovery.multicast, interval=60)
+        changed = attrs.evolve(a.config.discovery, multicast=multicast)
+        a.node.reload(attrs.evolve(a.config, discovery=changed))
+        listener = sim.SimNetwork(world.network, "10.0.0.200", bytes(32), "lan")
+        [interface] = listener.interfaces()
+        socket = listener.open_multicast(interface, GROUP, a.config.discovery.multicast.port)
+        for _ in range(3):
+            with trio.fail_after(80):
+                await socket.receive()

@@ -259,3 +259,21 @@ async def test_a_query_is_answered_at_once_and_makes_nobody_dial(
                 pass
         assert a.node.peers() == []
         assert dialled == []
+
+
+async def test_nobody_is_blamed_for_our_own_bound(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        b, seed = await world.start("b", lan=None), await world.start("seed", lan=None)
+        a = await world.start(
+            "a",
+            lan=None,
+            discovery__seeds=[str(seed.address)],
+            discovery__bootstrap=[str(b.address)],
+            connections__max_outbound=1,
+            connections__target=1,
+        )
+        await trio.sleep(20)
+        found = [each for each in await a.node.doctor() if each.check in {"seed", "bootstrap"}]
+        assert {each.code.partition(".")[2] for each in found} == {"ok", "untested"}
+        (untried,) = [each for each in found if each.code.endswith("untested")]
+        assert "connections.max_outbound" in untried.text

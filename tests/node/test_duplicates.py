@@ -14,6 +14,7 @@ from trio.testing import MockClock
 from p2pd.address import Address
 from p2pd.core.entries import Entry, Source
 from p2pd.errors import DialFailed, HandshakeRefused, P2PError
+from p2pd.net import sim
 from p2pd.net.sim import SimPending, SimStream
 from p2pd.node.roster import IDLE_AFTER
 from p2pd.simulation.world import SimNode, World, open_world
@@ -307,6 +308,56 @@ async def test_a_peer_that_moved_away_is_no_duplicate(
             nursery.cancel_scope.cancel()
         assert isinstance(line.heard[-1], Accepted if moved else Refused)
         assert_unharmed(a)
+
+
+@pytest.mark.parametrize("dialled", [False, True])
+async def test_a_connection_from_elsewhere_brings_the_newer_record(
+    autojump_clock: MockClock, dialled: bool
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__target=0)
+        identities = (stranger(world.rng) for _ in range(100))
+        greater = next(each for each in identities if each.node_id > a.node_id)
+        peer = ScriptedPeer(world, identity=greater, listens=True)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(peer.listen, lambda line: line.serve(lambda _: None))
+            if dialled:
+                await a.node.connect(str(peer.address))
+            else:
+                await peer.connect(a)
+            await trio.sleep(1)
+            now_at = Address("10.9.0.2", peer.port)
+            peer.network = sim.SimNetwork(world.network, now_at.host, bytes(32))
+            record = make_record(peer.identity, now_at, sequence=2_000_000_000_000)
+            line = await peer.connect(a, record=record)
+            nursery.start_soon(line.serve, lambda _: None)
+            await trio.sleep(8)
+            entry = a.services.registry.get(greater.node_id)
+            assert entry is not None
+            assert now_at in entry.addresses
+            assert entry.signed == record
+            assert record in a.services.registry.sample(5, None)
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_who_parted_and_connects_again_is_parted_no_more(
+    autojump_clock: MockClock, seed: int
+) -> None:
+    """Whichever of the two connections stays, where the peer has made one for a question."""
+    print(f"seed {seed}")
+    async with open_world(seed) as world:
+        a, b = await two(world)
+        await a.node.connect(str(b.address))
+        await trio.sleep(15)
+        await a.node.disconnect(b.node_id)
+        await trio.sleep(1)
+        await b.node.ping(a.node_id)
+        assert a.services.roster.connections[b.node_id].passing
+        await a.node.connect(str(b.address))
+        entry = a.services.registry.get(b.node_id)
+        assert entry is not None
+        assert not entry.parted
 
 
 async def test_two_dials_find_another_node_at_a_known_address(autojump_clock: MockClock) -> None:

@@ -6,6 +6,7 @@ from trio.testing import MockClock
 
 from p2pd.address import Address
 from p2pd.ids import NodeId
+from p2pd.net.faults import constant_latency
 from p2pd.node import exchange, liveness
 from p2pd.node.registry_store import SAVE_INTERVAL
 from p2pd.simulation.world import SimNode, World, open_world
@@ -266,3 +267,41 @@ async def test_who_finds_a_node_full_meets_others_who_did(autojump_clock: MockCl
         second = await world.start("second", lan=None, bootstrap=[full])
         await world.until(lambda: second.is_connected_to(first), within=10)
         assert not full.services.roster.connections
+
+
+@pytest.mark.parametrize("after", [0.2, 0.45, 5.0])
+async def test_a_record_that_changes_in_a_handshake_arrives(
+    autojump_clock: MockClock, after: float
+) -> None:
+    async with open_world(1, constant_latency(0.1)) as world:
+        a, b = [await world.start(name, lan=None, connections__target=0) for name in "ab"]
+        [interface] = b.network.interfaces()
+        b.network.set_interfaces()
+        await trio.sleep(5)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(b.node.connect, str(a.address))
+            await trio.sleep(after)
+            b.network.set_interfaces(interface)
+        await trio.sleep(30)
+        assert a.is_connected_to(b)
+        entry = a.services.registry.get(b.node_id)
+        assert entry is not None
+        assert entry.signed == b.services.own.signed
+
+
+async def test_a_node_joins_by_a_peer_that_has_an_address_only_later(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        b = await world.start("b", lan=None, connections__target=0)
+        [interface] = b.network.interfaces()
+        b.network.set_interfaces()
+        await trio.sleep(5)
+        await b.node.connect(str(a.address))
+        await trio.sleep(1)
+        b.network.set_interfaces(interface)
+        await trio.sleep(10)
+        began = trio.current_time()
+        assert (await a.node.put("k", b"v")).stored == 2
+        assert trio.current_time() - began < 1

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock
@@ -12,8 +14,10 @@ from p2pd.config import LivenessConfig
 from p2pd.core.entries import Source
 from p2pd.errors import P2PError
 from p2pd.net.faults import Cut
+from p2pd.net.sim import SimStream
 from p2pd.node import feelers
 from p2pd.node.connection import Connection
+from p2pd.node.gossip import MAX_WAITING
 from p2pd.node.keepalive import Keepalive
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.wire.messages import Echo, Message, Ping, Pong
@@ -377,3 +381,44 @@ async def test_who_is_connected_on_request_stays_connected(
         entry = greater.services.registry.get(smaller.node_id)
         assert entry is not None
         assert entry.source is Source.MANUAL
+
+
+async def test_a_reload_to_shorter_intervals_holds_at_once(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        slow: Any = {"liveness__ping_interval": 1800, "liveness__evict_after": 7200}
+        a = await world.start("a", lan=None, **slow)
+        b = await world.start("b", lan=None, bootstrap=[a], **slow)
+        await world.until(lambda: a.is_connected_to(b), within=1)
+        await trio.sleep(60)
+        a.node.reload(attrs.evolve(a.config, liveness=LivenessConfig()))
+        world.network.medium.cut(Cut(frozenset({b.network.host}), frozenset({a.network.host})))
+        await world.until(lambda: not a.is_connected_to(b), within=30)
+
+
+async def test_who_takes_data_slowly_is_not_silent(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link of 0.8 Mbit/s, and as much as gossip lets wait for it."""
+    async with open_world(1) as world:
+        a, b = await two(world)
+        await trio.sleep(3)
+        connection, slow_ends = a.services.roster.connections[b.node_id], set[SimStream]()
+        send_all, send_nowait = SimStream.send_all, SimStream.send_nowait
+
+        async def send_slowly(stream: SimStream, data: bytes) -> None:
+            for at in range(0, len(data), 10_000):
+                if stream in slow_ends:
+                    await trio.sleep(0.1)
+                await send_all(stream, data[at : at + 10_000])
+
+        def do_not_send_at_once(stream: SimStream, data: bytes) -> bool:
+            return stream not in slow_ends and send_nowait(stream, data)
+
+        slow_ends |= {each for each in world.network.streams if each.local.host == a.network.host}
+        monkeypatch.setattr(SimStream, "send_all", send_slowly)
+        monkeypatch.setattr(SimStream, "send_nowait", do_not_send_at_once)
+        while connection.bytes_waiting < MAX_WAITING:
+            await a.node.publish("news", world.rng.randbytes(60_000))
+        await trio.sleep(60)
+        assert connection.end_reason is None
+        assert b.node.snapshot().gossip.delivered > 10
