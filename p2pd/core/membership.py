@@ -80,14 +80,15 @@ class Membership:
         case, dead = self._suspects.case(node), self._suspects.dead(node)
         return dict(case.reports if case is not None else dead.reports if dead is not None else {})
 
-    def set_population(self, connected: int, known: int) -> None:
+    def set_population(self, connected: int, known: int, now: float) -> None:
         """Note how many lasting connections there are, and how many nodes are known in all.
 
         To be called before losses, too: isolation is judged by the most connections of the
         last `isolation.WINDOW` seconds.
         """
+        self._now = now
         self._suspects.set_population(known)
-        self._isolation.connected(connected, self._now)
+        self._isolation.connected(connected, now)
 
     def heard(self, node: NodeId, now: float) -> None:
         """Note a handshake with a node, or a message from it: it is alive.

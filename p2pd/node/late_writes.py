@@ -8,7 +8,7 @@ import trio
 
 from p2pd.core.bounded import BoundedTable
 from p2pd.core.records import Version
-from p2pd.errors import P2PError
+from p2pd.errors import Busy, P2PError
 from p2pd.ids import NodeId
 from p2pd.node.dialer import Dialer
 from p2pd.node.fair_channel import FairChannel
@@ -49,6 +49,9 @@ class LateWrites:
         try:
             if trio.current_time() >= self._left_until.get(node, 0):
                 await self._dialer.request(node, store, self._timeout)
+        except Busy:
+            # Our own bound says nothing of it.
+            return
         except P2PError:
             self._left_until[node] = trio.current_time() + LEFT_FOR
         finally:

@@ -274,7 +274,8 @@ class LivenessService:
             callback(node)
 
     def _count(self) -> None:
-        self._machine.set_population(len(self._roster.lasting()), len(self._registry))
+        connected, known = len(self._roster.lasting()), len(self._registry)
+        self._machine.set_population(connected, known, trio.current_time())
 
     def _report(self, dead: list[Report]) -> None:
         reports = tuple(self._seen_dead(each) for each in dead if not self._hears(each.node))

@@ -249,18 +249,20 @@ class Repair:
             del self._lost[connection.node_id]
             self.tending.again(trio.current_time(), connection.node_id)
             self._wake()
+        was_away = connection.node_id in self._gone
+        self._gone.pop(connection.node_id, None)
         is_news = self._watching and connection.node_id not in self._near
         if is_news and self._is_near(connection.node_id):
-            self._survey_by(self._survey_for(connection), self._seldom)
+            self._survey_by(self._survey_for(connection, was_away=was_away), self._seldom)
 
-    def _survey_for(self, connection: Connection) -> float:
+    def _survey_for(self, connection: Connection, *, was_away: bool) -> float:
         """Return when to look whose the records are, now that somebody came.
 
         Who is new, or was away, lacks some of them. Whom we only had not met was there when
         they were written, and lookups in a large network make many such acquaintances.
         """
         age = (self._env.wall_ms() - connection.peer.record.issued) / 1000
-        if age < NEW or connection.node_id in self._gone:
+        if age < NEW or was_away:
             return self._soon()
         return trio.current_time() + self._env.rng.uniform(0, self._seldom)
 

@@ -33,7 +33,7 @@ def membership(
 ) -> Membership:
     rng = random.Random(seed)
     machine = Membership(OWN, rng=rng, network_of=network_of, last_heard=last_heard)
-    machine.set_population(connected, known)
+    machine.set_population(connected, known, 0.0)
     return machine
 
 

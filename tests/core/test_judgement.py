@@ -33,7 +33,7 @@ def test_liars_neither_evict_the_honest_nor_make_them_dialled_without_end(seed: 
         for each in honest
     }
     for machine in machines.values():
-        machine.set_population(8, 40)
+        machine.set_population(8, 40, 0.0)
     queue: list[tuple[float, int, Callable[[float], None]]] = []
     count = 0
 
@@ -177,7 +177,7 @@ class Judgement(RuleBasedStateMachine):
 
     @rule(connected=st.integers(0, 8))
     def population(self, connected: int) -> None:
-        self.machine.set_population(connected, 10)
+        self.machine.set_population(connected, 10, self.now)
 
     @rule(late=st.booleans())
     def health(self, late: bool) -> None:

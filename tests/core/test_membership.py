@@ -259,9 +259,9 @@ def test_the_count_may_fall_before_or_after_the_losses_are_told() -> None:
         for lost in range(1, 7):
             assert not machine.isolated
             if told_first:
-                machine.set_population(8 - lost, 10)
+                machine.set_population(8 - lost, 10, 10.0 + lost)
             machine.lost(node(lost), 10.0 + lost, reset=False)
-            machine.set_population(8 - lost, 10)
+            machine.set_population(8 - lost, 10, 10.0 + lost)
         assert machine.isolated
 
 
