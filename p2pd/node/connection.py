@@ -16,6 +16,7 @@ from p2pd.errors import BadMessage, Busy, ConnectionLost, RequestTimedOut
 from p2pd.ids import NodeId
 from p2pd.net.base import Stream
 from p2pd.node.alarms import Alarm, Alarms
+from p2pd.node.background import Background
 from p2pd.node.dispatch import Dispatch
 from p2pd.wire.framing import MAX_PAYLOAD
 from p2pd.wire.handshake import RemotePeer
@@ -101,6 +102,7 @@ class Connection:
         direction: Direction,
         dispatch: Dispatch,
         alarms: Alarms,
+        background: Background,
         asked: Asked | None = None,
     ) -> None:
         self.peer = peer
@@ -120,6 +122,7 @@ class Connection:
         self._session = session
         self._dispatch = dispatch
         self._alarms = alarms
+        self._background = background
         self._outbox: list[bytes] = []
         self._outbox_bytes = 0
         # Out of the outbox, and not with the kernel yet.
@@ -137,7 +140,7 @@ class Connection:
         self._probe: tuple[int, float] | None = None
         self._on_answer: Callable[[Connection], None] | None = None
         self._scope = trio.CancelScope()
-        self._nursery: trio.Nursery | None = None
+        self._is_served = False
         self._goodbye: str | None = None
 
     @property
@@ -160,12 +163,12 @@ class Connection:
         """How many bytes wait to be sent."""
         return self._outbox_bytes + self._writing_bytes
 
-    async def run(self, nursery: trio.Nursery) -> None:
+    async def run(self) -> None:
         """Serve the connection until it ends, and close it: `end_reason` and `ending` say why.
 
-        Where writing has to wait, a task of `nursery` does that; it ends with the connection.
+        Where writing has to wait, a task in the background does that; it ends with the connection.
         """
-        self._nursery = nursery
+        self._is_served = True
         self._may_send_at_once = True
         try:
             with self._scope:
@@ -407,9 +410,9 @@ class Connection:
     def _wake_writer(self) -> None:
         if self._writer_wakes is not None:
             self._writer_wakes.set()
-        elif self._nursery is not None:
+        elif self._is_served:
             self._writer_wakes = trio.Event()
-            self._nursery.start_soon(self._write)
+            self._background.start(self._write)
 
     def _end(
         self, reason: str, ending: Ending = Ending.UNWANTED, *, by_reader: bool = False

@@ -40,14 +40,7 @@ class DialingBack:
         self._budget = Budget(DIALS_BACK_AT_ONCE, DIALS_BACK_PER_SECOND)
         self._under_way = 0
         self._last = BoundedTable[str, float](_MAX_HOSTS)
-        self._nursery: trio.Nursery | None = None
         dispatch.add(DialBack, self._take)
-
-    async def run(self) -> None:
-        """Dial for others, until cancelled."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            await trio.sleep_forever()
 
     async def ask(self, connection: Connection) -> DialedBack | None:
         """Have a peer dial this node; None where it can't or won't say what came of it."""
@@ -64,13 +57,12 @@ class DialingBack:
     def _take(self, call: Call, _: DialBack) -> None:
         address, now = self._address_of(call), trio.current_time()
         lately = now - self._last.get(address.host, -DIAL_BACK_AGAIN) < DIAL_BACK_AGAIN
-        full = self._under_way >= MAX_DIALS_BACK or self._nursery is None
+        full = self._under_way >= MAX_DIALS_BACK
         if lately or full or not self._budget.spend(1, now):
             raise Busy("too many dials back are asked for; try again")
         self._last[address.host] = now
         self._under_way += 1
-        if self._nursery is not None:
-            self._nursery.start_soon(self._dial, call, address)
+        self._env.background.start(self._dial, call, address)
 
     def _address_of(self, call: Call) -> Address:
         """Return what may be dialled for the one who asks; raises `NotFound`."""

@@ -49,12 +49,10 @@ class Feelers:
         self._on_news = on_news
         self._died_at = -math.inf
         self._somebody_died = trio.Event()
-        self._nursery: trio.Nursery | None = None
 
     async def run(self) -> None:
         """Send one out now and then, until cancelled."""
         async with trio.open_nursery() as nursery:
-            self._nursery = nursery
             nursery.start_soon(self._call_the_dead)
             await self._feel_around()
 
@@ -85,13 +83,13 @@ class Feelers:
                 await self._probing.call_back(self._env.rng.choice(dead))
 
     def _feel(self, count: int) -> None:
-        if count == 0 or self._nursery is None:
+        if count == 0:
             return
         known = [entry.node_id for entry in self._registry if entry.node_id is not None]
         quiet = [each for each in known if self._is_quiet(each)]
         count = min(count, len(quiet), MAX_FEELERS_AT_ONCE)
         for node in self._env.rng.sample(quiet, count):
-            self._nursery.start_soon(self._touch, node)
+            self._env.background.start(self._touch, node)
 
     def _is_quiet(self, node: NodeId) -> bool:
         """Whether a node is held alive without being connected."""

@@ -131,6 +131,7 @@ class Introducer:
             direction,
             self._dispatch,
             self._env.alarms,
+            self._env.background,
             asked,
         )
 

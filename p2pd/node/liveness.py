@@ -95,7 +95,6 @@ class LivenessService:
         self._heard_at = -math.inf
         self._was_away = False
         self._alarm = Alarm(env.alarms)
-        self._nursery: trio.Nursery | None = None
         roster.on_connected.append(self._connected)
         roster.on_disconnected.append(self._disconnected)
         gossip.on_system(DEAD_TOPIC, self._take_reports)
@@ -178,7 +177,6 @@ class LivenessService:
     async def run(self) -> None:
         """Judge, redial, ask and report, until cancelled."""
         async with trio.open_nursery() as nursery:
-            self._nursery = nursery
             nursery.start_soon(self._feelers.run)
             # Who is new is held dead by nobody.
             if len(self._registry) > 0:
@@ -329,9 +327,9 @@ class LivenessService:
             saw=_saw(report),
         )
         self._alarm.forward(self._machine.next_due())
-        if connection is not None and not stranger and self._nursery is not None:
+        if connection is not None and not stranger:
             # Its word against the reporter's.
-            self._nursery.start_soon(self._redial, accused)
+            self._env.background.start(self._redial, accused)
 
     def _take_sign_of_life(self, origin: NodeId, publication: Publication) -> None:
         if self._learn_own(origin, publication) is not None:

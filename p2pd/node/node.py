@@ -370,7 +370,7 @@ async def _running(
 ) -> AsyncIterator[Node]:
     events = services.events
     async with trio.open_nursery() as nursery:
-        await nursery.start(services.roster.run)
+        await nursery.start(env.background.run)
         nursery.start_soon(services.inbound.run, listeners)
         for run in (
             services.replica.run,
@@ -381,7 +381,6 @@ async def _running(
             services.keepalive.run,
             services.exchange.run,
             services.gossip.run,
-            services.probing.run,
             services.liveness.run,
             services.surplus.run,
             services.dialer.run,
@@ -389,7 +388,6 @@ async def _running(
             services.seeds.run,
             services.discovery.run,
             services.routes.run,
-            services.dialing_back.run,
         ):
             nursery.start_soon(run)
         nursery.start_soon(keep_registry, env, services.registry, events)

@@ -102,14 +102,7 @@ class Probing:
         self._redialled = BoundedTable[NodeId, float](MAX_REDIALLED)
         self._reaches = 0
         self._budget = Budget(REACHES_AT_ONCE, REACHES_PER_SECOND)
-        self._nursery: trio.Nursery | None = None
         dispatch.add(Reach, self._take_reach)
-
-    async def run(self) -> None:
-        """Probe for others, until cancelled."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            await trio.sleep_forever()
 
     async def probe(self, node: NodeId, *, last: bool = False) -> Outcome:
         """Ask a node on its connection, or dial it; waits for a turn (`MAX_PROBES`) first.
@@ -268,10 +261,10 @@ class Probing:
             return Reached(alive=True)
         dials = min(len(entry.addresses), PROBED_ADDRESSES)
         spent = self._budget.spend(dials, trio.current_time())
-        if not spent or self._reaches >= MAX_REACHES or self._nursery is None:
+        if not spent or self._reaches >= MAX_REACHES:
             raise Busy("too many nodes are asked for; try again")
         self._reaches += 1
-        self._nursery.start_soon(self._reach, call, node)
+        self._env.background.start(self._reach, call, node)
         return None
 
     async def _reach(self, call: Call, node: NodeId) -> None:

@@ -64,7 +64,6 @@ class Roster:
         self._env = env
         self._own_id = env.identity.node_id
         self._events = events
-        self._nursery: trio.Nursery | None = None
         self._retiring: dict[NodeId, Connection] = {}
         self._replaced = BoundedTable[NodeId, _Replaced](_MAX_REPLACED)
         self._empty = trio.Event()
@@ -73,27 +72,13 @@ class Roster:
         """Return the connections that are meant to stay."""
         return [each for each in self.connections.values() if not each.passing]
 
-    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Own all connections, until cancelled."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            task_status.started()
-            try:
-                await trio.sleep_forever()
-            finally:
-                self._nursery = None
-
     def serve_soon(self, connection: Connection) -> None:
-        """Serve a connection in the background until it ends.
+        """Serve a connection in the background until it ends."""
+        self._env.background.start(self._serve, connection)
 
-        Where `run` has ended, the process is about to end with all its connections.
-        """
-        if self._nursery is not None:
-            self._nursery.start_soon(self._serve, connection, self._nursery)
-
-    async def _serve(self, connection: Connection, nursery: trio.Nursery) -> None:
+    async def _serve(self, connection: Connection) -> None:
         try:
-            await connection.run(nursery)
+            await connection.run()
         finally:
             if self.connections.get(connection.node_id) is connection:
                 self._remove(connection, connection.end_reason or "it ended")
@@ -230,8 +215,7 @@ class Roster:
         if earlier is not None:
             earlier.abort(reason)
         self._retiring[old.node_id] = old
-        if self._nursery is not None:
-            self._nursery.start_soon(self._close_retired, old, reason, wait)
+        self._env.background.start(self._close_retired, old, reason, wait)
 
     async def _close_retired(self, old: Connection, reason: str, wait: float) -> None:
         with trio.move_on_after(wait):

@@ -54,13 +54,12 @@ class Surplus:
         self._roster = roster
         self._asking = False
         self._replacing = False
-        self._nursery: trio.Nursery | None = None
         dispatch.add(Release, self._answer)
 
     async def run(self) -> None:
         """Give up what is too many, until cancelled; who is refused asks less often."""
-        async with trio.open_nursery() as self._nursery:
-            self._nursery.start_soon(self._mix)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._mix)
             await self._release()
 
     async def _release(self) -> None:
@@ -130,9 +129,9 @@ class Surplus:
         if agreed:
             # Should the asker not close it, it goes as soon as it is quiet.
             connection.passing = True
-        elif release.many and self._nursery is not None and self._is_replaceable(connection):
+        elif release.many and self._is_replaceable(connection):
             self._replacing = True
-            self._nursery.start_soon(self._replace, connection)
+            self._env.background.start(self._replace, connection)
         return Released(agreed)
 
     def _enough(self) -> int:
