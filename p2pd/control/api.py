@@ -107,6 +107,8 @@ MAX_TOPICS: Final = 64
 
 # What a message on the wire has room for: `Publication.topic` there.
 MAX_TOPIC_BYTES: Final = 64
+# And `Echo.data`.
+MAX_ECHO_BYTES: Final = 1 << 18
 
 _PEER = Param("string", "a node ID, a unique prefix of one (4 digits at least), or a unique name")
 _KEY = Param("string", "the key")
@@ -135,7 +137,7 @@ METHODS: Final[Mapping[str, Method]] = {
     ),
     "echo": Method(
         "send a text to a peer and get it back",
-        {"peer": _PEER, "text": Param("string", "the text")},
+        {"peer": _PEER, "text": Param("string", "the text", max_bytes=MAX_ECHO_BYTES)},
     ),
     "put": Method(
         "write a record",

@@ -221,12 +221,12 @@ class Broadcast:
                     self._compare(item.message_id, announcer, hops, now)
         return True
 
-    def decline(self, message_id: bytes, now: float) -> None:
-        """Ask for what came and can't be taken no more for `DECLINED_FOR` seconds."""
+    def decline(self, message_id: bytes, now: float, *, for_good: bool) -> None:
+        """Ask no more for what came and can't be taken, for `DECLINED_FOR` seconds or for good."""
         self._now = now
         self._missing.arrived(message_id)
         self._offers.arrived(message_id)
-        self._declined.add(message_id, now)
+        self._declined.add(message_id, now, for_good=for_good)
 
     def take_have(self, peer: NodeId, have: Have, now: float) -> None:
         """Note what a peer has; what does not come over the tree is asked for later."""

@@ -1,4 +1,4 @@
-"""What came and could not be taken for want of room: it is asked of nobody for a while.
+"""What came and was not taken: it is asked of nobody, for a while or for good.
 
 Else each neighbour that has it would be asked for it in turn, and each link become one of the
 tree, just when there is too much already.
@@ -8,22 +8,22 @@ import math
 
 from p2pd.core.bounded import BoundedTable
 
-# Seconds.
+# Seconds, for want of room.
 DECLINED_FOR = 5.0
 MAX_DECLINED = 8192
 
 
 class Declined:
-    """The last `MAX_DECLINED` that were declined, each for `DECLINED_FOR` seconds."""
+    """The last `MAX_DECLINED` that were declined."""
 
     def __init__(self) -> None:
         # Oldest first.
-        self._at = BoundedTable[bytes, float](MAX_DECLINED)
+        self._until = BoundedTable[bytes, float](MAX_DECLINED)
 
-    def add(self, message_id: bytes, now: float) -> None:
+    def add(self, message_id: bytes, now: float, *, for_good: bool) -> None:
         """Note that it was declined; at the bound the oldest is forgotten."""
-        self._at[message_id] = now
+        self._until[message_id] = math.inf if for_good else now + DECLINED_FOR
 
     def holds(self, message_id: bytes, now: float) -> bool:
-        """Whether it was declined of late."""
-        return now < self._at.get(message_id, -math.inf) + DECLINED_FOR
+        """Whether it was declined, for good or of late."""
+        return now < self._until.get(message_id, -math.inf)

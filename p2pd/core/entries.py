@@ -35,11 +35,11 @@ class Entry:
 
     `node_id` is None for an address (of the configuration or a user) that has not answered
     yet. `told_by` is the peer whose word the entry is, where it came by exchange; `answered`
-    are the addresses at which it proved to be, the others are only claimed; `network` is
-    the public network that it counts for, None on a LAN. `parted`: a user asked for the end
-    of the last connection. `left`: it stopped properly since. `dead`: the node is held dead
-    now. `anchor`: it was connected when the process before this one ended, and is dialled
-    first.
+    are the addresses at which it proved to be, the others are only claimed; `last_host` is where
+    the last connection led, `network` the public network that it counts for, None on a LAN.
+    `parted`: a user asked for the end of the last connection. `left`: it stopped properly since.
+    `dead`: the node is held dead now. `anchor`: it was connected when the process before this
+    one ended, and is dialled first.
     """
 
     node_id: NodeId | None
@@ -51,6 +51,7 @@ class Entry:
     sequence: int = -1
     addresses: list[Address] = attrs.field(factory=list)
     answered: tuple[Address, ...] = ()
+    last_host: str | None = None
     network: str | None = None
     status: Status = Status.ATTEMPTED
     success_count: int = 0

@@ -14,6 +14,7 @@ import random
 from collections.abc import Callable
 
 from p2pd.core.acquaintances import Acquaintances, Known
+from p2pd.core.budget import Budget
 from p2pd.core.isolation import Isolation
 from p2pd.core.reporters import REPORT_TTL, Reporters
 from p2pd.core.suspects import Suspects
@@ -27,6 +28,9 @@ from p2pd.ids import NodeId
 REPORT_EARLY = 30.0
 # A peer on a connection is heard at least so often, in seconds, where all is well.
 HEARD_LATELY = 15.0
+# Reports of ourselves by strangers that are refuted: so many in a row, and one in ten seconds.
+REFUTED_AT_ONCE = 10
+REFUTED_PER_SECOND = 0.1
 # Lifeguard's S: the worst local health; waits are multiplied by 1 + the score.
 WORST_HEALTH = 8
 
@@ -55,6 +59,7 @@ class Membership:
         self._reporters = Reporters()
         self._isolation = Isolation()
         self._suspects = Suspects(rng, self._reporters, self._isolation, last_heard)
+        self._by_strangers = Budget(REFUTED_AT_ONCE, REFUTED_PER_SECOND)
 
     @property
     def isolated(self) -> bool:
@@ -137,7 +142,8 @@ class Membership:
         known = self._known.of(node)
         if issued_ms <= known.issued_ms:
             return
-        known.issued_ms = issued_ms
+        # Dated ahead it would hide the reports of what happens until then.
+        known.issued_ms = min(issued_ms, wall_ms)
         older = [who for who, each in known.claims.items() if each.observed_ms < issued_ms]
         self._suspects.refute(older, now)
         for reporter in older:
@@ -327,6 +333,22 @@ class Membership:
             return False
         known.alive = False
         return True
+
+    def is_worth_refuting(
+        self, reporter: NodeId, observed_ms: int, wall_ms: int, now: float, *, stranger: bool
+    ) -> bool:
+        """Whether others may believe somebody's report of ourselves; arguments as of `reported`.
+
+        Of each reporter one is, in as long as its next one counts nowhere; of all strangers
+        together so many, as these may be invented.
+        """
+        self._now = now
+        age = (wall_ms - observed_ms) / 1000
+        if not -REPORT_EARLY <= age <= REPORT_TTL or self._reporters.is_discredited(reporter, now):
+            return False
+        if not self._reporters.admit(self._own_id, reporter, now):
+            return False
+        return not stranger or self._by_strangers.spend(1, now)
 
     def forget(self, node: NodeId, now: float) -> None:
         """Give up a suspicion of a node of which nothing is known any more: nobody can look."""

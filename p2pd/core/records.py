@@ -155,11 +155,14 @@ class Author:
         """Whether what this author wrote last under a key covers others' versions not among these.
 
         Then these are what some replicas had before, unless all need no keeping any more at
-        `now_ms`.
+        `now_ms`, or there was no room for them in a vector that has gone on since.
         """
-        shown = {seen.actor: seen.clock for seen in _vector(list(versions), ())}
+        there = list(versions)
+        shown = _clocks(there, ())
+        full = [each.record.seen for each in there if len(each.record.seen) >= MAX_SEEN]
+        dropped = max((min(seen.clock for seen in each) for each in full), default=-1)
         return any(
-            seen.clock > shown.get(seen.actor, -1)
+            seen.clock > max(shown.get(seen.actor, -1), dropped)
             and seen.clock >> _COUNTER_BITS > now_ms - GRACE_MS
             for seen in self._written.get(key, ())
             if seen.actor != self._actor
@@ -206,18 +209,25 @@ class Author:
         )
 
 
-def _vector(versions: list[Version], earlier: Iterable[Seen]) -> tuple[Seen, ...]:
-    """Sum up what was seen; at the bound the actors go that wrote longest ago.
-
-    A version of theirs that a replica kept all that time then comes back as a sibling.
-    """
+def _clocks(versions: list[Version], earlier: Iterable[Seen]) -> dict[bytes, int]:
+    """Return the latest clock of each actor in versions, and in what they have seen."""
     clocks: dict[bytes, int] = {}
     direct = [Seen(each.actor, each.record.clock) for each in versions]
     before = (seen for each in versions for seen in each.record.seen)
     for seen in (*direct, *before, *earlier):
         clocks[seen.actor] = max(clocks.get(seen.actor, 0), seen.clock)
-    now_there = {seen.actor for seen in direct}
+    return clocks
+
+
+def _vector(versions: list[Version], earlier: Iterable[Seen]) -> tuple[Seen, ...]:
+    """Sum up what was seen; at the bound the actors go that wrote longest ago.
+
+    A version of theirs that a replica kept all that time then comes back as a sibling.
+    """
+    now_there = {each.actor for each in versions}
     ordered = sorted(
-        clocks.items(), key=lambda item: (item[0] in now_there, item[1], item[0]), reverse=True
+        _clocks(versions, earlier).items(),
+        key=lambda item: (item[0] in now_there, item[1], item[0]),
+        reverse=True,
     )
     return tuple(Seen(actor, clock) for actor, clock in ordered[:MAX_SEEN])

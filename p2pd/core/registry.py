@@ -76,8 +76,11 @@ class Registry:
         if entry is not None:
             # Many lies in a row push out each other, not what is known to be true.
             if address not in entry.addresses and len(entry.addresses) >= MAX_ADDRESSES:
-                del entry.addresses[0]
+                del entry.addresses[1]
             _put_first(entry.addresses, address)
+            # Nor do they come before where it answered last.
+            if address not in entry.answered and entry.answered:
+                _put_first(entry.addresses, entry.answered[0])
         return entry
 
     def learn(
@@ -203,7 +206,7 @@ class Registry:
     def _note_connection(
         self, entry: Entry, remote: Address, *, dialed: bool, passing: bool
     ) -> None:
-        entry.network = public_network(remote)
+        entry.last_host, entry.network = remote.host, public_network(remote)
         if dialed:
             self._answered(entry, remote)
         if not (passing and entry.parted):

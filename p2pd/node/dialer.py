@@ -156,11 +156,16 @@ class Dialer:
     def may_dial(self, entry: Entry, *, most: int = MAX_ADDRESSES) -> bool:
         """Whether up to `most` addresses of an entry may be dialled now; if so, takes it as done.
 
-        Those of strangers are dialled seldom: anybody can name any address.
+        Where nobody has answered, or come from, it is dialled seldom: anybody can name any address,
+        also who is connected.
         """
-        trusted = entry.proven or entry.node_id is None or entry.source is Source.MANUAL
-        cost = min(most, len(entry.addresses))
-        return trusted or self._strangers.spend(cost, trio.current_time())
+        if entry.node_id is None or entry.source is Source.MANUAL:
+            return True
+        claimed = sum(
+            each not in entry.answered and each.host != entry.last_host
+            for each in entry.addresses[:most]
+        )
+        return not claimed or self._strangers.spend(claimed, trio.current_time())
 
     def _wanted(self) -> int:
         """How many connections are to be made, not counting dials under way."""

@@ -46,6 +46,11 @@ QUIET_INTERVAL = 60.0
 # A peer for which so many bytes wait is only told what there is.
 MAX_WAITING = 1 << 20
 
+# Why publications are dropped, and which of them are no better later.
+_OVERSIZED = "oversized"
+_ORIGIN_FLOOD = "origin_flood"
+_FOR_GOOD = {_OVERSIZED, _ORIGIN_FLOOD}
+
 M = TypeVar("M", bound=Message)
 Sink = Callable[[Delivery], None]
 SystemHandler = Callable[[NodeId, Publication], None]
@@ -243,7 +248,7 @@ class GossipService:
                 grant = self._admission.grant(peer, item, publication, now, wall, asked=asked)
             if problem is not None or grant is Grant.DROP:
                 self.dropped[problem or "peer_flood"] += 1
-                self._machine.decline(item.message_id, now)
+                self._machine.decline(item.message_id, now, for_good=problem in _FOR_GOOD)
                 return
             self._admission.count(item.origin, item.issued)
             self._link_all()
@@ -255,11 +260,11 @@ class GossipService:
     def _problem(self, item: Item, publication: Publication, now_ms: int) -> str | None:
         """Say why a publication is taken from nobody, however much room there is."""
         if len(publication.data) > self._config.max_message_bytes:
-            return "oversized"
+            return _OVERSIZED
         if self._history.is_stale(item.issued, now_ms):
             return "stale"
         if not self._admission.within_bounds(item.origin, item.issued):
-            return "origin_flood"
+            return _ORIGIN_FLOOD
         return None
 
     def _deliver(self, item: Item, publication: Publication) -> None:

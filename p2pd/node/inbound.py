@@ -9,6 +9,7 @@ import trio
 
 from p2pd.address import Address
 from p2pd.core.bounded import BoundedTable
+from p2pd.core.hearsay import public_network
 from p2pd.errors import ConnectionLost, HandshakeRefused
 from p2pd.net.base import Listener, Pending
 from p2pd.node.connection import Connection, Direction
@@ -108,9 +109,9 @@ class Inbound:
                 connection.abort(str(error))
 
     async def _drop_slowest_handshake(self) -> None:
-        by_host = Counter(pending.remote.host for pending in self._handshakes)
-        busiest = by_host.most_common(1)[0][0]
-        victim = next(each for each in self._handshakes if each.remote.host == busiest)
+        by_network = Counter(_network(pending) for pending in self._handshakes)
+        busiest = by_network.most_common(1)[0][0]
+        victim = next(each for each in self._handshakes if _network(each) == busiest)
         handshake = self._handshakes[victim]
         handshake.scope.cancel()
         # Accepting faster than dropping would leave the bound behind.
@@ -147,3 +148,8 @@ class Inbound:
             address=str(remote),
             reason=refusal.reason,
         )
+
+
+def _network(pending: Pending) -> str:
+    """Name where a dial comes from: whoever has one address of a public network may have all."""
+    return public_network(pending.remote) or pending.remote.host

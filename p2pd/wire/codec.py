@@ -19,6 +19,9 @@ from p2pd.wire.messages import TAGS, Message, Range
 # msgpack allocates what a length field announces, so a few nested headers could otherwise
 # ask for gigabytes. No list in any message is longer than this.
 _MAX_ARRAY = 64
+# Nor has any message more lists in all. Small ones in each other would take longer to unpack than
+# all that it may hold, and the event loop waits for that.
+_MAX_ARRAYS = 256
 
 StructureHook = Callable[[Any, Any], Any]
 UnstructureHook = Callable[[Any], Any]
@@ -63,9 +66,23 @@ def decode_message(tag: int, payload: bytes) -> Message:
 
 
 def _decode(structure: StructureHook, cls: type, data: bytes) -> Any:
+    arrays = 0
+
+    def count(array: tuple[Any, ...]) -> tuple[Any, ...]:
+        nonlocal arrays
+        arrays += 1
+        if arrays > _MAX_ARRAYS:
+            raise ValueError(f"more than {_MAX_ARRAYS} lists")
+        return array
+
     try:
         plain = msgpack.unpackb(
-            data, use_list=False, max_array_len=_MAX_ARRAY, max_map_len=0, max_ext_len=0
+            data,
+            use_list=False,
+            list_hook=count,
+            max_array_len=_MAX_ARRAY,
+            max_map_len=0,
+            max_ext_len=0,
         )
     # ValueError is the root of msgpack's errors and of UnicodeDecodeError.
     except ValueError as error:

@@ -799,13 +799,16 @@ def test_what_was_declined_is_asked_of_nobody_for_a_while() -> None:
     node = machine(A, B, C)
     item = come(1)
     node.take_have(B, Have((Heard(item.message_id, 1),)), 0.0)
-    node.decline(item.message_id, 0.1)
+    node.decline(item.message_id, 0.1, for_good=False)
     node.take_have(C, Have((Heard(item.message_id, 1),)), 0.2)
     node.take_held(C, Held((item.message_id,)), 0.3)
     assert node.take_sends(DECLINED_FOR) == []
     node.take_held(C, Held((item.message_id,)), DECLINED_FOR + 0.1)
     assert node.take_sends(DECLINED_FOR + 0.1) == [(C, Want((item.message_id,)))]
     assert node.receive(C, item, DECLINED_FOR + 0.2)
+    node.decline(come(2).message_id, 1.0, for_good=True)
+    node.take_held(C, Held((come(2).message_id,)), 1000.0)
+    assert not [each for _, each in node.take_sends(1000.0) if isinstance(each, Want)]
 
 
 def test_what_is_not_to_be_spread_is_told_to_who_compares_and_sent_to_who_asks() -> None:

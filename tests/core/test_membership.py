@@ -2,8 +2,9 @@
 
 import pytest
 
-from p2pd.core.membership import WORST_HEALTH
+from p2pd.core.membership import REFUTED_AT_ONCE, REPORT_EARLY, WORST_HEALTH
 from p2pd.core.own_reports import GATHER
+from p2pd.core.reporters import REPORT_AGAIN, REPORT_TTL
 from p2pd.core.suspects import (
     OUTCOME_WITHIN,
 )
@@ -16,8 +17,10 @@ from p2pd.core.suspicion import (
     SUSPICION_MOST,
 )
 from p2pd.core.verdicts import AskOthers, Declare, Evidence, Liveness, Redial, Report, Revive
+from p2pd.ids import NodeId
 from tests.core.evidence import (
     ACCUSED,
+    LIAR,
     accuse,
     fail_silently,
     heard_of,
@@ -241,6 +244,29 @@ def test_a_publication_revives_only_if_it_is_newer_than_what_we_saw() -> None:
     machine.lost(ACCUSED, 12.0, reset=True)
     machine.vouched(ACCUSED, wall(11.0), 12.1, wall(12.1))
     assert machine.liveness(ACCUSED) is Liveness.SUSPECT
+
+
+def test_a_word_that_is_dated_ahead_hides_no_later_report() -> None:
+    machine = membership()
+    machine.vouched(ACCUSED, wall(39.0), 10.0, wall(10.0))
+    assert accuse(machine, ACCUSED, LIAR, 12.0)
+
+
+def test_of_reports_of_ourselves_those_are_refuted_that_others_may_believe() -> None:
+    machine = membership()
+
+    def worth(reporter: NodeId, now: float, age: float = 0.0, *, stranger: bool = False) -> bool:
+        observed = wall(now - age)
+        return machine.is_worth_refuting(reporter, observed, wall(now), now, stranger=stranger)
+
+    assert not worth(LIAR, 1000.0, age=REPORT_TTL + 1)
+    assert not worth(LIAR, 1000.0, age=-REPORT_EARLY - 1)
+    assert worth(LIAR, 1000.0)
+    assert not worth(LIAR, 1000.0 + REPORT_AGAIN - 1)
+    assert worth(LIAR, 1000.0 + REPORT_AGAIN + 1)
+    invented = [worth(node(1000 + each), 1100.0, stranger=True) for each in range(100)]
+    assert sum(invented) == REFUTED_AT_ONCE
+    assert worth(node(5), 1100.0)
 
 
 def test_when_most_fall_silent_nobody_is_declared() -> None:

@@ -288,3 +288,16 @@ def test_who_is_shown_less_than_it_wrote_over_is_told_so() -> None:
     assert not mine.has_seen_more(key, [second], NOW_MS)
     assert not mine.has_seen_more(key, [third], NOW_MS)
     assert not mine.has_seen_more(key, [], NOW_MS + 2 * GRACE_MS)
+
+
+def test_whom_a_full_vector_has_no_room_for_is_not_missed() -> None:
+    mine, key = author(100), Key.of("key")
+    others = [write(author(number)) for number in range(MAX_SEEN)]
+    first = write(mine, others)
+    assert not mine.has_seen_more(key, [first], NOW_MS)
+    latest = first
+    for number in range(MAX_SEEN, MAX_SEEN + 5):
+        latest = write(author(number), [latest])
+    # Those who wrote longest ago had to go.
+    assert not mine.has_seen_more(key, [latest], NOW_MS)
+    assert mine.has_seen_more(key, [others[0]], NOW_MS)

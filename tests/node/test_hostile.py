@@ -1,5 +1,6 @@
 """Whatever a peer does ends at most its own connection; honest peers are served meanwhile."""
 
+import itertools
 import random
 import struct
 from collections.abc import Awaitable, Callable
@@ -11,6 +12,8 @@ from trio.testing import MockClock
 from p2pd.address import Address
 from p2pd.core.merkle import EMPTY
 from p2pd.errors import TooFewReplicas
+from p2pd.net import sim
+from p2pd.net.faults import constant_latency
 from p2pd.net.sim import SimStream
 from p2pd.node import inbound, reconciler, replica
 from p2pd.node.connection import TIME_SLICE
@@ -18,6 +21,7 @@ from p2pd.node.dialer import STRANGERS_AT_ONCE, STRANGERS_PER_SECOND
 from p2pd.node.dispatch import Call
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.wire.messages import (
+    Accepted,
     Announce,
     Compare,
     Compared,
@@ -174,6 +178,28 @@ async def test_a_thousand_connections_left_idle(autojump_clock: MockClock) -> No
         await still_serves(world, a)
         await trio.sleep(10)
         assert not [each for each in world.network.streams if each.local == a.address]
+
+
+async def test_idle_connections_of_one_public_network_keep_nobody_out(
+    autojump_clock: MockClock,
+) -> None:
+    """Of 500 new ones a second, each from another address, none says a word."""
+    async with open_world(1, constant_latency(0.05)) as world:
+        a = await world.start("a", lan=None)
+        crowd = [ScriptedPeer(world, host=f"45.0.7.{number}") for number in range(1, 251)]
+
+        async def dial_on(nursery: trio.Nursery) -> None:
+            for each in itertools.cycle(crowd):
+                nursery.start_soon(each.dial, a)
+                await trio.sleep(0.002)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(dial_on, nursery)
+            await trio.sleep(3)
+            for number in range(5):
+                line = await ScriptedPeer(world, host=f"46.0.{number}.1").connect(a)
+                assert isinstance(line.heard[-1], Accepted)
+            nursery.cancel_scope.cancel()
 
 
 async def test_a_peer_that_never_reads(autojump_clock: MockClock) -> None:
@@ -407,4 +433,32 @@ async def test_forged_peers_do_not_make_a_node_scan_ports(autojump_clock: MockCl
         elapsed = trio.current_time() - started
         tried = a.codes().count("peer.dial_failed") * 8
         assert STRANGERS_AT_ONCE <= tried <= STRANGERS_AT_ONCE + 8 + STRANGERS_PER_SECOND * elapsed
+        await still_serves(world, a)
+
+
+async def test_who_connects_and_names_addresses_makes_no_scanner_of_a_node(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each proves an identity, and is gone at once, so that it is looked for."""
+    dials: list[Address] = []
+    dial = sim.SimNetwork.dial
+
+    async def count(network: sim.SimNetwork, address: Address) -> SimStream:
+        if address.host == "198.18.0.1":
+            dials.append(address)
+        return await dial(network, address)
+
+    monkeypatch.setattr(sim.SimNetwork, "dial", count)
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        started = trio.current_time()
+        for number in range(60):
+            peer = ScriptedPeer(world, host=f"10.9.{number}.1")
+            targets = [Address("198.18.0.1", 1 + 8 * number + each) for each in range(8)]
+            line = await peer.connect(a, record=make_record(peer.identity, *targets))
+            line.stream.break_now()
+            await trio.sleep(0.2)
+        await trio.sleep(30)
+        elapsed = trio.current_time() - started
+        assert len(dials) <= STRANGERS_AT_ONCE + 8 + STRANGERS_PER_SECOND * elapsed
         await still_serves(world, a)

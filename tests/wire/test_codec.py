@@ -1,7 +1,8 @@
 """The one strict door for bytes: exactly the messages come in, nothing else comes out."""
 
 import tracemalloc
-from typing import Any, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import attrs
 import msgpack
@@ -17,6 +18,7 @@ from p2pd.wire.messages import (
     MAX_SIBLINGS,
     MAX_VALUE_BYTES,
     TAGS,
+    DeadReports,
     Echo,
     Failed,
     FindNode,
@@ -24,6 +26,7 @@ from p2pd.wire.messages import (
     Message,
     PeerRecord,
     Ping,
+    Publication,
     Record,
     Signed,
     Value,
@@ -257,6 +260,33 @@ def test_hostile_headers_cost_nothing(tag: int, hostile: bytes) -> None:
         codec.decode_message(tag, hostile)
     with pytest.raises(BadMessage):
         codec.decode_message(tag, b"\x91" + hostile)
+
+
+def most_lists(annotation: Any) -> int:
+    """Count the lists of the longest value of a type, as it travels."""
+    if get_origin(annotation) is Annotated:
+        inner, bound = get_args(annotation)
+        if get_origin(inner) is tuple:
+            return 1 + int(bound[1]) * most_lists(get_args(inner)[0])
+        return most_lists(inner)
+    if get_origin(annotation) in {Union, UnionType}:
+        return max(map(most_lists, get_args(annotation)))
+    if attrs.has(annotation):
+        return 1 + sum(map(most_lists, get_type_hints(annotation, include_extras=True).values()))
+    return 0
+
+
+@pytest.mark.parametrize("kind", [*TAGS.values(), PeerRecord, Record, Publication, DeadReports])
+def test_no_message_has_more_lists_than_are_unpacked(kind: type) -> None:
+    assert most_lists(kind) <= codec._MAX_ARRAYS
+
+
+@pytest.mark.parametrize("depth", [0, 1, 8, 400])
+def test_lists_in_lists_are_counted(depth: int) -> None:
+    leaves = (b"\x91" * depth + b"\x90") * 64
+    few = b"\xdc\x00\x40" + leaves
+    with pytest.raises(BadMessage, match=r"lists|not msgpack"):
+        codec.decode(Record, b"\xdc\x00\x40" + few * 64)
 
 
 def test_announced_lists_are_not_allocated() -> None:
