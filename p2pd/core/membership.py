@@ -334,21 +334,15 @@ class Membership:
         known.alive = False
         return True
 
-    def is_worth_refuting(
-        self, reporter: NodeId, observed_ms: int, wall_ms: int, now: float, *, stranger: bool
-    ) -> bool:
-        """Whether others may believe somebody's report of ourselves; arguments as of `reported`.
+    def is_worth_refuting(self, reporter: NodeId, now: float, *, stranger: bool) -> bool:
+        """Whether others may believe somebody's report of ourselves, however old it is.
 
         Of each reporter one is, in as long as its next one counts nowhere; of all strangers
         together so many, as these may be invented.
         """
         self._now = now
-        age = (wall_ms - observed_ms) / 1000
-        if not -REPORT_EARLY <= age <= REPORT_TTL or self._reporters.is_discredited(reporter, now):
-            return False
-        if not self._reporters.admit(self._own_id, reporter, now):
-            return False
-        return not stranger or self._by_strangers.spend(1, now)
+        is_new = self._reporters.admit(self._own_id, reporter, now)
+        return is_new and (not stranger or self._by_strangers.spend(1, now))
 
     def forget(self, node: NodeId, now: float) -> None:
         """Give up a suspicion of a node of which nothing is known any more: nobody can look."""

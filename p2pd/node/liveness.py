@@ -14,7 +14,7 @@ import trio
 
 from p2pd.address import Address
 from p2pd.core.entries import Source
-from p2pd.core.membership import HEARD_LATELY, Membership
+from p2pd.core.membership import HEARD_LATELY, REPORT_EARLY, Membership
 from p2pd.core.verdicts import (
     Action,
     AskOthers,
@@ -307,9 +307,11 @@ class LivenessService:
         # An identity of which nothing is known may have cost nothing.
         stranger = self._registry.get(reporter) is None
         if accused == self._own_id and self._machine.is_worth_refuting(
-            reporter, report.observed, self._env.wall_ms(), now, stranger=stranger
+            reporter, now, stranger=stranger
         ):
-            self.say_alive(after=report.observed)
+            # Beyond that nobody believes the report.
+            latest = self._env.wall_ms() + round(REPORT_EARLY * 1000)
+            self.say_alive(after=min(report.observed, latest))
         if entry is None:
             return
         connection = self._roster.connections.get(accused)

@@ -1,10 +1,12 @@
 """Who is alive by what we see ourselves, and when we are the ones who are not well."""
 
+from functools import partial
+
 import pytest
 
-from p2pd.core.membership import REFUTED_AT_ONCE, REPORT_EARLY, WORST_HEALTH
+from p2pd.core.membership import REFUTED_AT_ONCE, WORST_HEALTH
 from p2pd.core.own_reports import GATHER
-from p2pd.core.reporters import REPORT_AGAIN, REPORT_TTL
+from p2pd.core.reporters import REPORT_AGAIN
 from p2pd.core.suspects import (
     OUTCOME_WITHIN,
 )
@@ -17,7 +19,6 @@ from p2pd.core.suspicion import (
     SUSPICION_MOST,
 )
 from p2pd.core.verdicts import AskOthers, Declare, Evidence, Liveness, Redial, Report, Revive
-from p2pd.ids import NodeId
 from tests.core.evidence import (
     ACCUSED,
     LIAR,
@@ -254,17 +255,12 @@ def test_a_word_that_is_dated_ahead_hides_no_later_report() -> None:
 
 def test_of_reports_of_ourselves_those_are_refuted_that_others_may_believe() -> None:
     machine = membership()
-
-    def worth(reporter: NodeId, now: float, age: float = 0.0, *, stranger: bool = False) -> bool:
-        observed = wall(now - age)
-        return machine.is_worth_refuting(reporter, observed, wall(now), now, stranger=stranger)
-
-    assert not worth(LIAR, 1000.0, age=REPORT_TTL + 1)
-    assert not worth(LIAR, 1000.0, age=-REPORT_EARLY - 1)
+    worth = partial(machine.is_worth_refuting, stranger=False)
     assert worth(LIAR, 1000.0)
     assert not worth(LIAR, 1000.0 + REPORT_AGAIN - 1)
     assert worth(LIAR, 1000.0 + REPORT_AGAIN + 1)
-    invented = [worth(node(1000 + each), 1100.0, stranger=True) for each in range(100)]
+    strangers = [node(1000 + each) for each in range(100)]
+    invented = [machine.is_worth_refuting(each, 1100.0, stranger=True) for each in strangers]
     assert sum(invented) == REFUTED_AT_ONCE
     assert worth(node(5), 1100.0)
 
