@@ -107,6 +107,7 @@ endif
 uninstall:
 ifeq ($(DESTDIR),)
 	@if test -d /run/systemd/system; then systemctl disable --now p2pd.service; systemctl stop 'p2pd@*.service'; fi || true
+	rm -f /etc/systemd/system/*.wants/p2pd@*.service
 endif
 	rm -rf $(DESTDIR)$(SERVICE_VENV) $(NEW_VENV) $(DESTDIR)$(PREFIX)/share/p2pd
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,p2pd p2pctl)

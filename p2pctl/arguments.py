@@ -5,13 +5,12 @@ Nothing here knows the commands.
 
 import argparse
 import contextlib
-import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Final, NamedTuple, NoReturn, TypeVar
 
 from p2pctl.terminal import columns
-from p2pd.control.api import MAX_PINGS
+from p2pd.control.api import MAX_PINGS, MAX_TTL_SECONDS
 from p2pd.errors import InvalidRequest
 from p2pd.typos import nearest
 
@@ -67,7 +66,11 @@ def version(text: str) -> str:
     return "" if text == "none" else text
 
 
-seconds: Final = number(float, "a number of seconds above 0", lambda value: 0 < value < math.inf)
+seconds: Final = number(
+    float,
+    "a number of seconds above 0 and up to 1e9",
+    lambda value: 0 < value <= MAX_TTL_SECONDS,
+)
 pings: Final = count_between(1, MAX_PINGS)
 messages: Final = count_between(1, _MAX_MESSAGES)
 

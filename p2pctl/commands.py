@@ -12,7 +12,7 @@ from p2pctl import render
 from p2pctl.lab.plan import TABLES
 from p2pd.control.api import MAX_LINE_BYTES, decode_data, decode_value
 from p2pd.control.client import Client, default_sockets
-from p2pd.errors import InvalidRequest, P2PError, RequestTimedOut
+from p2pd.errors import ConnectionLost, DialFailed, InvalidRequest, P2PError, RequestTimedOut
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -156,7 +156,10 @@ def ping(run: Run) -> None:
     for _ in range(run.options.count):
         try:
             result = run.call("ping", peer=run.options.peer)
-        except RequestTimedOut as error:
+        except (RequestTimedOut, ConnectionLost, DialFailed) as error:
+            # Who can't be reached at all is told at once; whoever was, and is no more, is lost.
+            if not isinstance(error, RequestTimedOut) and not peer:
+                raise
             lost = error
             times.append(None)
             line = "lost"
@@ -219,6 +222,15 @@ def get(run: Run) -> None:
         sys.stdout.buffer.write(decode_value(result))
         if run.style.terminal:
             sys.stdout.buffer.write(b"\n")
+        if result["siblings"]:
+            sys.stdout.flush()
+            more = result["siblings"]
+            others = "1 other version stands" if more == 1 else f"{more} other versions stand"
+            run.warn(
+                "siblings",
+                f"{others} beside this one, of writers who did not see it: --all shows all; "
+                "the next put replaces them",
+            )
 
 
 def delete(run: Run) -> None:

@@ -100,8 +100,12 @@ def make_socket_directory(socket: Path, uid: int) -> None:
 
 
 def _make(path: Path, mode: int, what: str, flag: str) -> None:
+    is_new = not path.exists()
     try:
         path.mkdir(mode, parents=True, exist_ok=True)
+        if is_new:
+            # Whatever the umask.
+            path.chmod(mode)
     except OSError as error:
         raise StartError(
             f"can't make the {what} {path}: {error.strerror}; choose another with {flag}"

@@ -95,7 +95,7 @@ def test_a_file_in_its_place_is_said(tmp_path: Path) -> None:
 def test_the_systems_socket_directory_is_open_to_the_sockets_group(
     tmp_path: Path, uid: int, mode: int
 ) -> None:
-    before = os.umask(0o022)
+    before = os.umask(0o077)
     try:
         paths.make_socket_directory(tmp_path / "p2pd" / "default.sock", uid)
     finally:

@@ -177,10 +177,11 @@ class Registry:
         _take_record(entry, signed, record)
         entry.status = Status.CONNECTED
         entry.success_count += 1
-        entry.failures_in_row = 0
+        entry.failures_before, entry.failures_in_row = entry.failures_in_row, 0
         entry.dead = entry.left = entry.anchor = False
         entry.last_seen = wall
         entry.last_error = None
+        entry.told.clear()
         self._note_connection(entry, remote, dialed=dialed, passing=passing)
         return entry
 
@@ -263,6 +264,14 @@ class Registry:
             self._unidentified = {
                 at: each for at, each in self._unidentified.items() if each is not entry
             }
+
+    def refused_us(self, entry: Entry, reason: str, now: float) -> None:
+        """Note that a peer that had dialled us ended the handshake with a refusal.
+
+        It was no connection after all, and the next dial waits as long as it would have.
+        """
+        entry.failures_in_row = entry.failures_before
+        self.failed(entry, reason, now)
 
     def refused(self, node_id: NodeId, reason: str, wall: float) -> None:
         """Note that an inbound peer was refused that claimed, unproven, to be `node_id`."""

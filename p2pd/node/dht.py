@@ -240,7 +240,8 @@ class Dht:
         winner = there[0].name.hex() if there else ""
         if winner != expected:
             raise VersionConflict(
-                f"the version there is {winner or 'none'}, not {expected}; read it again first"
+                f"the version there is {winner or 'none'}, not {expected or 'none'}; "
+                "read it again first"
             )
 
     def _check_up_to_date(self, name: str, key: Key, seen: Holding) -> None:

@@ -503,8 +503,9 @@ class Dialer:
             self.wake()
 
     def _note_failure(self, entry: Entry, error: P2PError) -> None:
-        news = entry.failures_in_row == 0 or entry.last_error != str(error)
         reason = error.reason if isinstance(error, HandshakeRefused) else error.code
+        news = reason not in entry.told
+        entry.told.add(reason)
         # One list of bootstrap addresses for a whole fleet names every node to itself, and who
         # said that it stops is mostly there no more.
         expected = reason == Reason.ONESELF or entry.left

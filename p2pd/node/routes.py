@@ -13,7 +13,7 @@ from p2pd.core.entries import Entry, Status
 from p2pd.core.lookup import Candidate, Lookup
 from p2pd.core.round_trips import RoundTrips
 from p2pd.core.routing import MAX_FAILURES, Contact, RoutingTable
-from p2pd.errors import Busy, DialFailed, P2PError
+from p2pd.errors import Busy, DialFailed, HandshakeRefused, P2PError
 from p2pd.ids import NodeId, closest_first
 from p2pd.node.alarms import Alarm
 from p2pd.node.connection import Connection
@@ -22,6 +22,7 @@ from p2pd.node.dispatch import Call, Dispatch
 from p2pd.node.env import Env
 from p2pd.node.peer_book import PeerBook
 from p2pd.node.roster import Roster
+from p2pd.wire.handshake import Reason
 from p2pd.wire.messages import MAX_RECORDS, FindNode, FindValue, Message, Nodes, Ping, Signed, Value
 
 # Kademlia, section 2.3: a range in which nothing was looked up for an hour.
@@ -405,7 +406,10 @@ class Routes:
 
     def note_failure(self, node_id: NodeId, error: P2PError) -> bool:
         """Note that a node did not answer; returns whether it is known not to run."""
-        if isinstance(error, DialFailed) and error.refused:
+        nobody = isinstance(error, DialFailed) and error.refused
+        # Nor is anybody a replica of ours who is refused, or refuses us, as of another network.
+        apart = isinstance(error, HandshakeRefused) and error.reason in Reason.APART
+        if nobody or apart:
             self.stopped(node_id)
         # Without room for a connection, nobody knows whether it would have answered.
         elif not isinstance(error, Busy):

@@ -49,6 +49,9 @@ class Reason:
     FULL = "full"
     DUPLICATE = "duplicate"
 
+    # That two nodes are not of one network, as long as they are configured as they are.
+    APART = frozenset({VERSION, NETWORK, NETWORK_KEY, DIFFICULTY})
+
 
 @attrs.frozen
 class Terms:

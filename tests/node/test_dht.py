@@ -91,6 +91,8 @@ async def test_put_get_delete(autojump_clock: MockClock, size: int) -> None:
         again = await last.node.put("k", b"2", if_version=written.version)
         with pytest.raises(VersionConflict):
             await first.node.put("k", b"3", if_version=written.version)
+        with pytest.raises(VersionConflict, match=f"is {again.version}, not none"):
+            await first.node.put("k", b"3", if_version="")
         for node in nodes:
             assert (await node.node.get("k")).winner.version == again.version
         await first.node.delete("k")

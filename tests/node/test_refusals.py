@@ -191,6 +191,23 @@ async def test_too_little_work_of_a_node_that_is_dialled(autojump_clock: MockClo
         assert_unharmed(a, b)
 
 
+async def test_nodes_that_want_more_work_than_others_leave_each_other_alone(
+    autojump_clock: MockClock,
+) -> None:
+    """As while `identity.difficulty` is raised node by node."""
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        b = await world.start("b", lan=None, bootstrap=[a], identity__difficulty=8)
+        await trio.sleep(600)
+        # Each dials with a backoff of its own, of up to five minutes.
+        assert a.codes().count("peer.disconnected") < 30
+        told = [each for each in b.events if each.code == "peer.dial_failed"]
+        assert [each.level for each in told].count(logging.WARNING) == 1
+        for node in (a, b):
+            written = await node.node.put("k", b"v")
+            assert (written.stored, written.wanted) == (1, 1)
+
+
 async def test_a_man_in_the_middle(autojump_clock: MockClock) -> None:
     """He ends TLS on both sides with a certificate of his own, and passes all bytes on."""
     async with open_world(1) as world:

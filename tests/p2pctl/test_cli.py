@@ -13,7 +13,7 @@ from p2pctl import render
 from p2pctl.cli import COMMANDS, full_parser, main
 from p2pctl.commands import MAX_VALUE_BYTES
 from p2pd.control import results
-from p2pd.errors import RequestTimedOut, TooFewReplicas
+from p2pd.errors import DialFailed, RequestTimedOut, TooFewReplicas
 from p2pd.node.snapshot import Delivery, StoredVersion
 from tests.control.fake_node import ALICE, BOB, FakeNode
 from tests.p2pctl.conftest import Daemon
@@ -255,8 +255,14 @@ def test_an_error_has_its_exit_code_and_its_json(
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        (["status", "--timeout", "x"], "expected a number of seconds above 0, not 'x'"),
-        (["put", "k", "v", "--ttl", "0"], "expected a number of seconds above 0, not '0'"),
+        (
+            ["status", "--timeout", "x"],
+            "expected a number of seconds above 0 and up to 1e9, not 'x'",
+        ),
+        (
+            ["put", "k", "v", "--ttl", "0"],
+            "expected a number of seconds above 0 and up to 1e9, not '0'",
+        ),
         (["ping", "bob", "-c", "x"], "expected a whole number from 1 to 1000, not 'x'"),
         (["lab", "--interval", "0"], "expected a number of seconds from 1 to 86400, not '0'"),
     ],
@@ -295,6 +301,37 @@ def test_a_lost_ping_is_null_and_all_lost_is_exit_5(daemon: Daemon, capsys: Capt
     assert json_of(capsys, "ping", "bob", "-c", "3")["rtt_ms"] == [0.25, None, 0.25]
     assert main(["ping", "bob", "-c", "2"]) == 5
     assert capsys.readouterr().err == "p2pctl: no pong\n"
+
+
+def test_a_peer_that_goes_away_amid_pings_loses_the_others(
+    daemon: Daemon, capsys: Captured
+) -> None:
+    there = iter([True])
+
+    async def once() -> None:
+        if not next(there, False):
+            raise DialFailed("nobody listens there")
+
+    daemon.node.before = once
+    assert json_of(capsys, "ping", "bob", "-c", "3")["rtt_ms"] == [0.25, None, None]
+    # Who never answered is no loss.
+    assert main(["ping", "bob", "-c", "2"]) == 1
+    assert capsys.readouterr().err == "p2pctl: nobody listens there\n"
+
+
+def test_get_says_that_others_wrote_beside(daemon: Daemon, capsys: Captured) -> None:
+    daemon.node.records["k"] = b"one"
+    daemon.node.siblings = (StoredVersion(value=b"two", version="v7", writer=str(BOB)),)
+    assert main(["get", "k"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.strip() == "one"
+    assert "1 other version stands beside this one" in shown.err
+
+
+@pytest.mark.parametrize("seconds", ["1e10", "inf", "nan"])
+def test_a_time_that_no_clock_can_tell_is_refused(capsys: Captured, seconds: str) -> None:
+    assert main(["--timeout", seconds, "status"]) == 2
+    assert "up to 1e9" in capsys.readouterr().err
 
 
 def test_an_unknown_command_gets_the_nearest_one(capsys: Captured) -> None:
