@@ -37,8 +37,8 @@ class Entry:
     yet. `told_by` is the peer whose word the entry is, where it came by exchange; `answered`
     are the addresses at which it proved to be, the others are only claimed; `last_host` is where
     the last connection led, `network` the public network that it counts for, None on a LAN.
-    `failures_before` is `failures_in_row` as of the last connection, `told` are the reasons for
-    which dials failed since then, and that were told. `parted`: a user asked for the end of the
+    `failures_before` is `failures_in_row` as of the last connection, `reasons` are the codes of
+    what made dials fail since then. `parted`: a user asked for the end of the
     last connection. `left`: it stopped properly since.
     `dead`: the node is held dead now. `anchor`: it was connected when the process before this
     one ended, and is dialled first.
@@ -62,7 +62,7 @@ class Entry:
     failures_before: int = 0
     last_seen: float | None = None
     last_error: str | None = None
-    told: set[str] = attrs.field(factory=set)
+    reasons: set[str] = attrs.field(factory=set)
     retry_at: float = 0.0
     parted: bool = False
     left: bool = False

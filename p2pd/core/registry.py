@@ -181,7 +181,7 @@ class Registry:
         entry.dead = entry.left = entry.anchor = False
         entry.last_seen = wall
         entry.last_error = None
-        entry.told.clear()
+        entry.reasons.clear()
         self._note_connection(entry, remote, dialed=dialed, passing=passing)
         return entry
 
@@ -265,12 +265,13 @@ class Registry:
                 at: each for at, each in self._unidentified.items() if each is not entry
             }
 
-    def refused_us(self, entry: Entry, reason: str, now: float) -> None:
+    def refused_us(self, entry: Entry, reason: str, code: str, now: float) -> None:
         """Note that a peer that had dialled us ended the handshake with a refusal.
 
         It was no connection after all, and the next dial waits as long as it would have.
         """
         entry.failures_in_row = entry.failures_before
+        entry.reasons.add(code)
         self.failed(entry, reason, now)
 
     def refused(self, node_id: NodeId, reason: str, wall: float) -> None:

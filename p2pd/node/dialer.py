@@ -504,8 +504,8 @@ class Dialer:
 
     def _note_failure(self, entry: Entry, error: P2PError) -> None:
         reason = error.reason if isinstance(error, HandshakeRefused) else error.code
-        news = reason not in entry.told
-        entry.told.add(reason)
+        news = reason not in entry.reasons
+        entry.reasons.add(reason)
         # One list of bootstrap addresses for a whole fleet names every node to itself, and who
         # said that it stops is mostly there no more.
         expected = reason == Reason.ONESELF or entry.left

@@ -28,6 +28,7 @@ from p2pd.node.exchange import Exchange
 from p2pd.node.own_record import OwnRecord
 from p2pd.node.roster import Roster
 from p2pd.wire.beacon import Beacon, read_beacon, write_beacon
+from p2pd.wire.handshake import Reason
 
 # Seconds after start (of the node or of an interface): a datagram may be lost, a switch may
 # take a while to forward.
@@ -363,7 +364,9 @@ class Discovery:
             )
         polite = self._env.identity.node_id > beacon.node_id
         at = now + POLITE_DELAY if polite else now
-        if self._may_cut_short(entry, at):
+        # The same process as before is of the same network as before.
+        apart = not is_news and not entry.reasons.isdisjoint(Reason.APART)
+        if not apart and self._may_cut_short(entry, at):
             self._registry.retry_now(entry, at=at)
             self._dialer.wake()
 

@@ -127,7 +127,8 @@ class Inbound:
         # It would refuse us all the same if we dialled it.
         entry = self._roster.registry.get(connection.node_id)
         if entry is not None:
-            self._roster.registry.refused_us(entry, text, trio.current_time())
+            now = trio.current_time()
+            self._roster.registry.refused_us(entry, text, refusal.reason, now)
 
     def _note_refusal(self, remote: Address, refusal: HandshakeRefused) -> None:
         # The one is no news, of the other the roster tells.
