@@ -2,10 +2,13 @@
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args, get_origin, get_type_hints, is_typeddict
 
 import pytest
 
+from p2pd.control import results
 from p2pd.errors import P2PError
 
 ROOT = Path(__file__).parent.parent
@@ -81,6 +84,64 @@ def test_every_exit_code_is_explained() -> None:
     for kind in kinds:
         kinds += kind.__subclasses__()
     assert shown >= {0, *(kind.exit_code for kind in kinds)}
+
+
+def fields(kind: type, prefix: str = "") -> Iterator[str]:
+    """The names of what an answer holds, those within others after their dot."""
+    for name, hint in get_type_hints(kind).items():
+        listed = get_origin(hint) is list
+        inner = get_args(hint)[0] if listed else hint
+        if is_typeddict(inner):
+            yield from fields(inner, f"{prefix}{name}{'[]' if listed else ''}.")
+        else:
+            yield prefix + name
+
+
+@pytest.mark.parametrize(
+    ("command", "kind"),
+    [
+        ("status", results.StatusResult),
+        ("peers", results.PeerJson),
+        ("connect", results.ConnectResult),
+        ("disconnect", results.DisconnectResult),
+        ("ping", results.PingResult),
+        ("echo", results.EchoResult),
+        ("put", results.PutResultJson),
+        ("get", results.GetResultJson),
+        ("lookup", results.LookupResultJson),
+        ("publish", results.PublishResult),
+        ("subscribe", results.MessageJson),
+        ("why", results.WhyResultJson),
+        ("doctor", results.DoctorResultJson),
+        ("watch", results.EventJson),
+        ("stop", results.StopResult),
+    ],
+)
+def test_every_field_of_the_json_is_explained(command: str, kind: type) -> None:
+    table = OPERATIONS.partition("| command | fields |")[2].partition("\n\n")[0]
+    [row] = [line for line in table.splitlines() if line.startswith(f"| `{command}` |")]
+    named = re.findall(r"`([a-z0-9_.\[\]]+)`", re.sub(r"\([^)]*\)", "", row))
+    assert {each for each in named if each not in {command, "answered", "null"}} == {*fields(kind)}
+
+
+def test_every_error_code_is_explained() -> None:
+    table = OPERATIONS.partition("| code | exit | what it means |")[2].partition("\n\n")[0]
+    explained = {
+        code: int(exit_code)
+        for codes, exit_code in re.findall(r"^\| (`[^|]+`) \| (\d) \|", table, re.MULTILINE)
+        for code in re.findall(r"`(\w+)`", codes)
+    }
+    kinds = P2PError.__subclasses__()
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    assert explained == {kind.code: kind.exit_code for kind in kinds}
+
+
+def test_every_step_of_why_is_explained() -> None:
+    source = "".join((ROOT / "p2pd/node" / each).read_text() for each in ("why.py", "liveness.py"))
+    codes = re.findall(r'WhyStep\(\s*[^"]*?"([a-z_.]+)"', source)
+    assert len(codes) > 5
+    assert all(f"`{each}`" in OPERATIONS for each in codes)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
