@@ -33,11 +33,16 @@ class Id(bytes):
             raise ValueError(f"an ID has {2 * ID_BYTES} hex digits, not {len(text)}")
         return cls(bytes.fromhex(text))
 
+    @property
+    def short(self) -> str:
+        """Its first digits, as people are shown it."""
+        return self.hex()[:12]
+
     def __str__(self) -> str:
         return self.hex()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.hex()[:12]}..)"
+        return f"{type(self).__name__}({self.short}..)"
 
 
 class NodeId(Id):

@@ -28,7 +28,7 @@ SYSTEM = "$"
 # Of one origin that we were once connected to: as much as an honest one publishes.
 KNOWN_AT_ONCE = 1200
 KNOWN_PER_SECOND = 20.0
-# What such a one says of who is alive, dead or leaves is taken before that.
+# What such a one says on the network's own topics ($dead, $alive, $left) is paid from this first.
 WORDS_AT_ONCE = 30
 WORDS_PER_SECOND = 1.0
 # Of one that we only heard of, so many seconds ago. Whoever names new peers again and again

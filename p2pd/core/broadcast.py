@@ -36,8 +36,8 @@ from p2pd.wire.messages import (
     Want,
 )
 
-# Seconds in which what was pushed before and what was asked for may cross on a new tree link,
-# and what was pushed before with the word that the link is none.
+# Seconds after a `Graft` or a `Prune` in which copies that were under way before may still come: a
+# duplicate says nothing of the link then.
 GRAFT_GRACE = 0.5
 # Digests of one peer that are answered: so many in a row, and so many a second from then on. To
 # compare with all that may be retained takes a hundredth of a second and more.

@@ -45,8 +45,8 @@ def closest_sets(
 
     What belongs to it are the keys to which it is among the `within` (one of `counts`) closest
     of itself and `nodes`. The prefixes don't overlap. Prefixes for which `but_for` holds, as
-    nothing is stored there, are left out. Beyond `MAX_VISITS` a prefix is cut no further: its
-    nodes, and those taken to be closer, may then be so for a part of its keys only.
+    nothing is stored there, are left out. After `MAX_VISITS` a prefix is left whole: its `nodes`
+    and `rank` may then hold for a part of its keys only.
     """
     cuts = _cut(own_id, nodes, counts, within, but_for)
     return [each for each in cuts if each.rank < within]

@@ -11,7 +11,7 @@ MAX_CONFIRMED = 4096
 class Confirmations:
     """What comparisons showed to be the same elsewhere; times are monotonic.
 
-    Who makes this believes all to be confirmed, at `now`.
+    At the start, `now`, everything counts as confirmed.
     """
 
     def __init__(self, now: float) -> None:

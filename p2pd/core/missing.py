@@ -29,7 +29,7 @@ GRAFT_AGAIN = 0.3
 class Absent:
     """One that has not come: who still can be asked, and over how many hops it came to them.
 
-    `first` is who announced it first. The hops of who only holds it, by its digest, are None.
+    `first` is who announced it first. Hops are None for a peer that only listed it in a digest.
     """
 
     first: NodeId
@@ -41,7 +41,7 @@ class Absent:
 class Missing:
     """All that have not come, at most `MAX_MISSING`, each with up to `MAX_ANNOUNCERS`.
 
-    Of these `MAX_MISSING_OF_ONE` were first announced by the same peer, be its link gone.
+    At most `MAX_MISSING_OF_ONE` of them were first announced by one peer, even if its link is gone.
     """
 
     def __init__(self) -> None:

@@ -19,9 +19,8 @@ from p2pd.ids import NodeId
 # last, what else it finds out.
 GATHER = 0.4
 GATHER_MOST = 2.0
-# Where a quorum has told of a death, known to us or not, chance decides whether one more node that
-# finds it out tells it, too, and so it does for who found it out only because it was told: of all
-# nodes about so many do.
+# Once a quorum has reported a death, a node that finds it out, too, reports it only by lot; so does
+# one that looked only because others reported it. Of all nodes about so many draw it.
 TELL_AGAIN = 2 * QUORUM
 # At the bound the oldest is forgotten, and told once more.
 MAX_TOLD_OF = 4096
@@ -86,8 +85,8 @@ class OwnReports:
     def take(self, now: float, is_wanted: Callable[[NodeId], bool]) -> list[Report]:
         """Return what is to be told now, if it is due.
 
-        That are those of which `is_wanted` says so, and of which not enough others told. These
-        may be invented, and must not keep all silent: some tell it all the same.
+        These are the deaths for which `is_wanted` holds and that no quorum has reported. Such a
+        quorum may be invented, so some nodes, by lot, report all the same.
         """
         if now < self._due:
             return []

@@ -24,11 +24,11 @@ INSTANCE_BYTES = 8
 _COUNTER_BITS = 16
 # A clock further ahead than any honest one could push all later writers to its end.
 MAX_CLOCK_AHEAD_MS = 24 * 3600 * 1000
-# So much earlier a clock is too far ahead for who reads: what it writes then is later than that,
-# and replicas whose clocks are somewhat behind its own are to take it.
+# A reader refuses clocks that are less far ahead, by so much, than a replica does: what it writes
+# next is dated later still, and replicas with somewhat slower clocks must take it.
 READERS_MARGIN_MS = 3600 * 1000
-# So long after its end is kept what replaced something, a deletion above all: a replica
-# that was away for less can't bring back what was there before.
+# What replaced something, a deletion above all, is kept so long after its end: a replica that was
+# away for less can't bring back what was there before.
 GRACE_MS = 30 * 24 * 3600 * 1000
 # An author remembers what it wrote under so many keys; beyond it, it goes on as a new actor.
 MAX_REMEMBERED = 16384
@@ -189,7 +189,8 @@ class Author:
         if len(self._written) >= MAX_REMEMBERED and key not in self._written:
             self._begin()
         if not _is_plausible(self._clock, now_ms):
-            # Our own clock was wrong. Nobody took what it made, and nothing may stand before it.
+            # Our own clock was far ahead, and no replica took what we made. As a new actor we begin
+            # before it, or all that we write would be dated as far ahead.
             self._clock = 0
             self._begin()
         latest = max((each.record.clock for each in versions), default=0)

@@ -61,8 +61,6 @@ class Registry:
         address: Address,
         source: Source,
         wall: float,
-        *,
-        told_by: NodeId | None = None,
     ) -> Entry | None:
         """Note that a peer is said to be at an address.
 
@@ -71,7 +69,7 @@ class Registry:
         if node_id == self._own_id:
             return None
         entry = self._entries.get(node_id) or self._admit(
-            node_id, Entry(node_id, source, wall, told_by, addresses=[address])
+            node_id, Entry(node_id, source, wall, addresses=[address])
         )
         if entry is not None:
             # Many lies in a row push out each other, not what is known to be true.

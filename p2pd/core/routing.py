@@ -3,8 +3,8 @@
 256 buckets, one for each length of the distance, made when first needed. A bucket keeps up
 to k contacts, least recently heard from first; who finds it full waits in its replacement
 cache. A contact leaves only when it fails and somebody waits for its place, so that an
-outage empties no table. Who never proved that it can be dialled also leaves when nobody waits,
-and gives its place to whoever did.
+outage empties no table. One that never answered a dial leaves when it fails, even if nobody waits,
+and yields to one that did.
 
 One network (/24, /48) has at most `MAX_IN_BUCKET` places in a bucket and `MAX_IN_TABLE` in all:
 addresses in many networks cost more than keys (S/Kademlia, section 4.1, on eclipse attacks).

@@ -249,8 +249,9 @@ class Suspects:
     ) -> None:
         """Declare a suspect dead, and report it if our own probe says so (`failed_at`).
 
-        Not reported: what a quorum said already, or says before our report is due, most of
-        what we only found out because others said it, and more than `REPORTS_PER_MINUTE`.
+        Not reported are deaths that a quorum has reported, by now or before our report is due,
+        most of those at which we looked only because of reports, and more than
+        `REPORTS_PER_MINUTE`.
         """
         case = self._cases.pop(node)
         self._dead[node] = Dead(failed_at, case.reports)

@@ -65,9 +65,9 @@ class Case:
     `unclear` counts the times that none of them gave an answer. `held`: the verdict waits
     until we are isolated no more; `last_chance`: it takes the outcome of one more dial.
     `announced`: it was reported before the verdict, as nobody asked could say anything.
-    `quorum_at` is when the wait for a refutation of enough reports began; `independent` how
-    many there are; `cut_off`: when it was over, nobody had been heard for long, `waited_anew`:
-    it began again because of that.
+    `quorum_at` is since when enough reports, `independent` of them, wait for a refutation;
+    `cut_off`: at the end of the wait nobody had been heard for long, `waited_anew`: so it began
+    again, once.
     """
 
     since: float

@@ -25,8 +25,8 @@ from p2pd.wire.session import Replied, Session
 
 # A peer that lets this much wait reads too slowly for its own requests.
 MAX_OUTBOX = 2 * MAX_PAYLOAD
-# While so much waits, our own requests do, too, and what the peer asks next is not looked at: for
-# so many seconds, as it may be waiting for us in the same way.
+# While more than this waits, our own requests do, too, and the peer's next message is not handled;
+# for `FULL_PAUSE` at most, as the peer may be stuck waiting for us to read.
 FULL_OUTBOX = MAX_OUTBOX // 2
 FULL_PAUSE = 2.0
 # Seconds in which a peer must take so many bytes, on average over what is written at once: a slow
@@ -35,7 +35,7 @@ WRITE_TIMEOUT = 10.0
 WRITE_BYTES = 1 << 16
 # Seconds after which the handling of what one peer sent lets all others have their turn.
 TIME_SLICE = 0.002
-# Who was told `busy` is not listened to for so long: to tell it again and again costs, too.
+# After a `busy` nothing is read from the peer for so long: to refuse a flood costs, too.
 BUSY_PAUSE = 0.05
 # What a goodbye says when the node stops, and when a user asked for the end.
 LEAVING = "leaving"

@@ -274,4 +274,4 @@ class Dht:
 
 def _shown(name: str, owner: NodeId | None) -> str:
     short = name if len(name) <= MAX_SHOWN else name[:MAX_SHOWN] + "..."
-    return repr(short) if owner is None else f"{short!r} owned by {owner.hex()[:12]}"
+    return repr(short) if owner is None else f"{short!r} owned by {owner.short}"

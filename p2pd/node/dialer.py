@@ -45,7 +45,7 @@ ADDRESSES_OF_STRANGERS = 3
 # For so many seconds from its start a node leaves it to others to dial it, for half of its
 # target: were each to dial all it needs, every node would end up with twice as many.
 WELCOME = 30.0
-# A peer that asks on may dial again at the same moment, and its connection be the one that stays.
+# The peer may dial for its next question at that moment, and its connection stay: tries after that.
 _MORE_DIALS = 3
 # Seconds after which the next address of a peer is tried beside the last one (RFC 8305, section 5,
 # has a quarter of a second for a connection; here a handshake goes with it).
@@ -224,7 +224,7 @@ class Dialer:
         self, peer: NodeId, question: Message, until: float, on_wait: Callable[[bool], None]
     ) -> Connection:
         while True:
-            error: P2PError = RequestTimedOut(f"peer {peer.hex()[:12]} was not reached in time")
+            error: P2PError = RequestTimedOut(f"peer {peer.short} was not reached in time")
             with trio.move_on_at(until):
                 try:
                     return await self.connect_to(peer, question=question)
@@ -257,11 +257,11 @@ class Dialer:
             if under_way is None:
                 entry = self._registry.get(peer)
                 if entry is None or not entry.addresses:
-                    raise NotFound(f"no address is known for peer {peer.hex()[:12]}")
+                    raise NotFound(f"no address is known for peer {peer.short}")
                 if not entry.proven:
                     most = min(most, ADDRESSES_OF_STRANGERS)
                 return await self.dial_entry(entry, stay=stay, most=most, question=question)
-            # For the addresses that it has not tried yet.
+            # The addresses that the dial under way has not tried yet are dialled to stay.
             under_way.stay |= stay
             await under_way.done.wait()
             if under_way.error is not None and under_way.most >= most:
@@ -329,17 +329,16 @@ class Dialer:
         source: Source,
         *,
         stay: bool = False,
-        question: Message | None = None,
     ) -> Connection:
         """Dial an address; returns the connection to whoever listens there.
 
-        That is the one already in the table where the new one is a duplicate. `stay` and
-        `question`: see `dial_entry`. Raises
-        `DialFailed`, `ConnectionLost`, `HandshakeRefused`, or `Busy` at the bound.
+        That is the one already in the table where the new one is a duplicate. `stay`: see
+        `dial_entry`. Raises `DialFailed`, `ConnectionLost`, `HandshakeRefused`, or `Busy` at the
+        bound.
         """
         with self._place():
             lasting = _is_to_last(source, stay=stay)
-            return await self._dial(address, source, question, _Race(), lasting=lasting)
+            return await self._dial(address, source, None, _Race(), lasting=lasting)
 
     @contextmanager
     def _place(self) -> Iterator[None]:
@@ -478,9 +477,7 @@ class Dialer:
             # Another dial may have found the same meanwhile.
             if address in entry.addresses:
                 entry.addresses.remove(address)
-            raise DialFailed(
-                f"at {address} there is another node now, {connection.node_id.hex()[:12]}"
-            )
+            raise DialFailed(f"at {address} there is another node now, {connection.node_id.short}")
         return connection
 
     def _is_anothers(self, address: Address, entry: Entry) -> bool:

@@ -80,11 +80,11 @@ def _answers() -> Budget:
 class Link:
     """One multicast group on one interface.
 
-    `socket` is None until the group is joined. To set `answer` has a beacon sent soon;
-    `answered_at` is when a query was last answered. `tally`, where somebody keeps one, counts
-    what is heard. `mute` is why nothing can be sent, and `deaf` why nothing can be heard, None
-    where it can; `port_taken` whether another program's having the port is why. To set `retry`
-    has a group that can't be joined tried again soon.
+    `socket` is None until the group is joined. `answer`: set to have a beacon sent soon; `retry`:
+    set to have a failed join tried again soon. `answered_at` is when a query was last answered.
+    `tally`, where somebody keeps one, counts what is heard. `mute` is why nothing can be sent,
+    `deaf` why nothing can be heard, None where it can; `port_taken`: as another program has the
+    port.
     """
 
     interface: Interface
@@ -136,7 +136,7 @@ class Discovery:
         self._followed: set[Interface] = set()
         self.links: dict[tuple[str, str], Link] = {}
         self._seen = BoundedTable[tuple[NodeId, str, str], None](MAX_SEEN)
-        # For addresses of peers that were connected once: as beacons name them, strangers' words.
+        # Bounds the dials of known peers for beacons: anybody can send one in any name.
         self._redials = Budget(STRANGERS_AT_ONCE, STRANGERS_PER_SECOND)
         self.follow_addresses()
 
@@ -356,8 +356,7 @@ class Discovery:
         if is_news:
             self._events.emit(
                 "peer.discovered",
-                f"heard a beacon of {beacon.node_id.hex()[:12]} from {address} "
-                f"on {link.interface.name}",
+                f"heard a beacon of {beacon.node_id.short} from {address} on {link.interface.name}",
                 level=logging.DEBUG,
                 peer=beacon.node_id,
                 address=str(address),

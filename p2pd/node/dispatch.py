@@ -5,7 +5,6 @@ work goes to its service's own bounded channel, which answers later by `call.ans
 """
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -73,7 +72,6 @@ class Dispatch:
     """The table of handlers of one node."""
 
     def __init__(self, events: Events) -> None:
-        self.unknown: Counter[str] = Counter()
         self._events = events
         self._handlers: dict[type, Callable[[Call, Any], Message | None]] = {}
 
@@ -90,7 +88,6 @@ class Dispatch:
         call = Call(connection, received.request_id)
         handler = self._handlers.get(type(message))
         if handler is None:
-            self.unknown[type(message).__name__] += 1
             call.answer(Failed("unknown", f"{type(message).__name__} is not served here"))
             return
         with self.boundary(connection, message):

@@ -66,7 +66,7 @@ class Exchange:
         return Peers(tuple(self._registry.sample(count, exclude=call.connection.node_id)))
 
     def _take_announcement(self, call: Call, announcement: Announce) -> None:
-        # Of others one is told as much as one asks for.
+        # Unasked, a peer tells of itself alone.
         if self._book.owner(announcement.record) == call.connection.node_id:
             self._learn(announcement.record, call.connection)
             self._roster.renew(call.connection.node_id, self._env.records.open(announcement.record))

@@ -132,7 +132,7 @@ class Keepalive:
         # Others probe, too, for their own reasons: that must not put off the end.
         probes = min(connection.unanswered_probes, config.misses)
         interval = self._interval(connection.direction)
-        # One after the other, sooner than an answer may take; for that of the last one it waits.
+        # Probes follow each other in half a `ping_timeout`; the last one has a whole one.
         waits = probes + (probes == config.misses)
         due = connection.last_heard + interval + waits * config.ping_timeout / 2
         evicted_at = connection.last_heard + config.evict_after
@@ -147,9 +147,8 @@ class Keepalive:
     def _look_after_passing(self, connection: Connection, now: float) -> float:
         """Close one that is no longer needed, or silent; returns when to look again.
 
-        Who dialled closes it: at the other end, its next question might be on its way. It is
-        not probed as long as that may take; then one probe decides, at either end, for it was
-        silent as long as others may be.
+        Who dialled closes it, or the close would cross with its next question. After that, one
+        probe decides at either end: it was silent as long as a lasting one may be.
         """
         mine = connection.direction is Direction.OUTBOUND
         kept_until = connection.last_used + (PASSING_SECONDS if mine else 3 * PASSING_SECONDS)

@@ -398,7 +398,7 @@ class LivenessService:
 
     def _name(self, node: NodeId) -> str:
         entry = self._registry.get(node)
-        return describe(entry) if entry is not None else f"peer {node.hex()[:12]}"
+        return describe(entry) if entry is not None else f"peer {node.short}"
 
     def _network_of(self, node: NodeId) -> str | None:
         entry = self._registry.get(node)

@@ -206,7 +206,7 @@ class Node:
         """Close the connection to a peer; raises `NotFound` where there is none."""
         connection = self.services.roster.connections.get(peer)
         if connection is None:
-            raise NotFound(f"no connection to {peer.hex()[:12]}")
+            raise NotFound(f"no connection to {peer.short}")
         connection.close(ON_REQUEST)
         await connection.ended.wait()
 
@@ -225,7 +225,7 @@ class Node:
         sent_at = trio.current_time()
         reply = await dialer.request(peer, Echo(data), _ECHO_TIMEOUT)
         if not isinstance(reply, Echoed):
-            raise PeerError(f"{peer.hex()[:12]} answered {type(reply).__name__}")
+            raise PeerError(f"{peer.short} answered {type(reply).__name__}")
         return reply.data, trio.current_time() - sent_at
 
     async def put(

@@ -217,7 +217,7 @@ class Quorum:
                 return
             late.pop(node, None)
             if isinstance(reply, Failed):
-                refusals.append(f"{node.hex()[:12]} refuses: {reply.message}")
+                refusals.append(f"{node.short} refuses: {reply.message}")
             elif isinstance(reply, Stored):
                 stored += 1
                 if stored == needed:

@@ -119,7 +119,7 @@ class _Partner:
         Raises what `Dialer.request` raises, `RequestRefused`, `PeerError` for an answer of
         another kind, and `RequestTimedOut` where the answers took too long together.
         """
-        node_id, name = self.node_id, self.node_id.hex()[:12]
+        node_id, name = self.node_id, self.node_id.short
         entry = self._roster.registry.get(node_id)
         if entry is not None and entry.parted and node_id not in self._roster.connections:
             raise PeerError(f"a user disconnected {name}")

@@ -131,7 +131,7 @@ class Republisher:
             outcome = await self._reconciler.reconcile(node, [prefix], take=False)
             if outcome.same:
                 return
-        raise PeerError(f"{node.hex()[:12]} does not keep what it was given")
+        raise PeerError(f"{node.short} does not keep what it was given")
 
 
 def _around(key: Key, found: list[NodeId], count: int, prefix: Prefix) -> Prefix:

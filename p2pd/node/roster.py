@@ -408,4 +408,4 @@ def describe(entry: Entry) -> str:
     """Name a peer for people: its name and the start of its ID, or its address."""
     if entry.node_id is None:
         return str(entry.addresses[0])
-    return f"{entry.name or 'peer'} ({entry.node_id.hex()[:12]})"
+    return f"{entry.name or 'peer'} ({entry.node_id.short})"

@@ -109,7 +109,7 @@ class Seeds:
         self._holders = {at: node for at, node in self._holders.items() if at in known}
         self._tried = {at: when for at, when in self._tried.items() if at in known}
         self._registry.forget_unidentified(Source.SEED, keep=known)
-        # Behind a name that could not be looked up yet may be any of those from before a restart.
+        # An unresolved name may stand for any seed of before the restart.
         if all(found.values()):
             self._give_back(known)
 

@@ -164,7 +164,7 @@ class Surplus:
         ]
 
     def _is_replaceable(self, connection: Connection) -> bool:
-        # What goes by itself leaves no gap: a lasting one for each of these would be too many.
+        # One in passing goes by itself and leaves no gap to fill.
         return not self._replacing and not connection.passing and self._is_free(connection)
 
     def _is_free(self, connection: Connection) -> bool:

@@ -26,7 +26,7 @@ def explain(peer: NodeId, services: Services, chronicle: Chronicle, wall: float)
     """Give the account of a known peer; `wall` is now in Unix seconds. Raises `NotFound`."""
     entry = services.registry.get(peer)
     if entry is None:
-        raise NotFound(f"peer {peer.hex()[:12]} is not known any more")
+        raise NotFound(f"peer {peer.short} is not known any more")
     connection = services.roster.connections.get(peer)
     liveness = services.liveness.of(peer)
     steps = [_heard_of(entry), *chronicle.steps(peer)]
@@ -51,7 +51,7 @@ def explain(peer: NodeId, services: Services, chronicle: Chronicle, wall: float)
 def _heard_of(entry: Entry) -> WhyStep:
     text = _HEARD_OF[entry.source.value]
     if entry.told_by is not None:
-        text += f" ({entry.told_by.hex()[:12]})"
+        text += f" ({entry.told_by.short})"
     return WhyStep(entry.first_seen, "peer.heard_of", text)
 
 

@@ -98,8 +98,8 @@ class Session:
     def next_event(self) -> Event | None:
         """Return what the peer says next, or None until more arrives; raises `BadMessage`."""
         while (frame := self._reader.next(self._is_wanted)) is not None:
-            # The client's first question was sent before the version was negotiated. Which frame
-            # that is is not worth a state: one of the handshake's version is always taken.
+            # The client's first question goes in a frame of the handshake's version. Rather than
+            # track which frame that is, such frames are always taken.
             if frame.version not in {self._version, HANDSHAKE_VERSION}:
                 raise BadMessage(f"a frame of version {frame.version}, not {self._version}")
             self.peer_ms = frame.timestamp

@@ -39,7 +39,9 @@ class Gate:
 
     def hear_of(self, node_id: NodeId, teller: NodeId, first_seen: float = 0.0) -> None:
         address = Address("10.0.0.2", 1)
-        self.registry.heard(node_id, address, Source.EXCHANGE, first_seen, told_by=teller)
+        entry = self.registry.heard(node_id, address, Source.EXCHANGE, first_seen)
+        if entry is not None:
+            entry.told_by = teller
 
     def grant(
         self,
