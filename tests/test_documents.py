@@ -8,6 +8,7 @@ from typing import get_args, get_origin, get_type_hints, is_typeddict
 
 import pytest
 
+from p2pctl.arguments import UsageError
 from p2pd.control import results
 from p2pd.errors import P2PError
 
@@ -131,7 +132,8 @@ def test_every_error_code_is_explained() -> None:
         for codes, exit_code in re.findall(r"^\| (`[^|]+`) \| (\d) \|", table, re.MULTILINE)
         for code in re.findall(r"`(\w+)`", codes)
     }
-    kinds = P2PError.__subclasses__()
+    assert UsageError in P2PError.__subclasses__()
+    kinds: list[type[P2PError]] = [P2PError]
     for kind in kinds:
         kinds += kind.__subclasses__()
     assert explained == {kind.code: kind.exit_code for kind in kinds}

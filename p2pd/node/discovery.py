@@ -28,7 +28,7 @@ from p2pd.node.exchange import Exchange
 from p2pd.node.own_record import OwnRecord
 from p2pd.node.roster import Roster
 from p2pd.wire.beacon import Beacon, read_beacon, write_beacon
-from p2pd.wire.handshake import Reason
+from p2pd.wire.handshake import APART
 
 # Seconds after start (of the node or of an interface): a datagram may be lost, a switch may
 # take a while to forward.
@@ -364,7 +364,7 @@ class Discovery:
         polite = self._env.identity.node_id > beacon.node_id
         at = now + POLITE_DELAY if polite else now
         # The same process as before is of the same network as before.
-        apart = not is_news and not entry.reasons.isdisjoint(Reason.APART)
+        apart = not is_news and not entry.reasons.isdisjoint(APART)
         if not apart and self._may_cut_short(entry, at):
             self._registry.retry_now(entry, at=at)
             self._dialer.wake()

@@ -22,7 +22,7 @@ from p2pd.node.dispatch import Call, Dispatch
 from p2pd.node.env import Env
 from p2pd.node.peer_book import PeerBook
 from p2pd.node.roster import Roster
-from p2pd.wire.handshake import Reason
+from p2pd.wire.handshake import APART
 from p2pd.wire.messages import MAX_RECORDS, FindNode, FindValue, Message, Nodes, Ping, Signed, Value
 
 # Kademlia, section 2.3: a range in which nothing was looked up for an hour.
@@ -408,7 +408,7 @@ class Routes:
         """Note that a node did not answer; returns whether it is known not to run."""
         nobody = isinstance(error, DialFailed) and error.refused
         # Nor is anybody a replica of ours who is refused, or refuses us, as of another network.
-        apart = isinstance(error, HandshakeRefused) and error.reason in Reason.APART
+        apart = isinstance(error, HandshakeRefused) and error.reason in APART
         if nobody or apart:
             self.stopped(node_id)
         # Without room for a connection, nobody knows whether it would have answered.

@@ -49,8 +49,9 @@ class Reason:
     FULL = "full"
     DUPLICATE = "duplicate"
 
-    # That two nodes are not of one network, as long as they are configured as they are.
-    APART = frozenset({VERSION, NETWORK, NETWORK_KEY, DIFFICULTY})
+
+# Reasons that say that two nodes are not of one network, as they are configured now.
+APART = frozenset({Reason.VERSION, Reason.NETWORK, Reason.NETWORK_KEY, Reason.DIFFICULTY})
 
 
 @attrs.frozen
