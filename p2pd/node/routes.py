@@ -215,7 +215,7 @@ class Routes:
 
     def _should_answer(self, entry: Entry) -> bool:
         node_id = entry.node_id
-        if node_id is None or entry.dead:
+        if node_id is None or entry.dead or not entry.reasons.isdisjoint(APART):
             return False
         was_contact = bool(entry.answered) or node_id in self._once_contacts
         return was_contact and self._was_heard_lately(node_id, entry)
