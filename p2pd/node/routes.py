@@ -112,6 +112,7 @@ class Routes:
         dispatch.add(FindNode, self._answer)
         roster.on_connected.append(self._heard_from)
         roster.on_renewed.append(self._heard_from)
+        roster.on_disconnected.append(self._note_end)
 
     async def run(self) -> None:
         """Join once somebody is connected, by looking oneself up; then refresh at times.
@@ -438,6 +439,11 @@ class Routes:
         if connection.peer.record.addresses:
             self._note_life(connection, connection.peer.signed_record)
             self._connected.set()
+
+    def _note_end(self, connection: Connection) -> None:
+        # It seemed to be one of us, until it had seen who we are.
+        if connection.refusal is not None and connection.refusal.reason in APART:
+            self.stopped(connection.node_id)
 
     def _note_life(self, connection: Connection, signed: Signed) -> None:
         """Enter who is at the other end into the table, if it can be dialled.
