@@ -118,6 +118,13 @@ def test_a_daemon_that_crashes_is_started_again(findings: Findings) -> None:
     assert found["get"] == "5"
 
 
+def test_the_control_socket_may_be_handed_to_another_group(findings: Findings) -> None:
+    found = step(findings, "another_group")
+    assert (found["start"], found["stop"]) == ("", "")
+    assert not found["manager"].startswith("exit"), found["manager"]
+    assert found["member"].startswith("exit 4")
+
+
 def test_a_start_may_take_as_long_as_the_database_is_read(findings: Findings) -> None:
     assert step(findings, "slow_start_begins")["says so"] is True
     found = step(findings, "slow_start")

@@ -19,6 +19,7 @@ from typing import Any
 from tests.e2e.inside.commands import journal, run, show, until
 
 NODE, TWO, FAR, SLOW = "p2pd.service", "p2pd@two.service", "p2pd@far.service", "p2pd@slow.service"
+HANDED_OVER = "p2pd@ops.service"
 CONFIG = Path("/etc/p2pd/p2pd.toml")
 SOURCE = Path("/root/p2pd")
 WHEELS = "/root/wheels"
@@ -69,6 +70,9 @@ def change_units() -> None:
     drop_in(TWO, quick, "WatchdogSec=3s")
     drop_in(FAR, quick, "NetworkNamespacePath=/run/netns/far")
     drop_in(SLOW, f"TimeoutStartSec={START_TIMEOUT}s", "Restart=no")
+    # As docs/operations.md says.
+    hand_over = ("PrivateUsers=no", "SupplementaryGroups=ops", "SystemCallFilter=@chown")
+    drop_in(HANDED_OVER, *hand_over)
     run("systemctl", "daemon-reload")
 
 
@@ -102,6 +106,8 @@ def instances() -> Findings:
     ip("-n far link set lo up")
     ip("link add lan0 type veth peer name lan0 netns far")
     Path("/etc/p2pd/far.env").write_text("P2PD_ARGS=--port 41000 --name far\n")
+    run("groupadd", "ops")
+    Path("/etc/p2pd/ops.env").write_text("P2PD_ARGS=--port 0 --set control.group=ops\n")
     Path("/etc/p2pd/two.env").write_text("P2PD_ARGS=--port 0 --name two\n")
     change_units()
     return {
@@ -169,6 +175,16 @@ def crash() -> Findings:
         "get": run("p2pctl", "get", "before"),
         "peers": until(lambda: is_connected("far") and is_connected("two")),
     }
+
+
+def another_group() -> Findings:
+    """The control socket is handed to a group that is not p2pd's."""
+    found: Findings = {"start": run("systemctl", "start", HANDED_OVER)}
+    run("useradd", "--no-create-home", "--groups", "ops", "manager")
+    for user in ("manager", "member"):
+        found[user] = as_user(user, "p2pctl", "--instance", "ops", "status")
+    found["stop"] = run("systemctl", "stop", HANDED_OVER)
+    return found
 
 
 def slow_start_begins() -> Findings:
@@ -278,6 +294,7 @@ STEPS: tuple[Callable[[], Findings], ...] = (
     status,
     users,
     instances,
+    another_group,
     slow_start_begins,
     late_network,
     reload,
