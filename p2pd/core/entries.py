@@ -19,7 +19,7 @@ class Status(enum.StrEnum):
 
 
 class Source(enum.StrEnum):
-    """How a peer was first heard of."""
+    """How a peer was heard of, or whom it matters to."""
 
     MULTICAST = "multicast"
     BOOTSTRAP = "bootstrap"
@@ -34,14 +34,14 @@ class Entry:
     """One known peer. Wall-clock times in Unix seconds; `retry_at` in monotonic seconds.
 
     `node_id` is None for an address (of the configuration or a user) that has not answered
-    yet. `told_by` is the peer whose word the entry is, where it came by exchange; `answered`
-    are the addresses at which it proved to be, the others are only claimed; `last_host` is where
-    the last connection led, `network` the public network that it counts for, None on a LAN.
-    `failures_before` is `failures_in_row` as of the last connection, `reasons` are the codes of
-    what made dials fail since then. `parted`: a user asked for the end of the
-    last connection. `left`: it stopped properly since.
-    `dead`: the node is held dead now. `anchor`: it was connected when the process before this
-    one ended, and is dialled first.
+    yet. `origin` is how it was first heard of; `source` may change since, as a user or the
+    configuration names it. `told_by` is the peer whose word the entry is, where it came by
+    exchange; `answered` are the addresses at which it proved to be, the others are only claimed;
+    `last_host` is where the last connection led, `network` the public network that it counts
+    for, None on a LAN. `failures_before` is `failures_in_row` as of the last connection,
+    `reasons` are the codes of what made dials fail since then. `parted`: a user asked for the end
+    of the last connection. `left`: it stopped properly since. `dead`: the node is held dead now.
+    `anchor`: it was connected when the process before this one ended, and is dialled first.
     """
 
     node_id: NodeId | None
@@ -69,6 +69,11 @@ class Entry:
     dialing: bool = False
     dead: bool = False
     anchor: bool = False
+    origin: Source = attrs.field(init=False)
+
+    @origin.default
+    def _first_source(self) -> Source:
+        return self.source
 
     @property
     def proven(self) -> bool:

@@ -49,7 +49,7 @@ def explain(peer: NodeId, services: Services, chronicle: Chronicle, wall: float)
 
 
 def _heard_of(entry: Entry) -> WhyStep:
-    text = _HEARD_OF[entry.source.value]
+    text = _HEARD_OF[entry.origin.value]
     if entry.told_by is not None:
         text += f" ({entry.told_by.short})"
     return WhyStep(entry.first_seen, "peer.heard_of", text)

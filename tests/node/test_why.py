@@ -174,6 +174,18 @@ async def test_who_is_dead_by_what_others_say(autojump_clock: MockClock) -> None
             assert step.time == pytest.approx(EPOCH + 6, abs=0.5)
 
 
+async def test_a_users_connect_does_not_change_how_it_was_heard_of(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a, b = await world.start("a"), await world.start("b")
+        await world.until(lambda: a.is_connected_to(b), within=10)
+        heard_of = text_of(a.node.why(b.node_id), "peer.heard_of")
+        assert "beacon" in heard_of
+        await a.node.connect(str(b.address))
+        assert text_of(a.node.why(b.node_id), "peer.heard_of") == heard_of
+
+
 async def test_whom_a_user_parted(autojump_clock: MockClock) -> None:
     async with open_world(1) as world:
         a, b = await pair(world)
