@@ -43,6 +43,13 @@ async def two(world: World, **settings: Any) -> tuple[SimNode, SimNode]:
     return a, b
 
 
+def greater_peer(world: World, node: SimNode, **where: Any) -> ScriptedPeer:
+    """Make a listening peer with an ID greater than a node's."""
+    identities = (stranger(world.rng) for _ in range(100))
+    greater = next(each for each in identities if each.node_id > node.node_id)
+    return ScriptedPeer(world, identity=greater, listens=True, **where)
+
+
 async def try_to(dial: Callable[..., Awaitable[object]], *args: object) -> None:
     try:
         await dial(*args)
@@ -271,9 +278,7 @@ async def test_who_is_refused_as_a_duplicate_takes_nobodys_place(
 ) -> None:
     async with open_world(1) as world:
         a = await world.start("a", lan=None, connections__target=0, connections__max_inbound=3)
-        identities = (stranger(world.rng) for _ in range(100))
-        greater = next(each for each in identities if each.node_id > a.node_id)
-        peer = ScriptedPeer(world, host="10.9.1.1", identity=greater, listens=True)
+        peer = greater_peer(world, a, host="10.9.1.1")
         async with trio.open_nursery() as nursery:
             await nursery.start(peer.listen, lambda line: line.serve(lambda _: None))
             await a.node.connect(str(peer.address))
@@ -297,9 +302,7 @@ async def test_a_peer_that_moved_away_is_no_duplicate(
     """We dialled it where it is no more: nothing else would tell that this connection is dead."""
     async with open_world(1) as world:
         a = await world.start("a", lan=None, connections__target=0)
-        identities = (stranger(world.rng) for _ in range(100))
-        greater = next(each for each in identities if each.node_id > a.node_id)
-        peer = ScriptedPeer(world, identity=greater, listens=True)
+        peer = greater_peer(world, a)
         async with trio.open_nursery() as nursery:
             await nursery.start(peer.listen, lambda line: line.serve(lambda _: None))
             await a.node.connect(str(peer.address))
@@ -316,9 +319,7 @@ async def test_a_connection_from_elsewhere_brings_the_newer_record(
 ) -> None:
     async with open_world(1) as world:
         a = await world.start("a", lan=None, connections__target=0)
-        identities = (stranger(world.rng) for _ in range(100))
-        greater = next(each for each in identities if each.node_id > a.node_id)
-        peer = ScriptedPeer(world, identity=greater, listens=True)
+        peer = greater_peer(world, a)
         async with trio.open_nursery() as nursery:
             await nursery.start(peer.listen, lambda line: line.serve(lambda _: None))
             if dialled:
@@ -332,7 +333,7 @@ async def test_a_connection_from_elsewhere_brings_the_newer_record(
             line = await peer.connect(a, record=record)
             nursery.start_soon(line.serve, lambda _: None)
             await trio.sleep(8)
-            entry = a.services.registry.get(greater.node_id)
+            entry = a.services.registry.get(peer.identity.node_id)
             assert entry is not None
             assert now_at in entry.addresses
             assert entry.signed == record
