@@ -14,6 +14,7 @@ import random
 from collections.abc import Callable
 
 from p2pd.core.acquaintances import Acquaintances, Known
+from p2pd.core.bounded import BoundedTable
 from p2pd.core.budget import Budget
 from p2pd.core.isolation import Isolation
 from p2pd.core.reporters import REPORT_TTL, Reporters
@@ -28,9 +29,14 @@ from p2pd.ids import NodeId
 REPORT_EARLY = 30.0
 # A peer on a connection is heard at least so often, in seconds, where all is well.
 HEARD_LATELY = 15.0
-# Reports of ourselves by strangers that are refuted: so many in a row, and one in ten seconds.
+# Reports of ourselves that are refuted: of one reporter so many in a row, and one in 20 seconds;
+# of all strangers so many in a row, and one in 10 seconds.
+REFUTED_OF_ONE_AT_ONCE = 3
+REFUTED_OF_ONE_PER_SECOND = 0.05
 REFUTED_AT_ONCE = 10
 REFUTED_PER_SECOND = 0.1
+# At the bound who reported us first may begin anew.
+MAX_REFUTED = 4096
 # Lifeguard's S: the worst local health; waits are multiplied by 1 + the score.
 WORST_HEALTH = 8
 
@@ -60,6 +66,7 @@ class Membership:
         self._isolation = Isolation()
         self._suspects = Suspects(rng, self._reporters, self._isolation, last_heard)
         self._by_strangers = Budget(REFUTED_AT_ONCE, REFUTED_PER_SECOND)
+        self._by_reporter = BoundedTable[NodeId, Budget](MAX_REFUTED)
 
     @property
     def isolated(self) -> bool:
@@ -337,12 +344,16 @@ class Membership:
     def is_worth_refuting(self, reporter: NodeId, now: float, *, stranger: bool) -> bool:
         """Whether others may believe somebody's report of ourselves, however old it is.
 
-        Of each reporter one is, in as long as its next one counts nowhere; of all strangers
-        together so many, as these may be invented.
+        Of each reporter a few are in a row, and of all strangers together, as these may be
+        invented; so that false ones make no storm of answers.
         """
         self._now = now
-        is_new = self._reporters.admit(self._own_id, reporter, now)
-        return is_new and (not stranger or self._by_strangers.spend(1, now))
+        budget = self._by_reporter.get(reporter)
+        if budget is None:
+            budget = self._by_reporter[reporter] = Budget(
+                REFUTED_OF_ONE_AT_ONCE, REFUTED_OF_ONE_PER_SECOND
+            )
+        return budget.spend(1, now) and (not stranger or self._by_strangers.spend(1, now))
 
     def forget(self, node: NodeId, now: float) -> None:
         """Give up a suspicion of a node of which nothing is known any more: nobody can look."""

@@ -16,13 +16,14 @@ class Background:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Own the tasks, until cancelled; what one of them raises ends all."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            task_status.started()
-            try:
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                task_status.started()
                 await trio.sleep_forever()
-            finally:
-                self._nursery = None
+        finally:
+            # Not before: what begins while the others end must end, too, as somebody waits for it.
+            self._nursery = None
 
     def start(self, work: Callable[[*Args], Awaitable[object]], *args: *Args) -> None:
         """Start a task; without effect once the node has ended, as all that it would serve has."""

@@ -10,7 +10,7 @@ import trio
 
 from p2pd.address import Address
 from p2pd.core.budget import Budget
-from p2pd.core.entries import Entry, Source
+from p2pd.core.entries import Entry, Source, Status
 from p2pd.core.registry import MAX_ADDRESSES
 from p2pd.errors import (
     Busy,
@@ -502,7 +502,9 @@ class Dialer:
     def _note_failure(self, entry: Entry, error: P2PError) -> None:
         reason = error.reason if isinstance(error, HandshakeRefused) else error.code
         news = reason not in entry.reasons
-        entry.reasons.add(reason)
+        # At an address of before there may be another node by now.
+        if entry.status is not Status.CONNECTED:
+            entry.reasons.add(reason)
         # One list of bootstrap addresses for a whole fleet names every node to itself, and who
         # said that it stops is mostly there no more.
         expected = reason == Reason.ONESELF or entry.left

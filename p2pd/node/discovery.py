@@ -364,8 +364,9 @@ class Discovery:
         polite = self._env.identity.node_id > beacon.node_id
         at = now + POLITE_DELAY if polite else now
         # The same process as before is of the same network as before.
-        apart = not is_news and not entry.reasons.isdisjoint(APART)
-        if not apart and self._may_cut_short(entry, at):
+        if is_news:
+            entry.reasons -= APART
+        if entry.reasons.isdisjoint(APART) and self._may_cut_short(entry, at):
             self._registry.retry_now(entry, at=at)
             self._dialer.wake()
 

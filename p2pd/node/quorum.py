@@ -183,8 +183,8 @@ class Quorum:
         if near is not None:
             reading.pending = dict.fromkeys(near)
             await self._ask_as_needed(reading, near, lambda: reading.lacking(*reading.counts()))
-        # There may be others to take the place of those that are silent.
-        if near is None or (reading.silent and len(near) == most):
+        # There may be others to take the place of those that are silent, or gone.
+        if near is None or len(near) == most > len(reading.held) + len(reading.pending):
             await self._look_up(reading)
         found = self._turnout(reading)
         if reading.lacking(found.answered, found.wanted):

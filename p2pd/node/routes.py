@@ -409,7 +409,11 @@ class Routes:
         """Note that a node did not answer; returns whether it is known not to run."""
         nobody = isinstance(error, DialFailed) and error.refused
         # Nor is anybody a replica of ours who is refused, or refuses us, as of another network.
-        apart = isinstance(error, HandshakeRefused) and error.reason in APART
+        apart = (
+            isinstance(error, HandshakeRefused)
+            and error.reason in APART
+            and error.claimed in {None, node_id}
+        )
         if nobody or apart:
             self.stopped(node_id)
         # Without room for a connection, nobody knows whether it would have answered.

@@ -4,9 +4,8 @@ from functools import partial
 
 import pytest
 
-from p2pd.core.membership import REFUTED_AT_ONCE, WORST_HEALTH
+from p2pd.core.membership import REFUTED_AT_ONCE, REFUTED_OF_ONE_AT_ONCE, WORST_HEALTH
 from p2pd.core.own_reports import GATHER
-from p2pd.core.reporters import REPORT_AGAIN
 from p2pd.core.suspects import (
     OUTCOME_WITHIN,
 )
@@ -256,9 +255,9 @@ def test_a_word_that_is_dated_ahead_hides_no_later_report() -> None:
 def test_of_reports_of_ourselves_those_are_refuted_that_others_may_believe() -> None:
     machine = membership()
     worth = partial(machine.is_worth_refuting, stranger=False)
-    assert worth(LIAR, 1000.0)
-    assert not worth(LIAR, 1000.0 + REPORT_AGAIN - 1)
-    assert worth(LIAR, 1000.0 + REPORT_AGAIN + 1)
+    in_a_row = sum(worth(LIAR, 1000.0 + each / 10) for each in range(100))
+    assert REFUTED_OF_ONE_AT_ONCE <= in_a_row <= REFUTED_OF_ONE_AT_ONCE + 1
+    assert worth(LIAR, 1080.0)
     strangers = [node(1000 + each) for each in range(100)]
     invented = [machine.is_worth_refuting(each, 1100.0, stranger=True) for each in strangers]
     assert sum(invented) == REFUTED_AT_ONCE

@@ -1,6 +1,7 @@
 """Keys and values over nodes, through the face of `Node`."""
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -708,6 +709,28 @@ async def test_who_was_heard_in_the_future_is_away_like_others(
         await world.start("a")
         await trio.sleep(150)
         assert (await a.node.put("k", b"v")).stored == 2
+
+
+@pytest.mark.parametrize("consistency", ["quorum", "all"])
+@pytest.mark.parametrize(("size", "dead"), [(4, 1), (4, 2), (6, 1), (6, 2)])
+async def test_others_take_the_place_of_replicas_that_are_gone(
+    autojump_clock: MockClock, size: int, dead: int, consistency: str
+) -> None:
+    """In the moment after they died, for a node that is none of the closest itself."""
+    async with open_world(1) as world:
+        nodes = await network(world, size, dht__replication=3, connections__target=1)
+        reader, ids = nodes[0], [each.node_id for each in nodes]
+        names = (f"k{number}" for number in itertools.count())
+        name = next(
+            each for each in names if reader.node_id not in closest_first(ids, Key.of(each))[:3]
+        )
+        await reader.node.put(name, b"v")
+        await trio.sleep(100)
+        for victim in closest_first(ids, Key.of(name))[:dead]:
+            await world.crash(next(each for each in nodes if each.node_id == victim))
+        found = await reader.node.get(name, consistency=consistency)
+        assert found.winner.value == b"v"
+        assert (await reader.node.put(name, b"w")).stored >= 2
 
 
 async def test_who_is_gone_is_asked_before_it_is_missed(autojump_clock: MockClock) -> None:

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import trio
 
-from p2pd.net.faults import constant_latency
+from p2pd.net.faults import Cut, constant_latency
 from p2pd.node.events import Event
 from p2pd.simulation.adversary import accuse_everybody
 from p2pd.simulation.determinism import run_in_virtual_time
@@ -123,6 +123,25 @@ def test_who_is_paused_is_alive_again_soon_and_nobody_else_was_ever_dead(seed: i
             assert {name for _, name in verdicts.declared} <= {paused.name}
             verdicts.declared.clear()
             await trio.sleep(20)
+
+    run(main, seed)
+
+
+@pytest.mark.parametrize("seed", range(1, 4))
+def test_after_two_partitions_within_a_minute_nobody_stays_dead(seed: int) -> None:
+    async def main(world: World) -> None:
+        first = await world.start("n0", lan=None, connections__target=4)
+        await world.start_many(15, per_second=5, bootstrap=[first], lan=None, connections__target=4)
+        await trio.sleep(90)
+        nodes = world.living()
+        few = frozenset(each.network.host for each in nodes[:4])
+        cut = Cut(few, frozenset(each.network.host for each in nodes[4:]))
+        for apart, together in ((60, 6), (34, 5)):
+            world.network.medium.cut(cut)
+            await trio.sleep(apart)
+            world.network.medium.heal(cut)
+            await trio.sleep(together)
+        assert not held_dead(nodes, nodes)
 
     run(main, seed)
 
