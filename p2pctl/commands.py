@@ -222,9 +222,8 @@ def get(run: Run) -> None:
         sys.stdout.buffer.write(decode_value(result))
         if run.style.terminal:
             sys.stdout.buffer.write(b"\n")
-        if result["siblings"]:
+        if more := result["siblings"]:
             sys.stdout.flush()
-            more = result["siblings"]
             others = "1 other version stands" if more == 1 else f"{more} other versions stand"
             run.warn(
                 "siblings",

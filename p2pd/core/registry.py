@@ -76,9 +76,10 @@ class Registry:
             if address not in entry.addresses and len(entry.addresses) >= MAX_ADDRESSES:
                 del entry.addresses[1]
             _put_first(entry.addresses, address)
-            # Nor do they come before where it answered last.
-            if address not in entry.answered and entry.answered:
-                _put_first(entry.addresses, entry.answered[0])
+            # Nor do they come before where it answered.
+            true = next((each for each in entry.addresses if each in entry.answered), None)
+            if true is not None and address not in entry.answered:
+                _put_first(entry.addresses, true)
         return entry
 
     def learn(
@@ -190,7 +191,7 @@ class Registry:
         *,
         remote: Address,
         dialed: bool,
-        passing: bool = False,
+        passing: bool,
     ) -> Entry:
         """Note a connection that takes the place of another one to the same process.
 

@@ -136,8 +136,8 @@ class Dht:
         `NotFound`, said only when every one of the closest nodes has answered or failed, and
         `TooFewReplicas`.
         """
-        needed, key = self._needed(consistency), Key.of(name, owner)
-        holding = await self._quorum.read(key, needed, until_found=True)
+        needed = self._needed(consistency)
+        holding = await self._quorum.read(Key.of(name, owner), needed, until_found=True)
         self._check_answers(name, holding, needed)
         # A delete that somebody did not see leaves that one's write standing.
         found = living(holding.versions, self._env.wall_ms())

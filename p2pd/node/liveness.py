@@ -306,12 +306,12 @@ class LivenessService:
         entry, now = self._registry.get(accused), trio.current_time()
         # An identity of which nothing is known may have cost nothing.
         stranger = self._registry.get(reporter) is None
-        if accused == self._own_id and self._machine.is_worth_refuting(
-            reporter, now, stranger=stranger
-        ):
-            # Beyond that nobody believes the report.
-            latest = self._env.wall_ms() + round(REPORT_EARLY * 1000)
-            self.say_alive(after=min(report.observed, latest))
+        if accused == self._own_id:
+            if self._machine.is_worth_refuting(reporter, now, stranger=stranger):
+                # Beyond that nobody believes the report.
+                latest = self._env.wall_ms() + round(REPORT_EARLY * 1000)
+                self.say_alive(after=min(report.observed, latest))
+            return
         if entry is None:
             return
         connection = self._roster.connections.get(accused)

@@ -523,6 +523,10 @@ def test_beacons_with_false_addresses_push_out_no_true_one() -> None:
     assert len(entry.addresses) == MAX_ADDRESSES
     # Who was there once is asked there first; whoever says that it moved, is tried next.
     assert entry.addresses[:2] == [lan(1), lan(129)]
+    # Where another node was found since, it is not asked again.
+    entry.addresses.remove(lan(1))
+    table.heard(node(1), lan(130), Source.MULTICAST, WALL)
+    assert lan(1) not in entry.addresses
 
 
 def test_a_refused_stranger_is_noted_but_spoils_no_connected_peer() -> None:
