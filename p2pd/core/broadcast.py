@@ -17,7 +17,7 @@ import attrs
 
 from p2pd.core.announcements import Announcements
 from p2pd.core.bounded import BoundedTable
-from p2pd.core.budget import Budget
+from p2pd.core.budget import Budgets
 from p2pd.core.declined import Declined
 from p2pd.core.history import History, Item
 from p2pd.core.missing import GRAFT_AFTER, Missing
@@ -123,7 +123,7 @@ class Broadcast:
         self._announcements = Announcements()
         self._offers = Offers()
         self._declined = Declined()
-        self._digests = BoundedTable[NodeId, Budget](MAX_DIGESTERS)
+        self._digests = Budgets[NodeId](MAX_DIGESTERS, DIGESTS_AT_ONCE, DIGESTS_PER_SECOND)
         # When, and who had it then: a copy from anybody else comes over the tree.
         self._pulled = BoundedTable[bytes, tuple[float, frozenset[NodeId]]](MAX_PULLED)
 
@@ -291,9 +291,7 @@ class Broadcast:
         if link is None:
             return
         # Of the peer, not of the link: to connect again gives no more.
-        budget = self._digests.get(peer) or Budget(DIGESTS_AT_ONCE, DIGESTS_PER_SECOND)
-        self._digests[peer] = budget
-        if not budget.spend(1, now):
+        if not self._digests.spend(peer, 1, now):
             return
         ids = self._history.differing(digest.slots)
         if len(ids) > MAX_CHUNKS * MAX_IDS:

@@ -1,5 +1,12 @@
 """A token bucket: so much at once, so much a second from then on."""
 
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+from p2pd.core.bounded import BoundedTable
+
+K = TypeVar("K", bound=Hashable)
+
 
 class Budget:
     """Holds `most` at first and at most, and gains `per_second`; times are monotonic."""
@@ -26,3 +33,18 @@ class Budget:
         """Return the moment from which something is left, as of the last `spend`."""
         # A little later, or rounding would make it nothing yet.
         return self._at + max(0.0, -self._left) / self._per_second + 0.001
+
+
+class Budgets(Generic[K]):
+    """An equal `Budget` for each of `bound`; beyond, who spent longest ago has a new one."""
+
+    def __init__(self, bound: int, most: float, per_second: float) -> None:
+        self._of = BoundedTable[K, Budget](bound)
+        self._most = most
+        self._per_second = per_second
+
+    def spend(self, who: K, cost: float, now: float) -> bool:
+        """Take `cost` of what is left to one of them; see `Budget.spend`."""
+        budget = self._of.get(who) or Budget(self._most, self._per_second)
+        self._of[who] = budget
+        return budget.spend(cost, now)

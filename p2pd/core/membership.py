@@ -14,8 +14,7 @@ import random
 from collections.abc import Callable
 
 from p2pd.core.acquaintances import Acquaintances, Known
-from p2pd.core.bounded import BoundedTable
-from p2pd.core.budget import Budget
+from p2pd.core.budget import Budget, Budgets
 from p2pd.core.isolation import Isolation
 from p2pd.core.reporters import REPORT_TTL, Reporters
 from p2pd.core.suspects import Suspects
@@ -35,7 +34,7 @@ REFUTED_OF_ONE_AT_ONCE = 3
 REFUTED_OF_ONE_PER_SECOND = 0.05
 REFUTED_AT_ONCE = 10
 REFUTED_PER_SECOND = 0.1
-# At the bound who reported us first may begin anew.
+# Reporters whose budget for that is remembered.
 MAX_REFUTED = 4096
 # Lifeguard's S: the worst local health; waits are multiplied by 1 + the score.
 WORST_HEALTH = 8
@@ -66,7 +65,9 @@ class Membership:
         self._isolation = Isolation()
         self._suspects = Suspects(rng, self._reporters, self._isolation, last_heard)
         self._by_strangers = Budget(REFUTED_AT_ONCE, REFUTED_PER_SECOND)
-        self._by_reporter = BoundedTable[NodeId, Budget](MAX_REFUTED)
+        self._by_reporter = Budgets[NodeId](
+            MAX_REFUTED, REFUTED_OF_ONE_AT_ONCE, REFUTED_OF_ONE_PER_SECOND
+        )
 
     @property
     def isolated(self) -> bool:
@@ -348,12 +349,8 @@ class Membership:
         invented; so that false ones make no storm of answers.
         """
         self._now = now
-        budget = self._by_reporter.get(reporter)
-        if budget is None:
-            budget = self._by_reporter[reporter] = Budget(
-                REFUTED_OF_ONE_AT_ONCE, REFUTED_OF_ONE_PER_SECOND
-            )
-        return budget.spend(1, now) and (not stranger or self._by_strangers.spend(1, now))
+        allowed = self._by_reporter.spend(reporter, 1, now)
+        return allowed and (not stranger or self._by_strangers.spend(1, now))
 
     def forget(self, node: NodeId, now: float) -> None:
         """Give up a suspicion of a node of which nothing is known any more: nobody can look."""
