@@ -16,7 +16,7 @@ import enum
 import math
 
 from p2pd.core.bounded import BoundedTable
-from p2pd.core.budget import Budget
+from p2pd.core.budget import Budget, Budgets
 from p2pd.core.entries import Entry
 from p2pd.core.history import Account, Item
 from p2pd.core.registry import Registry
@@ -50,8 +50,9 @@ MOST_PER_SECOND = 100.0
 SCARCE_FOR = 30.0
 # A message from these budgets counts once more for each so many bytes.
 BYTES_COUNT = 4096
-# Budgets that are kept; beyond it the one that is quiet for longest starts anew.
-MAX_BUDGETS = 8192
+# Budgets of each kind that are kept; beyond it the one that is quiet for longest starts anew. No
+# kind that is paid to somebody known can be filled with invented origins.
+MAX_BUDGETS = 4096
 # Messages of one origin that were issued within one of these slices of time, at most.
 ORIGIN_SECONDS = 60
 MOST_OF_ORIGIN = 1200
@@ -72,7 +73,15 @@ class Admission:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._budgets = BoundedTable[tuple[str, NodeId | None], Budget](MAX_BUDGETS)
+        self._known = _budgets(KNOWN_AT_ONCE, KNOWN_PER_SECOND)
+        self._known_words = _budgets(WORDS_AT_ONCE, WORDS_PER_SECOND)
+        # Whoever accuses a node again and again makes it speak: that must cost neither it nor those
+        # who pass it on their other messages. So these are apart, by whether it is a word.
+        self._acquainted = _apart(ACQUAINTED_AT_ONCE, ACQUAINTED_PER_SECOND)
+        self._heard_of = _apart(HEARD_OF_AT_ONCE, HEARD_OF_PER_SECOND)
+        self._peer = _apart(PEER_AT_ONCE, PEER_PER_SECOND)
+        self._told = _budgets(TOLD_AT_ONCE, TOLD_PER_SECOND)
+        self._all = Budget(MOST_AT_ONCE, MOST_PER_SECOND)
         self._issued = BoundedTable[tuple[NodeId, int], int](MAX_SLICES)
         self._scarce_until = -math.inf
 
@@ -122,14 +131,10 @@ class Admission:
         self, entry: Entry, origin: NodeId, now: float, wall: float, *, is_word: bool
     ) -> bool:
         if entry.proven:
-            return (
-                is_word and self._spend("words", origin, WORDS_AT_ONCE, WORDS_PER_SECOND, 1, now)
-            ) or self._spend("known", origin, KNOWN_AT_ONCE, KNOWN_PER_SECOND, 1, now)
-        # Whoever accuses it again and again makes it speak: that must not cost it its messages.
-        what = "acquainted words" if is_word else "acquainted"
-        return _is_acquainted(entry, wall) and self._spend(
-            what, origin, ACQUAINTED_AT_ONCE, ACQUAINTED_PER_SECOND, 1, now
-        )
+            word = is_word and self._known_words.spend(origin, 1, now)
+            return word or self._known.spend(origin, 1, now)
+        acquainted = _is_acquainted(entry, wall)
+        return acquainted and self._acquainted[is_word].spend(origin, 1, now)
 
     def _pay_shared(
         self,
@@ -145,27 +150,20 @@ class Admission:
         cost = 1 + len(item.signed.body) // BYTES_COUNT
         # One that floods may be known to an honest neighbour: it must not use up all of that
         # one's budget here.
-        heard, what = ("heard words", "peer words") if is_word else ("heard", "peer")
-        if self._spend(heard, item.origin, HEARD_OF_AT_ONCE, HEARD_OF_PER_SECOND, 1, now):
-            if teller and self._spend("told", teller, TOLD_AT_ONCE, TOLD_PER_SECOND, 1, now):
+        if self._heard_of[is_word].spend(item.origin, 1, now):
+            if teller and self._told.spend(teller, 1, now):
                 return True
-            if not asked and self._spend(what, peer, PEER_AT_ONCE, PEER_PER_SECOND, cost, now):
+            if not asked and self._peer[is_word].spend(peer, cost, now):
                 return True
-        return self._spend("all", None, MOST_AT_ONCE, MOST_PER_SECOND, cost, now)
+        return self._all.spend(cost, now)
 
-    def _spend(
-        self,
-        what: str,
-        who: NodeId | None,
-        most: float,
-        per_second: float,
-        cost: float,
-        now: float,
-    ) -> bool:
-        key = what, who
-        budget = self._budgets.get(key) or Budget(most, per_second)
-        self._budgets[key] = budget
-        return budget.spend(cost, now)
+
+def _budgets(at_once: float, per_second: float) -> Budgets[NodeId]:
+    return Budgets(MAX_BUDGETS, at_once, per_second)
+
+
+def _apart(at_once: float, per_second: float) -> dict[bool, Budgets[NodeId]]:
+    return {is_word: _budgets(at_once, per_second) for is_word in (False, True)}
 
 
 def _slice(origin: NodeId, issued: int) -> tuple[NodeId, int]:

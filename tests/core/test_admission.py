@@ -175,15 +175,22 @@ def test_what_an_origin_issued_is_counted_by_the_minute() -> None:
         assert within == admission.MOST_OF_ORIGIN
 
 
-def test_the_tables_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admission, "MAX_BUDGETS", 10)
+def test_what_is_counted_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admission, "MAX_SLICES", 10)
     gate = Gate()
     for number in range(50):
-        gate.brings(stranger(number), stranger(number))
         gate.admission.count(stranger(number), 0)
-    assert len(gate.admission._budgets) == 10
     assert len(gate.admission._issued) == 10
+
+
+def test_invented_origins_give_nobody_a_new_budget() -> None:
+    gate = Gate()
+    gate.exhaust(LIAR)
+    while gate.brings(LIAR, KNOWN):
+        pass
+    for number in range(3 * admission.MAX_BUDGETS):
+        gate.brings(LIAR, stranger(number))
+    assert not gate.brings(LIAR, KNOWN)
 
 
 def test_who_was_heard_of_before_does_not_share_with_whom_the_same_peer_invents() -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2pd.core.budget import Budget
+from p2pd.core.budget import Budget, Budgets
 
 SPENDINGS = st.lists(st.tuples(st.floats(0, 5), st.floats(0.1, 8)), max_size=50)
 
@@ -32,3 +32,11 @@ def test_it_says_when_there_is_something_again() -> None:
 def test_it_fills_to_its_bound_and_no_further() -> None:
     budget = Budget(3, per_second=2)
     assert [budget.spend(1, 1000.0) for _ in range(5)] == [True, True, True, False, False]
+
+
+def test_beyond_the_bound_who_spent_longest_ago_has_a_new_one() -> None:
+    budgets = Budgets[str](2, 1, per_second=0.001)
+    assert [budgets.spend(who, 1, 0.0) for who in ("a", "b", "a")] == [True, True, False]
+    assert budgets.spend("c", 1, 0.0)
+    assert not budgets.spend("a", 1, 0.0)
+    assert budgets.spend("b", 1, 0.0)

@@ -69,7 +69,6 @@ def check_bounded(nodes: list[SimNode]) -> None:
         assert len(service._history._seen) <= history.MAX_SEEN
         assert len(service._machine._missing) <= missing.MAX_MISSING
         assert len(service._machine._offers._wanted) <= offers.MAX_WANTED
-        assert len(service._admission._budgets) <= admission.MAX_BUDGETS
         assert len(service._admission._issued) <= admission.MAX_SLICES
 
 
