@@ -352,6 +352,17 @@ def test_a_reporter_of_false_reports_is_not_believed_for_a_while() -> None:
     assert accuse(machine, ACCUSED, LIAR, 101.0 + CREDIT_WINDOW)
 
 
+def test_a_report_that_came_before_a_loss_is_refuted_once() -> None:
+    machine = membership()
+    for index in range(FALSE_REPORTS - 1):
+        now = 100.0 + index
+        machine.heard(node(200 + index), now)
+        assert not accuse(machine, node(200 + index), LIAR, now + 0.1, heard_at=now)
+        machine.lost(node(200 + index), now + 0.2, reset=True)
+        machine.heard(node(200 + index), now + 0.3)
+    assert accuse(machine, ACCUSED, LIAR, 110.0)
+
+
 def test_refuted_reports_far_apart_are_honest_mistakes() -> None:
     machine = membership()
     for index in range(6):

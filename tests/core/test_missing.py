@@ -76,3 +76,15 @@ def test_so_many_announcers_are_asked() -> None:
     for number in range(MAX_ANNOUNCERS + 3):
         missing.announced(message_id(1), peer(number), 1, 0.0)
     assert all_asks(missing) == [peer(number) for number in range(MAX_ANNOUNCERS)]
+
+
+def test_whose_link_is_lost_just_after_it_was_asked_is_not_waited_for() -> None:
+    missing = Missing()
+    missing.announced(message_id(1), peer(1), 1, 0.0)
+    missing.announced(message_id(1), peer(2), 1, 0.0)
+    asked_at = missing.next_due()
+    assert list(missing.to_ask(asked_at)) == [peer(1)]
+    missing.link_down(peer(3), asked_at, eager=False)
+    assert missing.next_due() == asked_at + GRAFT_AGAIN
+    missing.link_down(peer(1), asked_at, eager=False)
+    assert list(missing.to_ask(asked_at)) == [peer(2)]
