@@ -137,6 +137,10 @@ class Broadcast:
         """Whether a publication came over the tree since a link that brought some was lost."""
         return self._settled
 
+    def has_link(self, peer: NodeId) -> bool:
+        """Whether there is a connection to a peer that is of use here."""
+        return peer in self._links
+
     def link_up(self, peer: NodeId, now: float) -> None:
         """Take a new connection, or one that replaces an older one to the same peer.
 

@@ -83,7 +83,6 @@ class GossipService:
         self._delivered = 0
         self._sinks: list[tuple[frozenset[str], Sink]] = []
         self._system: dict[str, SystemHandler] = {}
-        self._linked: dict[NodeId, None] = {}
         self._admission = Admission(roster.registry)
         self._quiet_rounds = 0
         self._round_at = math.inf
@@ -210,13 +209,12 @@ class GossipService:
     def _link_all(self) -> None:
         """Take connections that were made for a question, and stay, or that replaced such."""
         for peer, connection in self._roster.connections.items():
-            if peer not in self._linked:
+            if not self._machine.has_link(peer):
                 self._link_up(connection)
 
     def _link_up(self, connection: Connection) -> None:
         if connection.passing:
             return
-        self._linked[connection.node_id] = None
         self._machine.link_up(connection.node_id, trio.current_time())
         # Whatever either side missed while there was no connection.
         if connection.direction is Direction.OUTBOUND:
@@ -224,7 +222,6 @@ class GossipService:
         self._wake()
 
     def _link_down(self, connection: Connection) -> None:
-        self._linked.pop(connection.node_id, None)
         self._machine.link_down(connection.node_id, trio.current_time())
         self._wake()
 
