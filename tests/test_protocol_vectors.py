@@ -52,6 +52,7 @@ from p2pd.node import (
     roster,
     routes,
     seeds,
+    shortage,
     surplus,
 )
 from p2pd.wire import beacon, codec, framing, handshake, messages, session
@@ -182,7 +183,7 @@ def test_habits() -> None:
         "idle_after_s": roster.IDLE_AFTER,
         "passed_after_s": roster.PASSED_AFTER,
         "passing_s": keepalive.PASSING_SECONDS,
-        "welcome_s": dialer.WELCOME,
+        "welcome_s": shortage.WELCOME,
         "head_start_s": dialer.HEAD_START,
         "cut_short_s": dialer.CUT_SHORT,
         "many": surplus.MANY,

@@ -9,17 +9,17 @@ from p2pd.core.entries import Source
 from p2pd.core.registry import Registry
 from p2pd.errors import DialFailed
 from p2pd.hosts import parse_address
-from p2pd.node.dialer import Dialer
 from p2pd.node.env import Env
 from p2pd.node.events import Events
 from p2pd.node.roster import Roster
+from p2pd.node.upkeep import Upkeep
 
 # While nobody is connected, names are looked up anew: an address behind one may change.
 RESOLVE_INTERVAL = 30.0
 
 
 class Bootstrap:
-    """Keeps the configured addresses known to the dialer."""
+    """Keeps the configured addresses known to those who dial."""
 
     def __init__(
         self,
@@ -27,14 +27,14 @@ class Bootstrap:
         addresses: tuple[str, ...],
         registry: Registry,
         roster: Roster,
-        dialer: Dialer,
+        upkeep: Upkeep,
         events: Events,
     ) -> None:
         self._env = env
         self._addresses = addresses
         self._registry = registry
         self._roster = roster
-        self._dialer = dialer
+        self._upkeep = upkeep
         self._events = events
         self._resolved: dict[str, list[Address]] = {}
         self._unresolved: set[str] = set()
@@ -78,4 +78,4 @@ class Bootstrap:
         wall = self._env.wall_clock()
         for address in found:
             self._registry.configured(address, Source.BOOTSTRAP, wall)
-        self._dialer.wake()
+        self._upkeep.wake()

@@ -1,7 +1,6 @@
-"""The dialling side: to whoever is asked for, and to as many as `connections.target` says."""
+"""Dials: an address, or the addresses of a peer side by side, and what came of it."""
 
 import logging
-import math
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -14,27 +13,24 @@ from p2pd.core.entries import Entry, Source, Status
 from p2pd.core.registry import MAX_ADDRESSES
 from p2pd.errors import (
     Busy,
-    ConnectionLost,
     DialFailed,
     DialTimedOut,
     Exhausted,
     HandshakeRefused,
     NotFound,
     P2PError,
-    RequestTimedOut,
 )
 from p2pd.ids import NodeId
 from p2pd.net.base import Stream
-from p2pd.node.alarms import Alarm
 from p2pd.node.connection import Connection, Direction
 from p2pd.node.env import Env
 from p2pd.node.events import Events
 from p2pd.node.handshaking import Introducer
 from p2pd.node.roster import MAKING_ROOM, Roster, describe
+from p2pd.node.shortage import Shortage
 from p2pd.wire.handshake import Reason
 from p2pd.wire.messages import Message
 
-MAX_DIALS = 8
 # Addresses of peers that are only heard of: so many are tried in a row, so many a second from
 # then on. Anybody can name them, and they need not be those of a node.
 STRANGERS_AT_ONCE = 64
@@ -42,9 +38,6 @@ STRANGERS_PER_SECOND = 8.0
 # Lookups dial whom others name, and wait for no budget. So whoever makes up peers, each with
 # many addresses of somebody else, has so many of them dialled at most.
 ADDRESSES_OF_STRANGERS = 3
-# For so many seconds from its start a node leaves it to others to dial it, for half of its
-# target: were each to dial all it needs, every node would end up with twice as many.
-WELCOME = 30.0
 # The peer may dial for its next question at that moment, and its connection stay: tries after that.
 _MORE_DIALS = 3
 # Seconds after which the next address of a peer is tried beside the last one (RFC 8305, section 5,
@@ -57,8 +50,8 @@ _NO_ROOM_PAUSE = 1.0
 
 
 @attrs.define(eq=False)
-class _Dial:
-    """A dial under way, with what `dial_entry` was told; `error` is for the others who wait."""
+class Dial:
+    """A dial of a peer, with what `dial_entry` was told; `error` is for the others who wait."""
 
     entry: Entry
     stay: bool = False
@@ -89,9 +82,15 @@ class _Race:
 
 
 class Dialer:
-    """Makes outbound connections."""
+    """Makes outbound connections.
 
-    def __init__(self, env: Env, introducer: Introducer, roster: Roster, events: Events) -> None:
+    `room` is where those are parked who wait for room for one more; `on_end` is called at the end
+    of each dial of a peer.
+    """
+
+    def __init__(
+        self, env: Env, introducer: Introducer, roster: Roster, shortage: Shortage, events: Events
+    ) -> None:
         self._env = env
         self._introducer = introducer
         self._roster = roster
@@ -101,57 +100,16 @@ class Dialer:
         self._under_way = 0
         # Of these, those that are meant to last.
         self._to_stay = 0
-        self._dials: dict[NodeId, _Dial] = {}
-        self._alarm = Alarm(env.alarms)
-        # Whether there were too few connections when it looked last.
-        self._wants_more = True
+        self._dials: dict[NodeId, Dial] = {}
         self._strangers = Budget(STRANGERS_AT_ONCE, STRANGERS_PER_SECOND)
-        self._keeping_up = trio.CancelScope()
-        self._alone_from = math.inf
-        self._waiting_for_room = trio.lowlevel.ParkingLot()
-        roster.on_disconnected.append(self._disconnected)
-
-    def wake(self) -> None:
-        """Look again at whom to dial: connections are missing, or their number has changed."""
-        self._alarm.ring()
-
-    def wake_if_short(self) -> None:
-        """Look again at whom to dial, but only where more connections are wanted."""
-        if self._wants_more:
-            self.wake()
-
-    async def run(self) -> None:
-        """Keep `connections.target` connections up, until `stop` is called."""
-        limit = trio.CapacityLimiter(MAX_DIALS)
-        self._alone_from = trio.current_time() + WELCOME
-        with self._keeping_up:
-            async with trio.open_nursery() as nursery:
-                await self._keep_up(limit, nursery)
+        self._shortage = shortage
+        self._leaving = False
+        self.room = trio.lowlevel.ParkingLot()
+        self.on_end: list[Callable[[], None]] = []
 
     def stop(self) -> None:
-        """Replace no lost connections any more, and give up the dials for that."""
-        self._keeping_up.cancel()
-
-    async def _keep_up(self, limit: trio.CapacityLimiter, nursery: trio.Nursery) -> None:
-        while True:
-            now = trio.current_time()
-            wanted = self._wanted() - limit.borrowed_tokens
-            self._wants_more = wanted > 0
-            room = min(wanted, int(limit.available_tokens))
-            candidates = self._registry.candidates(now)[:room] if room > 0 else []
-            next_retry = self._registry.next_retry(now) if wanted > 0 else None
-            for entry in candidates:
-                if not self.may_dial(entry):
-                    next_retry = min(next_retry or math.inf, self._strangers.refilled_at())
-                    break
-                dial = _Dial(entry)
-                self._begin(dial)
-                limit.acquire_on_behalf_of_nowait(dial)
-                nursery.start_soon(self._dial_in_background, dial, limit)
-            next_look = next_retry or math.inf
-            if now < self._alone_from:
-                next_look = min(next_look, self._alone_from)
-            await self._alarm.wait(next_look)
+        """Hold no dial that is cut short from now on against its peer: this node leaves."""
+        self._leaving = True
 
     def may_dial(self, entry: Entry, *, most: int = MAX_ADDRESSES) -> bool:
         """Whether up to `most` addresses of an entry may be dialled now; if so, takes it as done.
@@ -167,76 +125,9 @@ class Dialer:
         )
         return not claimed or self._strangers.spend(claimed, trio.current_time())
 
-    def _wanted(self) -> int:
-        """How many connections are to be made, not counting dials under way."""
-        lasting, config = self._roster.lasting(), self._roster.config
-        made = sum(each.direction is Direction.OUTBOUND for each in lasting)
-        # Whoever fills a node with connections of his own must not keep it from choosing some.
-        # In a small network nobody else might come.
-        young = trio.current_time() < self._alone_from
-        enough = config.target if self._is_small() or not young else (config.target + 1) // 2
-        wanted = max(enough - len(lasting), config.target // 2 - made)
-        # One at the bound would only take the place of another.
-        return min(wanted, config.max_outbound - made)
-
-    def _is_small(self) -> bool:
-        """Whether there are no more nodes than connections wanted."""
-        return len(self._registry) <= self._roster.config.target
-
-    async def request(
-        self,
-        peer: NodeId,
-        message: Message,
-        within: float,
-        on_wait: Callable[[bool], None] = lambda _: None,
-    ) -> Message:
-        """Send a request to a peer, dialling it if need be; returns its reply.
-
-        All together takes at most `within` seconds. Where there is no room for the
-        connection, it waits until others make some; `on_wait` is called with True when that
-        wait begins, with False when it ends. Where the connection ends under the request, as
-        a duplicate or to make room, the request is sent once more over another one, after
-        `on_wait(False)`. Raises `NotFound` for a peer without a known address, `Busy` where
-        there was no room in time, and what `connect_to` and `Connection.request` raise.
-        """
-        until = trio.current_time() + within
-        connection = self._roster.connections.get(peer)
-        if connection is None:
-            connection = await self._connect_in_turn(peer, message, until, on_wait)
-        try:
-            return await self._request(connection, message, until)
-        except ConnectionLost:
-            with trio.move_on_at(until):
-                await connection.ended.wait()
-            on_wait(False)  # noqa: FBT003 - whether it waits is all there is to tell
-            again = await self._connect_in_turn(peer, message, until, on_wait)
-        return await self._request(again, message, until)
-
-    async def _request(self, connection: Connection, message: Message, until: float) -> Message:
-        try:
-            return await connection.request(message, max(0, until - trio.current_time()))
-        finally:
-            # One that is quiet makes room.
-            if not connection.requests_under_way:
-                self._waiting_for_room.unpark()
-
-    async def _connect_in_turn(
-        self, peer: NodeId, question: Message, until: float, on_wait: Callable[[bool], None]
-    ) -> Connection:
-        while True:
-            error: P2PError = RequestTimedOut(f"peer {peer.short} was not reached in time")
-            with trio.move_on_at(until):
-                try:
-                    return await self.connect_to(peer, question=question)
-                except Exhausted:
-                    raise
-                except Busy as full:
-                    error = full
-                on_wait(True)  # noqa: FBT003 - as above
-                await self._waiting_for_room.park()
-                on_wait(False)  # noqa: FBT003 - as above
-                continue
-            raise error
+    def may_dial_strangers_at(self) -> float:
+        """Return the moment from which `may_dial` allows more, once it has refused."""
+        return self._strangers.refilled_at()
 
     async def connect_to(
         self,
@@ -284,17 +175,28 @@ class Dialer:
         `Introducer.as_client`. Raises what `dial` raised for the best of the addresses that failed,
         and `DialFailed` where another node was found there.
         """
-        dial = _Dial(entry, stay, most, question)
-        self._begin(dial)
-        return await self._carry_out(dial)
+        return await self.carry_out(self.begin(entry, stay=stay, most=most, question=question))
 
-    def _begin(self, dial: _Dial) -> None:
-        """Let all who want to dial this entry from now on wait for this one dial."""
-        if dial.entry.node_id is not None:
-            self._dials[dial.entry.node_id] = dial
-        dial.entry.dialing = True
+    def begin(
+        self,
+        entry: Entry,
+        *,
+        stay: bool = False,
+        most: int = MAX_ADDRESSES,
+        question: Message | None = None,
+    ) -> Dial:
+        """Begin what `dial_entry` does: whoever wants this peer from now on waits for this dial.
 
-    async def _carry_out(self, dial: _Dial) -> Connection:
+        `carry_out` must follow.
+        """
+        dial = Dial(entry, stay, most, question)
+        if entry.node_id is not None:
+            self._dials[entry.node_id] = dial
+        entry.dialing = True
+        return dial
+
+    async def carry_out(self, dial: Dial) -> Connection:
+        """End what was begun; see `dial_entry`."""
         entry, began = dial.entry, trio.current_time()
         connection: Connection | None = None
         try:
@@ -310,17 +212,17 @@ class Dialer:
             self._note_failure(entry, error)
             raise
         finally:
-            cut_short = connection is None and dial.error is None
+            cut_short = connection is None and dial.error is None and not self._leaving
             silent = entry.node_id not in self._roster.connections
-            leaving = self._keeping_up.cancel_called
-            if cut_short and silent and not leaving and trio.current_time() - began >= CUT_SHORT:
+            if cut_short and silent and trio.current_time() - began >= CUT_SHORT:
                 self._note_failure(entry, DialTimedOut("no answer while somebody waited for it"))
             entry.dialing = False
             if entry.node_id is not None and self._dials.get(entry.node_id) is dial:
                 del self._dials[entry.node_id]
             dial.done.set()
             # When to try again is known only now.
-            self.wake_if_short()
+            for ended in self.on_end:
+                ended()
         return connection
 
     async def dial(
@@ -349,7 +251,7 @@ class Dialer:
             yield
         finally:
             self._under_way -= 1
-            self._waiting_for_room.unpark()
+            self.room.unpark()
 
     async def dial_to_stay(self, address: Address, source: Source) -> Connection:
         """Dial an address as `dial` does, and see that the connection is one that lasts.
@@ -365,14 +267,6 @@ class Dialer:
             await connection.ended.wait()
             connection = await self.dial(address, source, stay=True)
         return connection
-
-    def _disconnected(self, connection: Connection) -> None:
-        # One in passing was none of those that are to be kept up.
-        if connection.passing:
-            self.wake_if_short()
-        else:
-            self.wake()
-        self._waiting_for_room.unpark()
 
     async def _dial(
         self,
@@ -416,8 +310,8 @@ class Dialer:
         lasting: bool | None,
     ) -> Connection:
         # In a small network several dials under way lead to the same nodes.
-        to_stay = 0 if self._is_small() else self._to_stay
-        stays = self._wanted() > to_stay if lasting is None else lasting
+        to_stay = 0 if self._shortage.is_small() else self._to_stay
+        stays = self._shortage.wanted() > to_stay if lasting is None else lasting
         self._to_stay += stays
         try:
             return await self._introducer.as_client(
@@ -439,7 +333,7 @@ class Dialer:
             connection.close(Reason.DUPLICATE)
         return self._roster.connections[connection.node_id]
 
-    async def _try_addresses(self, dial: _Dial) -> Connection:
+    async def _try_addresses(self, dial: Dial) -> Connection:
         errors: dict[int, P2PError] = {}
         race = _Race()
 
@@ -464,7 +358,7 @@ class Dialer:
             raise errors[min(errors)]
         raise DialFailed(f"no address of {describe(dial.entry)} is left to try")
 
-    async def _try_address(self, dial: _Dial, address: Address, race: _Race) -> Connection:
+    async def _try_address(self, dial: Dial, address: Address, race: _Race) -> Connection:
         entry = dial.entry
         if self._is_anothers(address, entry):
             raise DialFailed(f"at {address} there is another node now")
@@ -488,16 +382,6 @@ class Dialer:
             and each.node_id != entry.node_id
             for each in self._roster.connections.values()
         )
-
-    async def _dial_in_background(self, dial: _Dial, limit: trio.CapacityLimiter) -> None:
-        try:
-            await self._carry_out(dial)
-        except P2PError:
-            # It is in the registry and in the log.
-            return
-        finally:
-            limit.release_on_behalf_of(dial)
-            self.wake()
 
     def _note_failure(self, entry: Entry, error: P2PError) -> None:
         reason = error.reason if isinstance(error, HandshakeRefused) else error.code

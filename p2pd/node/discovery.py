@@ -21,12 +21,13 @@ from p2pd.errors import BadMessage, Exhausted
 from p2pd.ids import NodeId
 from p2pd.net.base import Interface, MulticastSocket
 from p2pd.node.addresses import announced, covering, suitable
-from p2pd.node.dialer import STRANGERS_AT_ONCE, STRANGERS_PER_SECOND, Dialer
+from p2pd.node.dialer import STRANGERS_AT_ONCE, STRANGERS_PER_SECOND
 from p2pd.node.env import Env
 from p2pd.node.events import Events
 from p2pd.node.exchange import Exchange
 from p2pd.node.own_record import OwnRecord
 from p2pd.node.roster import Roster
+from p2pd.node.upkeep import Upkeep
 from p2pd.wire.beacon import Beacon, read_beacon, write_beacon
 from p2pd.wire.handshake import APART
 
@@ -116,7 +117,7 @@ class Discovery:
         config: MulticastConfig,
         own: OwnRecord,
         roster: Roster,
-        dialer: Dialer,
+        upkeep: Upkeep,
         exchange: Exchange,
         events: Events,
         *,
@@ -128,7 +129,7 @@ class Discovery:
         self._own = own
         self._roster = roster
         self._registry = roster.registry
-        self._dialer = dialer
+        self._upkeep = upkeep
         self._exchange = exchange
         self._events = events
         self._network = network
@@ -185,7 +186,7 @@ class Discovery:
         if not self._followed.issuperset(interfaces):
             # A new way out: whoever was out of reach may be within it now.
             self._registry.retry_now()
-            self._dialer.wake()
+            self._upkeep.wake()
         self._followed = set(interfaces)
         wanted = {
             (interface.name, group): interface
@@ -342,7 +343,7 @@ class Discovery:
         if beacon.node_id == self._env.identity.node_id:
             # Perhaps a copy of this node. The handshake will tell, on both sides.
             self._registry.configured(address, Source.MULTICAST, wall)
-            self._dialer.wake()
+            self._upkeep.wake()
             return
         entry = self._registry.heard(beacon.node_id, address, Source.MULTICAST, wall)
         if entry is None:
@@ -368,7 +369,7 @@ class Discovery:
             entry.reasons -= APART
         if entry.reasons.isdisjoint(APART) and self._may_cut_short(entry, at):
             self._registry.retry_now(entry, at=at)
-            self._dialer.wake()
+            self._upkeep.wake()
 
     def _may_cut_short(self, entry: Entry, at: float) -> bool:
         """Whether a peer may be dialled by `at` for a beacon; if so, that is counted.

@@ -31,6 +31,7 @@ from p2pd.node.own_record import OwnRecord
 from p2pd.node.refusals import Refusals
 from p2pd.node.roster import CLONED, Roster, describe
 from p2pd.node.soundings import Soundings
+from p2pd.node.upkeep import Upkeep
 from p2pd.store.base import Table
 from p2pd.wire.handshake import Reason
 from p2pd.wire.messages import Echo, Ping
@@ -80,6 +81,7 @@ class Doctor:
         env: Env,
         roster: Roster,
         dialer: Dialer,
+        upkeep: Upkeep,
         soundings: Soundings,
         dialing_back: DialingBack,
         own: OwnRecord,
@@ -88,6 +90,7 @@ class Doctor:
         self._env = env
         self._roster = roster
         self._dialer = dialer
+        self._upkeep = upkeep
         self._soundings = soundings
         self._dialing_back = dialing_back
         self._own = own
@@ -106,7 +109,7 @@ class Doctor:
         notes = _Notes(up, {host for each in up for host in each.addresses})
         # What failed long ago may do so for another reason now.
         self._roster.registry.retry_now()
-        self._dialer.wake()
+        self._upkeep.wake()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._sound, notes)
             nursery.start_soon(self._try_disk, config, notes)

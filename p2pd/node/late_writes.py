@@ -10,8 +10,8 @@ from p2pd.core.bounded import BoundedTable
 from p2pd.core.records import Version
 from p2pd.errors import Busy, P2PError
 from p2pd.ids import NodeId
-from p2pd.node.dialer import Dialer
 from p2pd.node.fair_channel import FairChannel
+from p2pd.node.requester import Requester
 from p2pd.wire.messages import Store
 
 # Bytes of bodies that wait; at the bound whoever has most waiting loses its newest.
@@ -25,8 +25,8 @@ _MAX_LEFT = 1024
 class LateWrites:
     """A queue of records for others; `run` must be running. `timeout` in seconds, for each."""
 
-    def __init__(self, dialer: Dialer, timeout: float) -> None:
-        self._dialer = dialer
+    def __init__(self, requester: Requester, timeout: float) -> None:
+        self._requester = requester
         self._timeout = timeout
         self._waiting: FairChannel[NodeId, tuple[NodeId, Store]] = FairChannel(MAX_LATE_BYTES)
         self._left_until = BoundedTable[NodeId, float](_MAX_LEFT)
@@ -48,7 +48,7 @@ class LateWrites:
     async def _give(self, node: NodeId, store: Store, limit: trio.Semaphore) -> None:
         try:
             if trio.current_time() >= self._left_until.get(node, 0):
-                await self._dialer.request(node, store, self._timeout)
+                await self._requester.request(node, store, self._timeout)
         except Busy:
             # Our own bound says nothing of it.
             return

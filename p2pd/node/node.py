@@ -51,7 +51,7 @@ from p2pd.node.snapshot import (
 )
 from p2pd.node.why import explain
 from p2pd.store.base import Table
-from p2pd.wire.messages import PROTOCOL_VERSION, Echo, Echoed, FindNode, Ping
+from p2pd.wire.messages import PROTOCOL_VERSION, Echo, Echoed, FindNode, Message, Ping
 
 _ECHO_TIMEOUT = 10.0
 # The shortest prefix that is taken for one of a node ID.
@@ -98,7 +98,7 @@ class Node:
         services.bootstrap.set_addresses(config.discovery.bootstrap)
         services.seeds.set_addresses(config.discovery.seeds)
         services.registry.retry_now()
-        services.dialer.wake()
+        services.upkeep.wake()
         self._config = config
 
     def snapshot(self) -> NodeSnapshot:
@@ -212,21 +212,24 @@ class Node:
 
     async def ping(self, peer: NodeId) -> float:
         """Return the seconds of one round trip; dials if need be. Raises `P2PError`."""
-        dialer = self.services.dialer
-        await dialer.connect_to(peer)
-        sent_at = trio.current_time()
-        await dialer.request(peer, Ping(), self._config.liveness.ping_timeout)
-        return trio.current_time() - sent_at
+        _, seconds = await self._request(peer, Ping(), self._config.liveness.ping_timeout)
+        return seconds
 
     async def echo(self, peer: NodeId, data: bytes) -> tuple[bytes, float]:
         """Send bytes there and back; returns them and the seconds. Raises `P2PError`."""
-        dialer = self.services.dialer
-        await dialer.connect_to(peer)
-        sent_at = trio.current_time()
-        reply = await dialer.request(peer, Echo(data), _ECHO_TIMEOUT)
+        reply, seconds = await self._request(peer, Echo(data), _ECHO_TIMEOUT)
         if not isinstance(reply, Echoed):
             raise PeerError(f"{peer.short} answered {type(reply).__name__}")
-        return reply.data, trio.current_time() - sent_at
+        return reply.data, seconds
+
+    async def _request(
+        self, peer: NodeId, message: Message, within: float
+    ) -> tuple[Message, float]:
+        """Return a reply, and the seconds that it took, those of a dial not counted."""
+        await self.services.dialer.connect_to(peer)
+        sent_at = trio.current_time()
+        reply = await self.services.requester.request(peer, message, within)
+        return reply, trio.current_time() - sent_at
 
     async def put(
         self,
@@ -383,7 +386,7 @@ async def _running(
             services.gossip.run,
             services.liveness.run,
             services.surplus.run,
-            services.dialer.run,
+            services.upkeep.run,
             services.bootstrap.run,
             services.seeds.run,
             services.discovery.run,
@@ -395,7 +398,7 @@ async def _running(
         yield node
         await services.repair.hand_over()
         services.inbound.stop()
-        services.dialer.stop()
+        services.upkeep.stop()
         services.liveness.say_goodbye()
         await services.discovery.say_goodbye()
         await services.roster.say_goodbye()

@@ -22,6 +22,7 @@ from p2pd.node.dialer import Dialer
 from p2pd.node.dispatch import Call, Dispatch
 from p2pd.node.env import Env
 from p2pd.node.peer_book import PeerBook
+from p2pd.node.requester import Requester
 from p2pd.node.roster import Roster
 from p2pd.wire.messages import Failed, Ping, Reach, Reached, Signed
 
@@ -90,6 +91,7 @@ class Probing:
         config: LivenessConfig,
         roster: Roster,
         dialer: Dialer,
+        requester: Requester,
         book: PeerBook,
         dispatch: Dispatch,
     ) -> None:
@@ -97,6 +99,7 @@ class Probing:
         self._env = env
         self._roster = roster
         self._dialer = dialer
+        self._requester = requester
         self._book = book
         self._limit = trio.CapacityLimiter(MAX_PROBES)
         self._redialled = BoundedTable[NodeId, float](MAX_REDIALLED)
@@ -239,7 +242,7 @@ class Probing:
         with trio.move_on_after(seconds):
             if node in self._roster.connections:
                 # Should it end meanwhile, it is dialled.
-                await self._dialer.request(node, Ping(), self.config.ping_timeout)
+                await self._requester.request(node, Ping(), self.config.ping_timeout)
             else:
                 await self._dialer.connect_to(node, most=PROBED_ADDRESSES)
             return True

@@ -27,9 +27,9 @@ from p2pd.core.records import (
 )
 from p2pd.errors import BadMessage, P2PError, StoreError
 from p2pd.ids import Key, NodeId, closest_first
-from p2pd.node.dialer import Dialer
 from p2pd.node.env import Env
 from p2pd.node.replica import Replica
+from p2pd.node.requester import Requester
 from p2pd.node.roster import Roster
 from p2pd.node.routes import Route, Routes
 from p2pd.wire.identity import open_record
@@ -158,14 +158,14 @@ class Quorum:
         config: DhtConfig,
         roster: Roster,
         routes: Routes,
-        dialer: Dialer,
+        requester: Requester,
         replica: Replica,
     ) -> None:
         self._env = env
         self._config = config
         self._roster = roster
         self._routes = routes
-        self._dialer = dialer
+        self._requester = requester
         self._replica = replica
         self._own_id = env.identity.node_id
 
@@ -211,7 +211,7 @@ class Quorum:
                     await self._replica.write(version)
                     reply: Message = Stored()
                 else:
-                    reply = await self._dialer.request(node, Store(version.signed), math.inf)
+                    reply = await self._requester.request(node, Store(version.signed), math.inf)
             except P2PError as error:
                 refusals.append(str(error))
                 return

@@ -20,11 +20,11 @@ from p2pd.core.records import Version
 from p2pd.core.stalemates import Divergence, Stalemates
 from p2pd.errors import BadMessage, Busy, PeerError, RequestRefused, RequestTimedOut
 from p2pd.ids import Key, NodeId
-from p2pd.node.dialer import Dialer
 from p2pd.node.dispatch import Call, Dispatch
 from p2pd.node.env import Env
 from p2pd.node.questions import Questions
 from p2pd.node.replica import Replica
+from p2pd.node.requester import Requester
 from p2pd.node.roster import Roster
 from p2pd.wire.messages import (
     MAX_GIVEN,
@@ -102,10 +102,10 @@ class _Partner:
     are, and nothing would be mended.
     """
 
-    def __init__(self, node_id: NodeId, roster: Roster, dialer: Dialer) -> None:
+    def __init__(self, node_id: NodeId, roster: Roster, requester: Requester) -> None:
         self.node_id = node_id
         self._roster = roster
-        self._dialer = dialer
+        self._requester = requester
         self._waited = 0.0
         self._moved = 0
 
@@ -124,7 +124,7 @@ class _Partner:
         if entry is not None and entry.parted and node_id not in self._roster.connections:
             raise PeerError(f"a user disconnected {name}")
         began = trio.current_time()
-        reply = await self._dialer.request(node_id, question, REPLY_TIMEOUT)
+        reply = await self._requester.request(node_id, question, REPLY_TIMEOUT)
         self._waited += trio.current_time() - began
         if isinstance(reply, Failed):
             text = f"{name} refuses {type(question).__name__}: {reply.message}"
@@ -143,7 +143,7 @@ class Reconciler:
         self,
         env: Env,
         roster: Roster,
-        dialer: Dialer,
+        requester: Requester,
         replica: Replica,
         confirmations: Confirmations,
         stalemates: Stalemates,
@@ -151,7 +151,7 @@ class Reconciler:
     ) -> None:
         self._env = env
         self._roster = roster
-        self._dialer = dialer
+        self._requester = requester
         self._replica = replica
         self._confirmations = confirmations
         self._stalemates = stalemates
@@ -176,7 +176,7 @@ class Reconciler:
         raises (`RequestTimedOut` also where it takes too long in all), and `PeerError`,
         `BadMessage`, `StoreError`.
         """
-        partner, tree = _Partner(peer, self._roster, self._dialer), self._replica.tree
+        partner, tree = _Partner(peer, self._roster, self._requester), self._replica.tree
         comparison = Comparison(tree, prefixes, self._env.rng)
         while (question := comparison.next()) is not None:
             await self._pay(LEAST_COST)
@@ -201,7 +201,7 @@ class Reconciler:
     async def holds_anything(self, peer: NodeId) -> bool:
         """Ask whether a peer stores any record; raises as `reconcile`."""
         nothing = Compare((Subtree(b"", 0, EMPTY),))
-        partner = _Partner(peer, self._roster, self._dialer)
+        partner = _Partner(peer, self._roster, self._requester)
         return bool((await partner.ask(nothing, Compared)).differences)
 
     def _worthwhile(self, peer: NodeId, theirs: Mapping[bytes, bytes | None]) -> list[Divergence]:

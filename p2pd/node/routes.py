@@ -1,7 +1,8 @@
 """The DHT's map: the routing table, kept by what connections show, and lookups along it."""
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 
 import attrs
 import trio
@@ -17,10 +18,10 @@ from p2pd.errors import Busy, DialFailed, HandshakeRefused, P2PError
 from p2pd.ids import NodeId, closest_first
 from p2pd.node.alarms import Alarm
 from p2pd.node.connection import Connection
-from p2pd.node.dialer import Dialer
 from p2pd.node.dispatch import Call, Dispatch
 from p2pd.node.env import Env
 from p2pd.node.peer_book import PeerBook
+from p2pd.node.requester import Requester
 from p2pd.node.roster import Roster
 from p2pd.wire.handshake import APART
 from p2pd.wire.messages import MAX_RECORDS, FindNode, FindValue, Message, Nodes, Ping, Signed, Value
@@ -87,14 +88,14 @@ class Routes:
         env: Env,
         config: DhtConfig,
         roster: Roster,
-        dialer: Dialer,
+        requester: Requester,
         book: PeerBook,
         dispatch: Dispatch,
     ) -> None:
         self._env = env
         self._config = config
         self._roster = roster
-        self._dialer = dialer
+        self._requester = requester
         self._book = book
         self._own_id = env.identity.node_id
         self.table = RoutingTable(self._own_id, config.k, trio.current_time())
@@ -303,7 +304,7 @@ class Routes:
         """Ask one node, and note how long it takes; None where no answer comes in time."""
         dialed, sent_at = node_id not in self._roster.connections, trio.current_time()
         try:
-            answer = await self._dialer.request(node_id, question, self._config.request_timeout)
+            answer = await self._requester.request(node_id, question, self._config.request_timeout)
         except P2PError as error:
             self.note_failure(node_id, error)
             return None
@@ -372,18 +373,19 @@ class Routes:
         dialed = node_id not in self._roster.connections
         outcome, answer, gone = "answered", None, False
 
-        def on_wait(waits: bool) -> None:  # noqa: FBT001 - of `Dialer.request`
+        @contextmanager
+        def held_up() -> Iterator[None]:
             nonlocal dialed
-            if waits:
-                lookup.held_up(candidate)
-            else:
-                lookup.sent(candidate, trio.current_time())
-                dialed = node_id not in self._roster.connections
+            lookup.held_up(candidate)
+            wake()
+            yield
+            lookup.sent(candidate, trio.current_time())
+            dialed = node_id not in self._roster.connections
             wake()
 
         try:
             within = self._config.request_timeout
-            answer = await self._dialer.request(node_id, question, within, on_wait)
+            answer = await self._requester.request(node_id, question, within, held_up)
         except P2PError as error:
             outcome = error.code
             gone = self.note_failure(node_id, error)

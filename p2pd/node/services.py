@@ -33,11 +33,14 @@ from p2pd.node.reconciler import Reconciler
 from p2pd.node.repair import Repair
 from p2pd.node.replica import Replica
 from p2pd.node.republish import Republisher
+from p2pd.node.requester import Requester
 from p2pd.node.roster import Roster
 from p2pd.node.routes import Routes
 from p2pd.node.seeds import Seeds
+from p2pd.node.shortage import Shortage
 from p2pd.node.soundings import Soundings
 from p2pd.node.surplus import Surplus
+from p2pd.node.upkeep import Upkeep
 from p2pd.wire.beacon import network_tag
 from p2pd.wire.handshake import Terms
 from p2pd.wire.messages import Echo, Echoed, Ping, Pong
@@ -54,6 +57,8 @@ class Services:
     roster: Roster
     inbound: Inbound
     dialer: Dialer
+    requester: Requester
+    upkeep: Upkeep
     bootstrap: Bootstrap
     seeds: Seeds
     keepalive: Keepalive
@@ -92,15 +97,18 @@ def wire_services(config: Config, env: Env, events: Events, listening: list[Addr
     roster = Roster(env, config.connections, registry, events)
     book = PeerBook(env, registry, difficulty=config.identity.difficulty)
     introducer = Introducer(env, terms, own, book, dispatch)
-    dialer = Dialer(env, introducer, roster, events)
-    book.on_news.append(dialer.wake_if_short)
+    shortage = Shortage(roster)
+    dialer = Dialer(env, introducer, roster, shortage, events)
+    requester = Requester(roster, dialer)
+    upkeep = Upkeep(env, roster, dialer, shortage)
+    book.on_news.append(upkeep.wake_if_short)
     exchange = Exchange(env, roster, book, own, dispatch)
     discovery = Discovery(
         env,
         config.discovery.multicast,
         own,
         roster,
-        dialer,
+        upkeep,
         exchange,
         events,
         network=network_tag(config.node.network),
@@ -109,21 +117,21 @@ def wire_services(config: Config, env: Env, events: Events, listening: list[Addr
 
     def woke() -> None:
         registry.retry_now()
-        dialer.wake()
+        upkeep.wake()
         for connection in roster.connections.values():
             connection.probe()
 
     gossip = GossipService(env, config.gossip, roster, dispatch, name=config.node.name)
-    probing = Probing(env, config.liveness, roster, dialer, book, dispatch)
+    probing = Probing(env, config.liveness, roster, dialer, requester, book, dispatch)
     liveness = LivenessService(env, roster, probing, book, own, gossip, events)
     limit = config.store.max_value_bytes
     replica = Replica(env, dispatch, events, max_value_bytes=limit)
-    routes = Routes(env, config.dht, roster, dialer, book, dispatch)
-    quorum = Quorum(env, config.dht, roster, routes, dialer, replica)
+    routes = Routes(env, config.dht, roster, requester, book, dispatch)
+    quorum = Quorum(env, config.dht, roster, routes, requester, replica)
     dialing_back = DialingBack(env, roster, dispatch)
     confirmations = Confirmations(trio.current_time())
     stalemates = Stalemates(config.dht.repair_interval)
-    reconciler = Reconciler(env, roster, dialer, replica, confirmations, stalemates, dispatch)
+    reconciler = Reconciler(env, roster, requester, replica, confirmations, stalemates, dispatch)
     repair = Repair(env, config.dht, roster, routes, replica, reconciler, confirmations)
     liveness.on_dead += [routes.died, registry.died, repair.changed]
     # Who said goodbye keeps no place in the routing table from others.
@@ -136,7 +144,9 @@ def wire_services(config: Config, env: Env, events: Events, listening: list[Addr
         roster=roster,
         inbound=Inbound(env, introducer, roster, events),
         dialer=dialer,
-        bootstrap=Bootstrap(env, config.discovery.bootstrap, registry, roster, dialer, events),
+        requester=requester,
+        upkeep=upkeep,
+        bootstrap=Bootstrap(env, config.discovery.bootstrap, registry, roster, upkeep, events),
         seeds=Seeds(env, config.discovery.seeds, roster, dialer, events),
         keepalive=Keepalive(env, config.liveness, roster, events, woke, liveness.timer_came),
         exchange=exchange,
@@ -153,7 +163,7 @@ def wire_services(config: Config, env: Env, events: Events, listening: list[Addr
             routes,
             quorum,
             replica,
-            LateWrites(dialer, config.dht.request_timeout),
+            LateWrites(requester, config.dht.request_timeout),
             dispatch,
             max_value_bytes=limit,
         ),
@@ -163,7 +173,7 @@ def wire_services(config: Config, env: Env, events: Events, listening: list[Addr
             env, config.dht, routes, replica, reconciler, confirmations, repair
         ),
         dialing_back=dialing_back,
-        doctor=Doctor(env, roster, dialer, Soundings(env, discovery), dialing_back, own),
+        doctor=Doctor(env, roster, dialer, upkeep, Soundings(env, discovery), dialing_back, own),
     )
 
 

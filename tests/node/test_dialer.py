@@ -17,7 +17,8 @@ from p2pd.ids import NodeId
 from p2pd.net.faults import Cut, constant_latency
 from p2pd.net.sim import SimPending, SimStream
 from p2pd.node.connection import Direction
-from p2pd.node.dialer import HEAD_START, WELCOME
+from p2pd.node.dialer import HEAD_START
+from p2pd.node.shortage import WELCOME
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.wire.messages import (
     MAX_VALUE_BYTES,
@@ -110,7 +111,7 @@ async def test_a_question_that_anybody_may_hear_goes_along_with_the_handshake(
         ]
         await meet(a, b)
         began = trio.current_time()
-        await a.services.dialer.request(b.node_id, question, within=5)
+        await a.services.requester.request(b.node_id, question, within=5)
         assert trio.current_time() - began == pytest.approx(0.1 * round_trips, abs=0.02)
         assert_unharmed(a, b)
 
@@ -126,7 +127,7 @@ async def test_an_address_that_is_silent_does_not_hide_those_behind_it(
         assert entry is not None
         entry.addresses.insert(0, Address("203.0.113.9", 41000))
         began = trio.current_time()
-        reply = await a.services.dialer.request(b.node_id, FindNode(bytes(32)), within=2)
+        reply = await a.services.requester.request(b.node_id, FindNode(bytes(32)), within=2)
         assert isinstance(reply, Nodes)
         assert trio.current_time() - began == pytest.approx(HEAD_START + 0.3, abs=0.02)
         # The next dial begins there.
@@ -248,7 +249,9 @@ async def test_what_went_along_with_the_handshake_is_not_asked_again(
             heard.clear()
             # Along with the handshake, then over the connection that it made.
             for _ in range(2):
-                reply = await a.services.dialer.request(peer.identity.node_id, question, within=5)
+                reply = await a.services.requester.request(
+                    peer.identity.node_id, question, within=5
+                )
                 assert reply == Nodes(())
             assert heard.count(question) == 2
             nursery.cancel_scope.cancel()
@@ -265,7 +268,7 @@ async def test_requests_wait_for_room_while_others_are_answered(
         answered: list[str] = []
 
         async def ask(other: SimNode) -> None:
-            reply = await a.services.dialer.request(other.node_id, Echo(b"hello"), within=5)
+            reply = await a.services.requester.request(other.node_id, Echo(b"hello"), within=5)
             assert reply == Echoed(b"hello")
             answered.append(other.name)
 
@@ -284,7 +287,7 @@ async def test_no_request_waits_for_room_without_end(autojump_clock: MockClock) 
         await a.node.connect(str(b.address))
         began = trio.current_time()
         with pytest.raises(Busy):
-            await a.services.dialer.request(c.node_id, Echo(b""), within=7)
+            await a.services.requester.request(c.node_id, Echo(b""), within=7)
         assert trio.current_time() - began == pytest.approx(7)
 
 
@@ -359,14 +362,14 @@ async def test_who_asks_while_a_dial_begins_waits_for_that_one(autojump_clock: M
         await trio.sleep(20)
         for _ in range(30):
             a.services.registry.retry_now()
-            a.services.dialer.wake()
+            a.services.upkeep.wake()
             # Whoever is first, the dialer or the user, is up to Trio.
             await trio.lowlevel.checkpoint()
             with trio.move_on_after(0.5):
                 with suppress(P2PError):
                     await a.node.ping(b.node_id)
             a.services.registry.retry_now()
-            a.services.dialer.wake()
+            a.services.upkeep.wake()
             await trio.sleep(10)
         assert_unharmed(a)
 

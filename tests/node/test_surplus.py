@@ -9,7 +9,7 @@ from trio.testing import MockClock
 from p2pd.core.entries import Entry
 from p2pd.core.missing import GRAFT_AFTER
 from p2pd.ids import NodeId
-from p2pd.node.dialer import WELCOME
+from p2pd.node.shortage import WELCOME
 from p2pd.node.surplus import LEAST_PAUSE, MANY
 from p2pd.simulation import measure
 from p2pd.simulation.world import World, open_world

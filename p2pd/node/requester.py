@@ -1,0 +1,76 @@
+"""Requests to peers, connected or not: whoever is not is dialled first."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import trio
+
+from p2pd.errors import Busy, ConnectionLost, Exhausted, P2PError, RequestTimedOut
+from p2pd.ids import NodeId
+from p2pd.node.connection import Connection
+from p2pd.node.dialer import Dialer
+from p2pd.node.roster import Roster
+from p2pd.wire.messages import Message
+
+# What a request goes through while it can't be on its way.
+HeldUp = Callable[[], AbstractContextManager[None]]
+
+
+class Requester:
+    """Sends requests over the connections there are, and over new ones."""
+
+    def __init__(self, roster: Roster, dialer: Dialer) -> None:
+        self._roster = roster
+        self._dialer = dialer
+        roster.on_disconnected.append(self._disconnected)
+
+    async def request(
+        self, peer: NodeId, message: Message, within: float, held_up: HeldUp = nullcontext
+    ) -> Message:
+        """Send a request to a peer, dialling it if need be; returns its reply.
+
+        All together takes at most `within` seconds. Where there is no room for the connection, it
+        waits until others make some. Where the connection ends under the request, as a duplicate
+        or to make room, the request is sent once more over another one. Both of these happen
+        within a `held_up()`. Raises `NotFound` for a peer without a known address, `Busy` where
+        there was no room in time, and what `Dialer.connect_to` and `Connection.request` raise.
+        """
+        until = trio.current_time() + within
+        connection = self._roster.connections.get(peer)
+        if connection is None:
+            connection = await self._connect(peer, message, until, held_up)
+        try:
+            return await self._send(connection, message, until)
+        except ConnectionLost:
+            with held_up(), trio.move_on_at(until):
+                await connection.ended.wait()
+            again = await self._connect(peer, message, until, held_up)
+        return await self._send(again, message, until)
+
+    def _disconnected(self, _: Connection) -> None:
+        self._dialer.room.unpark()
+
+    async def _send(self, connection: Connection, message: Message, until: float) -> Message:
+        try:
+            return await connection.request(message, max(0, until - trio.current_time()))
+        finally:
+            # One that is quiet makes room.
+            if not connection.requests_under_way:
+                self._dialer.room.unpark()
+
+    async def _connect(
+        self, peer: NodeId, question: Message, until: float, held_up: HeldUp
+    ) -> Connection:
+        while True:
+            error: P2PError = RequestTimedOut(f"peer {peer.short} was not reached in time")
+            with trio.move_on_at(until):
+                try:
+                    return await self._dialer.connect_to(peer, question=question)
+                except Exhausted:
+                    raise
+                except Busy as full:
+                    error = full
+                with held_up():
+                    await self._dialer.room.park()
+                continue
+            raise error

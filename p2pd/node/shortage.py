@@ -1,0 +1,40 @@
+"""How many connections a node lacks."""
+
+import math
+
+import trio
+
+from p2pd.node.connection import Direction
+from p2pd.node.roster import Roster
+
+# For so many seconds from its start a node leaves it to others to dial it, for half of its
+# target: were each to dial all it needs, every node would end up with twice as many.
+WELCOME = 30.0
+
+
+class Shortage:
+    """Compares the connections that last with `connections.target`."""
+
+    def __init__(self, roster: Roster) -> None:
+        self._roster = roster
+        self.alone_from = math.inf
+
+    def begin(self) -> None:
+        """Start the time in which others are to dial this node; it ends at `alone_from`."""
+        self.alone_from = trio.current_time() + WELCOME
+
+    def wanted(self) -> int:
+        """Return how many connections are to be made, not counting dials under way."""
+        lasting, config = self._roster.lasting(), self._roster.config
+        made = sum(each.direction is Direction.OUTBOUND for each in lasting)
+        # Whoever fills a node with connections of his own must not keep it from choosing some.
+        # In a small network nobody else might come.
+        young = trio.current_time() < self.alone_from
+        enough = config.target if self.is_small() or not young else (config.target + 1) // 2
+        wanted = max(enough - len(lasting), config.target // 2 - made)
+        # One at the bound would only take the place of another.
+        return min(wanted, config.max_outbound - made)
+
+    def is_small(self) -> bool:
+        """Whether there are no more nodes than connections wanted."""
+        return len(self._roster.registry) <= self._roster.config.target
