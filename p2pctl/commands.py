@@ -217,7 +217,8 @@ def get(run: Run) -> None:
     if run.options.json:
         run.write_json(result)
     elif run.options.all:
-        print(render.versions((each, decode_value(each)) for each in result["versions"]))
+        shown = ((each, decode_value(each)) for each in result["versions"])
+        print(render.versions(shown, run.style))
     else:
         sys.stdout.buffer.write(decode_value(result))
         if run.style.terminal:

@@ -337,15 +337,18 @@ def put(result: "results.PutResultJson", done: str) -> str:
     )
 
 
-def versions(entries: "Iterable[tuple[results.VersionJson, bytes]]") -> str:
+def versions(entries: "Iterable[tuple[results.VersionJson, bytes]]", style: Style) -> str:
     """Show `get --all`: each version with its bytes, the winner first."""
     listed = list(entries)
     writers = short_ids(entry["writer"] for entry, _ in listed)
-    rows = [
+    headers: Sequence[str] = ("VERSION", "WRITER", "SIZE", "VALUE")
+    rows: Sequence[Sequence[str]] = [
         (clean(entry["version"]), writers[entry["writer"]], size(len(value)), _preview(value))
         for entry, value in listed
     ]
-    return table(("VERSION", "WRITER", "SIZE", "VALUE"), rows)
+    if style.width is not None:
+        headers, rows = _fitted(headers, rows, style.width, ())
+    return table(headers, rows)
 
 
 def lookup(result: "results.LookupResultJson") -> str:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pctl import render
-from p2pd.control.results import PeerJson
+from p2pd.control.results import PeerJson, VersionJson
 
 
 @given(st.text())
@@ -135,3 +135,15 @@ def test_a_table_of_peers_fits_into_a_terminal() -> None:
     assert "no answer within 5 s, no answer" in whole
     narrow = render.Style(Terminal(), {"COLUMNS": "80", "NO_COLOR": "1"})
     assert "SOURCE" not in render.peers(result, narrow, now)
+
+
+def test_a_table_of_versions_fits_into_a_terminal_and_is_whole_in_a_pipe() -> None:
+    value = b"a sentence of more characters than are left in the line"
+    one: VersionJson = {"version": "5" * 32, "writer": "a" * 64}
+    other: VersionJson = {"version": "6" * 32, "writer": "a" * 64}
+    shown = [(one, value), (other, b"short")]
+    style = render.Style(Terminal(), {"COLUMNS": "80", "NO_COLOR": "1"})
+    lines = render.versions(shown, style).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[2].endswith("short")
+    assert value.decode() in render.versions(shown, render.Style(io.StringIO()))
