@@ -187,7 +187,10 @@ class SimListener:
 
     async def accept(self) -> SimPending:
         """See `Listener`."""
-        return await self._receive.receive()
+        try:
+            return await self._receive.receive()
+        except trio.EndOfChannel:
+            raise trio.ClosedResourceError from None
 
     async def aclose(self) -> None:
         """See `Listener`."""

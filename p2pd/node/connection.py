@@ -17,7 +17,7 @@ from p2pd.ids import NodeId
 from p2pd.net.base import Stream
 from p2pd.node.alarms import Alarm, Alarms
 from p2pd.node.background import Background
-from p2pd.node.dispatch import Dispatch
+from p2pd.node.dispatch import BUG, Dispatch
 from p2pd.wire.framing import MAX_PAYLOAD
 from p2pd.wire.handshake import RemotePeer
 from p2pd.wire.messages import Failed, Goodbye, Message, Ping, Refused
@@ -167,6 +167,7 @@ class Connection:
         """Serve the connection until it ends, and close it: `end_reason` and `ending` say why.
 
         Where writing has to wait, a task in the background does that; it ends with the connection.
+        Raises only what is a bug.
         """
         self._is_served = True
         self._may_send_at_once = True
@@ -176,6 +177,9 @@ class Connection:
                     self._send_waiting()
                 if self.end_reason is None:
                     await self._read()
+        except Exception:
+            self._end(BUG)
+            raise
         finally:
             self._end("this node stops")
             for slot in self._slots.values():

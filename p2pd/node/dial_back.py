@@ -17,7 +17,7 @@ from p2pd.node.connection import Connection
 from p2pd.node.dispatch import Call, Dispatch, failure
 from p2pd.node.env import Env
 from p2pd.node.roster import Roster
-from p2pd.wire.messages import DialBack, DialedBack, Failed
+from p2pd.wire.messages import DialBack, DialedBack, Failed, Message
 
 REACHED, REFUSED, SILENT = OUTCOMES = ("reached", "refused", "silent")
 # Seconds that a dial for another may take. An honest one on a LAN takes milliseconds.
@@ -40,6 +40,7 @@ class DialingBack:
         self._budget = Budget(DIALS_BACK_AT_ONCE, DIALS_BACK_PER_SECOND)
         self._under_way = 0
         self._last = BoundedTable[str, float](_MAX_HOSTS)
+        self._boundary = dispatch.boundary
         dispatch.add(DialBack, self._take)
 
     async def ask(self, connection: Connection) -> DialedBack | None:
@@ -54,7 +55,7 @@ class DialingBack:
                 return reply
         return None
 
-    def _take(self, call: Call, _: DialBack) -> None:
+    def _take(self, call: Call, question: DialBack) -> None:
         address, now = self._address_of(call), trio.current_time()
         lately = now - self._last.get(address.host, -DIAL_BACK_AGAIN) < DIAL_BACK_AGAIN
         full = self._under_way >= MAX_DIALS_BACK
@@ -62,7 +63,7 @@ class DialingBack:
             raise Busy("too many dials back are asked for; try again")
         self._last[address.host] = now
         self._under_way += 1
-        self._env.background.start(self._dial, call, address)
+        self._env.background.start(self._answer, call, question, address)
 
     def _address_of(self, call: Call) -> Address:
         """Return what may be dialled for the one who asks; raises `NotFound`."""
@@ -82,18 +83,23 @@ class DialingBack:
             raise NotFound("no address is announced to dial back")
         return Address(host, ports[0])
 
-    async def _dial(self, call: Call, address: Address) -> None:
-        outcome = SILENT
+    async def _answer(self, call: Call, question: DialBack, address: Address) -> None:
         try:
-            with trio.move_on_after(WITHIN):
-                stream = await self._env.network.dial(address)
-                await stream.aclose()
-                outcome = REACHED
-        except DialFailed:
-            outcome = REFUSED
-        except Exhausted as error:
-            call.answer(failure(error))
-            return
+            with self._boundary(call.connection, question):
+                try:
+                    reply: Message = DialedBack(str(address)[:64], await self._dial(address))
+                except Exhausted as error:
+                    reply = failure(error)
+                call.answer(reply)
         finally:
             self._under_way -= 1
-        call.answer(DialedBack(str(address)[:64], outcome))
+
+    async def _dial(self, address: Address) -> str:
+        with trio.move_on_after(WITHIN):
+            try:
+                stream = await self._env.network.dial(address)
+            except DialFailed as error:
+                return REFUSED if error.refused else SILENT
+            await stream.aclose()
+            return REACHED
+        return SILENT

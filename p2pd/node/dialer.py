@@ -23,6 +23,7 @@ from p2pd.errors import (
 from p2pd.ids import NodeId
 from p2pd.net.base import Stream
 from p2pd.node.connection import Connection, Direction
+from p2pd.node.dispatch import BUG
 from p2pd.node.env import Env
 from p2pd.node.events import Events
 from p2pd.node.handshaking import Introducer
@@ -317,6 +318,12 @@ class Dialer:
             return await self._introducer.as_client(
                 stream, number, passing=not stays, question=question
             )
+        except P2PError:
+            raise
+        except Exception as error:
+            # The boundary: a bug costs one connection.
+            self._events.emit_bug("a handshake", error)
+            raise DialFailed(BUG) from error
         finally:
             self._to_stay -= stays
 

@@ -4,7 +4,6 @@ A handler is a plain function `(call, message) -> reply | None`. It must not blo
 work goes to its service's own bounded channel, which answers later by `call.answer`.
 """
 
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -16,6 +15,9 @@ from p2pd.node.events import Events
 from p2pd.wire.codec import clip
 from p2pd.wire.messages import MAX_TEXT, Failed, Message
 from p2pd.wire.session import Received
+
+# Why a connection ends that a bug was met on.
+BUG = "a bug in this node; see its log"
 
 M = TypeVar("M", bound=Message)
 
@@ -107,11 +109,5 @@ class Dispatch:
         try:
             yield
         except Exception as error:  # noqa: BLE001 - that is the boundary
-            self._events.emit(
-                "bug",
-                f"a bug in handling {type(message).__name__}: {error!r}",
-                level=logging.ERROR,
-                peer=connection.node_id,
-                error=error,
-            )
-            connection.abort("a bug in this node; see its log")
+            self._events.emit_bug(f"handling {type(message).__name__}", error, connection.node_id)
+            connection.abort(BUG)

@@ -73,6 +73,10 @@ class Events:
         for sink in tuple(self._sinks):
             sink(event)
 
+    def emit_bug(self, what: str, error: Exception, peer: NodeId | None = None) -> None:
+        """Tell that a bug showed in `what` was done for a peer."""
+        self.emit("bug", f"a bug in {what}: {error!r}", level=logging.ERROR, peer=peer, error=error)
+
     def emit_shortage(self, problem: str) -> None:
         """Tell that file descriptors or memory are used up; every ten minutes at most."""
         now = trio.current_time()

@@ -13,6 +13,7 @@ from p2pd.core.hearsay import public_network
 from p2pd.errors import ConnectionLost, HandshakeRefused
 from p2pd.net.base import Listener, Pending
 from p2pd.node.connection import Connection, Direction
+from p2pd.node.dispatch import BUG
 from p2pd.node.env import Env
 from p2pd.node.events import SHORTAGE_PAUSE, Events
 from p2pd.node.handshaking import Introducer
@@ -107,6 +108,10 @@ class Inbound:
         except (ConnectionLost, trio.BrokenResourceError) as error:
             for connection in admitted:
                 connection.abort(str(error))
+        except Exception as error:  # noqa: BLE001 - the boundary: a bug costs one connection
+            self._events.emit_bug("a handshake", error)
+            for connection in admitted:
+                connection.abort(BUG)
 
     async def _drop_slowest_handshake(self) -> None:
         by_network = Counter(_network(pending) for pending in self._handshakes)

@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
 
 import trio
@@ -20,7 +20,6 @@ from p2pd.errors import (
     NotFound,
     PeerError,
     StartError,
-    StoreError,
 )
 from p2pd.hosts import parse_address
 from p2pd.ids import ID_BITS, Key, NodeId, closest_first, distance_bits
@@ -344,22 +343,17 @@ async def open_node(
     """Run a node within the `async with`; it listens when this returns.
 
     At a normal end it says goodbye to its peers and saves its registry. Raises
-    `StartError` where an address can't be had, `StoreError`. A bug in a service escapes as
-    an `ExceptionGroup`.
+    `StartError` where an address can't be had, `StoreError`, and `Exhausted`. A bug in a service
+    escapes as an `ExceptionGroup`.
     """
-    listeners = await _listen(env.network, config.listen.addresses)
-    services = wire_services(config, env, events, [each.address for each in listeners])
-    try:
+    async with _listening(env.network, config.listen.addresses) as listeners:
+        services = wire_services(config, env, events, [each.address for each in listeners])
         await load_registry(env, services.registry, events)
-    except StoreError:
-        for each in listeners:
-            await each.aclose()
-        raise
-    chronicle = Chronicle()
-    with events.sent_to(chronicle.sink), events.sent_to(services.doctor.refusals.sink):
-        async with _running(config, env, services, chronicle, listeners, instance) as node:
-            yield node
-    await save_registry(env, services.registry, events)
+        chronicle = Chronicle()
+        with events.sent_to(chronicle.sink), events.sent_to(services.doctor.refusals.sink):
+            async with _running(config, env, services, chronicle, listeners, instance) as node:
+                yield node
+        await save_registry(env, services.registry, events)
 
 
 @asynccontextmanager
@@ -368,7 +362,7 @@ async def _running(
     env: Env,
     services: Services,
     chronicle: Chronicle,
-    listeners: list[Listener],
+    listeners: Sequence[Listener],
     instance: str,
 ) -> AsyncIterator[Node]:
     events = services.events
@@ -405,23 +399,32 @@ async def _running(
         nursery.cancel_scope.cancel()
 
 
-async def _listen(network: Network, addresses: tuple[str, ...]) -> list[Listener]:
-    """Bind all addresses; where port 0 stands more than once, all get the same free port."""
+@asynccontextmanager
+async def _listening(
+    network: Network, addresses: tuple[str, ...]
+) -> AsyncIterator[Sequence[Listener]]:
+    """Bind all addresses for the `async with`.
+
+    Where port 0 stands more than once, all get the same free port.
+    """
     listeners: list[Listener] = []
     chosen = 0
-    for text in addresses:
-        host, port = parse_address(text, listening=True)
-        try:
-            listener = await network.listen(Address(host, port or chosen))
-        except StartError as error:
-            if listeners and _has_no_ipv6(host, error):
-                continue
+    try:
+        for text in addresses:
+            host, port = parse_address(text, listening=True)
+            try:
+                listener = await network.listen(Address(host, port or chosen))
+            except StartError as error:
+                if listeners and _has_no_ipv6(host, error):
+                    continue
+                raise
+            chosen = chosen if port else listener.address.port
+            listeners.append(listener)
+        yield listeners
+    finally:
+        with trio.CancelScope(shield=True):
             for each in listeners:
                 await each.aclose()
-            raise
-        chosen = chosen if port else listener.address.port
-        listeners.append(listener)
-    return listeners
 
 
 def _has_no_ipv6(host: str, error: StartError) -> bool:

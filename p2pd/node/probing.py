@@ -24,7 +24,7 @@ from p2pd.node.env import Env
 from p2pd.node.peer_book import PeerBook
 from p2pd.node.requester import Requester
 from p2pd.node.roster import Roster
-from p2pd.wire.messages import Failed, Ping, Reach, Reached, Signed
+from p2pd.wire.messages import Failed, Message, Ping, Reach, Reached, Signed
 
 # Probes of our own under way at once; the others wait their turn.
 MAX_PROBES = 16
@@ -105,6 +105,7 @@ class Probing:
         self._redialled = BoundedTable[NodeId, float](MAX_REDIALLED)
         self._reaches = 0
         self._budget = Budget(REACHES_AT_ONCE, REACHES_PER_SECOND)
+        self._boundary = dispatch.boundary
         dispatch.add(Reach, self._take_reach)
 
     async def probe(self, node: NodeId, *, last: bool = False) -> Outcome:
@@ -263,21 +264,26 @@ class Probing:
         if connection is not None and trio.current_time() - connection.last_heard < 1.0:
             return Reached(alive=True)
         dials = min(len(entry.addresses), PROBED_ADDRESSES)
-        spent = self._budget.spend(dials, trio.current_time())
-        if not spent or self._reaches >= MAX_REACHES:
+        full = self._reaches >= MAX_REACHES
+        if full or not self._budget.spend(dials, trio.current_time()):
             raise Busy("too many nodes are asked for; try again")
         self._reaches += 1
-        self._env.background.start(self._reach, call, node)
+        self._env.background.start(self._answer, call, question, node)
         return None
 
-    async def _reach(self, call: Call, node: NodeId) -> None:
+    async def _answer(self, call: Call, question: Reach, node: NodeId) -> None:
         try:
-            call.answer(Reached(await self._try(node, self._seconds())))
-        except Busy as error:
-            call.answer(Failed(error.code, "no room for a dial"))
-        except HandshakeRefused as refusal:
-            call.answer(Reached(refusal.proven and refusal.claimed == node))
-        except P2PError:
-            call.answer(Reached(alive=False))
+            with self._boundary(call.connection, question):
+                call.answer(await self._reach(node))
         finally:
             self._reaches -= 1
+
+    async def _reach(self, node: NodeId) -> Message:
+        try:
+            return Reached(await self._try(node, self._seconds()))
+        except Busy as error:
+            return Failed(error.code, "no room for a dial")
+        except HandshakeRefused as refusal:
+            return Reached(refusal.proven and refusal.claimed == node)
+        except P2PError:
+            return Reached(alive=False)

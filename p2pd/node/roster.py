@@ -79,6 +79,8 @@ class Roster:
     async def _serve(self, connection: Connection) -> None:
         try:
             await connection.run()
+        except Exception as error:  # noqa: BLE001 - the boundary: a bug costs one connection
+            self._events.emit_bug("serving a connection", error, connection.node_id)
         finally:
             if self.connections.get(connection.node_id) is connection:
                 self._remove(connection, connection.end_reason or "it ended")

@@ -219,6 +219,16 @@ async def test_a_port_is_had_once_and_again_after_it_was_closed(
         assert one.address.port != other.address.port
 
 
+async def test_a_closed_listener_accepts_no_more(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with running() as world:
+        listener = await network(world, FAR).listen(PORT)
+        await listener.aclose()
+        with pytest.raises(trio.ClosedResourceError):
+            await listener.accept()
+
+
 async def test_datagrams_reach_the_segment_and_the_sender_itself(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

@@ -11,14 +11,15 @@ from trio.testing import MockClock
 
 from p2pd.address import Address
 from p2pd.core.merkle import EMPTY
-from p2pd.errors import TooFewReplicas
+from p2pd.errors import P2PError, TooFewReplicas
 from p2pd.net import sim
 from p2pd.net.faults import constant_latency
 from p2pd.net.sim import SimStream
 from p2pd.node import inbound, reconciler, replica
 from p2pd.node.connection import TIME_SLICE
 from p2pd.node.dialer import STRANGERS_AT_ONCE, STRANGERS_PER_SECOND
-from p2pd.node.dispatch import Call
+from p2pd.node.dispatch import BUG, Call
+from p2pd.node.handshaking import Introducer
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.wire.messages import (
     Accepted,
@@ -351,6 +352,47 @@ async def test_a_bug_in_a_handler_costs_one_connection(autojump_clock: MockClock
         assert bugs[0].error.__traceback__ is not None
         assert len(connected(a)) == 1
         assert await honest.ask(Echo(b"x")) == Echoed(b"x")
+
+
+async def test_a_bug_in_reading_what_a_peer_sends_costs_one_connection(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bug() -> None:
+        raise ZeroDivisionError("a bug planted by a test")
+
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        honest = await ScriptedPeer(world, host="10.8.0.1").connect(a)
+        peer = ScriptedPeer(world)
+        trigger = await peer.connect(a)
+        connection = a.services.roster.connections[peer.identity.node_id]
+        monkeypatch.setattr(connection._session, "next_event", bug)
+        await trigger.send(Pong())
+        with trio.fail_after(1):
+            await trigger.hung_up()
+        assert connection.end_reason == BUG
+        assert a.codes().count("bug") == 1
+        assert await honest.ask(Echo(b"x")) == Echoed(b"x")
+
+
+@pytest.mark.parametrize(("side", "at"), [("as_client", "b"), ("as_server", "a")])
+async def test_a_bug_in_a_handshake_costs_one_connection(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, side: str, at: str
+) -> None:
+    async def bug(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a bug planted by a test")
+
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        b = await world.start("b", lan=None)
+        honest = await ScriptedPeer(world, host="10.8.0.1").connect(a)
+        with monkeypatch.context() as patch:
+            patch.setattr(Introducer, side, bug)
+            with pytest.raises(P2PError):
+                await b.node.connect(str(a.address))
+        assert "bug" in world.nodes[at].codes()
+        assert await honest.ask(Echo(b"x")) == Echoed(b"x")
+        await b.node.connect(str(a.address))
 
 
 @pytest.mark.parametrize("question", [Compare((Subtree(b"", 0, EMPTY),)), Fetch((bytes(32),))])
