@@ -2,14 +2,16 @@
 
 import errno
 import os
+import shlex
 import socket
 import tempfile
-import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
+
+from p2pd.errors import ConfigError
 
 if TYPE_CHECKING:
     from p2pd.control.results import FindingJson
@@ -20,7 +22,6 @@ _DIAL_SECONDS: Final = 3.0
 _MAX_TARGETS: Final = 16
 # What a daemon leaves in its state directory.
 _TRACES: Final = ("lock", "identity.json")
-_CHECK: Final = "`p2pd --config FILE --check` says what is wrong with it"
 
 
 def look(
@@ -158,25 +159,30 @@ def _disk(directory: Path | None) -> "FindingJson":
 
 
 def _targets(config: Path, *, must_be: bool) -> "Iterable[FindingJson]":
+    from p2pd.invocation import read_config  # noqa: PLC0415 - start-up time
+
+    if not must_be and _is_absent(config):
+        return
     try:
-        with config.open("rb") as file:
-            discovery = tomllib.load(file).get("discovery", {})
-    except FileNotFoundError:
-        if must_be:
-            yield _finding("config.unreadable", "problem", f"{config}: no such file", _CHECK)
+        discovery = read_config(config, {}, "default").discovery
+    except ConfigError as error:
+        mended = (
+            f"mend it; `p2pd --config {shlex.quote(str(config))} --check` says when it is right"
+        )
+        for problem in error.problems:
+            yield _finding("config.refused", "problem", problem, mended)
         return
-    except (OSError, ValueError) as error:
-        yield _finding("config.unreadable", "problem", f"{config}: {error}", _CHECK)
-        return
-    targets = [("seed", text) for text in _texts(discovery, "seeds")]
-    targets += [("bootstrap", text) for text in _texts(discovery, "bootstrap")]
+    targets = [("seed", text) for text in discovery.seeds]
+    targets += [("bootstrap", text) for text in discovery.bootstrap]
     with ThreadPoolExecutor(_MAX_TARGETS) as pool:
         yield from pool.map(lambda target: _target(*target), targets[:_MAX_TARGETS])
 
 
-def _texts(discovery: object, name: str) -> list[str]:
-    found: Any = discovery.get(name, []) if isinstance(discovery, Mapping) else []
-    return [each for each in found if isinstance(each, str)] if isinstance(found, list) else []
+def _is_absent(file: Path) -> bool:
+    try:
+        return not file.exists()
+    except PermissionError:
+        return False
 
 
 def _target(check: str, text: str) -> "FindingJson":
@@ -188,14 +194,14 @@ def _target(check: str, text: str) -> "FindingJson":
         return _finding(f"{check}.unresolved", "problem", f"{text}: {error}", remedy)
     said = ""
     for family, kind, *_, address in found:
-        with socket.socket(family, kind) as sock:
-            sock.settimeout(_DIAL_SECONDS)
-            try:
+        try:
+            with socket.socket(family, kind) as sock:
+                sock.settimeout(_DIAL_SECONDS)
                 sock.connect(address)
-            except OSError as error:
-                said = error.strerror or f"no answer within {_DIAL_SECONDS:g} s"
-            else:
-                return _finding(f"{check}.ok", "ok", f"{text} takes connections")
+        except OSError as error:
+            said = error.strerror or f"no answer within {_DIAL_SECONDS:g} s"
+        else:
+            return _finding(f"{check}.ok", "ok", f"{text} takes connections")
     remedy = (
         "see whether p2pd runs there, whether its firewall lets its TCP port in, and whether "
         "that of this host lets connections out"

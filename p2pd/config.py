@@ -63,7 +63,7 @@ class NodeConfig:
     roles: tuple[str, ...] = _key(
         (),
         list_of(one_of("seed")),
-        'What this node is for others, for them to see. "seed": they have it in discovery.seeds.',
+        'Roles announced to other nodes. "seed": this node is in their discovery.seeds.',
     )
 
 
@@ -121,8 +121,8 @@ class MulticastConfig:
         default=False,
         rule=_FLAG,
         doc="Whether to send beacons at that interval only, with no burst at the start and no "
-        "answer to others but a doctor. Nodes then find each other within an interval instead of "
-        "at once.",
+        "answers except to `p2pctl doctor`. Nodes then find each other within an interval "
+        "instead of at once.",
         reload=True,
     )
     interfaces: tuple[str, ...] = _key(
@@ -272,14 +272,14 @@ class DhtConfig:
     """The distributed hash table (Kademlia); k, alpha and replication as in its paper."""
 
     k: int = _count(20, "nodes", 1, MAX_K, "Size of a routing bucket.")
-    alpha: int = _count(3, "requests", 1, 32, "Requests of one lookup at a time.")
+    alpha: int = _count(3, "requests", 1, 32, "Concurrent requests in one lookup.")
     disjoint_paths: int = _count(
         1,
         "paths",
         1,
         16,
-        "Over how many paths a lookup goes that share no node. More withstand more liars, and "
-        "cost more requests.",
+        "How many node-disjoint paths a lookup follows. More paths withstand more liars and cost "
+        "more requests.",
     )
     limit_local_networks: bool = _key(
         default=False,
@@ -306,8 +306,8 @@ class DhtConfig:
         3600.0,
         1,
         30 * DAY,
-        "After so long without another replica having shown that it has the same, a record is "
-        "looked up and given to those who lack it.",
+        "A record that no other replica has been seen to hold for this long is looked up and "
+        "given to the replicas that lack it.",
     )
     repair_interval: float = _seconds(
         600.0,

@@ -400,7 +400,7 @@ class Membership:
 
     def _set_health(self, score: int) -> None:
         self._health = score
-        self._suspects.patience = 1.0 + score
+        self._suspects.set_patience(1.0 + score)
 
 
 def _keep_claim(known: Known, reporter: NodeId, statement: Statement, observed_at: float) -> None:

@@ -56,7 +56,6 @@ class _Window:
 class Suspects:
     """Keeps the suspicions under way and the verdicts; times are monotonic seconds.
 
-    `patience` multiplies the waits before a verdict: it is kept up to date by the owner.
     `last_heard` says when anything last came from anybody.
     """
 
@@ -67,7 +66,7 @@ class Suspects:
         isolation: Isolation,
         last_heard: Callable[[], float],
     ) -> None:
-        self.patience = 1.0
+        self._patience = 1.0
         self._population = 0
         self._rng = rng
         self._reporters = reporters
@@ -82,6 +81,12 @@ class Suspects:
         # (due, count, node): a case may have several entries, outdated ones do nothing.
         self._agenda: list[tuple[float, int, NodeId]] = []
         self._entries = 0
+
+    def set_patience(self, patience: float) -> None:
+        """Multiply the waits before a verdict by so much, those under way, too."""
+        sooner, self._patience = patience < self._patience, patience
+        if sooner:
+            self._renew_agenda()
 
     def case(self, node: NodeId) -> Case | None:
         """Return the suspicion of a node that is under way."""
@@ -213,11 +218,14 @@ class Suspects:
         """Note that something about a suspect's case changed."""
         if len(self._agenda) > 4 * len(self._cases) + 64:
             # What was put off or settled goes, or false reports would fill the agenda.
-            self._agenda.clear()
-            for each in self._cases:
-                self._push(each)
+            self._renew_agenda()
         else:
             self._push(node)
+
+    def _renew_agenda(self) -> None:
+        self._agenda.clear()
+        for each in self._cases:
+            self._push(each)
 
     def drop(self, node: NodeId) -> None:
         """Forget a suspicion or verdict."""
@@ -289,7 +297,7 @@ class Suspects:
         while self._agenda:
             due, _, node = self._agenda[0]
             case = self._cases.get(node)
-            if case is not None and case.due(self.patience) <= due:
+            if case is not None and case.due(self._patience) <= due:
                 return min(due, self._own_reports.due)
             heapq.heappop(self._agenda)
             if case is not None:
@@ -309,13 +317,13 @@ class Suspects:
 
     def _look_at(self, node: NodeId, case: Case, now: float) -> None:
         self._ask_for_probes(node, case, now)
-        if case.quorum_due(self.patience) <= now and self._quorum_stands(case, now):
+        if case.quorum_due(self._patience) <= now and self._quorum_stands(case, now):
             self.convict(node, Evidence.SILENT, None, now)
         else:
             self._push(node)
 
     def _ask_for_probes(self, node: NodeId, case: Case, now: float) -> None:
-        if case.verdict_due(self.patience) <= now:
+        if case.verdict_due(self._patience) <= now:
             case.held = self._isolation.isolated
             # It may have come back since it was dialled.
             case.last_chance = not case.held
@@ -340,7 +348,7 @@ class Suspects:
         if silence > IN_TOUCH:
             # A refutation could not have come: look again in a moment.
             case.cut_off |= silence > CUT_OFF
-            case.quorum_at = now + IN_TOUCH / 2 - REFUTE_WAIT * self.patience
+            case.quorum_at = now + IN_TOUCH / 2 - REFUTE_WAIT * self._patience
             return False
         if case.cut_off and not case.waited_anew:
             # Once: among few peers silences are long, and a verdict must come at last.
@@ -373,7 +381,7 @@ class Suspects:
         return case
 
     def _push(self, node: NodeId) -> None:
-        due = self._cases[node].due(self.patience)
+        due = self._cases[node].due(self._patience)
         if due < math.inf:
             self._entries += 1
             heapq.heappush(self._agenda, (due, self._entries, node))

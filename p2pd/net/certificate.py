@@ -7,8 +7,11 @@ import hashlib
 import os
 import ssl
 import tempfile
+import traceback
 
 import attrs
+
+from p2pd.errors import StartError
 
 
 @attrs.frozen
@@ -23,7 +26,7 @@ class TlsContexts:
 def make_tls_contexts() -> TlsContexts:
     """Mint a key and a certificate and load them into fresh contexts.
 
-    Forks for a moment, so that it is called before threads are started.
+    Forks for a moment, so that it is called before threads are started. Raises `StartError`.
     """
     key_and_certificate = _mint_in_child()
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -31,10 +34,16 @@ def make_tls_contexts() -> TlsContexts:
     # Without tickets the handshake is one flight shorter, and nothing is ever resumed.
     server.num_tickets = 0
     # The ssl module loads keys from files only; this one is gone before anybody connects.
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(key_and_certificate)
-        file.flush()
-        server.load_cert_chain(file.name)
+    try:
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(key_and_certificate)
+            file.flush()
+            server.load_cert_chain(file.name)
+    except OSError as error:
+        raise StartError(
+            f"can't keep the TLS key for a moment in a temporary file: {error.strerror}; "
+            "name a directory that this user may write to in TMPDIR"
+        ) from None
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.minimum_version = ssl.TLSVersion.TLSv1_3
     client.check_hostname = False
@@ -53,10 +62,15 @@ def _mint_in_child() -> bytes:
             from p2pd.net.minting import mint_certificate  # noqa: PLC0415 - in the child only
 
             os.write(writer, mint_certificate())
-        finally:
             os._exit(0)
+        except BaseException:  # noqa: BLE001 - nothing of the parent may go on in the child
+            traceback.print_exc()
+        finally:
+            os._exit(1)
     os.close(writer)
     with os.fdopen(reader, "rb") as stream:
         minted = stream.read()
-    os.waitpid(child, 0)
+    _, status = os.waitpid(child, 0)
+    if status:
+        raise StartError("can't mint a TLS certificate: the process that was to do it has failed")
     return minted

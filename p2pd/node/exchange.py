@@ -14,6 +14,7 @@ from p2pd.node.own_record import OwnRecord
 from p2pd.node.peer_book import PeerBook
 from p2pd.node.roster import Roster
 from p2pd.wire.messages import Announce, GetPeers, Peers, Signed
+from p2pd.wire.records import OpenedRecord
 
 PEERS_PER_ANSWER = 16
 # With so many records of peers, a new connection is not asked for more, and others are seldom.
@@ -68,8 +69,9 @@ class Exchange:
     def _take_announcement(self, call: Call, announcement: Announce) -> None:
         # Unasked, a peer tells of itself alone.
         if self._book.owner(announcement.record) == call.connection.node_id:
-            self._learn(announcement.record, call.connection)
-            self._roster.renew(call.connection.node_id, self._env.records.open(announcement.record))
+            opened = self._learn(announcement.record, call.connection)
+            if opened is not None:
+                self._roster.renew(call.connection.node_id, opened)
 
     def _ask_soon(self, connection: Connection) -> None:
         if connection.passing or self._records() >= ENOUGH_PEERS:
@@ -102,8 +104,8 @@ class Exchange:
         except P2PError:
             return
         if isinstance(reply, Peers):
-            for signed in reply.records:
+            for signed in reply.records[:PEERS_PER_ANSWER]:
                 self._learn(signed, connection)
 
-    def _learn(self, signed: Signed, told_by: Caller) -> None:
-        self._book.learn(signed, told_over=told_by.remote.host, told_by=told_by.node_id)
+    def _learn(self, signed: Signed, told_by: Caller) -> OpenedRecord | None:
+        return self._book.learn(signed, told_over=told_by.remote.host, told_by=told_by.node_id)

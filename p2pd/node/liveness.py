@@ -356,7 +356,8 @@ class LivenessService:
         if self._registry.get(origin) is None:
             return None
         here = self._own.addresses[0].host if self._own.addresses else "0.0.0.0"
-        if self._book.learn(signed, told_over=here, told_by=None) != origin:
+        opened = self._book.learn(signed, told_over=here, told_by=None)
+        if opened is None or opened.node_id != origin:
             return None
         return self._env.records.open(signed).record
 

@@ -14,6 +14,7 @@ from p2pd.ids import NodeId
 from p2pd.node.addresses import reachable
 from p2pd.node.env import Env
 from p2pd.wire.messages import MAX_REDIRECTS, Signed
+from p2pd.wire.records import OpenedRecord
 
 # So that a refusal with all its redirects fits into a frame of the handshake.
 MAX_REDIRECT_BYTES = 512
@@ -49,8 +50,10 @@ class PeerBook:
         picked += self._registry.sample(MAX_REDIRECTS - len(picked), exclude)
         return tuple(signed for signed in picked if len(signed.body) <= MAX_REDIRECT_BYTES)
 
-    def learn(self, signed: Signed, *, told_over: str, told_by: NodeId | None) -> NodeId | None:
-        """Take a record that was passed on; returns whose it is, None if it is no good.
+    def learn(
+        self, signed: Signed, *, told_over: str, told_by: NodeId | None
+    ) -> OpenedRecord | None:
+        """Take a record that was passed on, and return it; None if it is no good.
 
         Nothing of the teller is believed but what the record's owner signed. `told_over`
         is the host from which it came, `told_by` the peer, where it is known.
@@ -73,7 +76,7 @@ class PeerBook:
             )
             for callback in self.on_news:
                 callback()
-        return opened.node_id
+        return opened
 
     def owner(self, signed: Signed) -> NodeId | None:
         """Say whose record it is, without keeping it; None if it is no good."""

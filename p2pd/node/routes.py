@@ -431,10 +431,10 @@ class Routes:
             return []
         host, teller = told_by.remote.host, told_by.node_id
         named: list[tuple[NodeId, Signed]] = []
-        for signed in answer.records:
-            node_id = self._book.learn(signed, told_over=host, told_by=teller)
-            if node_id is not None and not self._is_dead(node_id):
-                named.append((node_id, signed))
+        for signed in answer.records[: self._config.k]:
+            opened = self._book.learn(signed, told_over=host, told_by=teller)
+            if opened is not None and not self._is_dead(opened.node_id):
+                named.append((opened.node_id, signed))
         return named
 
     def _answer(self, call: Call, request: FindNode) -> Nodes:

@@ -96,7 +96,8 @@ class SqliteStore:
 
     async def try_disk(self) -> Disk:
         """See `Store`."""
-        return await self._reader.run(_try_disk, self._database.path.parent)
+        # Reads must not wait for it.
+        return await trio.to_thread.run_sync(_try_disk, self._database.path.parent)
 
     def usage(self, table: Table) -> Usage:
         """See `Store`."""

@@ -41,6 +41,23 @@ def test_who_was_never_heard_of_is_unknown_and_who_was_heard_alive() -> None:
     assert machine.next_due() == float("inf")
 
 
+def test_the_verdicts_of_a_node_that_is_well_again_come_as_soon_as_those_of_others() -> None:
+    due = []
+    for ill in (False, True):
+        machine = membership()
+        machine.heard(ACCUSED, 0.0)
+        if ill:
+            machine.late(WORST_HEALTH, 1.0)
+        machine.lost(ACCUSED, 1.0, reset=False)
+        machine.take_actions(1.0)
+        machine.dial_failed(ACCUSED, 1.5, refused=False)
+        machine.others_failed(ACCUSED, 1.5)
+        for _ in range(WORST_HEALTH):
+            machine.on_time(1.6)
+        due.append(machine.next_due())
+    assert due[0] == due[1]
+
+
 def test_a_reset_is_followed_by_a_dial_and_a_refusal_by_the_verdict() -> None:
     machine = membership()
     machine.heard(ACCUSED, 0.0)

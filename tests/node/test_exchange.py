@@ -11,7 +11,7 @@ from p2pd.node import exchange, liveness
 from p2pd.node.registry_store import SAVE_INTERVAL
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.store.base import Change, Table
-from p2pd.wire.identity import open_peer_record
+from p2pd.wire.identity import open_peer_record, work
 from p2pd.wire.messages import Announce, GetPeers, Message, Peers, Publication, Signed
 from tests.node.scripted import (
     Line,
@@ -90,6 +90,20 @@ async def test_a_record_with_too_little_work_is_nobody(autojump_clock: MockClock
         await trio.sleep(1)
         assert "10.9.0.8:1" in addresses_of(a)
         assert "10.9.0.7:1" not in addresses_of(a)
+
+
+async def test_who_is_connected_can_announce_no_record_with_too_little_work(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, identity__difficulty=8)
+        identity = stranger(world.rng, 8)
+        line = await ScriptedPeer(world, identity=identity, listens=True).connect(a)
+        nonce = next(each for each in range(100) if not work(identity.public_key, each))
+        await line.send(Announce(make_record(identity, Address("10.9.0.99", 41000), nonce=nonce)))
+        await trio.sleep(1)
+        assert a.node.peers()[0].address == "10.9.0.1:41000"
+        assert a.services.roster.connections[identity.node_id].peer.record.nonce == identity.nonce
 
 
 async def test_an_announcement_moves_a_peer(autojump_clock: MockClock) -> None:

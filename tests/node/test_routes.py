@@ -6,6 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from p2pd.address import Address
 from p2pd.core.routing import RoutingTable
 from p2pd.errors import RequestTimedOut
 from p2pd.ids import Key, NodeId
@@ -14,8 +15,8 @@ from p2pd.node import feelers, surplus
 from p2pd.node.routes import REFRESH_AFTER, REFRESH_FIRST, Route, Routes
 from p2pd.simulation.checks import closest
 from p2pd.simulation.world import SimNode, World, open_world
-from p2pd.wire.messages import FindNode
-from tests.node.scripted import Line, ScriptedPeer, assert_unharmed
+from p2pd.wire.messages import MAX_RECORDS, FindNode, Nodes
+from tests.node.scripted import Line, ScriptedPeer, assert_unharmed, make_record, stranger
 
 TIMEOUT = 10.0
 
@@ -37,6 +38,19 @@ async def network(world: World, size: int, **settings: Any) -> list[SimNode]:
 
 def routes(node: SimNode) -> Routes:
     return node.services.routes
+
+
+async def test_of_one_answer_no_more_than_k_nodes_are_taken(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__target=0)
+        line = await ScriptedPeer(world, listens=True).connect(a)
+        records = tuple(
+            make_record(stranger(world.rng), Address(f"203.0.{number}.1", 41000))
+            for number in range(MAX_RECORDS)
+        )
+        world._nursery.start_soon(line.serve, lambda _: Nodes(records))
+        await routes(a).look_up(bytes(32), FindNode(bytes(32)))
+        assert len(a.services.registry) == 1 + a.config.dht.k
 
 
 def ids(route: Route) -> list[NodeId]:

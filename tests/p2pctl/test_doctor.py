@@ -106,7 +106,7 @@ def test_names_of_the_configuration_are_looked_up_and_dialled(
         closed.bind(("127.0.0.1", 0))
         there, not_there = (f"127.0.0.1:{each.getsockname()[1]}" for each in (open_one, closed))
         (tmp_path / "p2pd.toml").write_text(
-            f'[discovery]\nseeds = ["{there}", "{not_there}"]\nbootstrap = [".:1"]\n'
+            f'[discovery]\nseeds = ["{there}", "{not_there}"]\nbootstrap = ["nowhere.invalid:1"]\n'
         )
         found = findings(capsys, "--instance", "test")
     assert there in found["seed.ok"]["text"]
@@ -114,12 +114,39 @@ def test_names_of_the_configuration_are_looked_up_and_dialled(
     assert "bootstrap.unresolved" in found
 
 
-@pytest.mark.parametrize("content", [None, "[discovery", "discovery = 3", "[discovery]\nseeds = 1"])
-def test_any_configuration_is_survived(
-    tmp_path: Path, capsys: Captured, content: str | None
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "No such file or directory"),
+        ("[discovery", "is not valid TOML"),
+        ("discovery = 3", "discovery: expected a section, [discovery], not 3"),
+        ("[discovery]\nseeds = 1", "discovery.seeds: expected a list"),
+        ("[dht]\nreplicaton = 3", "did you mean dht.replication?"),
+        ("a = " + "[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_a_configuration_with_which_p2pd_does_not_start_is_a_problem(
+    tmp_path: Path, capsys: Captured, content: str | None, said: str
 ) -> None:
     file = tmp_path / "mine.toml"
     if content is not None:
         file.write_text(content)
     found = findings(capsys, "--instance", "test", "--config", str(file))
-    assert ("config.unreadable" in found) == (content in {None, "[discovery"})
+    assert said in found["config.refused"]["text"]
+    assert f"`p2pd --config {file} --check`" in found["config.refused"]["remedy"]
+
+
+def test_a_host_without_ipv6_is_survived(
+    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = socket.socket
+
+    def refuse(family: int = -1, *rest: int) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(97, "Address family not supported by protocol")
+        return make(family, *rest)
+
+    (tmp_path / "p2pd.toml").write_text('[discovery]\nseeds = ["[::1]:1"]\n')
+    monkeypatch.setattr("p2pctl.local_checks.socket.socket", refuse)
+    found = findings(capsys, "--socket", str(tmp_path / "none.sock"))
+    assert "Address family not supported" in found["seed.unreachable"]["text"]

@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -440,6 +441,28 @@ async def test_a_copy_taken_while_it_runs_is_whole(path: Path, tmp_path: Path) -
             shutil.copy(path.with_name(path.name + suffix), snapshot)
     async with open_sqlite_store(snapshot / path.name, ROOMY) as store:
         assert await store.get(Table.RECORDS, b"a") == b"1"
+
+
+async def test_a_read_does_not_wait_for_the_disk_to_be_tried(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced, fsync = threading.Event(), os.fsync
+
+    def slow(file: int) -> None:
+        synced.wait()
+        fsync(file)
+
+    async with open_sqlite_store(path, ROOMY) as store:
+        await store.apply([record(b"a", b"1")])
+        async with trio.open_nursery() as nursery:
+            monkeypatch.setattr(os, "fsync", slow)
+            nursery.start_soon(store.try_disk)
+            await trio.testing.wait_all_tasks_blocked()
+            try:
+                with trio.fail_after(5):
+                    assert await store.get(Table.RECORDS, b"a") == b"1"
+            finally:
+                synced.set()
 
 
 @needs_root
