@@ -17,6 +17,9 @@ from p2pd.ids import ID_BITS, distance
 # Prefixes looked at for one cut. Each bit that nodes have in common takes twice as many prefixes
 # to tell them apart, so that whoever chooses node IDs could make it go on for ever.
 MAX_VISITS = 128
+# Prefixes looked at to find what is `outside` of others. Confirming single keys, a peer could make
+# it look at 256 for each of these.
+MAX_OUTSIDE = 1024
 
 
 @attrs.frozen
@@ -95,18 +98,20 @@ def shared(some: Iterable[Prefix], others: Iterable[Prefix]) -> list[Prefix]:
 def outside(prefixes: Iterable[Prefix], *, but_for: Callable[[Prefix], bool]) -> list[Prefix]:
     """Return the prefixes of all keys that none of `prefixes` holds.
 
-    `but_for` as in `closest_sets`.
+    `but_for` as in `closest_sets`. After `MAX_OUTSIDE` a prefix is left whole, though some of its
+    keys are held.
     """
     known = merged(prefixes)
     paths = _paths(known)
     starts = [each.path << ID_BITS - each.bits for each in known]
     found: list[Prefix] = []
     ahead = [EVERYTHING]
-    for prefix in ahead:
+    for visits, prefix in enumerate(ahead):
         if but_for(prefix) or _is_in(prefix, paths):
             continue
         start = prefix.path << ID_BITS - prefix.bits
-        if bisect_left(starts, start) < bisect_left(starts, start + (1 << ID_BITS - prefix.bits)):
+        end = start + (1 << ID_BITS - prefix.bits)
+        if visits < MAX_OUTSIDE and bisect_left(starts, start) < bisect_left(starts, end):
             ahead += prefix.longer(1)
         else:
             found.append(prefix)

@@ -9,6 +9,7 @@ import heapq
 import math
 from collections import Counter
 from collections.abc import Hashable
+from itertools import takewhile
 
 import attrs
 
@@ -135,11 +136,10 @@ class History:
         for account, by_age in list(self._by_age.items()):
             while by_age and by_age[0][0] // self._slice_ms < first_kept:
                 self._drop_oldest(account)
-        while self._seen:
-            oldest = next(iter(self._seen))
-            if self._seen[oldest][0] + self._seen_ttl > now:
-                break
-            self._forget(oldest)
+        seen = takewhile(lambda each: each[1][0] + self._seen_ttl <= now, self._seen.items())
+        # In one go: to look for the first one of a dictionary takes it past all that were deleted.
+        for message_id in [message_id for message_id, _ in seen]:
+            self._forget(message_id)
 
     def slots(self) -> tuple[Slot, ...]:
         """Return a fingerprint of each slice that holds anything, oldest first.

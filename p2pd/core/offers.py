@@ -6,6 +6,7 @@ publication several times.
 
 import math
 from collections import Counter
+from itertools import takewhile
 
 import attrs
 
@@ -110,11 +111,8 @@ class Offers:
         return asks
 
     def _expire(self, now: float) -> None:
-        while self._wanted:
-            oldest = next(iter(self._wanted))
-            wanted = self._wanted[oldest]
-            if wanted.asked_at + RETRY > now:
-                break
+        old = takewhile(lambda each: each[1].asked_at + RETRY <= now, self._wanted.items())
+        for oldest, wanted in list(old):
             del self._wanted[oldest]
             self._wanted_of[wanted.peer] -= 1
             if not self._wanted_of[wanted.peer]:

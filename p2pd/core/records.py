@@ -136,14 +136,13 @@ class Author:
     Its versions of a key each cover the one before, also where that was not seen when they
     were made: to miss one's own write (few replicas have it, or are cut off) is not to write
     beside it. So one key must be written by one caller at a time. Its clock is a hybrid
-    logical one (Kulkarni et al. 2014, "Logical Physical Clocks", section 3) and strictly
-    increasing over all keys.
+    logical one (Kulkarni et al. 2014, "Logical Physical Clocks", section 3), of each key by
+    itself: what somebody dated ahead under one key dates nothing that is written under others.
     """
 
     def __init__(self, public_key: bytes, entropy: Callable[[int], bytes]) -> None:
         self._public_key = public_key
         self._entropy = entropy
-        self._clock = 0
         self._begin()
 
     def _begin(self) -> None:
@@ -188,26 +187,30 @@ class Author:
         key = Key.of_digest(digest, NodeId.of(self._public_key) if owned else None)
         if len(self._written) >= MAX_REMEMBERED and key not in self._written:
             self._begin()
-        if not _is_plausible(self._clock, now_ms):
+        if not _is_plausible(self._last_clock(key), now_ms):
             # Our own clock was far ahead, and no replica took what we made. As a new actor we begin
             # before it, or all that we write would be dated as far ahead.
-            self._clock = 0
             self._begin()
         latest = max((each.record.clock for each in versions), default=0)
-        self._clock = max(now_ms << _COUNTER_BITS, latest + 1, self._clock + 1)
+        clock = max(now_ms << _COUNTER_BITS, latest + 1, self._last_clock(key) + 1)
         vector = _vector(versions, self._written.get(key, ()))
-        self._written[key] = (*vector, Seen(self._actor, self._clock))
+        self._written[key] = (*vector, Seen(self._actor, clock))
         return Record(
             name_digest=digest,
             owned=owned,
             value=value,
             writer=self._public_key,
             instance=self._instance,
-            clock=self._clock,
+            clock=clock,
             seen=vector,
             # Of a wall clock far behind, a tombstone would need no keeping any more.
-            expires=self._clock >> _COUNTER_BITS if value is None else expires,
+            expires=clock >> _COUNTER_BITS if value is None else expires,
         )
+
+    def _last_clock(self, key: Key) -> int:
+        """Return the clock of what this actor wrote last under a key."""
+        written = self._written.get(key, ())
+        return written[-1].clock if written else 0
 
 
 def _clocks(versions: list[Version], earlier: Iterable[Seen]) -> dict[bytes, int]:

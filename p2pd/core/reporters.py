@@ -1,6 +1,7 @@
 """Whose reports are heard: who accuses the living, or too many, loses his say for a while."""
 
 from collections import Counter, deque
+from itertools import takewhile
 
 import attrs
 
@@ -49,19 +50,24 @@ class Reporters:
     def admit(self, accused: NodeId, reporter: NodeId, now: float) -> bool:
         """Note a report; False if it is repeated, or one of too many."""
         recent = self._recent
-        while recent:
-            oldest = next(iter(recent))
-            if now - recent[oldest] < REPORT_AGAIN and len(recent) < MAX_RECENT:
-                break
-            del recent[oldest]
-            self._recent_of[oldest[1]] -= 1
-            if not self._recent_of[oldest[1]]:
-                del self._recent_of[oldest[1]]
+        old = takewhile(lambda each: now - each[1] >= REPORT_AGAIN, recent.items())
+        # In one go: to look for the first one of a dictionary takes it past all that were deleted.
+        for each in [each for each, _ in old]:
+            self._forget(each)
+        if len(recent) >= MAX_RECENT:
+            self._forget(next(iter(recent)))
         if (accused, reporter) in recent or self._recent_of[reporter] >= MAX_RECENT_OF_ONE:
             return False
         recent[accused, reporter] = now
         self._recent_of[reporter] += 1
         return True
+
+    def _forget(self, report: tuple[NodeId, NodeId]) -> None:
+        _, reporter = report
+        del self._recent[report]
+        self._recent_of[reporter] -= 1
+        if not self._recent_of[reporter]:
+            del self._recent_of[reporter]
 
     def refuted(self, reporter: NodeId, now: float) -> None:
         """Note that somebody whom it reported dead is alive."""

@@ -52,9 +52,9 @@ _PATIENCE = 4.0
 class Holding:
     """What the replicas of a key hold.
 
-    `versions` are those that no other one covers, the winner first; `ahead`: some were left
-    out, as they are dated too far ahead. `late` are those that would be replicas, but did not
-    answer in time.
+    `versions` are those that no other one covers, the winner first; `ahead`: at least half of them
+    have some that were left out, as they are dated too far ahead. `late` are those that would be
+    replicas, but did not answer in time.
     """
 
     versions: list[Version]
@@ -80,8 +80,8 @@ class _Reading:
     """One read of a key: what those hold who have answered, and who has not.
 
     `held` is by node. Who is `pending` may answer yet, who is `silent` did not, but may well run.
-    Versions of which the clock is not plausible are left out, and noted in `ahead`: whoever
-    writes takes a later one than all that it saw. `wall_ms` tells the Unix milliseconds.
+    Versions of which the clock is not plausible are left out: whoever writes takes a later one than
+    all that it saw. `wall_ms` tells the Unix milliseconds.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class _Reading:
         self.held: dict[NodeId, list[Version]] = {}
         self.pending: dict[NodeId, None] = {}
         self.silent: dict[NodeId, None] = {}
-        self.ahead = False
+        self._ahead: dict[NodeId, None] = {}
         self._needed = needed
         self._until_found = until_found
         self._wall_ms = wall_ms
@@ -104,9 +104,9 @@ class _Reading:
 
     def take_own(self, own_id: NodeId, versions: Iterable[Version]) -> None:
         """Take what this node has itself."""
-        sound = [each for each in versions if self._is_plausible(each)]
-        self._opened.update((each.signed, each) for each in sound)
-        self._enter(own_id, sound)
+        found = list(versions)
+        self._opened.update((each.signed, each) for each in found)
+        self._enter(own_id, found)
 
     def take(self, node: NodeId, answer: Message) -> None:
         """Take the versions in an answer that are what they say."""
@@ -114,8 +114,19 @@ class _Reading:
         versions = [self._open(signed) for signed in told]
         self._enter(node, [each for each in versions if each is not None])
 
+    @property
+    def ahead(self) -> bool:
+        """Whether at least half of those who answered have a version dated too far ahead.
+
+        One of them alone may lie.
+        """
+        return bool(self._ahead) and 2 * len(self._ahead) >= len(self.held)
+
     def _enter(self, node: NodeId, versions: list[Version]) -> None:
-        self.held[node] = versions
+        now_ms = self._wall_ms() - READERS_MARGIN_MS
+        self.held[node] = [each for each in versions if clock_is_plausible(each.record, now_ms)]
+        if len(self.held[node]) < len(versions):
+            self._ahead[node] = None
         self.pending.pop(node, None)
         self.silent.pop(node, None)
 
@@ -133,18 +144,13 @@ class _Reading:
             enough = 0 if living(self.versions(), self._wall_ms()) else wanted
         return max(0, enough - answered)
 
-    def _is_plausible(self, version: Version) -> bool:
-        plausible = clock_is_plausible(version.record, self._wall_ms() - READERS_MARGIN_MS)
-        self.ahead |= not plausible
-        return plausible
-
     def _open(self, signed: Signed) -> Version | None:
         if signed not in self._opened:
             try:
                 version = version_of(signed, open_record(signed))
             except BadMessage:
                 version = None
-            sound = version is not None and version.key == self.key and self._is_plausible(version)
+            sound = version is not None and version.key == self.key
             self._opened[signed] = version if sound else None
         return self._opened[signed]
 

@@ -16,12 +16,14 @@ from p2pd.node.env import Env
 from p2pd.node.events import Events
 from p2pd.store.base import Change, Table
 from p2pd.wire import codec
-from p2pd.wire.messages import Labels, Length, Milliseconds, Range, Signed
+from p2pd.wire.messages import Labels, Length, Range, Signed
 
 SAVE_INTERVAL = 30.0
 _MAX_ERROR = 1024
 
 Count = Annotated[int, Range(0, (1 << 63) - 1)]
+# In milliseconds, up to the end of the year 9999, the last that RFC 3339 can write.
+Moment = Annotated[int, Range(0, 253_402_300_799_999)]
 
 
 @attrs.frozen
@@ -35,8 +37,8 @@ class _SavedBefore:
     addresses: Labels
     success_count: Count
     fail_count: Count
-    first_seen: Milliseconds
-    last_seen: Milliseconds
+    first_seen: Moment
+    last_seen: Moment
     last_error: Annotated[str, Length(0, _MAX_ERROR)]
 
 

@@ -50,15 +50,17 @@ from p2pd.wire.messages import (
 # it, who has most waiting is told to come back.
 MAX_WAITING = 1 << 24
 LEAST_SIZE = 1 << 14
-MAX_BATCH = 256
+MAX_BATCH = 64
 # Bytes of versions kept decoded, those written or read last; held for as long as the node runs.
 MAX_CACHED = 1 << 22
 # What need not be kept any more goes at full multiples of this of Unix time, at the same
 # moment everywhere: else the trees of two replicas would differ for a while over each record.
 PURGE_INTERVAL = 600.0
 _PURGE_MS = int(PURGE_INTERVAL * 1000)
-# After so many keys read at the start, all others have their turn.
+# After so many keys read at the start, or bytes of records decoded or encoded, all others have
+# their turn.
 _SLICE = 32
+_SLICE_BYTES = 1 << 20
 # A disk that refuses does so for each record; this often it is worth a line in the log.
 TELL_AGAIN_AFTER = 600.0
 # Seconds after which a disk that could not be read at the start is read on.
@@ -280,8 +282,10 @@ class Replica:
         stored = {key: self._known(key) for key in keys}
         unknown = [key for key, versions in stored.items() if versions is None]
         saved = await self._env.store.get_many(Table.RECORDS, unknown) if unknown else {}
-        for key in unknown:
-            stored[key] = self._versions_in(key, saved[key]) if key in saved else []
+        size = 0
+        for key, value in saved.items():
+            stored[Key(key)] = self._versions_in(Key(key), value)
+            size = await _take_turns(size + len(value))
         return {key: versions or [] for key, versions in stored.items()}
 
     def _known(self, key: Key) -> Sequence[Version] | None:
@@ -294,12 +298,13 @@ class Replica:
     async def _replace(self, changed: Mapping[Key, Sequence[Version]]) -> None:
         """Put these in place of what is stored under their keys."""
         # What was given again is on disk already.
-        changes = [
-            _change(key, versions)
-            for key, versions in changed.items()
-            if key in self._decayed
-            or self.tree.digest(key) != digest_of(each.name for each in versions)
-        ]
+        changes: list[Change] = []
+        size = 0
+        for key, versions in changed.items():
+            digest = digest_of(each.name for each in versions)
+            if key in self._decayed or self.tree.digest(key) != digest:
+                changes.append(_change(key, versions))
+                size = await _take_turns(size + len(changes[-1].value or b""))
         if changes:
             await self._env.store.apply(changes)
         for key, versions in changed.items():
@@ -366,9 +371,8 @@ class Replica:
         while not self.loaded.is_set():
             try:
                 async for raw, value in self._env.store.scan(Table.RECORDS, last):
-                    key, last, count = Key(raw), raw, count + 1
-                    if key not in self._changed_early:
-                        self._note(key, self._versions_in(key, value))
+                    last, count = raw, count + 1
+                    self._load_one(raw, value)
                     if count % _SLICE == 0:
                         await trio.lowlevel.checkpoint()
             except StoreError as error:
@@ -379,17 +383,22 @@ class Replica:
                 self._changed_early.clear()
                 self.loaded.set()
 
+    def _load_one(self, raw: bytes, value: bytes) -> None:
+        try:
+            key = Key(raw)
+        except ValueError as error:
+            self._tell("store.unreadable", "what lies under a decayed key is lost here", error)
+            return
+        if key not in self._changed_early:
+            self._note(key, self._versions_in(key, value))
+
     def _versions_in(self, key: Key, saved: bytes) -> list[Version]:
         """Return what lies on the disk under a key; nothing where it decayed.
 
         The tree forgets that one, so that other replicas give it again.
         """
         try:
-            # Signatures were checked on the way in.
-            return [
-                version_of(signed, codec.decode(Record, signed.body))
-                for signed in codec.decode(SavedVersions, saved).versions
-            ]
+            return _sound_versions(key, saved, self.tree.digest(key))
         except BadMessage as error:
             self._decayed[key] = None
             self._note(key, ())
@@ -421,6 +430,28 @@ class Replica:
                     await self._replace(
                         {key: kept(versions, horizon) for key, versions in stored.items()}
                     )
+
+
+async def _take_turns(size: int) -> int:
+    """Let all others have their turn once `size` bytes were worked on; returns how many still."""
+    if size < _SLICE_BYTES:
+        return size
+    await trio.lowlevel.checkpoint()
+    return 0
+
+
+def _sound_versions(key: Key, saved: bytes, digest: bytes | None) -> list[Version]:
+    """Decode what lies on the disk under a key; raises `BadMessage` where it decayed.
+
+    `digest` is that of the tree, if it has the key. The signatures of what it has were checked.
+    """
+    signed = codec.decode(SavedVersions, saved).versions
+    versions = [version_of(each, codec.decode(Record, each.body)) for each in signed]
+    if digest != digest_of(each.name for each in versions):
+        versions = [version_of(each, open_record(each)) for each in signed]
+    if any(each.key != key for each in versions):
+        raise BadMessage("a record lies under the key of another one")
+    return versions
 
 
 def _batches(keys: Iterable[Key]) -> list[list[Key]]:

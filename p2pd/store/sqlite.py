@@ -184,7 +184,7 @@ class SqliteStore:
         found: dict[bytes, bytes] = {}
         for key in keys:
             row = self._database.reader.execute(
-                "SELECT value FROM entries WHERE kind = ? AND key = ?", (table, key)
+                "SELECT CAST(value AS BLOB) FROM entries WHERE kind = ? AND key = ?", (table, key)
             ).fetchone()
             if row is not None:
                 found[key] = row[0]
@@ -192,7 +192,8 @@ class SqliteStore:
 
     def _page(self, table: Table, start: bytes) -> list[tuple[bytes, bytes]]:
         rows = self._database.reader.execute(
-            "SELECT key, value FROM entries WHERE kind = ? AND key >= ? ORDER BY key LIMIT ?",
+            "SELECT key, CAST(value AS BLOB) FROM entries WHERE kind = ? AND key >= ? "
+            "ORDER BY key LIMIT ?",
             (table, start, _PAGE_KEYS),
         )
         page: list[tuple[bytes, bytes]] = []

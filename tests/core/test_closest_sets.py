@@ -143,6 +143,21 @@ def test_what_is_outside_of_some_prefixes(some: list[Prefix]) -> None:
     assert outside([], but_for=lambda _: False) == [EVERYTHING]
 
 
+def test_what_is_outside_of_many_single_keys_costs_no_more_than_the_bound() -> None:
+    known = [Prefix(ID_BITS, int.from_bytes(sha256(number))) for number in range(4096)]
+    looked_at = 0
+
+    def count(_: Prefix) -> bool:
+        nonlocal looked_at
+        looked_at += 1
+        return False
+
+    others = outside(known, but_for=count)
+    assert looked_at <= 3 * module.MAX_OUTSIDE
+    for number in range(5000, 5100):
+        assert any(each.holds(sha256(number)) for each in others)
+
+
 def test_how_many_nodes_there_are_is_seen_by_how_near_the_nearest_are() -> None:
     assert population(sha256(0), []) == 1
     for count in (30, 300, 3000):

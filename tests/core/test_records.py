@@ -235,6 +235,13 @@ def test_a_new_clock_is_above_all_seen_and_not_behind_the_wall(
     assert second > first
 
 
+def test_what_is_dated_ahead_under_one_key_dates_nothing_under_others() -> None:
+    by = author(1)
+    ahead = write(author(2), now_ms=NOW_MS + MAX_CLOCK_AHEAD_MS // 2)
+    assert write(by, [ahead]).record.clock > ahead.record.clock
+    assert write(by, name="other").record.clock >> 16 == NOW_MS
+
+
 def test_a_clock_that_was_set_back_still_writes_winners() -> None:
     before = write(author(1), value=b"before")
     after = write(author(2), [before], b"after", now_ms=NOW_MS - 3_600_000)

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -13,10 +14,11 @@ import trio
 from trio.testing import MockClock
 
 from p2pd.config import DhtConfig
-from p2pd.core.records import actor_of
+from p2pd.core.records import Version, actor_of
 from p2pd.errors import InvalidRequest, NotFound, StoreError, TooFewReplicas, VersionConflict
 from p2pd.ids import Key, closest_first
 from p2pd.net.faults import Cut, constant_latency
+from p2pd.node import replica
 from p2pd.node.connection import BUSY_PAUSE, Ending
 from p2pd.node.dht import MAX_READS
 from p2pd.node.dispatch import Call
@@ -358,6 +360,83 @@ async def test_what_decayed_on_the_disk_comes_from_other_replicas_again(
         assert await a.store.get(Table.RECORDS, Key.of("k")) == whole
         assert a.codes().count("store.unreadable") == 1
         assert_unharmed(a, b)
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_a_bit_that_flipped_in_a_value_on_the_disk_is_never_read(
+    autojump_clock: MockClock, *, restarts: bool
+) -> None:
+    async with open_world(1) as world:
+        a, b = await network(world, 2, dht__repair_interval=60)
+        await b.node.put("k", b"a value")
+        await world.stop(a)
+        if not restarts:
+            await world.start(a.name)
+            await trio.sleep(1)
+        whole = await a.store.get(Table.RECORDS, Key.of("k"))
+        assert whole is not None
+        flipped = whole.replace(b"a value", b"a valuf")
+        await a.store.apply([Change(Table.RECORDS, Key.of("k"), flipped)])
+        if restarts:
+            await world.start(a.name)
+        await trio.sleep(1)
+        assert (await a.node.get("k")).winner.value == b"a value"
+        await trio.sleep(120)
+        assert await a.store.get(Table.RECORDS, Key.of("k")) == whole
+        assert (await a.node.get("k", consistency="one")).winner.value == b"a value"
+        assert a.codes().count("store.unreadable") == 1
+
+
+async def test_a_key_that_decayed_on_the_disk_is_passed_over(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        [a] = await network(world, 1)
+        await a.node.put("k", b"v")
+        await world.stop(a)
+        await a.store.apply([Change(Table.RECORDS, b"too short", b"decayed")])
+        await world.start(a.name)
+        await trio.sleep(1)
+        assert (await a.node.get("k")).winner.value == b"v"
+        assert a.codes().count("store.unreadable") == 1
+        assert_unharmed(a)
+
+
+class Turns(trio.abc.Instrument):
+    """Counts how often the event loop has gone round."""
+
+    count = 0
+
+    def before_io_wait(self, timeout: float) -> None:
+        self.count += 1
+
+
+async def test_others_have_their_turn_between_large_records(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns, worked = Turns(), Counter[int]()
+    sound_versions = replica._sound_versions
+
+    def count(key: Key, saved: bytes, digest: bytes | None) -> list[Version]:
+        worked[turns.count] += len(saved)
+        return sound_versions(key, saved, digest)
+
+    async with open_world(1) as world:
+        [a] = await network(world, 1)
+        names = [f"k{number}" for number in range(60)]
+        for name in names:
+            await a.node.put(name, bytes(60_000))
+        await world.stop(a)
+        await world.start(a.name)
+        await trio.sleep(1)
+        peer = ScriptedPeer(world)
+        line = await peer.connect(a)
+        monkeypatch.setattr(replica, "_sound_versions", count)
+        trio.lowlevel.add_instrument(turns)
+        await line.send(*(Store(record(peer, name, b"v")) for name in names))
+        await trio.sleep(1)
+        trio.lowlevel.remove_instrument(turns)
+    # Some are in the cache.
+    assert sum(worked.values()) > 1_200_000
+    assert max(worked.values()) < 1_200_000
 
 
 async def test_what_decayed_on_the_disk_is_purged_like_all_else(
@@ -810,6 +889,26 @@ async def test_a_replica_that_shows_the_last_of_all_clocks_stops_nobody(
             await a.node.put(name, b"v")
         assert (await a.node.get("k", consistency="all")).winner.value == b"v"
         assert_unharmed(a)
+
+
+async def test_one_replica_that_shows_what_is_dated_ahead_does_not_hide_that_a_key_is_absent(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        nodes = await network(world, 4)
+        liar = ScriptedPeer(world, listens=True)
+        shown = record(liar, "k", b"v", clock=(1 << 64) - 1)
+
+        def answer(message: Message) -> Message | None:
+            return Value((shown,), ()) if isinstance(message, FindValue) else Nodes(())
+
+        await world._nursery.start(liar.listen, lambda line: line.serve(answer))
+        await nodes[0].node.connect(str(liar.address))
+        await trio.sleep(10)
+        with pytest.raises(NotFound):
+            await nodes[0].node.get("k")
+        with pytest.raises(NotFound):
+            await nodes[0].node.delete("k")
 
 
 async def test_who_is_far_behind_says_so_instead_of_that_there_is_nothing(

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
+import attrs
 import msgpack
 import trio
 from trio.testing import MockClock
 
 from p2pd.errors import StoreError
-from p2pd.node.registry_store import SAVE_INTERVAL
+from p2pd.node.registry_store import SAVE_INTERVAL, SavedPeer
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.store.base import Change, Table
 from p2pd.store.memory import MemoryStore
@@ -90,6 +91,22 @@ async def test_where_a_peer_answered_is_known_after_a_restart(autojump_clock: Mo
         await world.start("a")
         [entry] = a.services.registry
         assert entry.answered == (b.address,)
+
+
+async def test_a_time_that_no_calendar_has_is_not_read(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        store = MoodyStore()
+        a, b = await two(world, store)
+        await world.stop(a)
+        saved = await store.get(Table.PEERS, b.node_id)
+        assert saved is not None
+        fields = msgpack.unpackb(saved)
+        names = [field.name for field in attrs.fields(SavedPeer)]
+        fields[names.index("first_seen")] |= 1 << 50
+        await store.apply([Change(Table.PEERS, b.node_id, msgpack.packb(fields))])
+        await world.start("a", connections__target=0)
+        assert a.node.peers() == []
+        assert "registry.unreadable" in a.codes()
 
 
 async def test_what_an_earlier_version_saved_is_read(autojump_clock: MockClock) -> None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -441,6 +441,17 @@ async def test_a_copy_taken_while_it_runs_is_whole(path: Path, tmp_path: Path) -
             shutil.copy(path.with_name(path.name + suffix), snapshot)
     async with open_sqlite_store(snapshot / path.name, ROOMY) as store:
         assert await store.get(Table.RECORDS, b"a") == b"1"
+
+
+async def test_a_value_whose_kind_decayed_is_still_bytes(path: Path) -> None:
+    async with open_sqlite_store(path, ROOMY) as store:
+        await store.apply([record(b"a", b"\xff\xfe"), record(b"b", b"text")])
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("UPDATE entries SET value = CAST(value AS TEXT)")
+        database.commit()
+    async with open_sqlite_store(path, ROOMY) as store:
+        assert await store.get(Table.RECORDS, b"a") == b"\xff\xfe"
+        assert [value async for _, value in store.scan(Table.RECORDS)] == [b"\xff\xfe", b"text"]
 
 
 async def test_a_read_does_not_wait_for_the_disk_to_be_tried(
