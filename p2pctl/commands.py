@@ -206,7 +206,10 @@ def put(run: Run) -> None:
 
 
 def get(run: Run) -> None:
-    """Write a record's bytes as they are; with `--all` a table of its versions."""
+    """Write a record's bytes as they are; with `--all` a table of its versions.
+
+    On a terminal, what could drive it is escaped: the value is another member's.
+    """
     result = run.call(
         "get",
         key=run.options.key,
@@ -220,9 +223,11 @@ def get(run: Run) -> None:
         shown = ((each, decode_value(each)) for each in result["versions"])
         print(render.versions(shown, run.style))
     else:
-        sys.stdout.buffer.write(decode_value(result))
+        value = decode_value(result)
         if run.style.terminal:
-            sys.stdout.buffer.write(b"\n")
+            print(render.value_text(value))
+        else:
+            sys.stdout.buffer.write(value)
         if more := result["siblings"]:
             sys.stdout.flush()
             others = "1 other version stands" if more == 1 else f"{more} other versions stand"

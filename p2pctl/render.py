@@ -103,6 +103,12 @@ def clean(text: str) -> str:
     )
 
 
+def value_text(value: bytes) -> str:
+    """Give a record's bytes as text for a terminal, in lines; what could drive it is escaped."""
+    lines = value.decode(errors="backslashreplace").split("\n")
+    return "\n".join("\t".join(map(clean, line.split("\t"))) for line in lines)
+
+
 def json_text(document: Any, *, indent: int | None = None) -> str:
     """Give a document as JSON, with everything not printable escaped, also C1 controls."""
     text = json.dumps(document, ensure_ascii=False, indent=indent)

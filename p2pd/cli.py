@@ -35,7 +35,8 @@ def main(argv: Sequence[str]) -> int:
     """Run `p2pd` with these flags; gives the exit code.
 
     0 after a graceful stop, 2 when flags or configuration are wrong, 1 for what else keeps
-    the node from running; in both cases the reason is on standard error.
+    the node from running; in both cases the reason is on standard error. 130 where Ctrl-C comes
+    before the node runs.
     """
     try:
         flags = _parse_flags(argv)
@@ -60,11 +61,22 @@ def main(argv: Sequence[str]) -> int:
     except P2PError as error:
         print(f"p2pd: {error}", file=sys.stderr)  # noqa: T201 - the answer to the user
         return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 def _write(text: str) -> None:
+    """Write the answer; raises `P2PError`."""
+    if sys.stdout is None:  # it was closed
+        return
     encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    try:
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.flush()
+    except OSError as error:
+        # Or Python's exit would complain about what is still buffered.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise P2PError(f"can't write the output: {error.strerror}") from None
 
 
 def parse(argv: Sequence[str]) -> Invocation:
@@ -146,9 +158,9 @@ def _invocation(flags: argparse.Namespace) -> Invocation:
     problems: list[str] = []
     with _collected_in(problems):
         _check_instance(flags.instance)
-    if not flags.state_dir and flags.state_dir is not None:
-        # It would be the working directory.
-        problems.append("--state-dir: expected a directory, not ''")
+    # It would be the working directory, or the default.
+    given = {"config": flags.config, "state-dir": flags.state_dir, "control": flags.control}
+    problems += [f"--{name}: expected a path, not ''" for name, path in given.items() if path == ""]
     by_flag = _values_of_flags(flags, problems)
     by_set: dict[str, object] = {}
     for assignment in flags.set:
@@ -156,7 +168,7 @@ def _invocation(flags: argparse.Namespace) -> Invocation:
             path, value = _parse_assignment(assignment)
             by_set[path] = value
     overrides = by_flag | by_set
-    config_file = None if flags.config is None else Path(flags.config).absolute()
+    config_file = Path(flags.config).absolute() if flags.config else None
     config = Config()
     try:
         config = read_config(config_file, overrides, flags.instance)
@@ -243,11 +255,13 @@ def _parse_assignment(text: str) -> tuple[str, object]:
 
 
 def _report(invocation: Invocation) -> str:
+    # systemd names others, as docs/operations.md says.
+    of_unit = "" if "STATE_DIRECTORY" in os.environ else " (as run by hand, not as a service)"
     file = "none" if invocation.config_file is None else f"{str(invocation.config_file)!a}"
     return (
         f"# instance: {invocation.instance}\n"
         f"# configuration file: {file}\n"
-        f"# state directory: {str(invocation.state_dir)!a}\n"
-        f"# control socket: {str(invocation.control_path)!a}\n\n"
+        f"# state directory: {str(invocation.state_dir)!a}{of_unit}\n"
+        f"# control socket: {str(invocation.control_path)!a}{of_unit}\n\n"
         f"{effective(invocation.config)}"
     )

@@ -344,7 +344,7 @@ class ControlConfig:
     socket: str = _key("", _PATH, "Where the control socket is. Empty: by instance.")
     mode: str = _key(
         "0660",
-        text('an octal mode, as "0660"', re.compile(r"0?[0-7]{3}").fullmatch),
+        text('an octal mode in quotes, as "0660"', re.compile(r"0?[0-7]{3}").fullmatch),
         "Permissions of the control socket, in octal.",
     )
     group: str = _key(

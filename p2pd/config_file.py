@@ -164,6 +164,9 @@ def _unknown(path: str) -> str:
         return f"this is a section, not a key: set one of its keys, such as {key}"
     name = path.rpartition(".")[2]
     names = {each.rpartition(".")[2]: each for each in reversed(known)}
-    near = nearest(path, sections) if "." not in path else None
-    near = near or nearest(path, known) or names.get(nearest(name, names) or "")
+    near = None
+    if "." not in path:
+        inner = {each.rpartition(".")[2]: each for each in reversed(sections)}
+        near = nearest(path, sections) or inner.get(nearest(path, inner) or "")
+    near = near or nearest(path, known) or names.get(nearest(name.lower(), names) or "")
     return f"unknown key; did you mean {near}?" if near else "unknown key"

@@ -15,6 +15,7 @@ import logging
 import os
 import random
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
@@ -50,7 +51,8 @@ def run(invocation: Invocation) -> int:
     `ConfigError` where the node can't run as it is told to.
     """
     # The watchdog kills with SIGABRT: the journal then shows where the node hung.
-    faulthandler.enable()
+    if sys.stderr is not None:  # it may be closed
+        faulthandler.enable()
     # Whatever the mode of a state directory that was there before: its files are private.
     os.umask(0o077)
     config = invocation.config
@@ -100,6 +102,10 @@ class Daemon:
         self._node: Node | None = None
         self._manager = Manager()
         self._manager_hears = True
+        # Who is started by nohup(1) wants to outlive its terminal.
+        self._follows_terminal = _has_terminal() and (
+            signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+        )
         self._starting = trio.CancelScope()
         self._everything = trio.CancelScope()
 
@@ -238,7 +244,8 @@ class Daemon:
         with trio.open_signal_receiver(*_SIGNALS) as received:
             task_status.started()
             async for number in received:
-                if number == signal.SIGHUP:
+                hung_up = self._follows_terminal and not _has_terminal()
+                if number == signal.SIGHUP and not hung_up:
                     self._reload()
                 elif self._node is None or self._node.stopping.is_set():
                     self.exit_code = 0 if self._node is None else 1
@@ -265,6 +272,15 @@ class Daemon:
             later = f"; after a restart: {', '.join(waiting)}" if waiting else ""
             self._events.emit("config.reloaded", f"the configuration is reloaded{later}")
         self._tell_manager("READY=1")
+
+
+def _has_terminal() -> bool:
+    """Whether this process has a controlling terminal: not once that was closed."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def _reason(group: BaseExceptionGroup[BaseException]) -> P2PError | None:

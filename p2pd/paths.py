@@ -18,6 +18,8 @@ MAX_SOCKET_PATH = 107  # bytes: sun_path of unix(7) less its terminating zero
 FALLBACK_PARENT = Path("/tmp")  # noqa: S108 - make_socket_directory checks what it finds there
 
 _INSTANCE = re.compile(r"(?!\.)[A-Za-z0-9_.-]{1,64}")
+# The state directory of the service has those of the instances beside its own files.
+_TAKEN = re.compile(r"lock|identity\.json.*|p2pd\.db.*")
 
 
 def check_instance(name: str) -> str:
@@ -26,6 +28,8 @@ def check_instance(name: str) -> str:
         raise ValueError(
             f"expected 1 to 64 of A-Z a-z 0-9 _ . -, with no dot in front, not {name[:80]!a}"
         )
+    if _TAKEN.fullmatch(name):
+        raise ValueError(f"{name} is a file in the state directory; choose another name")
     return name
 
 
@@ -100,8 +104,8 @@ def make_socket_directory(socket: Path, uid: int) -> None:
 
 
 def _make(path: Path, mode: int, what: str, flag: str) -> None:
-    is_new = not path.exists()
     try:
+        is_new = not path.exists()
         path.mkdir(mode, parents=True, exist_ok=True)
         if is_new:
             # Whatever the umask.

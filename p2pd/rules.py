@@ -26,7 +26,7 @@ def show(value: object) -> str:
     if isinstance(value, int | float):
         return str(value)
     if isinstance(value, list | tuple):
-        return "a list"
+        return f"a list of {len(value)}"
     return "a table" if isinstance(value, dict) else "a date or time"
 
 

@@ -161,6 +161,9 @@ class TestMistakes:
             ("--log-level x --set log.level=loud", 'log.level: expected one of "debug"'),
             ("--instance ../x", "--instance: expected 1 to 64 of"),
             ("--control /" + "x" * 107, "control.socket: the path has 108 bytes"),
+            ("--config=", "--config: expected a path, not ''"),
+            ("--state-dir=", "--state-dir: expected a path, not ''"),
+            ("--control=", "--control: expected a path, not ''"),
             ("--config /nonexistent/p", "can't read the configuration '/nonexistent/p': No such"),
             ("--config /", "can't read the configuration '/': Is a directory"),
             ("--config /proc/version", "the configuration '/proc/version' is not valid TOML: "),
@@ -247,6 +250,17 @@ class TestMain:
         assert cli.main([]) == code
         assert capsys.readouterr().err.splitlines() == lines
 
+    def test_ctrl_c_before_it_runs_is_no_traceback(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def interrupt(_: object) -> int:
+            raise KeyboardInterrupt
+
+        self.daemon(monkeypatch, 0)
+        monkeypatch.setattr(sys.modules["p2pd.daemon"], "run", interrupt)
+        assert cli.main([]) == 130
+        assert capsys.readouterr().err == ""
+
     def test_check_prints_what_is_in_effect(
         self,
         monkeypatch: pytest.MonkeyPatch,
@@ -320,6 +334,21 @@ def test_quick_answers_do_without_trio(flag: str) -> None:
     )
     assert done.returncode == 0
     assert done.stdout.splitlines()[-1] == ""
+
+
+@pytest.mark.parametrize("flag", ["--check", "--version"])
+def test_an_output_that_can_not_be_written_is_told_in_a_line(flag: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "p2pd", flag],
+            check=False,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "p2pd: can't write the output: No space left on device\n"
 
 
 def test_the_module_runs() -> None:

@@ -156,6 +156,8 @@ class TestStrictness:
             ),
             ("[conections]\ntarget = 3", "conections: unknown key; did you mean connections?"),
             ("target = 3", "target: unknown key; did you mean connections.target?"),
+            ("[multicast]", "multicast: unknown key; did you mean discovery.multicast?"),
+            ("[log]\nLEVEL = 3", "log.LEVEL: unknown key; did you mean log.level?"),
             ("[liveness]\nzzz = 3", "liveness.zzz: unknown key"),
             ('"connections.target" = 3', '"connections.target": unknown key'),
             ('"a\\nb" = 3', '"a\\nb": unknown key'),

@@ -77,11 +77,28 @@ def test_a_socket_path_has_a_bound() -> None:
         paths.check_socket_path(Path(f"{longest}x"))
 
 
+@pytest.mark.parametrize("name", ["lock", "identity.json", "p2pd.db", "p2pd.db-wal"])
+def test_no_instance_is_called_after_a_file_of_the_state_directory(name: str) -> None:
+    with pytest.raises(ValueError, match="choose another name"):
+        paths.check_instance(name)
+
+
 def test_a_state_directory_is_made_for_its_user_alone(tmp_path: Path) -> None:
     wanted = tmp_path / "a" / "b"
     paths.make_state_directory(wanted)
     assert wanted.stat().st_mode & 0o777 == 0o700
     paths.make_state_directory(wanted)
+
+
+def test_a_place_where_one_may_not_look_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    with pytest.raises(StartError, match="Permission denied; choose another with --state-dir"):
+        paths.make_state_directory(tmp_path / "a")
 
 
 def test_a_file_in_its_place_is_said(tmp_path: Path) -> None:

@@ -102,6 +102,7 @@ class Client:
         instance: str | None = None,
     ) -> None:
         self._socket, self.path = _connect(sockets, timeout, instance)
+        self._instance = instance
         self._received = bytearray()
         self._searched = 0
         self._count = 0
@@ -247,7 +248,8 @@ class Client:
 
     def _lost(self, reason: str) -> DaemonUnreachable:
         return DaemonUnreachable(
-            f"{self.path}: the connection to p2pd ended: {reason}; see `systemctl status p2pd`"
+            f"{self.path}: the connection to p2pd ended: {reason}; "
+            f"see `systemctl status {_unit(self._instance)}`"
         )
 
 
@@ -294,7 +296,8 @@ def _connect(
         except TimeoutError:
             sock.close()
             raise DaemonUnreachable(
-                f"{path}: p2pd does not accept within {timeout:g} s; see `systemctl status p2pd`"
+                f"{path}: p2pd does not accept within {timeout:g} s; "
+                f"see `systemctl status {_unit(instance)}`"
             ) from None
         except OSError as error:
             refused = refused or f"{path}: {error}; choose another socket with --socket PATH"
@@ -318,9 +321,12 @@ def _is_socket(path: str) -> bool:
 
 
 def _how_to_start(instance: str | None) -> str:
-    if instance in {None, "default"}:
-        return "`systemctl start p2pd` or `p2pd`"
-    return f"`systemctl start p2pd@{instance}` or `p2pd --instance {instance}`"
+    flag = "" if instance in {None, "default"} else f" --instance {instance}"
+    return f"`systemctl start {_unit(instance)}` or `p2pd{flag}`"
+
+
+def _unit(instance: str | None) -> str:
+    return "p2pd" if instance in {None, "default"} else f"p2pd@{instance}"
 
 
 def _connect_in_time(sock: socket.socket, path: str, timeout: float) -> None:

@@ -163,7 +163,7 @@ def _check_text(param: api.Param, value: str) -> str | None:
     if param.choices and value not in param.choices:
         return f"must be one of {', '.join(param.choices)}"
     if not _is_encodable(value):
-        return "is no Unicode text: it holds half of a surrogate pair"
+        return "is not valid Unicode text (UTF-8 on a command line)"
     size = len(value.encode())
     if param.min_bytes is not None and size < param.min_bytes:
         if param.min_bytes == 1:

@@ -135,6 +135,7 @@ class Discovery:
         self._network = network
         self._instance = instance
         self._followed: set[Interface] = set()
+        self._fits_none = False
         self.links: dict[tuple[str, str], Link] = {}
         self._seen = BoundedTable[tuple[NodeId, str, str], None](MAX_SEEN)
         # Bounds the dials of known peers for beacons: anybody can send one in any name.
@@ -155,6 +156,7 @@ class Discovery:
         """
         self._roster.drop_stranded()
         interfaces = suitable(self._env.network.interfaces(), self.config.interfaces)
+        self._tell_of_none(interfaces)
         if self._own.update(announced(interfaces, self._own.listening)):
             self._exchange.announce()
         return interfaces
@@ -391,6 +393,18 @@ class Discovery:
         news = heard not in self._seen
         self._seen[heard] = None
         return news
+
+    def _tell_of_none(self, interfaces: list[Interface]) -> None:
+        """Tell when no interface fits any more what the configuration names."""
+        names = [each for each in self.config.interfaces if not each.startswith("!")]
+        if names and not interfaces and not self._fits_none:
+            self._events.emit(
+                "discovery.trouble",
+                f"no interface that is up fits discovery.multicast.interfaces = {names}: no "
+                "address is announced, no beacon sent; `p2pctl doctor` shows those that are up",
+                level=logging.WARNING,
+            )
+        self._fits_none = bool(names) and not interfaces
 
     def _tell(self, link: Link, before: str | None, what: str, error: OSError) -> str:
         """Put trouble into words, and tell of it, unless there was some `before`."""

@@ -118,6 +118,15 @@ class Roster:
                 passing=connection.passing,
             )
             _order_addresses(entry, connection)
+            self._events.emit(
+                "peer.reconnected",
+                f"another connection to {describe(entry)} takes the place of the one before, "
+                f"{connection.direction}, at {connection.remote}",
+                level=logging.DEBUG,
+                peer=node_id,
+                address=str(connection.remote),
+                direction=connection.direction,
+            )
         else:
             self._enter(connection, source)
         return True

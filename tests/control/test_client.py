@@ -165,13 +165,17 @@ def test_no_answer_in_time_is_a_timeout(serve: Callable[[Script], str]) -> None:
     assert ticks
 
 
-def test_an_end_before_the_answer_is_told(serve: Callable[[Script], str]) -> None:
+@pytest.mark.parametrize(("instance", "unit"), [("default", "p2pd"), ("lab", "p2pd@lab")])
+def test_an_end_before_the_answer_is_told(
+    serve: Callable[[Script], str], instance: str, unit: str
+) -> None:
     def script(connection: socket.socket) -> None:
         connection.recv(65536)
 
     path = serve(script)
-    with Client([path]) as client, pytest.raises(DaemonUnreachable, match="ended") as caught:
-        client.call("status")
+    with Client([path], instance=instance) as client:
+        with pytest.raises(DaemonUnreachable, match=f"`systemctl status {unit}`") as caught:
+            client.call("status")
     assert path in str(caught.value)
 
 

@@ -127,7 +127,7 @@ def test_an_unknown_method_is_named_in_its_error() -> None:
         ("put", {"key": "k", "ttl": 10**400}, "at most"),
         ("get", {"key": "k", "all": 1}, "`all` must be a boolean"),
         ("get", {"key": "k", "consistency": "some"}, "one, quorum, all"),
-        ("get", {"key": "\ud800"}, "surrogate"),
+        ("get", {"key": "\ud800"}, "is not valid Unicode text"),
     ],
 )
 def test_wrong_parameters_are_refused_by_name(method: str, params: object, about: str) -> None:

@@ -498,7 +498,7 @@ async def test_a_subscriber_to_topics_that_goes_is_forgotten(path: Path, node: F
         (["t"] * (api.MAX_TOPICS + 1), "is an array whose length must be at most 64"),
         (["news", ""], "has an item that must not be empty"),
         (["ü" * 32 + "x"], "has an item that must have at most 64 bytes"),
-        (["\udcff"], "has an item that is no Unicode text: it holds half of a surrogate pair"),
+        (["\udcff"], "has an item that is not valid Unicode text (UTF-8 on a command line)"),
     ],
 )
 async def test_impossible_topics_are_refused(wire: Wire, topics: Any, problem: str) -> None:

@@ -1,5 +1,7 @@
 """How a daemon leaves, and what it takes over without leaving."""
 
+import os
+import pty
 import signal
 import time
 from pathlib import Path
@@ -13,6 +15,30 @@ pytestmark = pytest.mark.e2e
 
 SHOWN_WITHIN = 1.0
 GRACE = 5.0
+
+
+def test_it_leaves_when_its_terminal_is_closed(make_daemon: MakeDaemon) -> None:
+    daemon = make_daemon("a")
+    with daemon.namespace.inside():
+        pid, terminal = pty.fork()
+        if pid == 0:
+            os.execv(daemon.command[0], daemon.command)
+    until("it answers", lambda: daemon.ctl("status").returncode == 0)
+    os.kill(pid, signal.SIGHUP)
+    until(
+        "it has read its configuration again",
+        lambda: b"config.reloaded" in os.read(terminal, 65536),
+    )
+    os.close(terminal)
+    ended: list[int] = []
+
+    def has_ended() -> bool:
+        ended[:] = os.waitpid(pid, os.WNOHANG)
+        return ended[0] == pid
+
+    until("it has left", has_ended, GRACE)
+    assert os.waitstatus_to_exitcode(ended[1]) == 0
+    assert not daemon.socket.exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

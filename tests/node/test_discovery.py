@@ -199,6 +199,18 @@ def announced(line: Line) -> list[tuple[str, ...]]:
     return [open_peer_record(each).addresses for each in records]
 
 
+async def test_names_of_interfaces_that_fit_none_are_told_once(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", discovery__multicast__interfaces=("lna*",))
+        [up] = a.network.interfaces()
+        for _ in range(2):
+            a.network.set_interfaces()
+            await trio.sleep(10)
+            a.network.set_interfaces(up)
+            await trio.sleep(10)
+        assert a.codes().count("discovery.trouble") == 1
+
+
 async def test_interfaces_that_come_and_go(autojump_clock: MockClock) -> None:
     async with open_world(seed=10) as world:
         up = Interface("sim0", 2, loopback=False, multicast=True, addresses=("10.0.0.1",))

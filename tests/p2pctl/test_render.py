@@ -137,6 +137,11 @@ def test_a_table_of_peers_fits_into_a_terminal() -> None:
     assert "SOURCE" not in render.peers(result, narrow, now)
 
 
+def test_a_value_can_not_drive_the_terminal_but_keeps_its_lines() -> None:
+    shown = render.value_text(b"one\ttwo\n\x1b]0;title\x07\xff\n")
+    assert shown == "one\ttwo\n\\x1b]0;title\\x07\\xff\n"
+
+
 def test_a_table_of_versions_fits_into_a_terminal_and_is_whole_in_a_pipe() -> None:
     value = b"a sentence of more characters than are left in the line"
     one: VersionJson = {"version": "5" * 32, "writer": "a" * 64}
