@@ -173,9 +173,12 @@ def test_an_end_before_the_answer_is_told(
         connection.recv(65536)
 
     path = serve(script)
-    with Client([path], instance=instance) as client:
-        with pytest.raises(DaemonUnreachable, match=f"`systemctl status {unit}`") as caught:
-            client.call("status")
+    hint = f"`systemctl status {unit}`"
+    with (
+        Client([path], instance=instance) as client,
+        pytest.raises(DaemonUnreachable, match=hint) as caught,
+    ):
+        client.call("status")
     assert path in str(caught.value)
 
 
