@@ -81,13 +81,15 @@ class Shortcuts:
         pair.tree += came.hops**POWER
         pair.lazy += (hops + 1) ** POWER
         pair.samples += 1
-        if pair.samples >= MIN_SAMPLES and pair.lazy <= BETTER * pair.tree:
-            return over
-        if pair.samples >= WINDOW:
+        if pair.samples >= WINDOW and pair.lazy > pair.tree:
             # As the tree changes elsewhere, these count no longer.
             del self._pairs[over, peer]
-            return over if pair.lazy <= pair.tree else None
-        return None
+            return None
+        better = pair.samples >= MIN_SAMPLES and pair.lazy <= BETTER * pair.tree
+        # Only to where this publication was before, or two exchanges at once, at two places of the
+        # tree, could have it fall in two.
+        good = (better or pair.samples >= WINDOW) and hops < came.hops
+        return over if good else None
 
     def clear(self) -> None:
         """Begin anew: an own tree link changed, so what was measured is of another tree."""

@@ -756,6 +756,19 @@ def test_a_link_that_would_be_as_soon_replaces_it_only_after_more_samples(
     assert node.eager == ([B] if exchanged else [A])
 
 
+def test_no_link_is_exchanged_for_one_where_the_publication_was_later() -> None:
+    node = machine(A, B, fanout=1)
+    for number in range(MIN_SAMPLES - 1):
+        node.receive(A, come(number, hops=6), number)
+        node.take_have(B, have(come(number, hops=2)), number)
+    node.receive(A, come(100, hops=3), 100)
+    node.take_have(B, have(come(100, hops=3)), 100)
+    assert node.eager == [A]
+    node.receive(A, come(101, hops=3), 101)
+    node.take_have(B, have(come(101, hops=2)), 101)
+    assert node.eager == [B]
+
+
 def test_an_announcement_repeated_is_no_reason_to_exchange_a_link() -> None:
     node = machine(A, B, fanout=1)
     node.receive(A, come(1, hops=6), 0.0)
