@@ -19,7 +19,7 @@ from pathlib import Path
 
 import attrs
 
-from tests.e2e.daemons import FIRST_PORT, Daemon, Namespace, reason_to_skip
+from tests.e2e.daemons import FIRST_PORT, Daemon, Namespace, reason_to_skip, until
 
 ROUTER = 1
 # Where a host's own traffic passes a firewall: what comes in, what goes out.
@@ -157,6 +157,14 @@ class Host(Namespace):
         """Pull the cable of an interface: it stays up and keeps its addresses."""
         there = self.interfaces[interface]
         there.lan.ip("link", "set", there.port, "down")
+        # The kernel tells of it later, up to a second.
+        until(f"{interface} has no link", lambda: not self._has_link(interface))
+
+    def _has_link(self, interface: str) -> bool:
+        with self.inside():
+            command = ["ip", "link", "show", "dev", interface]
+            found = subprocess.run(command, check=True, timeout=10, capture_output=True, text=True)
+        return " state UP " in found.stdout
 
     def readdress(self, interface: str = "lan0") -> None:
         """Take other addresses on an interface, as with a new lease."""
