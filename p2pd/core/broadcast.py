@@ -114,7 +114,6 @@ class Broadcast:
         self._rng = rng
         self._room = room
         self._settled = False
-        self._now = -math.inf
         self._links: dict[NodeId, _Link] = {}
         self._missing = Missing()
         self._shortcuts = Shortcuts()
@@ -147,18 +146,16 @@ class Broadcast:
         In a settled tree it is lazy: it would close a circle, which the next publication opens
         wherever its copies meet.
         """
-        self._now = now
         if peer == self._own_id:
             return
         if peer in self._links:
             self.link_down(peer, now)
         self._links[peer] = _Link(eager=False)
         if not self.eager or (not self._settled and len(self.eager) < self._fanout):
-            self._graft(peer, ())
+            self._graft(peer, (), now)
 
     def link_down(self, peer: NodeId, now: float) -> None:
         """Give up a connection that is closed: what it was to bring is asked for elsewhere."""
-        self._now = now
         link = self._links.pop(peer, None)
         if link is None:
             return
@@ -170,11 +167,10 @@ class Broadcast:
             if link.serves or not self.eager:
                 # The tree fell in two, and most links of the smaller part lead out of it.
                 self._settled = False
-                self._graft_another(peer)
+                self._graft_another(peer, now)
 
     def publish(self, item: Item, now: float) -> None:
         """Send out one's own publication."""
-        self._now = now
         if self._history.add(item, now):
             self._spread(item, frozenset(), now)
 
@@ -189,7 +185,6 @@ class Broadcast:
         `item.hops` counts the link from `peer`, too. Unless it is to `spread`, it is only kept
         for who asks for it. False: it was seen before.
         """
-        self._now = now
         link = self._links.get(peer)
         wanted = self._offers.is_wanted(item.message_id, peer)
         if not self._history.add(item, now):
@@ -227,14 +222,12 @@ class Broadcast:
 
     def decline(self, message_id: bytes, now: float, *, for_good: bool) -> None:
         """Ask no more for what came and can't be taken, for `DECLINED_FOR` seconds or for good."""
-        self._now = now
         self._missing.arrived(message_id)
         self._offers.arrived(message_id)
         self._declined.add(message_id, now, for_good=for_good)
 
     def take_have(self, peer: NodeId, have: Have, now: float) -> None:
         """Note what a peer has; what does not come over the tree is asked for later."""
-        self._now = now
         if peer not in self._links:
             return
         for heard in have.heard:
@@ -245,7 +238,6 @@ class Broadcast:
 
     def take_graft(self, peer: NodeId, graft: Graft, now: float) -> None:
         """Push to a peer from now on, and send it what it asks for."""
-        self._now = now
         link = self._links.get(peer)
         if link is None:
             return
@@ -260,17 +252,15 @@ class Broadcast:
 
     def take_prune(self, peer: NodeId, _: Prune, now: float) -> None:
         """Push to a peer no more, only announce."""
-        self._now = now
         link = self._links.get(peer)
         if link is not None and link.eager:
             self._set_eager(link, eager=False)
             if not self.eager:
                 # Nothing would come but by announcements.
-                self._graft_another(peer)
+                self._graft_another(peer, now)
 
-    def take_want(self, peer: NodeId, want: Want, now: float) -> None:
+    def take_want(self, peer: NodeId, want: Want, _now: float) -> None:
         """Send what a peer asks for, as far as there is room: it asks again for the rest."""
-        self._now = now
         if peer not in self._links:
             return
         for item in map(self._history.get, dict.fromkeys(want.ids)):
@@ -290,7 +280,6 @@ class Broadcast:
         A quarter of them are the newest of each account. The rest begins where that of the
         round before ended, so that all is told at last. Who sends too many gets no answer.
         """
-        self._now = now
         link = self._links.get(peer)
         if link is None:
             return
@@ -314,7 +303,6 @@ class Broadcast:
 
         What exceeds the bounds of `Offers` is left to a later round.
         """
-        self._now = now
         if peer not in self._links:
             return
         for message_id in held.ids:
@@ -328,10 +316,9 @@ class Broadcast:
 
     def take_sends(self, now: float) -> list[Send]:
         """Return everything to send now, in order."""
-        self._now = now
         for peer, ids in self._missing.to_ask(now).items():
             for chunk in _chunks(ids):
-                self._graft(peer, chunk)
+                self._graft(peer, chunk, now)
         if self._offers:
             for peer, ids in self._offers.to_ask(now).items():
                 self._sends.extend((peer, Want(chunk)) for chunk in _chunks(ids))
@@ -344,7 +331,7 @@ class Broadcast:
     def next_due(self) -> float:
         """Return when `take_sends` has something by itself; `math.inf` for never."""
         if self._sends or self._offers:
-            return self._now
+            return -math.inf
         return min(self._missing.next_due(), self._announcements.next_due())
 
     def _take_again(self, peer: NodeId, link: _Link, item: Item, now: float) -> None:
@@ -358,7 +345,7 @@ class Broadcast:
             self._set_eager(link, eager=True)
             self._spread(item, {peer, *knowing}, now)
         elif now >= link.grafted_at + GRAFT_GRACE:
-            self._prune(peer, link)
+            self._prune(peer, link, now)
 
     def _spread(
         self, item: Item, knowing: Collection[NodeId], now: float, *, push: bool = True
@@ -401,22 +388,21 @@ class Broadcast:
         old = self._links.get(over) if over is not None else None
         if over is None or old is None or not old.eager:
             return
-        self._now = now
-        self._graft(announcer, ())
-        self._prune(over, old)
+        self._graft(announcer, (), now)
+        self._prune(over, old, now)
 
-    def _graft(self, peer: NodeId, ids: tuple[bytes, ...]) -> None:
+    def _graft(self, peer: NodeId, ids: tuple[bytes, ...], now: float) -> None:
         link = self._links[peer]
         self._set_eager(link, eager=True)
-        link.grafted_at = self._now
+        link.grafted_at = now
         self._sends.append((peer, Graft(ids)))
 
-    def _prune(self, peer: NodeId, link: _Link) -> None:
-        under_way = not link.eager and self._now < link.pruned_at + GRAFT_GRACE
+    def _prune(self, peer: NodeId, link: _Link, now: float) -> None:
+        under_way = not link.eager and now < link.pruned_at + GRAFT_GRACE
         if under_way or self.eager == [peer]:
             return
         self._set_eager(link, eager=False)
-        link.pruned_at = self._now
+        link.pruned_at = now
         self._sends.append((peer, Prune()))
 
     def _set_eager(self, link: _Link, *, eager: bool) -> None:
@@ -424,11 +410,11 @@ class Broadcast:
             link.eager = eager
             self._shortcuts.clear()
 
-    def _graft_another(self, but: NodeId) -> None:
+    def _graft_another(self, but: NodeId, now: float) -> None:
         """Make a lazy link eager, if there is one to another peer `but` this."""
         lazy = [peer for peer, link in self._links.items() if not link.eager and peer != but]
         if lazy:
-            self._graft(self._rng.choice(lazy), ())
+            self._graft(self._rng.choice(lazy), (), now)
 
 
 def _chunks(items: Sequence[T]) -> list[tuple[T, ...]]:

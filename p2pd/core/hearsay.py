@@ -65,7 +65,7 @@ class Hearsay:
             _take_out(self._from_origin, _origin(entry), node_id)
             _take_out(self._in_network, entry.network, node_id)
 
-    def may_move(self, node_id: NodeId, entry: Entry, addresses: Iterable[Address]) -> bool:
+    def move(self, node_id: NodeId, entry: Entry, addresses: Iterable[Address]) -> bool:
         """Count an entry for the network that it names now; False where that one is full."""
         network = network_of(addresses)
         if node_id not in self._entries or network in (None, entry.network):

@@ -58,7 +58,6 @@ class Membership:
     ) -> None:
         self._own_id = own_id
         self._network_of = network_of
-        self._now = 0.0
         self._health = 0
         self._known = Acquaintances()
         self._reporters = Reporters()
@@ -99,7 +98,6 @@ class Membership:
         To be called before losses, too: isolation is judged by the most connections of the
         last `isolation.WINDOW` seconds.
         """
-        self._now = now
         self._suspects.set_population(known)
         self._isolation.connected(connected, now)
 
@@ -108,7 +106,6 @@ class Membership:
 
         Who reported it without need loses credit.
         """
-        self._now = now
         known = self._known.get(node)
         if known is not None and known.alive and known.linked_at is not None and not known.claims:
             known.heard_at = now
@@ -131,7 +128,6 @@ class Membership:
 
     def in_touch(self, heard_at: float, now: float) -> None:
         """Note when we last heard anybody at all: an isolation that lasts is over by that."""
-        self._now = now
         if self._isolation.outlasted(heard_at, now):
             self._isolation.over()
             self._suspects.release()
@@ -144,7 +140,6 @@ class Membership:
         reported of an earlier time counts no more in any case. `wall_ms` is the present in
         Unix milliseconds.
         """
-        self._now = now
         if node == self._own_id:
             return
         known = self._known.of(node)
@@ -171,7 +166,6 @@ class Membership:
 
     def left(self, node: NodeId, now: float) -> None:
         """Note that a node said goodbye: it is unknown, and nobody probes it."""
-        self._now = now
         known = self._known.of(node)
         known.alive = known.lost = False
         known.left = True
@@ -187,7 +181,6 @@ class Membership:
         `reset`: by a reset or the end of the stream; else by silence. Not `linked`: there was no
         connection, but a probe came to nothing that nothing had asked for.
         """
-        self._now = now
         if node == self._own_id:
             return
         known = self._known.of(node)
@@ -210,7 +203,6 @@ class Membership:
 
         `refused`: at once, by its host; else there was no answer, or no way to it.
         """
-        self._now = now
         case = self._suspects.case(node)
         if case is None:
             return
@@ -235,7 +227,6 @@ class Membership:
 
         It may be ourselves who are cut off: it is dialled again.
         """
-        self._now = now
         case = self._suspects.case(node)
         if case is not None:
             case.dial_due = now + ASK_AGAIN
@@ -245,7 +236,6 @@ class Membership:
 
     def others_reached(self, node: NodeId, now: float) -> None:
         """Note that a peer whom we asked reached a suspect: it is alive, if not for us."""
-        self._now = now
         case = self._suspects.case(node)
         if case is not None:
             # That is one peer's word: it takes no reporter's credit.
@@ -257,7 +247,6 @@ class Membership:
 
         `tried`: at least one tried to; else there was nobody to ask who knew it.
         """
-        self._now = now
         case = self._suspects.case(node)
         if case is not None:
             case.ask_due = math.inf
@@ -282,7 +271,6 @@ class Membership:
         if case.unclear >= MOST_UNCLEAR:
             self.others_failed(node, now, tried=False)
             return
-        self._now = now
         case.ask_due = now + ASK_AGAIN
         self._suspects.schedule(node)
 
@@ -309,7 +297,6 @@ class Membership:
         nothing is known. Reports of such do not count; where enough of them came, whom they
         accuse is dialled. `saw` is for `accusers`.
         """
-        self._now = now
         self._suspects.told(accused, now)
         age = (wall_ms - observed_ms) / 1000
         if (
@@ -342,19 +329,17 @@ class Membership:
         known.alive = False
         return True
 
-    def is_worth_refuting(self, reporter: NodeId, now: float, *, stranger: bool) -> bool:
-        """Whether others may believe somebody's report of ourselves, however old it is.
+    def claim_refutation(self, reporter: NodeId, now: float, *, stranger: bool) -> bool:
+        """Take the right to refute somebody's report of ourselves; False where there is none.
 
-        Of each reporter a few are in a row, and of all strangers together, as these may be
-        invented; so that false ones make no storm of answers.
+        Others may believe it, however old it is. Each reporter has a budget, and all strangers
+        together, as these may be invented: false reports make no storm of answers.
         """
-        self._now = now
         allowed = self._by_reporter.spend(reporter, 1, now)
         return allowed and (not stranger or self._by_strangers.spend(1, now))
 
-    def forget(self, node: NodeId, now: float) -> None:
+    def forget(self, node: NodeId) -> None:
         """Give up a suspicion of a node of which nothing is known any more: nobody can look."""
-        self._now = now
         self._suspects.drop(node)
 
     def slept(self, now: float) -> None:
@@ -362,30 +347,26 @@ class Membership:
 
         All suspicions start anew, and the counts of connections are forgotten.
         """
-        self._now = now
         self._isolation.forget()
         self._suspects.start_all_over(now, count_silence_again=True)
 
-    def late(self, seconds: float, now: float) -> None:
+    def late(self, seconds: float) -> None:
         """Note that a timer of ours came late: verdicts wait longer (Lifeguard's LHM).
 
         Each time costs one point, and one more for each whole second.
         """
-        self._now = now
         self._set_health(min(WORST_HEALTH, self._health + 1 + int(max(seconds, 0.0))))
 
-    def on_time(self, now: float) -> None:
+    def on_time(self) -> None:
         """Note that a timer of ours came on time."""
-        self._now = now
         self._set_health(max(0, self._health - 1))
 
     def next_due(self) -> float:
-        """Return when there are actions to take, in monotonic seconds: infinity if never."""
-        return max(self._now, self._suspects.next_due())
+        """Return when there are actions to take, monotonic; -infinity for now, infinity for never."""
+        return self._suspects.next_due()
 
     def take_actions(self, now: float) -> list[Action]:
         """Return what is to be done now, in order; each is returned once."""
-        self._now = now
         return self._suspects.take(now)
 
     def _acquit(self, node: NodeId, known: Known, now: float) -> None:

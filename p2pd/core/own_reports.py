@@ -61,7 +61,7 @@ class OwnReports:
         count, _ = self._told_of.get(node, (0, 0.0))
         return count >= QUORUM
 
-    def allow(self, now: float) -> bool:
+    def count_one(self, now: float) -> bool:
         """Count one more report; False if there are `REPORTS_PER_MINUTE` already."""
         if len(self._times) >= REPORTS_PER_MINUTE and now - self._times[0] < 60:
             return False

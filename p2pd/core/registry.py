@@ -105,7 +105,7 @@ class Registry:
         if entry is None:
             entry = self._admit(node_id, Entry(node_id, source, wall, told_by, addresses=[*usable]))
         news = entry is not None and record.sequence > entry.sequence
-        if entry is not None and news and self._hearsay.may_move(node_id, entry, usable):
+        if entry is not None and news and self._hearsay.move(node_id, entry, usable):
             entry.signed, entry.sequence = signed, record.sequence
             entry.name = record.name or None
             # What worked or was heard of late is kept behind what the peer says itself.

@@ -270,7 +270,7 @@ class Suspects:
             self._reporters.confirmed(reporter)
         own = self._own_reports
         wanted = case.independent < QUORUM and not case.announced
-        if wanted and (case.lost or own.is_drawn()) and own.allow(now):
+        if wanted and (case.lost or own.is_drawn()) and own.count_one(now):
             own.add(Report(node, evidence, now), now, suspects=len(self._cases))
 
     def announce(self, node: NodeId, now: float) -> None:
@@ -282,7 +282,7 @@ class Suspects:
         alone = case.lost and case.others_failed and not case.others_tried
         complete = case.failed_at is not None and not case.announced
         if alone and complete and not case.independent and not self._isolation.isolated:
-            case.announced = self._own_reports.allow(now)
+            case.announced = self._own_reports.count_one(now)
             if case.announced:
                 self._news.append(Report(node, Evidence.SILENT, now))
 

@@ -91,7 +91,7 @@ class Alarm:
             else:
                 self._enter()
 
-    def forward(self, due: float) -> None:
+    def no_later_than(self, due: float) -> None:
         """Bring the end of the wait forward, if it is later than `due`."""
         if due < self.due:
             self.move(due)

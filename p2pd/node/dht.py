@@ -4,7 +4,6 @@ import enum
 import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import NoReturn
 
 import attrs
 import trio
@@ -12,7 +11,7 @@ import trio
 from p2pd.config import DhtConfig
 from p2pd.core.quorums import Needed
 from p2pd.core.records import Author, Version, living, version_of
-from p2pd.errors import InvalidRequest, NotFound, TooFewReplicas, VersionConflict
+from p2pd.errors import InvalidRequest, NotFound, P2PError, TooFewReplicas, VersionConflict
 from p2pd.ids import Key, NodeId
 from p2pd.node.convoy import Convoy
 from p2pd.node.dispatch import Call, Dispatch
@@ -124,7 +123,7 @@ class Dht:
         # What it does not see, it does not hide.
         async with self._seen(name, owned=owned, consistency=Consistency.ALL) as seen:
             if not living(seen.versions, self._env.wall_ms()):
-                self._check_absence(_shown(name, self._owner(owned=owned)), seen)
+                raise self._absence(_shown(name, self._owner(owned=owned)), seen)
             return await self._write(name, None, seen, owned=owned, lifetime=0)
 
     async def get(
@@ -142,7 +141,7 @@ class Dht:
         # A delete that somebody did not see leaves that one's write standing.
         found = living(holding.versions, self._env.wall_ms())
         if not found:
-            self._check_absence(_shown(name, owner), holding)
+            raise self._absence(_shown(name, owner), holding)
         return found
 
     def _owner(self, *, owned: bool) -> NodeId | None:
@@ -219,20 +218,20 @@ class Dht:
                 f"{needed.of(found.wanted)} are needed; try again, or --consistency one"
             )
 
-    def _check_absence(self, shown: str, holding: Holding) -> NoReturn:
-        """Raise `NotFound`, but `TooFewReplicas` where those who are silent may be the most."""
+    def _absence(self, shown: str, holding: Holding) -> P2PError:
+        """Return `NotFound`, but `TooFewReplicas` where the silent ones may be the majority."""
         if holding.ahead:
-            raise TooFewReplicas(
+            return TooFewReplicas(
                 f"what is stored under {shown} is dated a day or so ahead of this node's clock; "
                 "`p2pctl doctor` compares the clocks"
             )
         found = holding.turnout
         if found.mostly_silent:
-            raise TooFewReplicas(
+            return TooFewReplicas(
                 f"{shown} was not found, but {found.silent} of the nodes that may have it did "
                 "not answer; try again"
             )
-        raise NotFound(f"no key {shown}")
+        return NotFound(f"no key {shown}")
 
     def _check_version(self, versions: list[Version], expected: str) -> None:
         # As `get` tells: a tombstone does not win against a concurrent write.

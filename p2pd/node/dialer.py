@@ -112,8 +112,8 @@ class Dialer:
         """Hold no dial that is cut short from now on against its peer: this node leaves."""
         self._leaving = True
 
-    def may_dial(self, entry: Entry, *, most: int = MAX_ADDRESSES) -> bool:
-        """Whether up to `most` addresses of an entry may be dialled now; if so, takes it as done.
+    def claim_dial(self, entry: Entry, *, most: int = MAX_ADDRESSES) -> bool:
+        """Take the right to dial up to `most` addresses of an entry now; False where there is none.
 
         Where nobody has answered, or come from, it is dialled seldom: anybody can name any address,
         also who is connected.
@@ -127,7 +127,7 @@ class Dialer:
         return not claimed or self._strangers.spend(claimed, trio.current_time())
 
     def may_dial_strangers_at(self) -> float:
-        """Return the moment from which `may_dial` allows more, once it has refused."""
+        """Return the moment from which `claim_dial` allows more, once it has refused."""
         return self._strangers.refilled_at()
 
     async def connect_to(

@@ -369,12 +369,12 @@ class Discovery:
         # The same process as before is of the same network as before.
         if is_news:
             entry.reasons -= APART
-        if entry.reasons.isdisjoint(APART) and self._may_cut_short(entry, at):
+        if entry.reasons.isdisjoint(APART) and self._claim_redial(entry, at):
             self._registry.retry_now(entry, at=at)
             self._upkeep.wake()
 
-    def _may_cut_short(self, entry: Entry, at: float) -> bool:
-        """Whether a peer may be dialled by `at` for a beacon; if so, that is counted.
+    def _claim_redial(self, entry: Entry, at: float) -> bool:
+        """Take the right to have a peer dialled by `at` for a beacon; False where there is none.
 
         Strangers the dialer counts itself. Who was connected once is dialled whenever its time
         has come: in its name a flood of beacons would have it dialled without end.

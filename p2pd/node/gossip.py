@@ -191,7 +191,7 @@ class GossipService:
         """Let the next rounds of anti-entropy follow each other quickly."""
         self._quiet_rounds = 0
         self._round_at = min(self._round_at, trio.current_time() + self._next_pause())
-        self._alarm.forward(self._round_at)
+        self._alarm.no_later_than(self._round_at)
 
     def _next_pause(self) -> float:
         self._quiet_rounds += 1
@@ -313,7 +313,7 @@ class GossipService:
             connection = self._roster.connections.get(peer)
             if connection is not None:
                 connection.notify(message)
-        self._alarm.forward(self._machine.next_due())
+        self._alarm.no_later_than(self._machine.next_due())
 
     def _wake(self) -> None:
         """Send soon, from a task of our own: a connection is just being entered or left."""

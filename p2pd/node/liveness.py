@@ -131,12 +131,12 @@ class LivenessService:
         now = trio.current_time()
         self._note_touch(now)
         if late < LATE:
-            self._machine.on_time(now)
+            self._machine.on_time()
             if self._machine.isolated:
                 self._machine.in_touch(self._last_heard(), now)
                 self._wake()
             return
-        self._machine.late(late, now)
+        self._machine.late(late)
         self._machine.slept(now)
         # Whoever reported us meanwhile shall hear at once that we are back.
         self.say_alive()
@@ -213,7 +213,7 @@ class LivenessService:
     async def _redial(self, node: NodeId, last: bool = False) -> None:  # noqa: FBT001, FBT002 - a task's argument
         """Probe a node, unless that is under way, and tell the machine the outcome."""
         if self._registry.get(node) is None:
-            self._machine.forget(node, trio.current_time())
+            self._machine.forget(node)
             return
         if node in self._under_way:
             return
@@ -252,7 +252,7 @@ class LivenessService:
         self._note_touch(now)
         self._machine.heard(connection.node_id, now)
         # Mostly that is no news: who is being accepted should not wait for nothing.
-        self._alarm.forward(self._machine.next_due())
+        self._alarm.no_later_than(self._machine.next_due())
 
     def _disconnected(self, connection: Connection) -> None:
         node, now = connection.node_id, trio.current_time()
@@ -307,7 +307,7 @@ class LivenessService:
         # An identity of which nothing is known may have cost nothing.
         stranger = self._registry.get(reporter) is None
         if accused == self._own_id:
-            if self._machine.is_worth_refuting(reporter, now, stranger=stranger):
+            if self._machine.claim_refutation(reporter, now, stranger=stranger):
                 # Beyond that nobody believes the report.
                 latest = self._env.wall_ms() + round(REPORT_EARLY * 1000)
                 self.say_alive(after=min(report.observed, latest))
@@ -327,7 +327,7 @@ class LivenessService:
             stranger=stranger,
             saw=_saw(report),
         )
-        self._alarm.forward(self._machine.next_due())
+        self._alarm.no_later_than(self._machine.next_due())
         if connection is not None and not stranger:
             # Its word against the reporter's.
             self._env.background.start(self._redial, accused)

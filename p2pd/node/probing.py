@@ -117,7 +117,7 @@ class Probing:
         if not last:
             await self._pace(node)
         entry = self._roster.registry.get(node)
-        if entry is None or not self._dialer.may_dial(entry, most=PROBED_ADDRESSES):
+        if entry is None or not self._dialer.claim_dial(entry, most=PROBED_ADDRESSES):
             return Outcome.NOT_TRIED
         soon = self.config.ping_timeout / 2
         seconds = soon if last else self._seconds()
@@ -163,7 +163,7 @@ class Probing:
         It may be the only one that leads to others who were out of reach as well.
         """
         entry = self._roster.registry.get(node)
-        if entry is None or not self._dialer.may_dial(entry, most=PROBED_ADDRESSES):
+        if entry is None or not self._dialer.claim_dial(entry, most=PROBED_ADDRESSES):
             return
         async with self._limit:
             with suppress(P2PError), trio.move_on_after(self._seconds()):

@@ -94,7 +94,7 @@ class Roster:
             with trio.move_on_after(_GOODBYE_GRACE):
                 await self._empty.wait()
 
-    def admit(self, connection: Connection, source: Source) -> bool:
+    def _admit(self, connection: Connection, source: Source) -> bool:
         """Enter a connection into the table; False if another one to the peer stays instead.
 
         Where the new one stays, the old one is closed.
@@ -242,13 +242,13 @@ class Roster:
         """Admit a connection that we dialled, as `admit` does; raises `Busy` where it is full."""
         if self._needs_place(connection):
             self.make_room(Direction.OUTBOUND)
-        return self.admit(connection, source)
+        return self._admit(connection, source)
 
     def admit_inbound(self, connection: Connection) -> None:
         """Admit an inbound connection, or raise `HandshakeRefused`: full, a duplicate, a clone."""
         if self._needs_place(connection):
             self._check_limits(connection)
-        if not self.admit(connection, Source.INBOUND):
+        if not self._admit(connection, Source.INBOUND):
             old = self.connections[connection.node_id]
             # Perhaps the old one is dead, and its end was not noticed here yet.
             old.probe()

@@ -22,7 +22,6 @@ from p2pd.node.events import Events
 from p2pd.node.roster import Roster
 
 # What a node that is a seed says of itself in its peer record.
-SEED = "seed"
 # While too few seeds are connected, each that is left is tried again so often, in seconds. No
 # address is tried more often, whatever its node does, nor a name looked up.
 TRY_INTERVAL = 5.0

@@ -62,7 +62,7 @@ class Upkeep:
             candidates = self._registry.candidates(now)[:room] if room > 0 else []
             next_retry = self._registry.next_retry(now) if wanted > 0 else None
             for entry in candidates:
-                if not self._dialer.may_dial(entry):
+                if not self._dialer.claim_dial(entry):
                     allowed_at = self._dialer.may_dial_strangers_at()
                     next_retry = min(next_retry or math.inf, allowed_at)
                     break

@@ -182,9 +182,9 @@ class Judgement(RuleBasedStateMachine):
     @rule(late=st.booleans())
     def health(self, late: bool) -> None:
         if late:
-            self.machine.late(1.0, self.now)
+            self.machine.late(1.0)
         else:
-            self.machine.on_time(self.now)
+            self.machine.on_time()
 
     @rule()
     def slept(self) -> None:

@@ -47,13 +47,13 @@ def test_the_verdicts_of_a_node_that_is_well_again_come_as_soon_as_those_of_othe
         machine = membership()
         machine.heard(ACCUSED, 0.0)
         if ill:
-            machine.late(WORST_HEALTH, 1.0)
+            machine.late(WORST_HEALTH)
         machine.lost(ACCUSED, 1.0, reset=False)
         machine.take_actions(1.0)
         machine.dial_failed(ACCUSED, 1.5, refused=False)
         machine.others_failed(ACCUSED, 1.5)
         for _ in range(WORST_HEALTH):
-            machine.on_time(1.6)
+            machine.on_time()
         due.append(machine.next_due())
     assert due[0] == due[1]
 
@@ -271,12 +271,12 @@ def test_a_word_that_is_dated_ahead_hides_no_later_report() -> None:
 
 def test_of_reports_of_ourselves_those_are_refuted_that_others_may_believe() -> None:
     machine = membership()
-    worth = partial(machine.is_worth_refuting, stranger=False)
+    worth = partial(machine.claim_refutation, stranger=False)
     in_a_row = sum(worth(LIAR, 1000.0 + each / 10) for each in range(100))
     assert REFUTED_OF_ONE_AT_ONCE <= in_a_row <= REFUTED_OF_ONE_AT_ONCE + 1
     assert worth(LIAR, 1080.0)
     strangers = [node(1000 + each) for each in range(100)]
-    invented = [machine.is_worth_refuting(each, 1100.0, stranger=True) for each in strangers]
+    invented = [machine.claim_refutation(each, 1100.0, stranger=True) for each in strangers]
     assert sum(invented) == REFUTED_AT_ONCE
     assert worth(node(5), 1100.0)
 
@@ -412,9 +412,9 @@ def test_poor_health_makes_all_waits_longer_until_it_is_better() -> None:
     def waited(lates: int, on_times: int) -> float:
         machine = membership(known=100_000)
         for _ in range(lates):
-            machine.late(0.5, 1.0)
+            machine.late(0.5)
         for _ in range(on_times):
-            machine.on_time(2.0)
+            machine.on_time()
         for number in range(10, 10 + QUORUM):
             accuse(machine, ACCUSED, node(number), 100.0)
         return machine.next_due() - 100.0
@@ -429,7 +429,7 @@ def test_health_that_worsens_puts_off_a_verdict_under_way() -> None:
     machine = membership(known=100_000)
     for number in range(10, 10 + QUORUM):
         accuse(machine, ACCUSED, node(number), 100.0)
-    machine.late(0.5, 101.0)
+    machine.late(0.5)
     assert run(machine, 100.0 + 1.9 * REFUTE_WAIT) == []
     assert len(run(machine, 100.0 + 2 * REFUTE_WAIT)) == 1
 

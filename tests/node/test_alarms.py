@@ -72,8 +72,8 @@ async def test_forward_never_puts_off(
 
     async def move() -> None:
         await trio.sleep(1)
-        alarm.forward(began + 20)
-        alarm.forward(began + 5)
+        alarm.no_later_than(began + 20)
+        alarm.no_later_than(began + 5)
 
     nursery.start_soon(move)
     assert await waited(alarm, 10) == 5

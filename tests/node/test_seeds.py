@@ -11,7 +11,7 @@ from trio.testing import MockClock
 from p2pd.address import Address
 from p2pd.errors import DialFailed
 from p2pd.net.sim import SimNetwork
-from p2pd.node.seeds import RESOLVE_INTERVAL, RESOLVE_WITHIN, SEED, TRY_INTERVAL, quorum
+from p2pd.node.seeds import RESOLVE_INTERVAL, RESOLVE_WITHIN, TRY_INTERVAL, quorum
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.wire.records import RecordCache
 from tests.node.scripted import Line, ScriptedPeer, connected
@@ -20,7 +20,7 @@ from tests.node.scripted import Line, ScriptedPeer, connected
 async def start_seeds(world: World, count: int) -> list[SimNode]:
     """Start so many seeds, which dial nobody."""
     return [
-        await world.start(f"s{number}", lan=None, node__roles=[SEED], connections__target=0)
+        await world.start(f"s{number}", lan=None, node__roles=["seed"], connections__target=0)
         for number in range(count)
     ]
 
@@ -310,9 +310,9 @@ async def test_the_role_shows_in_the_status_and_in_the_record(autojump_clock: Mo
         (seed,) = await start_seeds(world, 1)
         a = await start_user(world, seed)
         await world.until(lambda: held(a) == 1, within=5)
-        assert seed.node.snapshot().roles == [SEED]
+        assert seed.node.snapshot().roles == ["seed"]
         assert a.node.snapshot().roles == []
-        for node, other, roles in ((a, seed, (SEED,)), (seed, a, ())):
+        for node, other, roles in ((a, seed, ("seed",)), (seed, a, ())):
             entry = node.services.registry.get(other.node_id)
             assert entry is not None
             assert entry.signed is not None
