@@ -216,8 +216,8 @@ class Daemon:
             if self._manager_hears:
                 self._events.emit(
                     "manager.unreachable",
-                    f"the service manager takes no word: {error.strerror or error}; "
-                    "unset NOTIFY_SOCKET where p2pd is no service",
+                    f"can't notify the service manager: {error.strerror or error}; "
+                    "unset NOTIFY_SOCKET if p2pd does not run as a service",
                     level=logging.WARNING,
                 )
             self._manager_hears = False

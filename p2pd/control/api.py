@@ -263,4 +263,4 @@ def _decode(members: Mapping[str, Any], name: str) -> bytes:
     try:
         return binascii.a2b_base64(members[in_base64], strict_mode=True)
     except ValueError as error:
-        raise InvalidRequest(f"`{in_base64}` is no base64: {error}") from None
+        raise InvalidRequest(f"`{in_base64}` is not base64: {error}") from None

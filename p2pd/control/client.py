@@ -59,7 +59,7 @@ def default_sockets(
     """
     if not _is_instance_name(instance):
         raise InvalidRequest(
-            f"--instance: {instance[:80]!r} is no name of an instance: 1 to 64 of "
+            f"--instance: {instance[:80]!r} is not a valid instance name: 1 to 64 of "
             "A-Z a-z 0-9 _ . -, with no dot in front"
         )
     uid = os.getuid() if uid is None else uid
@@ -229,7 +229,7 @@ class Client:
         greeting = message.get("p2pd") if isinstance(message, dict) else None
         if not isinstance(message, dict) or not (self._greeted or isinstance(greeting, dict)):
             raise DaemonUnreachable(
-                f"{self.path}: what answers there is no p2pd; choose its socket with --socket"
+                f"{self.path}: what answers there is not p2pd; choose its socket with --socket"
             )
         if isinstance(greeting, dict) and not self._greeted:
             self._greeted = True
@@ -292,7 +292,7 @@ def _connect(
             pass
         except ConnectionRefusedError:
             if not _is_socket(path):
-                refused = refused or f"{path} is no socket; name p2pd's with --socket PATH"
+                refused = refused or f"{path} is not a socket; name p2pd's with --socket PATH"
         except TimeoutError:
             sock.close()
             raise DaemonUnreachable(

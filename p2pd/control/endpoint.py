@@ -71,7 +71,7 @@ def _remove_stale(path: Path) -> None:
     except OSError as error:
         raise StartError(f"{path}: {error.strerror}; {_OTHER_SOCKET}") from error
     if not is_socket:
-        raise StartError(f"{path} exists and is no socket; remove it, or {_OTHER_SOCKET}")
+        raise StartError(f"{path} exists and is not a socket; remove it, or {_OTHER_SOCKET}")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         # A live daemon with a full backlog must not make this one wait.
         probe.settimeout(0)

@@ -221,12 +221,12 @@ def _parse_json(line: bytes) -> Any:
     except RecursionError:
         message = "nested too deeply"
     except ValueError as error:
-        message = f"no JSON: {error}"
+        message = f"not JSON: {error}"
     raise RpcError(api.PARSE_ERROR, "parse_error", message)
 
 
 def _refuse_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no JSON number")
+    raise ValueError(f"{text} is not a JSON number")
 
 
 def _parse_finite(text: str) -> float:

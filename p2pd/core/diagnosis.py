@@ -78,12 +78,12 @@ _REFUSALS = {
     ),
     "network": (
         "network.name",
-        "is of another network than {network!r}",
+        "is in another network than {network!r}",
         "set the same node.network on all nodes",
     ),
     "version": (
         "network.version",
-        "speaks no common version of the protocol",
+        "has no protocol version in common with the other",
         "upgrade the older of the two",
     ),
     "difficulty": (
@@ -114,7 +114,7 @@ def _refusals(seen: Observations) -> Findings:
         text = (
             f"another running node has this node's identity, at {_hosts(clashes)}"
             if clashes
-            else f"who is at {_hosts(taken)} has a connection to another node with this node's "
+            else f"the node at {_hosts(taken)} is connected to another node with this node's "
             "identity"
         )
         yield problem(
@@ -137,7 +137,7 @@ def _refusals(seen: Observations) -> Findings:
         found = [each for each in seen.refusals if each.reason == reason]
         if found:
             refused = True
-            who = f"who is at {_hosts(found)} {text.format(network=seen.network)}"
+            who = f"the node at {_hosts(found)} {text.format(network=seen.network)}"
             always = reason == "man_in_the_middle"
             level = Level.PROBLEM if always else worse_alone(seen)
             yield Finding(code, level, who, remedy)
@@ -196,7 +196,7 @@ def _inbound(seen: Observations) -> Findings:
     if not first.own:
         yield problem(
             "inbound.translated",
-            f"{first.peer} sees this node at {first.address}, which is no address of this host, "
+            f"{first.peer} sees this node at {first.address}, which is not an address of this host, "
             "and can't connect to it: a router between translates addresses (NAT)",
             f"forward TCP port {port} of the router to this host",
         )

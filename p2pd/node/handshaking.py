@@ -217,7 +217,7 @@ class _Exchange:
             self.session.feed(data)
         message = event.message
         if isinstance(event, Replied) or event.request_id is not None:
-            raise BadMessage(f"{type(message).__name__} is no notice")
+            raise BadMessage(f"{type(message).__name__} is not a notice")
         if isinstance(message, Refused):
             for signed in message.others:
                 self._book.learn(signed, told_over=self.stream.remote.host, told_by=None)

@@ -260,7 +260,7 @@ def test_the_instance_that_does_not_answer_is_the_one_to_start(tmp_path: Path) -
 def test_what_is_no_socket_is_named(tmp_path: Path) -> None:
     with pytest.raises(DaemonUnreachable) as caught:
         Client([str(tmp_path)])
-    assert str(caught.value) == f"{tmp_path} is no socket; name p2pd's with --socket PATH"
+    assert str(caught.value) == f"{tmp_path} is not a socket; name p2pd's with --socket PATH"
 
 
 def test_the_next_socket_is_tried(serve: Callable[[Script], str], tmp_path: Path) -> None:

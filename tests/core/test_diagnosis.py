@@ -147,7 +147,7 @@ def test_every_check_says_something() -> None:
         (
             "identity.clash",
             {"refusals": (attrs.evolve(CLASH, reason="identity_taken"),)},
-            "who is at 192.168.1.9:41000 has a connection to another node",
+            "the node at 192.168.1.9:41000 is connected to another node",
         ),
         ("network.key", {"refusals": (KEY,), **ALONE}, "192.168.1.9:41000"),
         (
@@ -306,4 +306,4 @@ def test_a_port_that_another_program_has_is_not_blamed_on_the_firewall() -> None
 def test_refusals_at_several_addresses_need_not_be_of_one_node() -> None:
     several = (KEY, attrs.evolve(KEY, address="192.168.1.8:41000"))
     told = found(Level.WARNING, refusals=several)["network.key"]
-    assert told.text.startswith("who is at 192.168.1.8:41000, 192.168.1.9:41000 does not hold")
+    assert told.text.startswith("the node at 192.168.1.8:41000, 192.168.1.9:41000 does not hold")
