@@ -54,7 +54,7 @@ def read_config(file: Path | None, overrides: Mapping[str, object], instance: st
             reason = error.strerror if isinstance(error, OSError) else error
             raise ConfigError(f"can't read {source}: {reason}") from None
         if len(content) > MAX_FILE_BYTES:
-            raise ConfigError(f"{str(file)!a} has over {MAX_FILE_BYTES} bytes: too large for a configuration")
+            raise ConfigError(f"{str(file)!a} has over {MAX_FILE_BYTES} bytes, too many")
     config = load(content, overrides, source=source)
     return config if config.node.name else _named_after_host(config, instance)
 

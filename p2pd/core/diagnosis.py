@@ -196,8 +196,8 @@ def _inbound(seen: Observations) -> Findings:
     if not first.own:
         yield problem(
             "inbound.translated",
-            f"{first.peer} sees this node at {first.address}, which is not an address of this host, "
-            "and can't connect to it: a router between translates addresses (NAT)",
+            f"{first.peer} sees this node at {first.address}, which is not an address of this "
+            "host, and can't connect to it: a router between translates addresses (NAT)",
             f"forward TCP port {port} of the router to this host",
         )
         return

@@ -362,7 +362,7 @@ class Membership:
         self._set_health(max(0, self._health - 1))
 
     def next_due(self) -> float:
-        """Return when there are actions to take, monotonic; -infinity for now, infinity for never."""
+        """Return when actions are due, monotonic: -infinity for now, infinity for never."""
         return self._suspects.next_due()
 
     def take_actions(self, now: float) -> list[Action]:

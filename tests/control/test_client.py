@@ -211,7 +211,7 @@ def test_something_other_than_p2pd_is_told(serve: Callable[[Script], str], line:
         connection.sendall(line)
         until_closed(connection)
 
-    with Client([serve(script)]) as client, pytest.raises(DaemonUnreachable, match="no p2pd"):
+    with Client([serve(script)]) as client, pytest.raises(DaemonUnreachable, match="not p2pd"):
         client.call("status")
 
 
