@@ -81,7 +81,7 @@ def test_a_live_socket_with_a_full_backlog_is_left_alone(tmp_path: Path) -> None
 def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "p2pd.sock"
     path.write_text("precious")
-    with pytest.raises(StartError, match="no socket"), listening_socket(path, 0o600, None):
+    with pytest.raises(StartError, match="not a socket"), listening_socket(path, 0o600, None):
         pass
     assert path.read_text() == "precious"
 
