@@ -50,7 +50,12 @@ RULES = (
         ("attrs", "cattrs", "msgpack", "cryptography"),
         (*IMPURE, "random"),
     ),
-    Rule("p2pd.core*", (*GROUND, "p2pd.core.*", "p2pd.wire.messages"), ("attrs",), IMPURE),
+    Rule(
+        "p2pd.core*",
+        (*GROUND, "p2pd.core.*", "p2pd.wire.messages", "p2pd.wire.reasons"),
+        ("attrs",),
+        IMPURE,
+    ),
     Rule("p2pd.net*", (*GROUND, "p2pd.net.*"), ("attrs", "cryptography", "ifaddr", "trio")),
     Rule("p2pd.store*", (*GROUND, "p2pd.store.*"), ("attrs", "trio")),
     Rule("p2pd.rules", GROUND, ("attrs",)),

@@ -55,7 +55,7 @@ from p2pd.node import (
     shortage,
     surplus,
 )
-from p2pd.wire import beacon, codec, framing, handshake, messages, session
+from p2pd.wire import beacon, codec, framing, handshake, messages, reasons, session
 from p2pd.wire.identity import Identity, open_peer_record, open_publication, open_record, work
 from p2pd.wire.messages import (
     TAGS,
@@ -80,9 +80,7 @@ BLOCKS = re.findall(r"^```toml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 VECTORS = tomllib.loads("\n".join(BLOCKS))
 LABEL = b"p2pd handshake 1\0"
 
-REASONS = sorted(
-    value for name, value in vars(handshake.Reason).items() if not name.startswith("_")
-)
+REASONS = sorted(value for name, value in vars(reasons.Reason).items() if not name.startswith("_"))
 
 
 def table_under(heading: str) -> list[list[str]]:

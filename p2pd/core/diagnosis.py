@@ -14,8 +14,9 @@ from p2pd.core.findings import (
 )
 from p2pd.core.history import MAX_SKEW
 from p2pd.core.lan_diagnosis import interfaces, multicast
-from p2pd.core.observations import Observations, RefusalSeen, TargetSeen
+from p2pd.core.observations import CLONED, Observations, RefusalSeen, TargetSeen
 from p2pd.errors import Busy
+from p2pd.wire.reasons import REACHED, REFUSED, SILENT, Reason
 
 # Below so much free space the disk will be full soon: the database's log alone takes 8 MiB.
 LOW_DISK = 64 << 20
@@ -71,27 +72,27 @@ def _disk(seen: Observations) -> Findings:
 
 
 _REFUSALS = {
-    "network_key": (
+    Reason.NETWORK_KEY: (
         "network.key",
         "does not hold the same network key (node.network_key_file)",
         "copy the key file from one node to all, then restart p2pd",
     ),
-    "network": (
+    Reason.NETWORK: (
         "network.name",
         "is in another network than {network!r}",
         "set the same node.network on all nodes",
     ),
-    "version": (
+    Reason.VERSION: (
         "network.version",
         "has no protocol version in common with the other",
         "upgrade the older of the two",
     ),
-    "difficulty": (
+    Reason.DIFFICULTY: (
         "network.difficulty",
         "asks for more proof of work than the other has",
         "set the same identity.difficulty on all nodes, then restart p2pd",
     ),
-    "man_in_the_middle": (
+    Reason.MAN_IN_THE_MIDDLE: (
         "network.intercepted",
         "is behind something that terminates TLS between the two",
         "find out what it is before you go on",
@@ -107,8 +108,8 @@ UNCLONE = "stop one of the two, move its identity.json away and start it again"
 
 
 def _refusals(seen: Observations) -> Findings:
-    clashes = [each for each in seen.refusals if each.reason == "identity_clash"]
-    taken = [each for each in seen.refusals if each.reason == "identity_taken"]
+    clashes = [each for each in seen.refusals if each.reason == Reason.IDENTITY_CLASH]
+    taken = [each for each in seen.refusals if each.reason == Reason.IDENTITY_TAKEN]
     if clashes or taken:
         ago = min(each.seconds_ago for each in clashes or taken)
         text = (
@@ -124,7 +125,7 @@ def _refusals(seen: Observations) -> Findings:
         )
     else:
         yield ok("identity.ok", "no other node was seen with this node's identity")
-    clones = [each for each in seen.refusals if each.reason == "cloned"]
+    clones = [each for each in seen.refusals if each.reason == CLONED]
     if clones:
         yield warning(
             "identity.peer",
@@ -138,7 +139,7 @@ def _refusals(seen: Observations) -> Findings:
         if found:
             refused = True
             who = f"the node at {_hosts(found)} {text.format(network=seen.network)}"
-            always = reason == "man_in_the_middle"
+            always = reason == Reason.MAN_IN_THE_MIDDLE
             level = Level.PROBLEM if always else worse_alone(seen)
             yield Finding(code, level, who, remedy)
     if not refused:
@@ -187,7 +188,7 @@ def _inbound(seen: Observations) -> Findings:
             "inbound.untested", f"not tested whether others can connect to this node: {why}"
         )
         return
-    reached = [each for each in seen.dials if each.outcome == "reached"]
+    reached = [each for each in seen.dials if each.outcome == REACHED]
     if reached:
         yield ok("inbound.ok", f"{reached[0].peer} connected to {reached[0].address}")
         return
@@ -210,11 +211,11 @@ def _inbound(seen: Observations) -> Findings:
 
 
 _CLOSED = {
-    "silent": (
+    SILENT: (
         "inbound.dropped",
         "got no answer: a firewall, most likely this host's, drops incoming TCP",
     ),
-    "refused": (
+    REFUSED: (
         "inbound.refused",
         "was refused: a firewall rejects it, or p2pd does not listen there",
     ),

@@ -2,6 +2,9 @@
 
 import attrs
 
+# A refusal that this node saw as one of the peers of which two run with one identity.
+CLONED = "cloned"
+
 
 @attrs.frozen
 class LinkSeen:

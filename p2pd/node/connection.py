@@ -21,6 +21,7 @@ from p2pd.node.dispatch import BUG, Dispatch
 from p2pd.wire.framing import MAX_PAYLOAD
 from p2pd.wire.handshake import RemotePeer
 from p2pd.wire.messages import Failed, Goodbye, Message, Ping, Refused
+from p2pd.wire.reasons import LEAVING, ON_REQUEST
 from p2pd.wire.session import Replied, Session
 
 # A peer that lets this much wait reads too slowly for its own requests.
@@ -37,9 +38,6 @@ WRITE_BYTES = 1 << 16
 TIME_SLICE = 0.002
 # After a `busy` nothing is read from the peer for so long: to refuse a flood costs, too.
 BUSY_PAUSE = 0.05
-# What a goodbye says when the node stops, and when a user asked for the end.
-LEAVING = "leaving"
-ON_REQUEST = "disconnected on request"
 # How the end of a connection begins where it was this node that said so.
 OWN_GOODBYE = "this node said goodbye: "
 _RTT_WEIGHT = 0.125

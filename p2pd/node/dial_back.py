@@ -18,8 +18,8 @@ from p2pd.node.dispatch import Call, Dispatch, failure
 from p2pd.node.env import Env
 from p2pd.node.roster import Roster
 from p2pd.wire.messages import DialBack, DialedBack, Failed, Message
+from p2pd.wire.reasons import REACHED, REFUSED, SILENT
 
-REACHED, REFUSED, SILENT = OUTCOMES = ("reached", "refused", "silent")
 # Seconds that a dial for another may take. An honest one on a LAN takes milliseconds.
 WITHIN = 2.0
 # For all who ask together: how many dials may be under way, how many come in a row, and how many

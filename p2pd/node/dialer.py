@@ -29,8 +29,8 @@ from p2pd.node.events import Events
 from p2pd.node.handshaking import Introducer
 from p2pd.node.roster import MAKING_ROOM, Roster, describe
 from p2pd.node.shortage import Shortage
-from p2pd.wire.handshake import Reason
 from p2pd.wire.messages import Message
+from p2pd.wire.reasons import Reason
 
 # Addresses of peers that are only heard of: so many are tried in a row, so many a second from
 # then on. Anybody can name them, and they need not be those of a node.

@@ -29,7 +29,7 @@ from p2pd.node.own_record import OwnRecord
 from p2pd.node.roster import Roster
 from p2pd.node.upkeep import Upkeep
 from p2pd.wire.beacon import Beacon, read_beacon, write_beacon
-from p2pd.wire.handshake import APART
+from p2pd.wire.reasons import APART
 
 # Seconds after start (of the node or of an interface): a datagram may be lost, a switch may
 # take a while to forward.

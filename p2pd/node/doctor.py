@@ -11,6 +11,7 @@ from p2pd.core.diagnosis import diagnose
 from p2pd.core.entries import Source, Status
 from p2pd.core.findings import Finding
 from p2pd.core.observations import (
+    CLONED,
     ClockSeen,
     DialSeen,
     DiskSeen,
@@ -24,17 +25,17 @@ from p2pd.errors import DialFailed, HandshakeRefused, P2PError, RequestTimedOut
 from p2pd.hosts import parse_address
 from p2pd.net.base import Interface
 from p2pd.node.connection import Connection
-from p2pd.node.dial_back import OUTCOMES, DialingBack
+from p2pd.node.dial_back import DialingBack
 from p2pd.node.dialer import Dialer
 from p2pd.node.env import Env
 from p2pd.node.own_record import OwnRecord
 from p2pd.node.refusals import Refusals
-from p2pd.node.roster import CLONED, Roster, describe
+from p2pd.node.roster import Roster, describe
 from p2pd.node.soundings import Soundings
 from p2pd.node.upkeep import Upkeep
 from p2pd.store.base import Table
-from p2pd.wire.handshake import Reason
 from p2pd.wire.messages import Echo, Ping
+from p2pd.wire.reasons import DIALLED_BACK, Reason
 
 # Seconds that each question, dial and name lookup may take; they go side by side.
 WITHIN = 3.0
@@ -177,7 +178,7 @@ class Doctor:
 
     async def _have_dialled(self, connection: Connection, notes: _Notes) -> None:
         reply = await self._dialing_back.ask(connection)
-        if reply is None or reply.outcome not in OUTCOMES:
+        if reply is None or reply.outcome not in DIALLED_BACK:
             return
         try:
             host = Address.parse(reply.address).host

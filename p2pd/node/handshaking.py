@@ -14,7 +14,7 @@ from p2pd.node.env import Env
 from p2pd.node.own_record import OwnRecord
 from p2pd.node.peer_book import PeerBook
 from p2pd.wire.codec import clip
-from p2pd.wire.handshake import Handshake, Reason, RemotePeer, Terms
+from p2pd.wire.handshake import Handshake, RemotePeer, Terms
 from p2pd.wire.messages import (
     MAX_TEXT,
     Accepted,
@@ -26,6 +26,7 @@ from p2pd.wire.messages import (
     Proof,
     Refused,
 )
+from p2pd.wire.reasons import Reason
 from p2pd.wire.session import Replied, Session
 
 M = TypeVar("M", bound=Message)

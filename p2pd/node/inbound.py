@@ -18,7 +18,7 @@ from p2pd.node.env import Env
 from p2pd.node.events import SHORTAGE_PAUSE, Events
 from p2pd.node.handshaking import Introducer
 from p2pd.node.roster import Roster
-from p2pd.wire.handshake import Reason
+from p2pd.wire.reasons import Reason
 
 # Connections that have not finished their handshake. An honest one takes milliseconds, so
 # at the bound the oldest one of the host with the most goes, and newcomers are served.

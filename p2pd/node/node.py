@@ -25,7 +25,6 @@ from p2pd.hosts import parse_address
 from p2pd.ids import ID_BITS, Key, NodeId, closest_first, distance_bits
 from p2pd.net.base import Listener, Network
 from p2pd.node.chronicle import Chronicle
-from p2pd.node.connection import ON_REQUEST
 from p2pd.node.dht import Consistency, Written
 from p2pd.node.env import Env
 from p2pd.node.events import Events
@@ -51,6 +50,7 @@ from p2pd.node.snapshot import (
 from p2pd.node.why import explain
 from p2pd.store.base import Table
 from p2pd.wire.messages import PROTOCOL_VERSION, Echo, Echoed, FindNode, Message, Ping
+from p2pd.wire.reasons import ON_REQUEST
 
 _ECHO_TIMEOUT = 10.0
 # The shortest prefix that is taken for one of a node ID.

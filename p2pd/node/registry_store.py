@@ -11,12 +11,13 @@ from p2pd.core.entries import Entry, Source, Status
 from p2pd.core.registry import Registry
 from p2pd.errors import BadMessage, StoreError
 from p2pd.ids import NodeId
-from p2pd.node.connection import LEAVING, OWN_GOODBYE
+from p2pd.node.connection import OWN_GOODBYE
 from p2pd.node.env import Env
 from p2pd.node.events import Events
 from p2pd.store.base import Change, Table
 from p2pd.wire import codec
 from p2pd.wire.messages import Labels, Length, Range, Signed
+from p2pd.wire.reasons import LEAVING
 
 SAVE_INTERVAL = 30.0
 _MAX_ERROR = 1024

@@ -15,14 +15,15 @@ from p2pd.core.bounded import BoundedTable
 from p2pd.core.diagnosis import UNCLONE
 from p2pd.core.duplicates import Link, new_one_stays
 from p2pd.core.entries import Entry, Source
+from p2pd.core.observations import CLONED
 from p2pd.core.registry import MAX_ADDRESSES, Registry
 from p2pd.errors import Busy, HandshakeRefused
 from p2pd.ids import NodeId
 from p2pd.node.addresses import reachable
-from p2pd.node.connection import LEAVING, Connection, Direction, Ending
+from p2pd.node.connection import Connection, Direction, Ending
 from p2pd.node.env import Env
 from p2pd.node.events import Events
-from p2pd.wire.handshake import Reason
+from p2pd.wire.reasons import LEAVING, Reason
 from p2pd.wire.records import OpenedRecord
 
 # At a bound, a connection that carried no request for so long makes room for a new one.
@@ -35,7 +36,6 @@ _RETIREMENT = 1.0
 # What a goodbye says at a bound.
 MAKING_ROOM = "making room for others"
 # The `reason` of the event that tells of two processes with one identity, neither of them this.
-CLONED = "cloned"
 # Peers of which replaced processes are remembered, and so many of each, the last ones.
 _MAX_REPLACED = 1024
 _MAX_INSTANCES = 8

@@ -23,8 +23,8 @@ from p2pd.node.env import Env
 from p2pd.node.peer_book import PeerBook
 from p2pd.node.requester import Requester
 from p2pd.node.roster import Roster
-from p2pd.wire.handshake import APART
 from p2pd.wire.messages import MAX_RECORDS, FindNode, FindValue, Message, Nodes, Ping, Signed, Value
+from p2pd.wire.reasons import APART
 
 # Kademlia, section 2.3: a range in which nothing was looked up for an hour.
 REFRESH_AFTER = 3600.0

@@ -26,32 +26,11 @@ from p2pd.ids import NodeId
 from p2pd.wire import codec
 from p2pd.wire.identity import Identity
 from p2pd.wire.messages import PROTOCOL_VERSION, Hello, PeerRecord, Proof, Signed
+from p2pd.wire.reasons import Reason
 from p2pd.wire.records import RecordCache
 
 _LABEL = b"p2pd handshake 1\0"
 _CLIENT, _SERVER = b"client", b"server"
-
-
-class Reason:
-    """Why a handshake is refused: the codes that both sides log."""
-
-    VERSION = "version"
-    NETWORK = "network"
-    NETWORK_KEY = "network_key"
-    RECORD = "record"
-    DIFFICULTY = "difficulty"
-    ONESELF = "self"
-    IDENTITY_CLASH = "identity_clash"
-    IDENTITY_TAKEN = "identity_taken"
-    MAN_IN_THE_MIDDLE = "man_in_the_middle"
-    SIGNATURE = "signature"
-    PROTOCOL = "protocol"
-    FULL = "full"
-    DUPLICATE = "duplicate"
-
-
-# Reasons that say that two nodes are not of one network, as they are configured now.
-APART = frozenset({Reason.VERSION, Reason.NETWORK, Reason.NETWORK_KEY, Reason.DIFFICULTY})
 
 
 @attrs.frozen

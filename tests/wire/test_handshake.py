@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from p2pd.errors import HandshakeRefused
 from p2pd.wire import codec
 from p2pd.wire.framing import MAX_HANDSHAKE_PAYLOAD
-from p2pd.wire.handshake import Handshake, Reason, RemotePeer, Terms
+from p2pd.wire.handshake import Handshake, RemotePeer, Terms
 from p2pd.wire.identity import Identity
 from p2pd.wire.messages import Hello, PeerRecord, Proof, Signed
+from p2pd.wire.reasons import Reason
 
 CERTIFICATE = b"c" * 32
 ALICE = Identity.mint(b"a" * 32, 0)
