@@ -10,6 +10,7 @@ ways, as they make the time to the last node.
 
 import attrs
 
+from p2pd.core.bounded import BoundedTable
 from p2pd.ids import NodeId
 
 MAX_RECENT = 256
@@ -50,14 +51,12 @@ class Shortcuts:
     """Compares announcements with what the tree brought."""
 
     def __init__(self) -> None:
-        self._recent: dict[bytes, _Came] = {}
-        self._pairs: dict[tuple[NodeId, NodeId], _Pair] = {}
+        self._recent = BoundedTable[bytes, _Came](MAX_RECENT)
+        self._pairs = BoundedTable[tuple[NodeId, NodeId], _Pair](MAX_PAIRS)
 
     def came(self, message_id: bytes, over: NodeId, hops: int) -> None:
         """Note over which tree link a publication came first, and after how many hops."""
         self._recent[message_id] = _Came(over, hops)
-        if len(self._recent) > MAX_RECENT:
-            del self._recent[next(iter(self._recent))]
 
     def announced(self, message_id: bytes, peer: NodeId, hops: int) -> NodeId | None:
         """Note that it came to a lazy peer after `hops`; returns the tree link to exchange.
@@ -76,8 +75,6 @@ class Shortcuts:
         pair = self._pairs.get((over, peer))
         if pair is None:
             pair = self._pairs[over, peer] = _Pair()
-            if len(self._pairs) > MAX_PAIRS:
-                del self._pairs[next(iter(self._pairs))]
         pair.tree += came.hops**POWER
         pair.lazy += (hops + 1) ** POWER
         pair.samples += 1
