@@ -6,6 +6,8 @@ from typing import Protocol
 
 import attrs
 
+from p2pd.errors import StoreFull
+
 # Of the size configured, so much more is kept for deletions.
 SPARE = 16
 
@@ -30,9 +32,15 @@ class Change:
     spare: bool = False
 
 
-def allowed(max_bytes: int, changes: Iterable[Change]) -> int:
-    """Return how many bytes of records there may be after these changes."""
-    return max_bytes + (max_bytes // SPARE if all(each.spare for each in changes) else 0)
+def refusal(before: int, after: int, max_bytes: int, changes: Iterable[Change]) -> StoreFull | None:
+    """Return why changes are refused that lead from so many bytes of records to so many."""
+    most = max_bytes + (max_bytes // SPARE if all(each.spare for each in changes) else 0)
+    # A store that is over the limit already, as after it was lowered, may shrink.
+    if before >= after or after <= most:
+        return None
+    return StoreFull(
+        f"the store would hold {after} bytes of records, more than store.max_bytes = {max_bytes}"
+    )
 
 
 @attrs.frozen

@@ -6,7 +6,7 @@ from contextlib import suppress
 import trio
 
 from p2pd.errors import StoreFull
-from p2pd.store.base import Change, Disk, Table, Usage, allowed
+from p2pd.store.base import Change, Disk, Table, Usage, refusal
 
 
 def _unobserved(_: Sequence[Change]) -> None:
@@ -63,11 +63,10 @@ class MemoryStore:
     def _apply(self, changes: Sequence[Change]) -> None:
         stored = self._tables[Table.RECORDS]
         last = {each.key: each.value or b"" for each in changes if each.table is Table.RECORDS}
-        grown = self._bytes[Table.RECORDS] + sum(
-            len(value) - len(stored.get(key, b"")) for key, value in last.items()
-        )
-        if self._bytes[Table.RECORDS] < grown > allowed(self._max_bytes, changes):
-            raise StoreFull(f"the store holds {self._max_bytes} bytes already (store.max_bytes)")
+        before = self._bytes[Table.RECORDS]
+        after = before + sum(len(value) - len(stored.get(key, b"")) for key, value in last.items())
+        if (full := refusal(before, after, self._max_bytes, changes)) is not None:
+            raise full
         for change in changes:
             self._write(change)
         self.on_disk(changes)

@@ -17,7 +17,7 @@ import attrs
 import trio
 
 from p2pd.errors import StoreError, StoreFull
-from p2pd.store.base import Change, Disk, Table, Usage, allowed
+from p2pd.store.base import Change, Disk, Table, Usage, refusal
 from p2pd.store.database import Database, is_corrupt, open_database
 from p2pd.store.worker import Worker, open_worker
 
@@ -117,8 +117,8 @@ class SqliteStore:
             refusals = await self._write(self._commit, group)
         except StoreError as error:
             refusals = [StoreError(str(error)) for _ in group]
-        for write, refusal in zip(group, refusals, strict=True):
-            write.settled, write.refusal = True, refusal
+        for write, problem in zip(group, refusals, strict=True):
+            write.settled, write.refusal = True, problem
             self._waiting.pop(write, None)
 
     def _commit(self, group: Sequence[_Write]) -> list[StoreFull | None]:
@@ -131,15 +131,16 @@ class SqliteStore:
             for write in group:
                 last = {(change.table, change.key): change for change in write.changes}
                 after = self._usage_after(last.values(), usage)
-                refusal = self._refusal(
+                full = refusal(
                     usage[Table.RECORDS].bytes,
                     after[Table.RECORDS].bytes,
-                    allowed(self._max_bytes, last.values()),
+                    self._max_bytes,
+                    last.values(),
                 )
-                if refusal is None:
+                if full is None:
                     self._put(last.values())
                     usage = after
-                refusals.append(refusal)
+                refusals.append(full)
         self._usage = usage
         return refusals
 
@@ -158,15 +159,6 @@ class SqliteStore:
                 before.bytes + len(change.value or b"") - (old[0] if old else 0),
             )
         return after
-
-    def _refusal(self, before: int, after: int, most: int) -> StoreFull | None:
-        # One that is over the limit already, as after it was lowered, may shrink.
-        if before >= after or after <= most:
-            return None
-        return StoreFull(
-            f"the store would hold {after} bytes of records, more than "
-            f"store.max_bytes = {self._max_bytes}"
-        )
 
     def _put(self, changes: Collection[Change]) -> None:
         db = self._database.writer
