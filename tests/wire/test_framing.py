@@ -161,3 +161,21 @@ def test_what_is_read_is_not_kept() -> None:
         assert reader.next() is not None
         assert reader.next() is None
     assert len(reader._buffer) <= len(frame)
+
+
+def test_what_does_not_shrink_at_its_beginning_is_not_deflated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes: list[int] = []
+    compress = zlib.compress
+
+    def count(data: bytes, level: int) -> bytes:
+        sizes.append(len(data))
+        return compress(data, level)
+
+    monkeypatch.setattr(zlib, "compress", count)
+    payload = random.Random(1).randbytes(1 << 20)
+    frame = Frame(1, 1, 0, 0, 0, 0, payload)
+    assert len(write_frame(frame, compress=True)) == HEADER_BYTES + len(payload)
+    assert sizes == [COMPRESS_FROM]
+    assert len(write_frame(frame._replace(payload=bytes(1 << 20)), compress=True)) < 1 << 14
