@@ -7,7 +7,7 @@ from typing import NamedTuple, Self
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-# The same hosts are asked about for every message, and to parse one costs 5 us.
+# Every message asks about the same hosts, and parsing one costs 5 us.
 _remembering = lru_cache(maxsize=16_384)
 _parsed = _remembering(ipaddress.ip_address)
 
@@ -22,9 +22,9 @@ class Address(NamedTuple):
     def parse(cls, text: str) -> Self:
         """Read `1.2.3.4:5` or `[2001:db8::1]:5`; raises `ValueError` for anything else.
 
-        An IPv4 address in the clothes of IPv6 (`[::ffff:1.2.3.4]:5`) comes out as IPv4.
+        An IPv4-mapped IPv6 address (`[::ffff:1.2.3.4]:5`) comes out as IPv4.
         """
-        # A scope may be any text to `ipaddress`, also one that steers a terminal.
+        # `ipaddress` takes any text for a scope, even terminal escapes.
         if not text.isascii() or not text.isprintable() or " " in text:
             raise ValueError(f"{text!r} is not ADDRESS:PORT")
         host, colon, port = text.rpartition(":")
@@ -50,13 +50,13 @@ class Address(NamedTuple):
 
 
 def unscoped(host: str) -> str:
-    """Return a host without its `%scope`: as its own node, and others, know it."""
+    """Return a host without its `%scope`: as the node there and other nodes know it."""
     return host.partition("%")[0]
 
 
 @_remembering
 def network_group(host: str) -> str:
-    """Name the network that one operator is likely to hold whole: /24 of IPv4, /48 of IPv6.
+    """Name the network that a single operator is likely to hold: /24 of IPv4, /48 of IPv6.
 
     The unit of the limits that keep one network from filling a table (as in Bitcoin Core's
     address manager and go-libp2p-kad-dht's diversity filter).

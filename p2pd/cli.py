@@ -32,10 +32,10 @@ _FLAGS = {
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run `p2pd` with these flags; gives the exit code.
+    """Run `p2pd` with these flags; returns the exit code.
 
-    0 after a graceful stop, 2 when flags or configuration are wrong, 1 for what else keeps
-    the node from running; in both cases the reason is on standard error. 130 where Ctrl-C comes
+    0 after a graceful stop, 2 if flags or configuration are wrong, 1 if anything else keeps
+    the node from running; for 1 and 2 the reason is on standard error. 130 if Ctrl-C comes
     before the node runs.
     """
     try:
@@ -74,18 +74,18 @@ def _write(text: str) -> None:
         sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
         sys.stdout.flush()
     except OSError as error:
-        # Or Python's exit would complain about what is still buffered.
+        # Otherwise Python would complain at exit about what is still buffered.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise P2PError(f"can't write the output: {error.strerror}") from None
 
 
 def parse(argv: Sequence[str]) -> Invocation:
-    """Read flags and configuration file; raises `ConfigError` with all that is wrong."""
+    """Read flags and configuration file; raises `ConfigError` with everything that is wrong."""
     return _invocation(_parse_flags(argv))
 
 
 class _Parser(argparse.ArgumentParser):
-    """One line for a mistake, instead of the usage and a line."""
+    """Reports a mistake in one line, without the usage text."""
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(message.removeprefix("argument "))
@@ -158,7 +158,7 @@ def _invocation(flags: argparse.Namespace) -> Invocation:
     problems: list[str] = []
     with _collected_in(problems):
         _check_instance(flags.instance)
-    # It would be the working directory, or the default.
+    # An empty path would mean the working directory, or the default.
     given = {"config": flags.config, "state-dir": flags.state_dir, "control": flags.control}
     problems += [f"--{name}: expected a path, not ''" for name, path in given.items() if path == ""]
     by_flag = _values_of_flags(flags, problems)
@@ -255,7 +255,7 @@ def _parse_assignment(text: str) -> tuple[str, object]:
 
 
 def _report(invocation: Invocation) -> str:
-    # systemd names others, as docs/operations.md says.
+    # A service gets other paths from systemd: see docs/operations.md.
     of_unit = "" if "STATE_DIRECTORY" in os.environ else " (as run by hand, not as a service)"
     file = "none" if invocation.config_file is None else f"{str(invocation.config_file)!a}"
     return (

@@ -1,6 +1,6 @@
 """The configuration: frozen, typed, every key declared once.
 
-Each key stands below with its default, what it may hold, its unit and its meaning;
+Each key is listed below with its default, what it may hold, its unit and its meaning;
 `config/p2pd.toml` shows the same to people. Times are in seconds, sizes in bytes.
 `p2pd.config_file` reads and writes it as TOML.
 """
@@ -18,7 +18,7 @@ from p2pd.rules import Rule, integer, list_of, number, one_of, text
 
 DEFAULT_PORT = 41000
 DAY = 86400
-# What the protocol's messages have room for: `MAX_RECORDS` and so on there.
+# What the protocol's messages have room for: `MAX_RECORDS` and so on in `p2pd.wire.messages`.
 MAX_K = 64
 MAX_VALUE_BYTES = 2**18
 MAX_PUBLICATION_BYTES = 2**16
@@ -246,7 +246,7 @@ class LivenessConfig:
 class GossipConfig:
     """How messages are spread (Plumtree: a tree of connections, announcements beside it)."""
 
-    # As a rule all: the tree that the first message leaves is then as low as the network allows.
+    # Normally all of them: the tree that the first message leaves is then as shallow as possible.
     fanout: int = _count(
         16, "peers", 1, 64, "To how many peers a message is pushed until the tree has settled."
     )
@@ -323,7 +323,7 @@ class DhtConfig:
 
 @attrs.frozen
 class StoreConfig:
-    """Bounds of what this node stores for all."""
+    """Bounds on what this node stores for everybody."""
 
     max_bytes: int = _count(
         2**30,
@@ -339,7 +339,7 @@ class StoreConfig:
 
 @attrs.frozen
 class ControlConfig:
-    """The control socket of p2pctl. Whoever may write to it controls the node."""
+    """The control socket of p2pctl. Anyone who may write to it controls the node."""
 
     socket: str = _key("", _PATH, "Where the control socket is. Empty: by instance.")
     mode: str = _key(
@@ -389,7 +389,7 @@ class Config:
 
 
 def keys(section: type[Any] = Config, prefix: str = "") -> dict[str, Mapping[str, Any]]:
-    """All keys by their dotted path, in the order of declaration, and what is known of each.
+    """Return all keys by dotted path, in order of declaration, with what is known of each.
 
     That is its `doc`, its `unit` (may be empty), its `rule`, and whether SIGHUP can
     `reload` it.
@@ -405,5 +405,5 @@ def keys(section: type[Any] = Config, prefix: str = "") -> dict[str, Mapping[str
 
 
 def value_at(config: Config, path: str) -> Any:
-    """Give the value of the key with this dotted path."""
+    """Return the value of the key with this dotted path."""
     return reduce(getattr, path.split("."), config)

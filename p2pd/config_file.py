@@ -36,8 +36,8 @@ def load(
 ) -> Config:
     """Read a configuration from TOML; `overrides`, by dotted path, win over it.
 
-    Raises `ConfigError` with all the problems there are, one line each; what is no TOML is
-    called `source` there.
+    Raises `ConfigError` with all problems, one line each; it calls a text that is not TOML
+    `source`.
     """
     problems: dict[str, str] = {}
     try:
@@ -58,7 +58,7 @@ def load(
 
 
 def effective(config: Config) -> str:
-    """Render a configuration as TOML, every key named; `load` gives the same back."""
+    """Render a configuration as TOML with every key; `load` reads it back unchanged."""
     lines: list[str] = []
     section = ""
     for path in keys():
@@ -74,14 +74,14 @@ def to_toml(value: object) -> str:
     """Write one value of the configuration as TOML does."""
     if isinstance(value, tuple):
         return "[" + ", ".join(to_toml(each) for each in value) + "]"
-    # The texts of a configuration are printable, and for those JSON's form is TOML's.
+    # The strings in a configuration are printable, and JSON writes those as TOML does.
     return json.dumps(value, ensure_ascii=False)
 
 
 def after_reload(running: Config, fresh: Config) -> tuple[Config, tuple[str, ...]]:
-    """Give what is in effect after SIGHUP: of the changes in `fresh`, those that can be.
+    """Return what is in effect after SIGHUP: `running` with the changes that a reload can make.
 
-    Also gives the paths of the changed keys that need a restart.
+    Also returns the paths of the changed keys that need a restart.
     """
     tree: dict[str, Any] = {}
     pending = []
@@ -95,7 +95,7 @@ def after_reload(running: Config, fresh: Config) -> tuple[Config, tuple[str, ...
 
 
 def _parse(toml: str | bytes) -> dict[str, Any]:
-    """Read TOML; raises `ValueError` that says in printable text why it is none."""
+    """Read TOML; raises `ValueError` that says in printable text what is wrong with it."""
     try:
         return tomllib.loads(toml.decode("utf-8-sig") if isinstance(toml, bytes) else toml)
     except RecursionError:
@@ -113,14 +113,14 @@ def _graft(tree: dict[str, Any], path: str, value: object) -> None:
     for section in sections:
         tree = tree.setdefault(section, {})
         if not isinstance(tree, dict):
-            return  # what stands in the section's place is a problem of its own
+            return  # what is in the section's place is reported by itself
     tree[name] = value
 
 
 def _structure(
     section: type[Any], table: dict[str, Any], prefix: str, problems: dict[str, str]
 ) -> Any:
-    """Build a section from its table; what is wrong goes to `problems` by its path."""
+    """Build a section from its table; mistakes go to `problems` under their paths."""
     fields = {field.name: field for field in attrs.fields(section)}
     values: dict[str, Any] = {}
     for name, value in table.items():
@@ -141,7 +141,7 @@ def _structure(
 
 
 def _contradictions(config: Config, problems: Mapping[str, str]) -> dict[str, str]:
-    """Find keys that do not fit each other, among those that are right by themselves."""
+    """Find keys that contradict each other, among those that are valid by themselves."""
     found = {}
     for lesser, greater in ORDERED:
         if lesser not in problems and greater not in problems:

@@ -40,20 +40,20 @@ from p2pd.notify import Manager, watchdog_interval
 from p2pd.store.sqlite import SqliteStore, open_sqlite_store
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-# Seconds; the manager is asked for twice as many each time.
+# Seconds between two requests for more time; each asks for twice as much.
 _ASK_AGAIN = 10
 
 
 def run(invocation: Invocation) -> int:
     """Run a node until it is told to stop.
 
-    Returns 0 after a graceful stop and 1 after a forced one. Raises `StartError` or
-    `ConfigError` where the node can't run as it is told to.
+    Returns 0 after a graceful stop, 1 after a forced one or a bug. Raises `StartError` or
+    `ConfigError` if the node can't run as it is told to.
     """
     # The watchdog kills with SIGABRT: the journal then shows where the node hung.
     if sys.stderr is not None:  # it may be closed
         faulthandler.enable()
-    # Whatever the mode of a state directory that was there before: its files are private.
+    # The files are private even in an existing state directory that is not.
     os.umask(0o077)
     config = invocation.config
     with logs.logging_to(config.log, invocation.instance):
@@ -93,7 +93,7 @@ class Daemon:
 
     def __init__(self, invocation: Invocation) -> None:
         self.exit_code = 0
-        # Before there are threads: it forks.
+        # It forks, so it comes before there are threads.
         self._tls = make_tls_contexts()
         self._invocation = invocation
         self._config = invocation.config
@@ -102,7 +102,7 @@ class Daemon:
         self._node: Node | None = None
         self._manager = Manager()
         self._manager_hears = True
-        # Who is started by nohup(1) wants to outlive its terminal.
+        # A process started by nohup(1) is meant to outlive its terminal.
         self._follows_terminal = _has_terminal() and (
             signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
         )
@@ -125,7 +125,7 @@ class Daemon:
     async def _run_node(self, store: SqliteStore) -> None:
         invocation, config = self._invocation, self._config
         directory = invocation.state_dir
-        # To prove work may take minutes: signals are heard meanwhile, systemd is asked for time.
+        # The proof of work may take minutes, in which signals are heard and systemd asked for time.
         identity = await trio.to_thread.run_sync(
             state.load_identity, directory, config.identity.difficulty, abandon_on_cancel=True
         )
@@ -184,7 +184,7 @@ class Daemon:
             f"{self._invocation.control_path}",
             node_id=shown.node_id,
         )
-        # What is here now stays: no need to look at it at every collection.
+        # The objects that exist now will stay: collections need not look at them.
         gc.collect()
         gc.freeze()
         self._starting.cancel()
@@ -209,7 +209,7 @@ class Daemon:
             await trio.sleep(interval)
 
     def _tell_manager(self, *lines: str) -> None:
-        # As sd_notify(3) advises: a variable left over from another service ends nothing.
+        # As sd_notify(3) advises: a variable left over from another service must not stop the node.
         try:
             self._manager.tell(*lines)
         except OSError as error:
@@ -275,7 +275,7 @@ class Daemon:
 
 
 def _has_terminal() -> bool:
-    """Whether this process has a controlling terminal: not once that was closed."""
+    """Whether this process has a controlling terminal that is still open."""
     try:
         os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
     except OSError:
@@ -284,7 +284,7 @@ def _has_terminal() -> bool:
 
 
 def _reason(group: BaseExceptionGroup[BaseException]) -> P2PError | None:
-    """Return the error that a user can do something about; None where there is a bug."""
+    """Return the error that a user can do something about; None if there is a bug."""
     expected, bugs = group.split(P2PError)
     leaf: BaseException | None = expected
     while isinstance(leaf, BaseExceptionGroup):

@@ -70,7 +70,7 @@ class BadMessage(P2PError):
 
 
 class PeerError(P2PError):
-    """One peer's doing. It ends at most that peer's connection."""
+    """Caused by one peer; ends at most that peer's connection."""
 
     code = "peer"
 
@@ -89,7 +89,7 @@ class HandshakeRefused(PeerError):
     """One of the two sides refused the other.
 
     `reason` is the code that both sides log, `by_peer` says whose decision it was,
-    and `claimed` is the node ID that the other side named; `proven`: that it is the one.
+    `claimed` is the node ID that the other side named, and `proven` whether it proved it.
     """
 
     code = "handshake_refused"
@@ -188,13 +188,13 @@ class Busy(P2PError):
 
 
 class Exhausted(Busy):
-    """The process has no file descriptors or memory left; waiting for a free place gives none."""
+    """The process has no file descriptors or memory left; a free slot would not help."""
 
 
 class DaemonUnreachable(P2PError):
     """Nobody answers on the control socket.
 
-    `denied`: this user may not ask there; somebody may well listen. `absent`: nobody does.
+    `denied`: this user may not connect, but a daemon may be listening. `absent`: none is.
     """
 
     code = "daemon_unreachable"

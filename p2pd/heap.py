@@ -1,8 +1,8 @@
-"""The heap of the C library: what lies free in it goes back to the system.
+"""Returns free memory in the C library's heap to the system.
 
-malloc gives back only what is free at the end of its heap. Here messages, records and their like
-are kept for hours among buffers that live for a moment: after half an hour as much would lie free
-as is in use.
+malloc gives back only what is free at the end of its heap. Here messages, records and the like
+are kept for hours among short-lived buffers: after half an hour, as much memory would be free
+as in use.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ TRIM_INTERVAL = 300.0
 async def keep_trimmed() -> None:
     """Give free pages back every `TRIM_INTERVAL` seconds, which takes about a millisecond.
 
-    Ends at once where the C library has no malloc_trim(3), which is glibc's own.
+    Ends at once if the C library has no malloc_trim(3), which only glibc has.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     while trim is not None:

@@ -1,4 +1,4 @@
-"""Addresses as people write them: HOST:PORT, and groups of multicast."""
+"""Addresses as people write them: HOST:PORT, and multicast groups."""
 
 import ipaddress
 import re

@@ -28,14 +28,14 @@ class Id(bytes):
     @classmethod
     def from_hex(cls, text: str) -> Self:
         """Read 64 hex digits; raises `ValueError` for anything else."""
-        # `bytes.fromhex` passes over white space.
+        # `bytes.fromhex` skips white space.
         if len(text) != 2 * ID_BYTES:
             raise ValueError(f"an ID has {2 * ID_BYTES} hex digits, not {len(text)}")
         return cls(bytes.fromhex(text))
 
     @property
     def short(self) -> str:
-        """Its first digits, as people are shown it."""
+        """The first digits, as shown to people."""
         return self.hex()[:12]
 
     def __str__(self) -> str:
@@ -63,7 +63,7 @@ class Key(Id):
 
     @classmethod
     def of(cls, name: str, owner: NodeId | None = None) -> Self:
-        """Derive the key of `name`: the one that everybody may write, or that of an owner."""
+        """Derive the key of `name`: the one that anybody may write, or an owner's."""
         return cls.of_digest(hashlib.sha256(name.encode()).digest(), owner)
 
     @classmethod

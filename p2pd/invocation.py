@@ -1,4 +1,4 @@
-"""What the daemon was asked to be, and the reading of its configuration, at start and again."""
+"""What the daemon was asked to be; reads its configuration, at start and on reload."""
 
 import os
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ MAX_FILE_BYTES = 1 << 20
 
 @attrs.frozen
 class Invocation:
-    """What the daemon was asked to be. All paths are absolute; none was made yet.
+    """What the daemon was asked to be. All paths are absolute; none is created yet.
 
     `config` is in effect: defaults, file, flags and `--set` merged, and a name chosen.
     `overrides` is what flags and `--set` said, by dotted path.
@@ -33,8 +33,8 @@ class Invocation:
 def reload(invocation: Invocation) -> Config:
     """Read the configuration again, from the same file and under the same flags.
 
-    `config_file.after_reload` says what of it a running node can take over. Raises
-    `ConfigError`, and then the running configuration stays right.
+    `config_file.after_reload` says what of it a running node can adopt. Raises
+    `ConfigError`, and then the running configuration stays in effect.
     """
     return read_config(invocation.config_file, invocation.overrides, invocation.instance)
 
@@ -42,7 +42,7 @@ def reload(invocation: Invocation) -> Config:
 def read_config(file: Path | None, overrides: Mapping[str, object], instance: str) -> Config:
     """Read a file (None: the defaults) under these overrides; raises `ConfigError`.
 
-    A node without a name is called after its host and instance.
+    A node without a name is named after its host and instance.
     """
     content, source = b"", "the configuration"
     if file is not None:
@@ -66,6 +66,6 @@ def _named_after_host(config: Config, instance: str) -> Config:
         name = f"{name}-{instance}"
     try:
         node = attrs.evolve(config.node, name=name)
-    except ValueError:  # too long, or no printable text, which the kernel allows
+    except ValueError:  # too long or not printable, which the kernel allows
         node = attrs.evolve(config.node, name="p2pd")
     return attrs.evolve(config, node=node)

@@ -123,19 +123,19 @@ class JournalHandler(logging.Handler):
 
     def __init__(self, instance: str) -> None:
         super().__init__()
-        # 14 ms that only those who log to the journal need to pay
+        # Takes 14 ms, and only logging to the journal needs it.
         from logging_journald import JournaldTransport  # noqa: PLC0415
 
         self._instance = instance
-        # Unconnected, as in libsystemd: a restart of journald makes the socket anew.
+        # Unconnected, as in libsystemd: when journald restarts, it makes a new socket.
         self._transport = JournaldTransport(connected=False)
         self.is_there = self._transport.socket_path.is_socket()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send one entry; where that fails, its line goes to standard error."""
+        """Send one entry; if that fails, its line goes to standard error."""
         try:
             self._transport.send(self._entry(record).items())
-        except Exception:  # noqa: BLE001 - logging must not bring down what it tells of
+        except Exception:  # noqa: BLE001 - logging must not bring down what it reports on
             self.handleError(record)
 
     def close(self) -> None:
@@ -188,7 +188,7 @@ def _handler(wanted: str, instance: str, stream: TextIO | None) -> logging.Handl
 
 
 def _is_journal(stream: TextIO | None, environ: Mapping[str, str]) -> bool:
-    """Whether the stream is the one that systemd joined to the journal (systemd.exec(5))."""
+    """Whether the stream is the one that systemd connected to the journal (systemd.exec(5))."""
     if stream is None:
         return False
     try:
@@ -226,7 +226,7 @@ def _fields(record: logging.LogRecord) -> dict[str, FieldValue]:
 
 
 def _finite(value: FieldValue) -> FieldValue:
-    """JSON has no NaN and no infinity; and text has a bound."""
+    """Turn NaN and infinities, which JSON lacks, into text, and cut long text."""
     if isinstance(value, str):
         return value[:MAX_TEXT]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
@@ -239,7 +239,7 @@ def _priority(level: int) -> int:
 
 
 def _traceback(record: logging.LogRecord) -> str:
-    """Lines below the message, each marked, so that none can pass for an entry of its own."""
+    """Lines below the message, each marked so that none can pass for an entry of its own."""
     if not record.exc_info:
         return ""
     text = logging.Formatter().formatException(record.exc_info)

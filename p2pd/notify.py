@@ -1,6 +1,6 @@
 """Talks to the service manager: readiness, status and the watchdog (sd_notify(3)).
 
-Without a service manager (no `$NOTIFY_SOCKET`) nothing happens, so that callers need not ask.
+Without a service manager (no `$NOTIFY_SOCKET`) nothing happens, so callers need not check.
 """
 
 import os
@@ -14,7 +14,7 @@ SEND_TIMEOUT: Final = 5.0
 class Manager:
     """The service manager, where `$NOTIFY_SOCKET` names one; close it after use.
 
-    The socket to it is there from the start: a process that is out of file descriptors is still
+    The socket to it is open from the start: a process that runs out of file descriptors is still
     heard, and not taken for one that hangs.
     """
 
@@ -27,7 +27,7 @@ class Manager:
             self._socket.settimeout(SEND_TIMEOUT)
 
     def close(self) -> None:
-        """Tell it nothing any more."""
+        """Close the socket to it."""
         if self._socket is not None:
             self._socket.close()
 
@@ -35,7 +35,7 @@ class Manager:
         """Tell it `lines`, such as `READY=1`, `STATUS=...`, in one datagram.
 
         It blocks only while the manager's queue is full. Raises ValueError for a line break
-        inside of a line (it would smuggle in another assignment), OSError when the manager can't
+        inside a line (it would smuggle in another assignment), OSError if the manager can't
         be reached.
         """
         for line in lines:

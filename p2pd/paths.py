@@ -1,8 +1,8 @@
 """Where a node keeps its state and its control socket.
 
-Under systemd what systemd made for the unit; else, for root, the system's directories;
-else the user's, by the XDG Base Directory Specification 0.8. `p2pctl` looks for the socket
-in the same places.
+Under systemd, the directories made for the unit; else, for root, the system's; else the
+user's, by the XDG Base Directory Specification 0.8. `p2pctl` looks for the socket in the
+same places.
 """
 
 import os
@@ -18,12 +18,12 @@ MAX_SOCKET_PATH = 107  # bytes: sun_path of unix(7) less its terminating zero
 FALLBACK_PARENT = Path("/tmp")  # noqa: S108 - make_socket_directory checks what it finds there
 
 _INSTANCE = re.compile(r"(?!\.)[A-Za-z0-9_.-]{1,64}")
-# The state directory of the service has those of the instances beside its own files.
+# The service's state directory holds those of the instances beside its own files.
 _TAKEN = re.compile(r"lock|identity\.json.*|p2pd\.db.*")
 
 
 def check_instance(name: str) -> str:
-    """Give back the name of an instance that may be part of a path, or raise `ValueError`."""
+    """Return the name of an instance if it may be part of a path, or raise `ValueError`."""
     if not _INSTANCE.fullmatch(name):
         raise ValueError(
             f"expected 1 to 64 of A-Z a-z 0-9 _ . -, with no dot in front, not {name[:80]!a}"
@@ -36,7 +36,7 @@ def check_instance(name: str) -> str:
 def state_directory(instance: str, environ: Mapping[str, str], uid: int) -> Path:
     """Choose the state directory of an instance; makes nothing.
 
-    A systemd unit owns its state directory, so that the instance is not part of it there.
+    A systemd unit owns its state directory, so the instance is not part of the path there.
     Raises `ConfigError` when the user has no home directory.
     """
     if (given := _first(environ, "STATE_DIRECTORY")) is not None:
@@ -65,7 +65,7 @@ def control_socket(instance: str, environ: Mapping[str, str], uid: int) -> Path:
 
 
 def check_socket_path(path: Path) -> Path:
-    """Give back a path that is short enough for a Unix socket, or raise `ConfigError`."""
+    """Return a path that is short enough for a Unix socket, or raise `ConfigError`."""
     size = len(os.fsencode(path))
     if size > MAX_SOCKET_PATH:
         raise ConfigError(
@@ -76,7 +76,7 @@ def check_socket_path(path: Path) -> Path:
 
 
 def make_state_directory(path: Path) -> None:
-    """Make the state directory, for this user alone, where it is missing.
+    """Make the state directory, for this user alone, if it is missing.
 
     Raises `StartError`.
     """
@@ -84,10 +84,10 @@ def make_state_directory(path: Path) -> None:
 
 
 def make_socket_directory(socket: Path, uid: int) -> None:
-    """Make the directory of the control socket where it is missing.
+    """Make the directory of the control socket if it is missing.
 
-    One in a place where others may write, as /tmp, must be this user's and closed to all
-    others: what somebody else put there is refused. Raises `StartError`.
+    One in a place where others may write, such as /tmp, must be this user's and closed to
+    all others: what somebody else put there is refused. Raises `StartError`.
     """
     directory = socket.parent
     shared = directory == _shared_fallback(uid)
@@ -123,7 +123,7 @@ def _first(environ: Mapping[str, str], name: str) -> Path | None:
 
 
 def _absolute(environ: Mapping[str, str], name: str) -> Path | None:
-    """Path in a variable; one that is not absolute counts as unset, as XDG demands."""
+    """Path in a variable; one that is not absolute counts as unset, as XDG requires."""
     value = environ.get(name, "")
     return Path(value) if value.startswith("/") else None
 

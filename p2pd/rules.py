@@ -39,14 +39,14 @@ class Rule:
     keep: Callable[[Any], Any] = lambda value: value
 
     def __call__(self, value: object) -> Any:
-        """Give `value` as it is kept; raises `ValueError`, which says what is allowed."""
+        """Return `value` in the form kept; raises `ValueError`, which says what is allowed."""
         if not self.fits(value):
             raise ValueError(f"expected {self.allowed}, not {show(value)}")
         return self.keep(value)
 
 
 def integer(low: int, high: int) -> Rule:
-    """Whole numbers; `true` is none."""
+    """Integers; `true` is not one."""
     return Rule(
         f"an integer from {low} to {high}",
         lambda value: type(value) is int and low <= value <= high,
@@ -54,7 +54,7 @@ def integer(low: int, high: int) -> Rule:
 
 
 def number(low: float, high: float) -> Rule:
-    """Whole or broken numbers, kept as float; infinity and NaN are none."""
+    """Integers and floats, kept as float; not infinity or NaN."""
     return Rule(
         f"a number from {low} to {high}",
         lambda value: type(value) in {int, float} and low <= value <= high,

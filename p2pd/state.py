@@ -1,4 +1,4 @@
-"""The state directory: who owns it, and the identity that lies in it."""
+"""The state directory: who owns it, and the identity kept in it."""
 
 import errno
 import fcntl
@@ -24,10 +24,10 @@ _MAX_NETWORK_KEY = 4096
 def locked(directory: Path) -> Iterator[None]:
     """Own a state directory within the `with`; raises `StartError` if another p2pd does.
 
-    The kernel drops the lock with the process, so that a crash leaves nothing behind.
+    The kernel drops the lock when the process ends, so a crash leaves nothing behind.
     """
     try:
-        # A link that somebody else put there must not make this write to what it leads to.
+        # A link that somebody else put there must not make this write to its target.
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
         lock = os.fdopen(os.open(directory / _LOCK_FILE, flags, 0o666), "a+b", buffering=0)
     except OSError as error:
@@ -45,7 +45,7 @@ def locked(directory: Path) -> Iterator[None]:
                 f"another p2pd (process {owner or 'unknown'}) uses the state "
                 f"directory {directory}: stop it, or give this one a name with --instance NAME"
             ) from None
-        # The number is for that message alone: a full disk may well do without.
+        # Only that message needs the process ID: on a full disk it may be missing.
         with suppress(OSError):
             lock.truncate(0)
             lock.write(b"%d\n" % os.getpid())
@@ -57,7 +57,7 @@ def load_identity(directory: Path, difficulty: int) -> Identity:
 
     An old identity that proves less work than `difficulty` gets a new nonce; its node ID
     stays. Raises `StartError` for a file that can't be read or written: a new identity
-    would be another node, so that is for the user to decide.
+    would make this another node, which is for the user to decide.
     """
     path = directory / IDENTITY_FILE
     try:
@@ -112,7 +112,7 @@ def is_readable_by_all(file: str) -> bool:
 
 
 def _nonce(stored: object) -> int:
-    """Give back what `json` read if it is a nonce, or raise `ValueError`."""
+    """Return what `json` read if it is a nonce, or raise `ValueError`."""
     if type(stored) is not int or not 0 <= stored < 1 << 64:
         raise ValueError("no nonce")
     return stored
