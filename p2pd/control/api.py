@@ -1,4 +1,4 @@
-"""The promise of the control socket: what daemon and client agree on.
+"""The contract of the control socket: what daemon and client agree on.
 
 JSON-RPC 2.0 over a Unix stream socket, one object a line, UTF-8. Parameters go by name.
 Batches are not supported: several requests may be under way on one connection instead,
@@ -18,7 +18,7 @@ An error's `data.code` is the stable name from `p2pd.errors`, or one of `parse_e
 
 What each method answers: `p2pd.control.results`.
 
-Imports only the standard library: `p2pctl` must start at once.
+Imports only the standard library and `p2pd.errors`: `p2pctl` must start at once.
 """
 
 import binascii
@@ -75,7 +75,7 @@ ParamType = Literal["string", "number", "integer", "boolean", "array of strings"
 class Param(NamedTuple):
     """One parameter of a method. `minimum` and `maximum` are inclusive, `above` is not.
 
-    Of an array they bound the number of its items. `min_bytes` and `max_bytes`, inclusive,
+    For an array they bound the number of its items. `min_bytes` and `max_bytes`, inclusive,
     bound each string's length in UTF-8.
     """
 
@@ -224,7 +224,7 @@ METHODS: Final[Mapping[str, Method]] = {
 
 
 def encode_value(value: bytes) -> "ValueJson":
-    """Give a record's bytes the form in which they travel."""
+    """Return a record's bytes in the form in which they travel."""
     return cast("ValueJson", _encode(value, "value"))
 
 
@@ -238,7 +238,7 @@ def decode_value(members: Mapping[str, Any]) -> bytes:
 
 
 def encode_data(data: bytes) -> "DataJson":
-    """Give a message's bytes the form in which they travel."""
+    """Return a message's bytes in the form in which they travel."""
     return cast("DataJson", _encode(data, "data"))
 
 

@@ -52,7 +52,7 @@ def default_sockets(
 ) -> list[str]:
     """Where the control socket of `instance` may be, the likeliest first.
 
-    The user's own: `$XDG_RUNTIME_DIR/p2pd/INSTANCE.sock`, without that variable
+    The user's own: `$XDG_RUNTIME_DIR/p2pd/INSTANCE.sock`, or without that variable
     `/tmp/p2pd-UID/INSTANCE.sock`, which counts only while the directory is this user's
     and nobody else can write to it. Then the system's, `/run/p2pd/INSTANCE.sock`; for root
     (`uid` 0) that one comes first. Raises `InvalidRequest` for an impossible instance.
@@ -90,8 +90,8 @@ def _is_private(directory: str, uid: int) -> bool:
 class Client:
     """A connection to the daemon; use it in a `with`.
 
-    The first of `sockets` that answers is taken. Raises `DaemonUnreachable` where none does;
-    it says how to start `instance` then, whose sockets they are.
+    The first of `sockets` that answers is taken. Raises `DaemonUnreachable` if none does,
+    which says how to start `instance`, the owner of the sockets.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connection; what was under way on it is cancelled."""
+        """Close the connection; requests under way on it are cancelled."""
         self._socket.close()
 
     def call(
@@ -145,10 +145,10 @@ class Client:
         params: Mapping[str, Any] | None = None,
         timeout: float = DEFAULT_TIMEOUT,
     ) -> Iterator[dict[str, Any]]:
-        """Subscribe, then give the parameters of each notification as it comes.
+        """Subscribe, then yield the parameters of each notification as it comes.
 
         Only the answer to the subscription itself must come within `timeout` seconds.
-        Raises as `call` does; the end of the daemon is `DaemonUnreachable`.
+        Raises as `call` does, also `DaemonUnreachable` when the daemon ends.
         """
         number = self.call(method, params, timeout)["subscription"]
         return self._notifications(method, number)
@@ -180,7 +180,7 @@ class Client:
         except TimeoutError:
             raise _timed_out(method, timeout) from None
         except OSError:
-            # What the daemon said before it closed the connection is still to be read.
+            # What the daemon sent before it closed the connection can still be read.
             pass
         return self._count, deadline
 
@@ -197,7 +197,7 @@ class Client:
             self._searched = len(self._received)
             if self._searched > _MAX_ANSWER_BYTES:
                 raise self._lost("the answer is too long")
-            # Never for ever: a Ctrl-C just before the wait begins would not be seen in it.
+            # Never for ever: a Ctrl-C just before a wait begins goes unseen until it ends.
             remaining = _LONGEST_WAIT
             if deadline is not None and timeout is not None:
                 remaining = deadline - time.monotonic()
@@ -317,7 +317,7 @@ def _is_socket(path: str) -> bool:
     try:
         return stat.S_ISSOCK(os.stat(path).st_mode)  # noqa: PTH116 - pathlib is slow to import
     except OSError:
-        return True  # it has gone since: then it is not what it was that is wrong
+        return True  # gone by now, so its kind was not the problem
 
 
 def _how_to_start(instance: str | None) -> str:
@@ -334,7 +334,7 @@ def _connect_in_time(sock: socket.socket, path: str, timeout: float) -> None:
     while True:
         try:
             sock.connect(path)
-        # A Unix socket with a timeout does not wait for room in the queue of the listener.
+        # A Unix socket with a timeout does not wait for room in the listener's queue.
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 raise TimeoutError from None
@@ -348,7 +348,7 @@ def _permission_advice(path: str) -> str:
         found = os.stat(path)  # noqa: PTH116 - pathlib is slow to import
     except OSError:
         return f"{path}: permission denied; ask the socket's owner, or use sudo"
-    # Nobody is to join the group of root for this.
+    # Nobody should join root's group for this.
     if found.st_gid == 0 or not found.st_mode & stat.S_IWGRP:
         return (
             f"{path}: permission denied; use sudo, or start p2pd with a group that may ask "

@@ -1,6 +1,6 @@
-"""The control socket as a file: made without a moment of being open to others, and removed.
+"""The control socket as a file: never open to others, even while it is made, and removed.
 
-The directory that it stands in is the caller's to make.
+Its directory is for the caller to make.
 """
 
 import errno
@@ -53,7 +53,7 @@ def listening_socket(path: Path, mode: int, group: str | None) -> Iterator[socke
 
 
 def group_number(group: str) -> int:
-    """Look up a group of this host; raises `ConfigError` where there is none of that name."""
+    """Look up a group of this host; raises `ConfigError` if there is none of that name."""
     try:
         return grp.getgrnam(group).gr_gid
     except KeyError:
@@ -90,9 +90,9 @@ def _remove_stale(path: Path) -> None:
 
 
 def _bind(sock: socket.socket, path: Path) -> tuple[int, int] | None:
-    """Bind `sock`; gives what tells its file from a later one at the same path."""
+    """Bind `sock`; returns what tells its file from a later one at the same path."""
     # Linux makes the file with the mode of the unbound socket: nobody can open it before
-    # its mode and group are what was asked for.
+    # it has the mode and group that were asked for.
     os.fchmod(sock.fileno(), 0)
     try:
         sock.bind(os.fspath(path))

@@ -1,6 +1,6 @@
 """What each method of the control socket does to the node: parameters in, JSON out.
 
-Parameters have been held against `api.METHODS` before they come here.
+Parameters have been checked against `api.METHODS` before they come here.
 """
 
 import math
@@ -47,10 +47,10 @@ class Node(Protocol):
         """What happens to the node."""
 
     def snapshot(self) -> NodeSnapshot:
-        """Give the node at a glance."""
+        """Return the node at a glance."""
 
     def peers(self, only: Collection[str] | None = None) -> list[PeerSnapshot]:
-        """Give the registry."""
+        """Return the registry."""
 
     def resolve_peer(self, text: str) -> NodeId:
         """Find a peer by its ID, a unique prefix or a unique name."""
@@ -62,10 +62,10 @@ class Node(Protocol):
         """Close the connection to a peer."""
 
     async def ping(self, peer: NodeId) -> float:
-        """Give the round-trip time in seconds."""
+        """Return the round-trip time in seconds."""
 
     async def echo(self, peer: NodeId, data: bytes) -> tuple[bytes, float]:
-        """Give the answer and the round-trip time in seconds."""
+        """Return the answer and the round-trip time in seconds."""
 
     async def put(
         self, key: str, value: bytes, *, owned: bool, ttl: float | None, if_version: str | None
@@ -82,7 +82,7 @@ class Node(Protocol):
         """Find the nodes closest to a key or a node."""
 
     async def publish(self, topic: str, data: bytes) -> str:
-        """Send a message to everybody; gives its ID, 32 hex digits."""
+        """Send a message to everybody; returns its ID, 32 hex digits."""
 
     def deliveries(
         self, topics: frozenset[str], sink: Callable[[Delivery], None]
@@ -238,12 +238,12 @@ def describe_method(method: api.Method) -> dict[str, Any]:
 
 
 def peer_json(peer: PeerSnapshot) -> results.PeerJson:
-    """Give a registry entry its JSON form."""
+    """Return the JSON form of a registry entry."""
     return cast("results.PeerJson", attrs.asdict(peer, recurse=False))
 
 
 def event_json(event: Event) -> results.EventJson:
-    """Give an event its JSON form; numbers that JSON can't hold become null."""
+    """Return the JSON form of an event; numbers that JSON can't hold become null."""
     return {
         "time": rfc3339(event.time),
         "level": LEVEL_NAMES.get(event.level, str(event.level)),
@@ -258,7 +258,7 @@ def event_json(event: Event) -> results.EventJson:
 
 
 def message_json(message: Delivery) -> results.MessageJson:
-    """Give a delivered message its JSON form."""
+    """Return the JSON form of a delivered message."""
     return {
         "topic": message.topic,
         "message_id": message.message_id,

@@ -22,7 +22,7 @@ class StoreUseJson(TypedDict):
 
 
 class GossipUseJson(TypedDict):
-    """Messages since the start: own ones sent, ones delivered here, copies that were spare.
+    """Messages since the start: own ones sent, ones delivered here, redundant copies.
 
     `dropped`: too old, too long, or too many.
     """
@@ -72,7 +72,7 @@ class PeerJson(TypedDict):
 
 
 class ConnectResult(TypedDict):
-    """`connect`: whom the address led to."""
+    """`connect`: the peer that the address led to."""
 
     peer: str
     address: str
@@ -249,7 +249,7 @@ class SubscribedResult(TypedDict):
 
 
 class UnsubscribeResult(TypedDict):
-    """`unsubscribe`: False when there was no such subscription any more."""
+    """`unsubscribe`: False if there was no such subscription any more."""
 
     unsubscribed: bool
 

@@ -20,7 +20,7 @@ class RpcError(Exception):
     """A request that gets an error as its answer.
 
     `number` is the JSON-RPC error number, `code` the stable name; `id` is that of the
-    request, as far as it could be told.
+    request, None if it could not be read.
     """
 
     def __init__(self, number: int, code: str, message: str, *, request_id: JsonId = None) -> None:
@@ -64,7 +64,7 @@ class LineBuffer:
             yield None
 
     def end(self) -> bytes | None:
-        """Give the last line if the stream ended without a newline behind it."""
+        """Return the last line if the stream ended without a newline after it."""
         line = bytes(self._pending)
         self._pending.clear()
         return line if line.strip() else None
@@ -128,7 +128,7 @@ def parse_request(line: bytes) -> Request:
 
 
 def check_params(allowed: Mapping[str, api.Param], given: Mapping[str, Any]) -> str | None:
-    """Hold parameters against their declaration; gives the first mistake, or None."""
+    """Check parameters against their declaration; returns the first mistake, or None."""
     for name in given:
         if name not in allowed:
             known = ", ".join(f"`{each}`" for each in allowed) or "none"
@@ -259,9 +259,9 @@ def notification(method: str, params: Any) -> dict[str, Any]:
 
 
 def encode(message: dict[str, Any]) -> bytes:
-    """Make a line of a message.
+    """Encode a message as a line.
 
-    A lone surrogate (a request's `id` may hold one) leaves as its JSON escape.
+    A lone surrogate (a request's `id` may hold one) is sent as its JSON escape.
     """
     text = json.dumps(message, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.encode(errors="backslashreplace") + b"\n"

@@ -1,16 +1,15 @@
 """The control socket's server: clients, their requests, and the answers one at a time.
 
-Per client up to `MAX_REQUESTS` requests are under way at once; at that bound the server
-reads no further, so that a client that floods waits in its own socket. Up to
-`MAX_CLIENTS` clients are connected; at that bound a newcomer takes the place of the
-client that has been connected longest among those with no request and no subscription,
-and where all are at work, it is told `busy`. A client may close its sending half (as
-`printf ... | nc -N -U` does): it still gets its answers. When it is gone altogether, what
-it asked for is cancelled, and nothing else.
+Each client may have up to `MAX_REQUESTS` requests under way; then the server reads no
+further, so that a client that floods waits in its own socket. Up to `MAX_CLIENTS` clients
+are connected; then a newcomer replaces the client that has been connected longest among
+those with no request and no subscription, and if all are at work, the newcomer is told
+`busy`. A client may close its sending half (as `printf ... | nc -N -U` does): it still
+gets its answers. When it is gone altogether, its requests are cancelled, and nothing else.
 
-A line that is no good (too long, no JSON, an unknown method, wrong parameters) gets its
-error and the connection goes on; so does a bug in one request, which is emitted as the
-event `bug`. How the messages look: `p2pd.control.api`.
+A bad line (too long, not JSON, an unknown method, wrong parameters) is answered with an
+error, and the connection goes on; so it does after a bug in one request, which is emitted
+as the event `bug`. How the messages look: `p2pd.control.api`.
 """
 
 import logging
@@ -35,7 +34,7 @@ MAX_SUBSCRIPTIONS: Final = 16
 
 _READ_BYTES: Final = 64 * 1024
 
-# A client that does not read can't keep the daemon from stopping, nor a newcomer's place.
+# A client that does not read must not delay a stop, nor stay connected once it is refused.
 _LAST_WORD_SECONDS: Final = 1.0
 
 
@@ -49,10 +48,10 @@ async def serve_control(
 ) -> None:
     """Answer on the Unix socket at `path` until cancelled; then remove it.
 
-    `mode` are the permission bits of the socket, `group` the name of the group that gets
+    `mode` holds the permission bits of the socket, `group` the name of the group that gets
     it, or None. Calls `task_status.started()` once clients are answered. Raises
-    `ConfigError` and `StartError` as `listening_socket` does; whatever clients do ends at
-    most their own connection.
+    `ConfigError` and `StartError` as `listening_socket` does; what a client does ends at
+    most its own connection.
     """
     clients = _Clients(node)
     with listening_socket(path, mode, group) as sock:
@@ -70,7 +69,7 @@ async def serve_control(
 
 
 class _Clients:
-    """Everybody connected, the oldest first."""
+    """All connected clients, the oldest first."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -155,7 +154,7 @@ class _Client:
             last = lines.end() if not data else None
             for line in (last,) if last is not None else lines.feed(data):
                 if self._slots.value == 0 and not watched:
-                    # Reading stops here, so that the end of the stream can't be seen.
+                    # Reading stops here, so the end of the stream can't be seen.
                     watched = True
                     watching.start_soon(self._close_on_hangup)
                 await self._take(line, requests)
@@ -274,7 +273,7 @@ class _Client:
         try:
             await _hung_up(self._stream.socket)
         except OSError as error:
-            # Then it gets its answers, whether it is still there or not.
+            # Then the client gets its answers, whether it is still there or not.
             self._node.events.emit_shortage(f"can't watch a client: {error.strerror}")
         else:
             self.close()

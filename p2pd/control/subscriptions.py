@@ -1,4 +1,4 @@
-"""What a subscriber has still to be told: bounded, and honest about what was left out."""
+"""What a subscriber is still to be told: bounded, with a count of what was left out."""
 
 import logging
 from collections.abc import Callable, Hashable, Mapping
@@ -24,9 +24,9 @@ T = TypeVar("T")
 class Backlog(Generic[T]):
     """Items on their way to one subscriber, in order.
 
-    Each stands under a key: an item replaces the one that still waits under its own key.
-    Beyond `MAX_PENDING` items or `MAX_PENDING_BYTES` the newest are counted instead of
-    kept, until those before them are taken.
+    Each has a key, and replaces an item that still waits under the same key. Beyond
+    `MAX_PENDING` items or `MAX_PENDING_BYTES` the newest are counted instead of kept,
+    until those before them are taken.
     """
 
     def __init__(self) -> None:
@@ -46,12 +46,12 @@ class Backlog(Generic[T]):
         self._wake.set()
 
     def close(self) -> None:
-        """Let `take` give None from now on."""
+        """Let `take` return None from now on."""
         self._closed = True
         self._wake.set()
 
     async def take(self) -> tuple[list[T], int] | None:
-        """Wait for items; gives all of them, and how many were left out after them."""
+        """Wait for items; returns all of them, and how many were left out after them."""
         await self._wake.wait()
         if self._closed:
             return None
@@ -61,7 +61,7 @@ class Backlog(Generic[T]):
 
     def _has_room(self, size: int) -> bool:
         # A small item must not slip in after a large one was left out: the count of what
-        # was missed is told behind all that was kept.
+        # was missed is told after everything that was kept.
         return (
             not self._missed
             and len(self._items) < MAX_PENDING
@@ -83,7 +83,7 @@ class Feed(Protocol):
 
 
 class EventFeed:
-    """`watch`: each event, in order; what is only of use for debugging is left to the log."""
+    """`watch`: each event, in order; those for debugging only are left to the log."""
 
     def __init__(self, node: Node, params: api.Params) -> None:  # noqa: ARG002 - like every feed
         self._node = node
@@ -114,7 +114,7 @@ class PeerFeed:
     """`peers.watch`: the whole registry once, then each entry that an event speaks of.
 
     An entry is read when it is sent, so several changes in a row may arrive as one. With a
-    `status`, an entry that leaves it is sent once more.
+    `status`, an entry that loses this status is sent once more.
     """
 
     def __init__(self, node: Node, params: api.Params) -> None:
