@@ -1,8 +1,8 @@
 """The seam to the outside: streams, listeners, multicast, and the host's interfaces.
 
 `net.real` (TCP + TLS, UDP) and `net.sim` (in memory, virtual time) stand behind it.
-Streams end with Trio's errors: `trio.ClosedResourceError` where we closed it,
-`trio.BrokenResourceError` where the world did; end of stream is `b""`.
+Streams fail with Trio's errors: `trio.ClosedResourceError` if we closed them,
+`trio.BrokenResourceError` if the world did; end of stream is `b""`.
 """
 
 from collections.abc import Awaitable, Callable
@@ -37,13 +37,13 @@ class Stream(Protocol):
         """Wait for bytes; `b""` at the end."""
 
     def send_nowait(self, data: bytes) -> bool:
-        """Send at once; False where that would wait, or where it had better leave with others.
+        """Send at once; False if that would wait, or the data had better leave with more.
 
-        What was refused must come first in the next `send_all`. Not while one is under way.
+        Data refused must come first in the next `send_all`. Not while one is under way.
         """
 
     async def send_all(self, data: bytes) -> None:
-        """Send; cancelled in the middle, the stream is of no further use."""
+        """Send; if this is cancelled midway, the stream is of no further use."""
 
     async def aclose(self) -> None:
         """Close at once, without waiting for the other side."""
@@ -57,7 +57,7 @@ class Pending(Protocol):
         """The other end's address."""
 
     async def secure(self) -> Stream:
-        """Set up encryption; raises `trio.BrokenResourceError` where that fails."""
+        """Set up encryption; raises `trio.BrokenResourceError` if that fails."""
 
     async def aclose(self) -> None:
         """Close at once."""
@@ -74,7 +74,7 @@ class Listener(Protocol):
         """Wait for the next connection.
 
         Raises `OSError` while the process is out of file descriptors or memory, and
-        `trio.ClosedResourceError` once it is closed.
+        `trio.ClosedResourceError` once the listener is closed.
         """
 
     async def aclose(self) -> None:
@@ -96,7 +96,7 @@ class MulticastSocket(Protocol):
     """Datagrams to and from one group on one interface."""
 
     async def send(self, data: bytes) -> None:
-        """Send to the group; raises `OSError` where the interface can't."""
+        """Send to the group; raises `OSError` if the interface can't."""
 
     async def receive(self) -> tuple[bytes, str]:
         """Wait for a datagram; returns it and its sender's host. Raises `OSError`."""
@@ -115,7 +115,7 @@ class Network(Protocol):
         """
 
     async def listen(self, address: Address) -> Listener:
-        """Bind an address; raises `StartError` where it can't be had."""
+        """Bind an address; raises `StartError` if it can't be had."""
 
     async def resolve(self, host: str, port: int) -> list[Address]:
         """Look a host name up; raises `DialFailed`."""
@@ -124,10 +124,10 @@ class Network(Protocol):
         """List the interfaces that are up; raises `Exhausted`."""
 
     def owns(self, host: str) -> bool:
-        """Whether an address is one of this host's, be its interface up or down."""
+        """Whether an address is one of this host's, whether its interface is up or down."""
 
     def interface_changes(self) -> AbstractAsyncContextManager[Callable[[], Awaitable[None]]]:
-        """Within the `async with`, each await of what it gives returns after a change."""
+        """Within the `async with`, each call of what it yields returns after a change."""
 
     def open_multicast(self, interface: Interface, group: str, port: int) -> MulticastSocket:
         """Join a group on one interface; raises `OSError`."""

@@ -26,7 +26,7 @@ class TlsContexts:
 def make_tls_contexts() -> TlsContexts:
     """Mint a key and a certificate and load them into fresh contexts.
 
-    Forks for a moment, so that it is called before threads are started. Raises `StartError`.
+    Forks, so it must be called before threads are started. Raises `StartError`.
     """
     key_and_certificate = _mint_in_child()
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -54,7 +54,7 @@ def make_tls_contexts() -> TlsContexts:
 
 
 def _mint_in_child() -> bytes:
-    """Mint in a child process: what that takes would stay in this one's memory, 2 MiB."""
+    """Mint in a child process: here it would leave 2 MiB of memory in use."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:

@@ -33,7 +33,7 @@ def regional_latency(
 ) -> Latency:
     """A WAN: `between[a][b]` is the one-way seconds from region a to region b.
 
-    `region_of` says in which region a host is; each send varies by up to `jitter` of that.
+    `region_of` says in which region a host is; a send takes longer by up to `jitter` of that.
     """
 
     def latency(source: str, destination: str) -> float:
@@ -60,7 +60,7 @@ class Cut:
 
 @attrs.define
 class Conditions:
-    """The state of all ways between hosts.
+    """The state of all paths between hosts.
 
     Shares (`loss`, `duplication`, `reordering`) are of datagrams, from 0 to 1: streams
     repair themselves. `bandwidth` is each host's upload in bytes per second, None for no

@@ -1,4 +1,4 @@
-"""The host's network interfaces (Linux), and word of when they change."""
+"""The host's network interfaces (Linux), and notice of when they change."""
 
 import errno
 import fcntl
@@ -18,8 +18,8 @@ _SIOCGIFFLAGS = 0x8913
 _IFF_UP, _IFF_LOOPBACK, _IFF_RUNNING, _IFF_MULTICAST = 0x1, 0x8, 0x40, 0x1000
 # rtnetlink(7): changes of links and of addresses of both families.
 _RTMGRP_LINK, _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x1, 0x10, 0x100
-# Of each IPv6 address: its 16 bytes, index, prefix length, scope, flags, interface, all in
-# hex but the last (net/ipv6/addrconf.c, if6_seq_show).
+# A line for each IPv6 address: its 16 bytes, index, prefix length, scope, flags, interface, all
+# in hex but the last (net/ipv6/addrconf.c, if6_seq_show).
 _IF_INET6 = Path("/proc/self/net/if_inet6")
 # linux/if_addr.h: nobody may use it yet, as another host might have it.
 _IFA_F_TENTATIVE = 0x40
@@ -77,9 +77,9 @@ def _flags(probe: socket.socket, name: str) -> int:
 
 @asynccontextmanager
 async def interface_changes() -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """Open a netlink socket; each await of what this gives returns after some change.
+    """Open a netlink socket; each call of what this yields returns after some change.
 
-    Several changes at once make one. What changed is not told: list the interfaces anew.
+    Several changes at once count as one. It does not say what changed: list the interfaces anew.
     """
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as sock:
         sock.settimeout(0)
@@ -100,7 +100,7 @@ def _has_notice(sock: socket.socket) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        # Notices were lost: still, something changed.
+        # Notices were lost, but something did change.
         if error.errno != errno.ENOBUFS:
             raise
     return True

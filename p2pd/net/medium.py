@@ -15,15 +15,15 @@ import trio
 from p2pd.net.faults import Conditions, Cut
 
 TICK = 0.0005
-# The share of a tick by which sums of floats may be above a whole one: no later tick for that.
+# The share of a tick by which sums of floats may exceed a whole one without the next being taken.
 _TOLERANCE = 1e-6
 
-# What is told of each thing that is carried: when, from where, to where, the bytes.
+# Called for everything that is carried: when, from where, to where, the bytes.
 Trace = Callable[[float, str, str, bytes], None]
 
 
 def on_tick(moment: float, tick: float) -> float:
-    """Return the first whole tick from a moment on, both in seconds."""
+    """Return the first whole tick at or after a moment, both in seconds."""
     return math.ceil(moment / tick - _TOLERANCE) * tick
 
 
@@ -60,7 +60,7 @@ class Medium:
                 await trio.sleep_forever()
 
     def schedule(self, due: float, deliver: Callable[..., None], *args: Any) -> float:
-        """Call `deliver(*args)` at the first tick from `due` on; returns when that is."""
+        """Call `deliver(*args)` at the first tick at or after `due`; returns when that is."""
         due = on_tick(due, self._tick)
         if not self._events or due < self._events[0][0]:
             self._sleep.deadline = due
@@ -72,7 +72,7 @@ class Medium:
         return self.conditions.arrival(source, destination, size, trio.current_time())
 
     def hold(self, source: str, destination: str, send: Callable[[], None]) -> bool:
-        """Keep a sending back while a cut lies in its way; returns whether that is so."""
+        """Hold a send back while a cut blocks it; returns whether one does."""
         if not self.conditions.blocked(source, destination):
             return False
         self._held.append((source, destination, send))

@@ -11,7 +11,7 @@ def mint_certificate() -> bytes:
     """Return a fresh P-256 key and its certificate, as PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "p2pd")])
-    # Peers look at the hash alone. Fixed dates leave the clock out of it.
+    # Peers look at the hash alone. With fixed dates, the clock does not matter.
     start = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
     certificate = (
         x509.CertificateBuilder()

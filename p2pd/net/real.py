@@ -22,7 +22,7 @@ from p2pd.net.tls import TlsStream, close_socket
 _BACKLOG = 256
 # Descriptors or memory are used up: waiting may help.
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-# No interface has the address, or the one of its scope is gone.
+# No interface has the address, or the interface of its scope is gone.
 _NOT_OURS = {errno.EADDRNOTAVAIL, errno.ENODEV}
 
 
@@ -36,7 +36,7 @@ class TcpPending:
 
     async def secure(self) -> TlsStream:
         """See `Pending`."""
-        # A TLS session takes some 50 KiB: whoever only opens connections shall not cost it.
+        # A TLS session takes some 50 KiB: a peer that only opens connections must not cost us that.
         await trio.lowlevel.wait_readable(self._socket)
         local = _address(self._socket.getsockname())
         stream = TlsStream(self._socket, self._tls.server, local, self.remote, server_side=True)
@@ -65,7 +65,7 @@ class TcpListener:
                 accepted, name = await self._socket.accept()
                 return TcpPending(_detached(accepted), _address(name), self._tls)
             except OSError as error:
-                # All else, such as a reset before we came to it, is the other side's doing.
+                # Anything else, such as a reset before we got to it, is the other side's doing.
                 if error.errno in _EXHAUSTED:
                     raise
                 if error.errno == errno.EBADF:
@@ -81,7 +81,7 @@ class RealNetwork:
     """The network of the host that the process runs on."""
 
     def __init__(self, tls: TlsContexts | None = None) -> None:
-        """`tls` may have been made before; else it is made now."""
+        """Take `tls` if it was made before, else make it now."""
         self._tls = tls or make_tls_contexts()
 
     async def dial(self, address: Address) -> TlsStream:
@@ -164,10 +164,10 @@ class RealNetwork:
 
 
 def _detached(sock: trio.socket.SocketType) -> socket.socket:
-    """Take the socket of the standard library out of Trio's, which is of no use afterwards."""
+    """Take the standard library's socket out of Trio's, which is of no use afterwards."""
     detached = socket.socket(fileno=sock.detach())
     detached.setblocking(False)  # noqa: FBT003 - there is no other way to say it
-    # What is to be sent was gathered already.
+    # What is to be sent has been gathered already.
     detached.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return detached
 

@@ -18,7 +18,7 @@ from p2pd.errors import DialFailed, StartError
 from p2pd.net.base import Interface
 from p2pd.net.medium import Medium
 
-# As a socket's buffers: a sender waits while so much is under way or unread.
+# Like a socket's buffers: a sender waits while this much is under way or unread.
 WINDOW = 256 * 1024
 _FIRST_EPHEMERAL = 32768
 
@@ -85,7 +85,7 @@ class SimStream:
             await self._drained.wait()
             self._check_open()
             if self._ended:
-                # Who closes without having read all resets the connection (RFC 2525, 2.17).
+                # A side that closes without having read all resets the connection (RFC 2525, 2.17).
                 raise trio.BrokenResourceError("connection reset")
         self._under_way += len(data)
         self._send(self.peer.deliver, data)
@@ -95,7 +95,7 @@ class SimStream:
         self.close_now()
 
     def close_now(self) -> None:
-        """Close this end, as the kernel does for a process that is no more."""
+        """Close this end, as the kernel does for a process that has ended."""
         if not self._closed:
             self._closed = True
             self._world.streams.pop(self, None)
@@ -105,7 +105,7 @@ class SimStream:
                 self._send(self.peer.end)
 
     def deliver(self, data: bytes) -> None:
-        """Take bytes that arrive; where this end is closed, the sender gets a reset."""
+        """Take bytes that arrive; if this end is closed, the sender gets a reset."""
         if self._closed:
             self._send(self.peer.break_now)
         else:
@@ -141,7 +141,7 @@ class SimStream:
         now = trio.current_time()
         medium.trace(now, source, destination, data)
         due = medium.conditions.arrival(source, destination, len(data), now)
-        # Order is kept, whatever the latency of each.
+        # Order is kept, whatever the latency of each send.
         self._last_due = medium.schedule(max(due, self._last_due), deliver, data)
 
     def _wake_reader(self) -> None:
@@ -279,7 +279,7 @@ class SimNetwork:
         listener.connect(SimPending(far))
         try:
             await self._carry(address.host, self.host)
-            # The hello of TLS, and the answer.
+            # TLS's hello, and the answer.
             await self._carry(self.host, address.host)
             await self._carry(address.host, self.host)
         except BaseException:
@@ -323,7 +323,7 @@ class SimNetwork:
         return host == self.host
 
     def set_interfaces(self, *interfaces: Interface) -> None:
-        """Give the host other interfaces, and tell who asked to be told."""
+        """Give the host other interfaces, and wake those that wait for a change."""
         self._interfaces = list(interfaces)
         self._changed.set()
 

@@ -1,7 +1,7 @@
 """TLS over TCP: OpenSSL between two buffers in memory, and a socket that never blocks.
 
 Trio's own `SSLStream` puts a task switch, two locks and a cancel scope around each message.
-Here one that comes costs a wait for the socket, and one that goes mostly none.
+Here a message received costs one wait for the socket, and one sent mostly none.
 """
 
 import socket
@@ -12,14 +12,14 @@ import trio
 
 from p2pd.address import Address
 
-# What is taken from the socket in one go: some records of TLS, which hold 16 KiB each.
+# What is taken from the socket in one go: a few TLS records, which hold up to 16 KiB each.
 _READ_BYTES = 1 << 16
-# What TLS is given of it at once, the last record whole: a new key takes it as long as a
-# hundred small messages, and meanwhile nothing else goes on.
+# How much of that OpenSSL gets at once, the last record whole: a key update takes it as long as
+# a hundred small messages, and blocks the loop.
 _RECORDS_AT_ONCE = 32
 _BYTES_AT_ONCE = 1 << 14
-# Records without data that a peer may send in all: new keys, session tickets. A node sends
-# none, and each new key that is asked for leaves an answer that waits to be sent.
+# Records without data that a peer may send in all: key updates, session tickets. A node sends
+# none, and each key update that asks for one in return leaves an answer waiting to be sent.
 _MOST_WITHOUT_DATA = 64
 _HEADER_BYTES = 5
 
@@ -28,7 +28,7 @@ class TlsStream:
     """See `Stream`; of no use before `do_handshake`.
 
     The socket, a non-blocking one, belongs to the stream. Errors of the socket and of TLS are
-    told as `trio.BrokenResourceError`.
+    raised as `trio.BrokenResourceError`.
     """
 
     def __init__(
@@ -49,11 +49,11 @@ class TlsStream:
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server_side)
         # Encrypted, but not taken by the socket yet.
         self._unsent = memoryview(b"")
-        # So many bytes at the beginning of the next `send_all` are among it.
+        # How many bytes at the beginning of the next `send_all` are among them.
         self._begun = 0
         self._may_send_at_once = True
         # From the socket, but not given to TLS yet; and how much is still to come of the
-        # record whose beginning it was given.
+        # record whose beginning TLS was given.
         self._came = b""
         self._to_come = 0
         self._without_data = 0
@@ -67,7 +67,7 @@ class TlsStream:
             except ssl.SSLWantReadError:
                 await self._flush()
             except ssl.SSLError as error:
-                # The other side shall hear why.
+                # Let the other side hear why.
                 with suppress(trio.BrokenResourceError):
                     await self._flush()
                 raise trio.BrokenResourceError("no TLS") from error
@@ -78,13 +78,13 @@ class TlsStream:
                 raise trio.BrokenResourceError("it hung up during the handshake of TLS")
 
     def certificate_of_peer(self) -> bytes:
-        """Return what the listening side showed, in DER."""
+        """Return the certificate that the listening side showed, in DER."""
         return self._tls.getpeercert(binary_form=True) or b""
 
     async def receive_some(self) -> bytes:
         """See `Stream`.
 
-        Between two calls all others have their turn, into however many records the data was cut.
+        Between two calls other tasks have their turn, however many records the data was cut into.
         """
         while True:
             if data := self._decrypt():
@@ -99,13 +99,13 @@ class TlsStream:
     def send_nowait(self, data: bytes) -> bool:
         """See `Stream`.
 
-        Only the first after something came goes at once: where many follow each other, they
-        had better leave together. Of what was refused a part may be on its way: TLS can't take
-        back what it has encrypted.
+        Only the first after something came goes at once: several in a row had better leave
+        together. Part of the data refused may be on its way: TLS can't take back what it has
+        encrypted.
         """
         if not self._may_send_at_once or self._unsent or self._socket.fileno() < 0:
             return False
-        # What went wrong is for `send_all` to tell.
+        # `send_all` will raise what went wrong.
         try:
             self._encrypt(data)
         except ssl.SSLError:
@@ -126,16 +126,16 @@ class TlsStream:
         await self._flush()
 
     async def aclose(self) -> None:
-        """See `Stream`; without a TLS goodbye, since ours came in a frame."""
+        """See `Stream`; without TLS's goodbye, since our own went in a frame."""
         close_socket(self._socket)
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     def _decrypt(self) -> bytes:
-        """Return all data of what TLS was given; notes what ends it."""
+        """Return all data of what TLS was given; notes what ends the stream."""
         pieces = []
         while self._end is None and (self._incoming.pending or self._tls.pending()):
             try:
-                # One call gives what one record holds, and nothing once it said goodbye.
+                # One call returns what one record holds, and nothing after the peer's goodbye.
                 piece = self._tls.read(_READ_BYTES)
             except ssl.SSLWantReadError:
                 break
@@ -176,7 +176,7 @@ class TlsStream:
             await trio.lowlevel.wait_writable(self._socket)
 
     async def _receive(self) -> bool:
-        """Give TLS more, for which this waits; False at the end of the stream."""
+        """Wait for more, and give it to TLS; False at the end of the stream."""
         self._check_open()
         if len(self._came) >= _HEADER_BYTES:
             await trio.lowlevel.checkpoint()
@@ -196,7 +196,7 @@ class TlsStream:
         return True
 
     def _feed(self) -> None:
-        """Give TLS the next records, as far as they are there; of a header nothing or all."""
+        """Give TLS the next records, as far as they are there, but no part of a header."""
         came, end = self._came, self._to_come
         for _ in range(_RECORDS_AT_ONCE):
             if end >= _BYTES_AT_ONCE or len(came) < end + _HEADER_BYTES:
@@ -213,7 +213,7 @@ class TlsStream:
 
 
 def close_socket(sock: socket.socket) -> None:
-    """Close a socket, unless that was done; whoever waits for it is told."""
+    """Close a socket, unless it is closed; tasks that wait for it are told."""
     if sock.fileno() >= 0:
         trio.lowlevel.notify_closing(sock)
         sock.close()

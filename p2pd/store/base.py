@@ -8,7 +8,7 @@ import attrs
 
 from p2pd.errors import StoreFull
 
-# Of the size configured, so much more is kept for deletions.
+# For deletions there is room beyond the configured size: one part in this many of it.
 SPARE = 16
 
 
@@ -53,9 +53,9 @@ class Usage:
 
 @attrs.frozen
 class Disk:
-    """What lies under a store: its directory, empty in memory, and the bytes free there.
+    """What is under a store: its directory, empty for one in memory, and the bytes free there.
 
-    `refusal` is why the disk takes no more, None if it does; `full`: for want of room.
+    `refusal` is why the disk takes no more, None if it does; `full`: for lack of room.
     """
 
     directory: str
@@ -79,22 +79,21 @@ class Store(Protocol):
     async def apply(self, changes: Sequence[Change]) -> None:
         """Write all changes or none, in their order; on return they are on disk.
 
-        Who applies at the same time shares a commit: it is as if one came after the other.
-        One that is refused has changed nothing; one that is cancelled is there whole or
-        not at all.
-        Raises `StoreFull` where records would exceed the configured size, `StoreError`
-        where the disk refuses; the next one may succeed.
+        Calls at the same time share a commit, as if one came after the other. One that is
+        refused has changed nothing; one that is cancelled is applied whole or not at all.
+        Raises `StoreFull` if records would exceed the configured size, `StoreError` if the
+        disk refuses; the next call may succeed.
         """
 
     def scan(self, table: Table, start: bytes = b"") -> AsyncIterator[tuple[bytes, bytes]]:
         """Go through keys and values from `start` on, in the order of the keys.
 
         Only a page of them is in memory at a time. What is written or deleted meanwhile
-        may be met or not; what is there all the time is met once. Raises `StoreError`.
+        may be seen or not; what is there all the time is seen once. Raises `StoreError`.
         """
 
     async def try_disk(self) -> Disk:
-        """Write a little to the disk, beside what is kept, and tell what came of it."""
+        """Write a little to the disk, beside what is kept, and report what came of it."""
 
     def usage(self, table: Table) -> Usage:
         """Tell what a table holds, without touching the disk."""

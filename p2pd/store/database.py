@@ -10,8 +10,8 @@ import attrs
 from p2pd.errors import StartError
 from p2pd.store.base import Table, Usage
 
-# Element n takes a database from schema n to n + 1; a new one goes through all of them. What
-# was once released is never altered.
+# Element n takes a database from schema n to n + 1; a new one goes through all of them. An
+# element that was released is never altered.
 _MIGRATIONS = (
     """
     CREATE TABLE entries (
@@ -33,7 +33,7 @@ _MIGRATIONS = (
     DROP TABLE entries_before;
     CREATE INDEX entries_by_expiry ON entries (expires) WHERE expires IS NOT NULL;
     """,
-    # When a record goes is told by the record itself.
+    # The record itself says when it expires.
     """
     DROP INDEX entries_by_expiry;
     ALTER TABLE entries RENAME TO entries_before;
@@ -45,7 +45,7 @@ _MIGRATIONS = (
     """,
 )
 SCHEMA_VERSION = len(_MIGRATIONS)
-# What a large commit leaves of the log is given back beyond this.
+# After a large commit, what the log has beyond this is given back.
 _LOG_BYTES = 1 << 23
 _CHUNK_BYTES = 1 << 16
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
@@ -55,8 +55,8 @@ _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 class Database:
     """Two connections to one file, for one thread at a time each.
 
-    In WAL mode the reader sees the last commit and waits for nobody's fsync. Where a damaged
-    file was in the way, `quarantined` says where it lies now. `usage` is as of the opening.
+    In WAL mode the reader sees the last commit and waits for nobody's fsync. If a damaged
+    file was in the way, `quarantined` says where it is now. `usage` is as of the opening.
     """
 
     path: Path
@@ -72,10 +72,10 @@ class Database:
 
 
 def open_database(path: Path) -> Database:
-    """Open the database at `path`, which is made where there is none.
+    """Open the database at `path`, which is made if there is none.
 
     One that fails its check is moved aside, never deleted, and a new one is begun. Raises
-    `StartError` where it can't be used as it is: read-only, disk full, or of a later version
+    `StartError` if it can't be used as it is: read-only, disk full, or of a later version
     of p2pd. Blocks for as long as it takes to read the whole file.
     """
     try:
@@ -93,12 +93,12 @@ def open_database(path: Path) -> Database:
 
 
 def is_corrupt(error: sqlite3.Error) -> bool:
-    """Whether the file is damaged, and not just out of reach."""
+    """Whether the file is damaged, rather than just out of reach."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in _CORRUPT
 
 
 def _open(path: Path, *, quarantined: Path | None = None) -> Database:
-    # Before SQLite has it open: closing a file ends all locks that this process has on it.
+    # Before SQLite has it open: closing a file drops all locks that this process has on it.
     if path.exists():
         _read_through(path)
     with ExitStack() as opened:
@@ -122,9 +122,9 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _read_through(path: Path) -> None:
-    """Have the file in the page cache.
+    """Bring the file into the page cache.
 
-    The check goes from page to page by keys: from a cold disk that takes four times as long
+    The check visits pages in the order of keys: on a cold disk that takes four times as long
     as this and the check together.
     """
     chunk = bytearray(_CHUNK_BYTES)
@@ -149,7 +149,7 @@ def _migrate(db: sqlite3.Connection, path: Path) -> None:
             "it was written by a later version; upgrade p2pd"
         )
     for reached, migration in enumerate(_MIGRATIONS[version:], version + 1):
-        # One that is cut short, as by a crash, has not begun.
+        # A migration that is cut short, as by a crash, changes nothing.
         db.executescript(f"BEGIN; {migration} PRAGMA user_version = {reached}; COMMIT;")
 
 
@@ -164,7 +164,7 @@ def _move_aside(path: Path) -> Path:
 
 
 def _measure(db: sqlite3.Connection, table: Table) -> Usage:
-    # By the plus from one end of the file to the other, not from key to key.
+    # The plus keeps SQLite off the index: it reads the table in order, not from key to key.
     query = "SELECT count(*), sum(length(value)) FROM entries WHERE +kind = ?"
     keys, size = db.execute(query, (table,)).fetchone()
     return Usage(keys, size or 0)

@@ -18,8 +18,8 @@ class MemoryStore:
 
     Writes reach the disk one after the other, each in `sync_seconds`. One that is cancelled
     on its way, as by a crash, is lost, or is on the disk although nobody was told:
-    `survives()` decides. Those behind it are lost, those before it are not.
-    `on_disk` is told of all changes once they are there.
+    `survives()` decides. Writes behind it are lost, writes before it are not.
+    `on_disk` is called with all changes once they are there.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """The store on disk: SQLite in WAL mode, every commit fsynced.
 
-Writes have a thread and a connection, and who comes while a commit is under way shares the
-next one. Reads have their own, and wait for no commit.
+Writes have their own thread and connection, and those that come during a commit share the
+next one. Reads have theirs, and wait for no commit.
 """
 
 import errno
@@ -21,13 +21,13 @@ from p2pd.store.base import Change, Disk, Table, Usage, refusal
 from p2pd.store.database import Database, is_corrupt, open_database
 from p2pd.store.worker import Worker, open_worker
 
-# A commit takes no more writes once it has so many changes: who came first waits for them all.
+# A commit takes no more writes beyond this many changes: the first one waits for all of them.
 _MAX_CHANGES = 1024
-# What one page of a scan holds: so many keys, or fewer with so many bytes.
+# What one page of a scan holds: this many keys, or fewer if they have this many bytes.
 _PAGE_KEYS = 256
 _PAGE_BYTES = 1 << 20
-# What is written to see whether the disk takes it: more than what a full one may still have
-# left in blocks that are already its files'.
+# What is written to see whether the disk takes it: more than what a full disk may still have
+# left in blocks that already belong to files.
 _PROBE_BYTES = 1 << 16
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
@@ -71,18 +71,18 @@ class SqliteStore:
         self._waiting[write] = None
         try:
             try:
-                # Without the checkpoint that `acquire` is: one more way through the loop.
+                # `acquire` would be a checkpoint: one more pass through the loop.
                 self._turn.acquire_nowait()
             except trio.WouldBlock:
                 await self._turn.acquire()
             try:
-                # What others wait for is not cancelled with this one: a worker can't be.
+                # A commit that others wait for is not cancelled with this call: a worker can't be.
                 if not write.settled:
                     await self._commit_waiting()
             finally:
                 self._turn.release()
         finally:
-            # Where this is cancelled before its turn.
+            # In case this is cancelled before its turn.
             self._waiting.pop(write, None)
         if write.refusal is not None:
             raise write.refusal
@@ -122,7 +122,7 @@ class SqliteStore:
             self._waiting.pop(write, None)
 
     def _commit(self, group: Sequence[_Write]) -> list[StoreFull | None]:
-        """Commit each write that fits; returns for each of them why it doesn't."""
+        """Commit each write that fits; returns for each why it doesn't, or None."""
         refusals: list[StoreFull | None] = []
         usage = self._usage
         db = self._database.writer
@@ -195,7 +195,7 @@ class SqliteStore:
             size += len(value)
             if size >= _PAGE_BYTES:
                 break
-        # It would go on holding the log back.
+        # An open cursor would keep the log from being emptied.
         rows.close()
         return page
 
@@ -239,9 +239,9 @@ def _try_disk(directory: Path) -> Disk:
 
 @asynccontextmanager
 async def open_sqlite_store(path: Path, max_bytes: int) -> AsyncIterator[SqliteStore]:
-    """Open the database at `path`, which is made where there is none.
+    """Open the database at `path`, which is made if there is none.
 
-    `max_bytes` bounds the values of all records. Raises `StartError` where the database
+    `max_bytes` bounds the values of all records. Raises `StartError` if the database
     can't be used as it is: read-only, disk full, or of a later version of p2pd.
     """
     database = await trio.to_thread.run_sync(open_database, path)

@@ -1,7 +1,7 @@
-"""A thread of the store's own, for what may block: to ask it costs less than half of Trio's way.
+"""A dedicated thread for the store's blocking calls, at less than half of `trio.to_thread`'s cost.
 
 `trio.to_thread` finds a thread, copies the context and makes two tokens for each call. This
-one waits in a queue, and wakes the loop once when it has a result.
+thread waits at a queue, and wakes the loop once when it has a result.
 """
 
 import queue
@@ -35,7 +35,7 @@ class Worker:
         self._token = trio.lowlevel.current_trio_token()
 
     async def run(self, call: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
-        """Call it there; returns and raises what it does.
+        """Make a call in the thread; returns and raises what it does.
 
         It can't be cancelled: it runs to its end, and is waited for.
         """
@@ -62,12 +62,12 @@ class Worker:
 
 @contextmanager
 def open_worker(name: str) -> Iterator[Worker]:
-    """Have a worker within the `with`; its thread ends there.
+    """Have a worker within the `with`; its thread ends with it.
 
-    Nobody may wait for it any more at the end.
+    By then nobody may be waiting for a call.
     """
     worker = Worker()
-    # Should the loop itself break, nobody ends the thread: the process shall end all the same.
+    # If the loop itself breaks, nobody ends the thread, but the process must end all the same.
     thread = threading.Thread(target=worker.work, name=name, daemon=True)
     thread.start()
     try:
