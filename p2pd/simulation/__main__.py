@@ -17,14 +17,14 @@ from p2pd.simulation.plan import Outcome, Scenario
 from p2pd.simulation.scenarios import NAMED, load_scenario, run_scenario
 from p2pd.simulation.world import World
 
-# See mallopt(3) and "Memory Allocation Tunables" of the GNU C Library; others pass them over.
+# See mallopt(3) and "Memory Allocation Tunables" of the GNU C Library; others ignore them.
 _LARGE_PAGES = {"PYTHONMALLOC": "malloc", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run what the flags ask for; returns 0, 1 where a world was unsound, 2 for bad usage."""
+    """Run what the flags ask for; returns 0, 1 if a world was unsound, 2 for bad usage."""
     options = _parser().parse_args(argv)
-    # What a world leaves behind is large: it is gone through once, before the next one.
+    # What a world leaves behind is large: it is collected once, before the next one.
     gc.disable()
     try:
         scenario = load_scenario(options.scenario)
@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
     if len(outcomes) > 1 and not options.json:
         shown += "\n\n" + report.summary(outcomes)
     sys.stdout.write(shown + "\n")
-    # Nor does the end of the process look through the last one.
+    # Nor does the interpreter look through the last one as it exits.
     gc.freeze()
     return 0
 
@@ -131,11 +131,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _use_large_pages() -> None:
-    """Start anew with memory in large pages, where the C library is glibc and Linux has them.
+    """Start again with memory in large pages, where the C library is glibc and Linux has them.
 
-    A thousand nodes fill so much memory that looking up its pages was a tenth of the time.
+    A thousand nodes fill so much memory that looking up its pages took a tenth of the time.
     """
-    # Whoever has set one of these knows better.
+    # A user who has set one of these knows better.
     if not _LARGE_PAGES.keys() & os.environ.keys():
         os.execve(sys.executable, sys.orig_argv, {**os.environ, **_LARGE_PAGES})  # noqa: S606 - itself
 

@@ -1,4 +1,4 @@
-"""Nodes that lie: full members of the network, but for what they answer."""
+"""Nodes that lie: full members of the network, except in what they answer."""
 
 from contextlib import suppress
 
@@ -69,7 +69,7 @@ def _invent(world: World, number: int) -> Signed:
 
 
 def invented_record(identity: Identity, address: Address) -> Signed:
-    """Sign the record of a peer that does not exist, said to be at an address."""
+    """Sign the record of a peer that does not exist, which claims to be at an address."""
     return identity.vouch(
         PeerRecord(
             public_key=identity.public_key,

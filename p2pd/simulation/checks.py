@@ -106,9 +106,9 @@ def tables_sound(world: World) -> Iterator[str]:
 
 
 def tasks_bounded(world: World) -> Iterator[str]:
-    """No task leaks: so many for the world, so many a node, so many a connection."""
+    """No task leaks: their number is bounded for the world, each node and each connection."""
     living = world.living()
-    # What waits in a handshake or in a lookup, besides what is connected.
+    # Besides what is connected, what waits in a handshake or in a lookup.
     connections = sum(len(node.services.roster.connections) + 16 for node in living)
     most = 50 + MAX_OWN_TASKS * len(world.nodes) + TASKS_PER_CONNECTION * connections
     tasks = trio.lowlevel.current_statistics().tasks_living
@@ -137,7 +137,7 @@ def connections_symmetric(world: World) -> Iterator[str]:
 
 
 def everybody_connected(world: World) -> Iterator[str]:
-    """The living form one network: whoever starts at one of them reaches all."""
+    """The living form one network: from any of them all can be reached."""
     living = {node.node_id: node for node in world.living()}
     if not living:
         return
@@ -154,9 +154,9 @@ def everybody_connected(world: World) -> Iterator[str]:
 
 
 def registries_true(world: World) -> Iterator[str]:
-    """Who is connected is `connected` in the registry, and nobody else.
+    """The peers that are connected, and no others, are `connected` in the registry.
 
-    And nobody forgot a node that it was ever connected to.
+    And no node forgot one that it was ever connected to.
     """
     for node in world.living():
         connections = node.services.roster.connections

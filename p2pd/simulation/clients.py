@@ -1,4 +1,4 @@
-"""Clients that use the store of a world all at once, faults meanwhile, and what comes of it.
+"""Clients that use a world's store concurrently, amid faults, and what comes of it.
 
 `live_through` makes a history of a world; `histories` judges it.
 """
@@ -27,12 +27,12 @@ KEYS = ("a", "b", "c")
 # Seconds: clients begin only at whole beats, so that many begin at the same moment.
 BEAT = 0.25
 MEAN_PAUSE = 0.4
-# A client that was not answered for so long gives up, and knows nothing.
+# A client gives up after this long without an answer, and knows nothing.
 PATIENCE = 20.0
 MOST_SKEW = 600.0
 # Seconds that a node gets to find the others again before another one goes.
 FINDING = 5.0
-# How long the network may take to find itself again once nothing is broken any more.
+# How long the network may take to come together again once nothing is broken any more.
 HEALING = 40.0
 
 _WRITTEN_NOTHING = (VersionConflict, NotFound, InvalidRequest)
@@ -41,7 +41,7 @@ _WRITTEN_NOTHING = (VersionConflict, NotFound, InvalidRequest)
 async def live_through(
     world: World, seconds: float, *, calm: bool = False, repair: float
 ) -> History:
-    """Let clients put, get and delete for so long while faults befall the running nodes.
+    """Let clients put, get and delete for `seconds` while faults befall the running nodes.
 
     `calm`: at most one node is away at any time, and nobody asks it. `repair` is how many
     seconds replicas get to agree once all is healed. At the end all nodes run, and every key
@@ -119,7 +119,7 @@ class Clients:
         self._world = world
         self._nodes = nodes
         self._history = history
-        # The versions of each key that any of them was told last.
+        # The versions of each key that any client was told last.
         self._latest = {key: deque[str](maxlen=2) for key in KEYS}
 
     async def run(self, number: int, until: float) -> None:
@@ -226,7 +226,7 @@ class Faults:
     def __init__(self, world: World) -> None:
         self._world = world
         self._rng = world.rng
-        # Each is brought back by who took it away.
+        # Each is brought back by the fault that took it away.
         self._away: list[SimNode] = []
 
     def here(self) -> list[SimNode]:
@@ -234,7 +234,7 @@ class Faults:
         return [each for each in self._world.living() if each not in self._away]
 
     async def run(self, until: float, kinds: Sequence["Fault"]) -> None:
-        """Let one fault follow the other; all is healed when this returns."""
+        """Let one fault follow another; all is healed when this returns."""
         while trio.current_time() < until:
             await trio.sleep(self._rng.uniform(0, 4))
             if self.here():
@@ -270,7 +270,7 @@ class Faults:
         )
 
     async def skew(self) -> None:
-        """Set all wall clocks anew, each wrong by minutes."""
+        """Set every wall clock wrong anew, by up to `MOST_SKEW` seconds."""
         self._world.skew_clocks(MOST_SKEW)
 
     async def break_connections(self) -> None:

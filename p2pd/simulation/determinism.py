@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class _Shuffler(random.Random):
-    """Shuffles as `random.Random` does, several times as fast, to another order."""
+    """Shuffles like `random.Random`, several times as fast, but to another order."""
 
     def shuffle(self, x: MutableSequence[Any]) -> None:
         """See `random.Random`; `x` is the list of tasks that may run."""
@@ -34,8 +34,8 @@ class JumpingClock(trio.abc.Clock):
     too, but takes a tenth of a large world's time to do so. Only for programs that wait
     for no I/O and no thread.
 
-    With a tick it jumps to whole ticks (in seconds), as a kernel's timers come a little late:
-    then many timers of a large world share one wake-up.
+    With a tick it jumps to whole ticks (in seconds), just as a kernel's timers fire a little
+    late: then many timers of a large world share one wake-up.
     """
 
     def __init__(self, tick: float = 0.0) -> None:
@@ -78,7 +78,7 @@ def run_in_virtual_time(
     knobs["_r"] = _Shuffler(seed)
     collected = gc.isenabled()
     # Nearly all of a world stays until its end: to go through it again and again took a
-    # tenth of the time, and found three per cent of the memory.
+    # tenth of the time, and freed three per cent of the memory.
     gc.disable()
     try:
         return trio.run(main, *args, clock=JumpingClock(tick))

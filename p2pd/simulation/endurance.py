@@ -1,4 +1,4 @@
-"""Whether what was acknowledged outlives those who keep it: the steps that wear a store down."""
+"""Whether what was acknowledged outlives its keepers: the steps that wear a store down."""
 
 import gc
 import random
@@ -14,29 +14,29 @@ from p2pd.simulation.trace import Traffic
 from p2pd.simulation.world import SimNode, World
 from p2pd.store.memory import MemoryStore
 
-# Half of the nodes are killed again and again until no more than these are left.
+# Half of the nodes are killed again and again, as long as at least this many survive.
 FEWEST = 20
-# A key that can't be read is held to be lost only after as many tries, so far apart.
+# A key that can't be read counts as lost only after this many tries, this many seconds apart.
 TRIES = 4
 BETWEEN_TRIES = 15.0
-# A newcomer is given the addresses of so many others.
+# How many others' addresses a newcomer is given.
 BOOTSTRAP = 3
-# Virtual seconds after which what those who went have left in memory is collected: nothing else
-# does it in a world.
+# Virtual seconds between two collections of what nodes that went have left in memory: nothing
+# else collects it in a world.
 SWEEP_INTERVAL = 600.0
-# Without new puts, these messages only mend.
+# Without new puts, these messages are for repair only.
 REPAIR = ("Compare", "Compared", "Fetch", "Fetched", "Give", "Given", "Store", "Stored")
 
 
 def repair_interval(world: World) -> float:
-    """Return the seconds within which replicas are mended."""
+    """Return the seconds within which replicas are repaired."""
     return world.living()[0].config.dht.repair_interval
 
 
 async def store(run: Run, step: Step) -> None:
     """Read every acknowledged key, each at a random node; put them all, the first time.
 
-    Raises `Unsound` for a key that is lost, and where the step asks for more than is there.
+    Raises `Unsound` for a key that is lost, and if the step asks for more than is there.
     """
     if not run.acknowledged:
         put = await measure.put_keys(run.world, run.names)
@@ -63,7 +63,7 @@ async def store(run: Run, step: Step) -> None:
 
 
 async def halves(run: Run, step: Step) -> None:
-    """Kill half of the nodes at one moment, again and again, down to `FEWEST`, at least once.
+    """Kill half of the nodes at one moment, at least once, and again while `FEWEST` survive it.
 
     Each time, every key must be readable at once, and be at full replication within
     `dht.repair_interval`.
@@ -80,7 +80,7 @@ async def halves(run: Run, step: Step) -> None:
 
 
 async def turnover(run: Run, step: Step) -> None:
-    """Let nodes go for good and others come for a while, and read keys meanwhile."""
+    """For a while, let nodes go for good and others come, and read keys meanwhile."""
     if not run.acknowledged:
         await store(run, step)
     world, until = run.world, trio.current_time() + step.seconds
@@ -154,7 +154,7 @@ async def _read_on(run: Run, per_second: float, until: float, tally: measure.Tal
 
 
 async def _read_once(node: SimNode, name: str, tally: measure.Tally) -> None:
-    """Get a key; who asks a node that ends meanwhile is not counted."""
+    """Get a key; one asked of a node that ends meanwhile is not counted."""
     asked_at, running, right = trio.current_time(), node.running, False
     if running is None:
         return

@@ -1,4 +1,4 @@
-"""What concurrent clients asked of the store and were told, and whether that can be so.
+"""What concurrent clients asked of the store and were told, and whether that can be right.
 
 A history holds the clients' operations, every version that was ever on a disk, and what the
 disks hold in the end. Each rule lists its breaches::
@@ -6,10 +6,10 @@ disks hold in the end. Each rule lists its breaches::
     for breach in breaches(history):
         print(breach)
 
-What a client may see while faults last depends on whom it can reach: then the rules only
-bind what is said to be written. From `settled_at` on all of them bind; in a `calm` history,
-where at most one node at a time is away and nobody asks it, always. After Kingsbury's
-Jepsen: to look for what must not be in what clients saw of a run with faults.
+What a client may see while faults last depends on which nodes it can reach: then the rules
+only bind what is said to be written. From `settled_at` on all of them bind; in a `calm`
+history, where at most one node at a time is away and nobody asks it, they always do. After
+Kingsbury's Jepsen: look for what must not be in what clients saw of a run with faults.
 """
 
 import enum
@@ -47,7 +47,7 @@ class Operation:
 
     `expected` is the version that a put names (`--if-version`). `version` is the one that
     a write was told, `stored` how many replicas have it; `found` is what a get was told:
-    value by version, empty where there is no such key.
+    value by version, empty if there is no such key.
     """
 
     number: int
@@ -77,7 +77,7 @@ class Operation:
 
 @attrs.frozen
 class Fact:
-    """A version that was on disks: `disks` tells from when on (virtual seconds), by node.
+    """A version that was on disks: `disks` tells since when (virtual seconds), by node.
 
     It is the write `clock` of `actor`; `seen` names, by actor, the last write that its
     writer knew. `value` None is a tombstone.
@@ -97,7 +97,7 @@ class Fact:
         return min(self.disks.values())
 
     def names(self, other: "Fact") -> bool:
-        """Whether it says of itself that it replaces another."""
+        """Whether it claims to replace another."""
         return self.key == other.key and self.seen.get(other.actor, -1) >= other.clock
 
 
@@ -107,7 +107,7 @@ class History:
 
     `kept` is what the disks hold of each key in the end: versions by node, by key;
     `replicas` are the nodes that should. `full` are the keys of which a disk once held as
-    many siblings as there may be: what is dropped then is no breach.
+    many siblings as there may be: what is dropped then is not a breach.
     """
 
     calm: bool = False
@@ -136,8 +136,8 @@ class History:
     def heirs(self, version: str) -> frozenset[str]:
         """Return the versions that replace this one, directly or through others.
 
-        What its writer can't have seen, it replaces in vain. To be asked once the history
-        is whole.
+        A claim to replace what its writer can't have seen does not count. To be asked once
+        the history is whole.
         """
         if not self._heirs:
             self._find_heirs()
@@ -176,7 +176,7 @@ Rule = Callable[[History], Iterator[str]]
 
 
 def breaches(history: History) -> list[str]:
-    """List all that must not be, rule by rule."""
+    """List everything that must not be, rule by rule."""
     return [f"{rule.__name__}: {breach}" for rule in RULES for breach in rule(history)]
 
 
@@ -192,7 +192,7 @@ def nothing_lost(history: History) -> Iterator[str]:
 
 
 def told_once_on_disk(history: History) -> Iterator[str]:
-    """Who was told that so many replicas have a write on disk was told the truth."""
+    """A client that was told how many replicas have a write on disk was told the truth."""
     for write in history.acknowledged():
         if write.version in history.facts:
             versions = (write.version, *history.heirs(write.version))
@@ -235,7 +235,7 @@ def nothing_invented(history: History) -> Iterator[str]:
 
 
 def nothing_returns(history: History) -> Iterator[str]:
-    """What an acknowledged write replaced is not read any more; above all nothing deleted."""
+    """What an acknowledged write replaced is not read any more, least of all what was deleted."""
     for get, write, version in stale(history):
         if binds(history, get):
             yield f"{get}; {version[:8]} was replaced by {write}"
@@ -259,7 +259,7 @@ def settled_store_answers(history: History) -> Iterator[str]:
 def one_of_a_kind(history: History) -> Iterator[str]:
     """Of two puts that expected the same version and succeeded, neither replaces the other.
 
-    Who succeeds replaces the version that it expected.
+    Each that succeeds replaces the version that it expected.
     """
     conditional: dict[tuple[str, str], list[Operation]] = {}
     for each in history.acknowledged():

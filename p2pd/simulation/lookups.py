@@ -160,7 +160,7 @@ class Net:
 
 
 def measure(net: Net, count: int, *, alpha: int, paths: int) -> dict[str, float]:
-    """Look up so many points, each from a random honest node; returns what is worth knowing."""
+    """Look up `count` points, each from a random honest node; returns what is worth knowing."""
     trips = RoundTrips()
     found: list[Found] = []
     succeeded = 0

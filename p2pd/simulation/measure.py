@@ -20,15 +20,15 @@ from p2pd.wire.messages import FindNode
 # Asks one node for one name; returns the hops that took, -1 for a wrong answer.
 Question = Callable[[SimNode, str, World], Awaitable[int]]
 
-# What the messages to everybody are published on.
+# The topic of the messages to everybody.
 TOPIC = "simulation"
-# So many questions are under way at once.
+# How many questions are under way at once.
 AT_ONCE = 250
 
 
 @attrs.define
 class Tally:
-    """How a number of like questions went; `seconds` and `hops` are of those that succeeded.
+    """How a number of similar questions went; `seconds` and `hops` are of those that succeeded.
 
     `failed` are the names of the others.
     """
@@ -50,7 +50,7 @@ class Tally:
 
     @property
     def share(self) -> float:
-        """The share that succeeded; 1 where nothing was asked."""
+        """The share that succeeded; 1 if nothing was asked."""
         return self.succeeded / self.asked if self.asked else 1.0
 
     def summary(self) -> dict[str, float]:
@@ -120,7 +120,7 @@ class Spread:
 async def publish(world: World, count: int, *, warm_up: int = 0, wait: float = 3.0) -> Spread:
     """Publish `count` messages from random nodes, one at a time, `wait` seconds apart.
 
-    So many more go before, unmeasured, as a `warm_up` of the tree.
+    Before them `warm_up` others go out, unmeasured, for the tree to settle.
     """
     spread = Spread()
     came: Counter[tuple[str, str]] = Counter()
@@ -161,7 +161,7 @@ async def publish(world: World, count: int, *, warm_up: int = 0, wait: float = 3
 
 
 def diameter(world: World) -> int:
-    """Return the longest of the shortest ways between two living nodes, in connections."""
+    """Return the longest of the shortest paths between two living nodes, in connections."""
     living = {node.node_id: node for node in world.living()}
     links = {
         node_id: [each.node_id for each in node.services.roster.lasting() if each.node_id in living]

@@ -84,7 +84,7 @@ def document(outcomes: Sequence[Outcome]) -> str:
 
 
 def check_can_plot() -> None:
-    """Raise `ConfigError` where matplotlib is not installed, before a long run, not after it."""
+    """Raise `ConfigError` if matplotlib is not installed: before a long run, not after it."""
     if importlib.util.find_spec("matplotlib") is None:
         raise ConfigError("--plot needs matplotlib: pip install 'p2pd[simulation]'")
 
@@ -92,7 +92,7 @@ def check_can_plot() -> None:
 def plot(outcomes: Sequence[Outcome], file: Path) -> None:
     """Draw lookup hops against the number of nodes, and survivors against the killed.
 
-    The format goes by the file's suffix (svg, png, pdf). Needs what `check_can_plot` looks for.
+    The file's suffix says the format (svg, png, pdf). Needs what `check_can_plot` looks for.
     """
     from matplotlib.figure import Figure  # noqa: PLC0415 - only plotting needs it
 

@@ -1,7 +1,7 @@
-"""Liars that do all at once: accuse, flood, replay, hold back, and invent peers without end.
+"""Liars that do everything at once: accuse, flood, replay, hold back, invent peers without end.
 
 A saboteur is a full member, with the connections that a member gets; it speaks over them
-by itself, without the bounds of an honest node.
+on its own, without the bounds of an honest node.
 """
 
 from collections import deque
@@ -43,14 +43,14 @@ from p2pd.wire.messages import (
     Want,
 )
 
-# Public networks (/24) in which the invented peers are said to be.
+# Public networks (/24) in which the invented peers claim to be.
 NETWORKS = 8
 MOST_RECORDED = 4000
 # Invented peers in an answer to `FindNode`: as many as an honest node names at most.
 _NODES = 20
 # How often it speaks to each neighbour; what it says each time follows from the rates.
 _BEAT = 0.1
-# More waits for no neighbour: a connection that drowns would end, and the sabotage with it.
+# No more than this waits for a neighbour: a flooded connection would end, and the sabotage too.
 _MOST_WAITING = 1 << 19
 
 
@@ -129,7 +129,7 @@ class Saboteur:
             flood = self._publish(self._name(), "flood", self._noise())
             self._push(rng.choice(neighbours), flood)
         for connection in neighbours:
-            # It hears of all by announcements, and who pushes in vain has to look further.
+            # So it hears of all by announcements, and a neighbour it prunes has to look further.
             connection.notify(Prune())
             for _ in range(self._times(sabotage.replayed) if self._recorded else 0):
                 self._push(connection, rng.choice(self._recorded))
@@ -139,7 +139,7 @@ class Saboteur:
             _tell(connection, [*self._promises, *baits])
 
     def _accuse_all(self, neighbours: list[Connection]) -> None:
-        """Report everybody dead, by its own name and by invented ones that were told of."""
+        """Report everybody dead, in its own name and in invented ones that were told of."""
         accusers = [self._node.identity, *self._accusers[-3:]]
         for accused in self._world.nodes.values():
             if accused is self._node:
@@ -149,7 +149,7 @@ class Saboteur:
                 publication = self._publish(accuser, DEAD_TOPIC, data)
                 for connection in neighbours:
                     self._push(connection, publication)
-        # The latest sign of life of somebody else, said to be one's own.
+        # A sign of life of somebody else, published as its own.
         if self._records:
             old = codec.encode(self._world.rng.choice(self._records))
             publication = self._publish(self._node.identity, ALIVE_TOPIC, old)
@@ -174,7 +174,7 @@ class Saboteur:
         self._promise(list(held.ids))
 
     def _promise(self, ids: list[bytes]) -> None:
-        """Tell all, again and again for a while, that it is to be had here; it isn't."""
+        """Tell everybody, again and again for a while, that these can be had here; they can't."""
         fresh = [each for each in ids if each not in self._promised]
         self._promises += fresh
         self._promised.update(dict.fromkeys(fresh))
@@ -193,7 +193,7 @@ class Saboteur:
         )
 
     def _name(self) -> Identity:
-        """Take one of the names of the day; each is used up after a while, and another made."""
+        """Take one of the present names; each is used up after a while, and another made."""
         sabotage, rng = self._sabotage, self._world.rng
         if len(self._names) < sabotage.names:
             self._names.append(self._mint())
@@ -209,7 +209,7 @@ class Saboteur:
         """Invent a peer that was never named before, in one of a few networks."""
         identity = self._mint()
         number = self._invented = self._invented + 1
-        # They will be known by their records where this is told: as good reporters as any.
+        # Where this is told, they will be known by their records: as good reporters as any.
         self._accusers = [*self._accusers[-15:], identity]
         self._names = [*self._names[1:], identity]
         address = Address(f"198.51.{number % NETWORKS}.{number // NETWORKS % 254 + 1}", 41000)
@@ -222,7 +222,7 @@ class Saboteur:
         return self._world.rng.randbytes(self._world.rng.choice((20, 200, 2000)))
 
     def _times(self, per_second: float) -> int:
-        """Say how often something happens in a beat that is to happen so often a second."""
+        """Draw how often something happens in a beat, from how often it should a second."""
         mean = per_second * _BEAT
         return int(mean) + (self._world.rng.random() < mean - int(mean))
 

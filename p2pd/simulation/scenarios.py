@@ -48,7 +48,7 @@ async def run_scenario(
     """Run a scenario through and return what was measured.
 
     `progress` is told of each step as it begins, `on_world` gets the world before the
-    first node starts. Raises `checks.Unsound` where an invariant breaks.
+    first node starts. Raises `checks.Unsound` if an invariant breaks.
     """
     async with open_world(seed, tick=scenario.tick) as world:
         on_world(world)
@@ -75,7 +75,7 @@ async def run_scenario(
 
 
 async def _check_quiet(world: World) -> None:
-    """Check a quiet world, at a moment at which nobody is just dialling for a question."""
+    """Check a quiet world, at a moment when nobody happens to be dialling for a question."""
     for _ in range(_QUIET_TRIES - 1):
         with suppress(Unsound):
             return check_quiet(world)

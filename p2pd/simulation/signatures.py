@@ -1,7 +1,7 @@
-"""Handshakes in a world are proven by keyed hashes: to sign took a twentieth of a large join.
+"""Handshakes in a world are proven by keyed hashes: signing took a twentieth of a large join.
 
-All nodes of a world are one process, which knows their keys: what only the holder of a key can
-make, whoever checks it works out again. What is signed to be passed on (peer records, records,
+All nodes of a world are one process, which knows their keys: the checking side works out again
+what only the holder of a key can make. What is signed to be passed on (peer records, records,
 publications) is signed as always, and so is what comes from any other identity.
 """
 
@@ -12,7 +12,7 @@ from p2pd.wire.identity import Identity
 from p2pd.wire.records import RecordCache
 
 _MAX_OPENED = 1 << 20
-# As many are on their way in a world when a third of a thousand nodes die at once, and more.
+# More than are on their way in a world when a third of a thousand nodes die at once.
 _MAX_PUBLICATIONS = 1 << 14
 _SIGNATURE_BYTES = 64
 
@@ -25,7 +25,7 @@ class WorldRecords(RecordCache):
         self._keys: dict[bytes, bytes] = {}
 
     def add(self, identity: Identity) -> None:
-        """Take the proofs of an identity as it makes them, by `prove`."""
+        """Check the proofs of an identity as it makes them, by `prove`."""
         self._keys[identity.public_key] = identity.private_key
 
     def is_signed_by(self, public_key: bytes, signature: bytes, data: bytes) -> bool:

@@ -10,7 +10,7 @@ from p2pd.simulation.adversary import make_liar
 from p2pd.simulation.checks import Unsound
 from p2pd.simulation.plan import Run, Step
 
-# Messages to everybody before the tree is held to have settled, and those measured.
+# Messages to everybody before the tree counts as settled, and those measured.
 WARM_UP = 20
 PUBLISHED = 30
 _SHOWN = 5

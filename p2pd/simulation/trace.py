@@ -9,7 +9,7 @@ from p2pd.wire.framing import HEADER_BYTES
 from p2pd.wire.messages import TAGS
 
 LAST = 20_000
-# So many are gathered before they are hashed.
+# How many are gathered before they are hashed.
 _GATHERED = 512
 
 
@@ -73,12 +73,12 @@ class Traffic:
         self._medium.trace = self._trace
 
     def most_first(self) -> list[tuple[str, int]]:
-        """Return the bytes of each kind, headers included, the most first."""
+        """Return the bytes of each kind, headers included, the largest first."""
         return self._bytes.most_common()
 
     def _record(self, now: float, source: str, destination: str, data: bytes) -> None:
         self._trace(now, source, destination, data)
-        # What is sent at once are whole frames.
+        # What is sent at once consists of whole frames.
         while data:
             length = HEADER_BYTES + int.from_bytes(data[HEADER_BYTES - 4 : HEADER_BYTES], "big")
             whole = data[:1] == b"{"
@@ -89,6 +89,6 @@ class Traffic:
 def _kind(data: bytes) -> str:
     if not data:
         return "end of stream"
-    # Hostile ones may send a single byte.
+    # A hostile node may send a single byte.
     kind = TAGS.get(data[-1])
     return "beacon" if data[:1] == b"{" else kind.__name__ if kind else f"tag {data[-1]}"

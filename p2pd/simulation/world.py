@@ -1,4 +1,4 @@
-"""A world of nodes: the very code of production on `net.sim` and `store.memory`.
+"""A world of nodes: the production code on `net.sim` and `store.memory`.
 
 ::
 
@@ -9,7 +9,7 @@
         await world.partition(0.4, seconds=30)
         check_quiet(world)  # of `checks`
 
-Run it by `determinism.run_in_virtual_time`, or under Trio's autojump clock.
+Run it with `determinism.run_in_virtual_time`, or under Trio's autojump clock.
 """
 
 import random
@@ -54,7 +54,7 @@ _POLL = 0.05
 class SimNode:
     """One node of a world, over all its restarts: it keeps its identity and its disk.
 
-    `clock_error` is what its wall clock is ahead of the world's, in seconds.
+    `clock_error` is how far its wall clock is ahead of the world's, in seconds.
     """
 
     name: str
@@ -72,7 +72,7 @@ class SimNode:
 
     @contextmanager
     def while_it_runs(self) -> Iterator[None]:
-        """Break off what is within the `with` when the process ends, as for any of its callers."""
+        """Cancel what is within the `with` when the process ends, as for any of its callers."""
         with trio.CancelScope() as scope:
             self._callers[scope] = None
             if self.ended.is_set():
@@ -136,11 +136,11 @@ class World:
 
     @property
     def conditions(self) -> Conditions:
-        """What applies to all ways between hosts now: latency, loss and so on."""
+        """What applies to all paths between hosts now: latency, loss and so on."""
         return self.network.medium.conditions
 
     def living(self) -> list[SimNode]:
-        """Return the nodes that run, in the order of their making."""
+        """Return the nodes that run, in the order in which they were made."""
         return [each for each in self.nodes.values() if each.running is not None]
 
     async def start(
@@ -172,7 +172,7 @@ class World:
     async def start_many(
         self, count: int, *, per_second: float, prefix: str = "n", **settings: Any
     ) -> list[SimNode]:
-        """Start so many nodes, spread over time; `settings` as of `start`."""
+        """Start `count` nodes, spread over time; `settings` as for `start`."""
         nodes: list[SimNode] = []
         for number in range(len(self.nodes), len(self.nodes) + count):
             nodes.append(await self.start(f"{prefix}{number}", **settings))
@@ -187,7 +187,7 @@ class World:
     async def crash(self, node: SimNode) -> None:
         """End a node's process without warning: the kernel closes its connections.
 
-        What it had not synced is lost.
+        What it had not synced may be lost.
         """
         node.scope.cancel()
         await node.ended.wait()
@@ -220,7 +220,7 @@ class World:
                 nursery.start_soon(self._cut_for, cut, seconds)
 
     async def pause(self, node: SimNode, *, seconds: float) -> None:
-        """Let nothing reach or leave a node for a while, as while its process is stopped.
+        """Let nothing reach or leave a node for a while, as if its process were stopped.
 
         Its timers go on, unlike those of a stopped process.
         """
@@ -275,13 +275,13 @@ class World:
             node.clock_error = self.rng.uniform(-most, most)
 
     def meanwhile(self, deed: Callable[..., Awaitable[None]], *args: Any) -> None:
-        """Let something happen beside all else, until the world ends."""
+        """Let something run alongside everything else, until the world ends."""
         self._nursery.start_soon(deed, *args)
 
     async def until(self, condition: Callable[[], bool], *, within: float = 60.0) -> float:
         """Wait until a condition holds; returns the virtual seconds that took.
 
-        Raises `TimeoutError`, with the seed, when it does not within so many seconds.
+        Raises `TimeoutError`, with the seed, if it does not hold `within` so many seconds.
         """
         started = trio.current_time()
         while not condition():
@@ -381,7 +381,7 @@ async def open_world(
     """Make an empty world; its nodes end, without goodbyes, when the `async with` does.
 
     `latency` is that of a LAN unless another model is given; see `net.faults`. It is rounded
-    up to whole ticks: the coarser, the faster.
+    up to whole ticks: the coarser they are, the faster the world.
     """
     rng = random.Random(~seed)  # noqa: S311 - a simulation wants no secrets
     trace = Trace()
