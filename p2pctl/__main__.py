@@ -6,7 +6,7 @@ import sys
 
 
 def main() -> int:
-    """Run `p2pctl`; gives the exit code, also where Ctrl-C comes before it is loaded."""
+    """Run `p2pctl`; returns the exit code, also if Ctrl-C comes before it is loaded."""
     try:
         _repair_output()
         from p2pctl.cli import main as run  # noqa: PLC0415 - inside, so that Ctrl-C is quiet

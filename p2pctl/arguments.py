@@ -33,7 +33,7 @@ class Argument(NamedTuple):
 
 
 def argument(*flags: str, **options: Any) -> Argument:
-    """Note down an argument as `add_argument` takes it."""
+    """Declare an argument as `add_argument` takes it."""
     return Argument(flags, options)
 
 
@@ -59,9 +59,9 @@ def count_between(least: int, most: int) -> Callable[[str], int]:
 
 
 def version(text: str) -> str:
-    """Read the version of a record; `none` is that of one that is not there, an empty text."""
+    """Read a record's version; `none`, that of a record that is not there, becomes empty."""
     if not text:
-        # As the empty variable of a script would.
+        # An empty variable in a script would give this.
         raise argparse.ArgumentTypeError("expected a version or `none`, not ''")
     return "" if text == "none" else text
 
@@ -84,7 +84,7 @@ class Parser(argparse.ArgumentParser):
     def read(
         self, argv: Sequence[str], options: argparse.Namespace | None = None
     ) -> argparse.Namespace:
-        """Read a command line into `options`; a `UsageError` tells what may be meant."""
+        """Read a command line into `options`; a `UsageError` says what may be meant."""
         found, unknown = self.parse_known_args(argv, options)
         if unknown:
             self._reject(unknown[0])

@@ -1,6 +1,6 @@
 """The command line of `p2pctl`: the table of commands, the options, the exit code.
 
-Only the parser of the command that was named is built, so that the client starts at once.
+Only the parser of the named command is built, so that the client starts at once.
 """
 
 import argparse
@@ -33,12 +33,12 @@ from p2pd.typos import nearest
 
 INTERRUPTED: Final = 130
 
-# What a shell reports of a program that SIGPIPE ended, as git is by `git log | head`.
+# What a shell reports for a program that SIGPIPE ended, such as git in `git log | head`.
 BROKEN_PIPE: Final = 141
 
 
 class Command(NamedTuple):
-    """One command: its help, its arguments, what it does; `run` may give an exit code."""
+    """One command: its help, its arguments, what it does; `run` may return an exit code."""
 
     help: str
     example: str
@@ -262,7 +262,7 @@ def _command_parser(name: str, command: Command) -> Parser:
 
 
 def full_parser() -> argparse.ArgumentParser:
-    """Build one parser of all commands, as completion scripts are made from."""
+    """Build one parser of all commands, for completion scripts to be made from."""
     parser = _main_parser()
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, command in COMMANDS.items():
@@ -297,7 +297,7 @@ def _unknown_command(name: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `p2pctl`; gives the exit code."""
+    """Run `p2pctl`; returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
     try:
         try:
@@ -340,6 +340,6 @@ def _report(error: P2PError, *, as_json: bool) -> None:
 
 
 def _discard_output() -> None:
-    """Let what is still buffered go nowhere, or Python's exit would complain about it."""
+    """Discard what is still buffered; otherwise Python would complain about it at exit."""
     with contextlib.suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

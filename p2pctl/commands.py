@@ -40,7 +40,7 @@ class Run:
         return self._client
 
     def call(self, method: str, **params: Any) -> Any:
-        """Call a method, showing progress where it takes long."""
+        """Call a method, showing progress if it takes long."""
         progress = render.Progress(method)
         try:
             return self.client.call(method, params, self.options.timeout, progress)
@@ -48,7 +48,7 @@ class Run:
             progress.clear()
 
     def subscribe(self, method: str, **params: Any) -> Iterator[dict[str, Any]]:
-        """Give what a subscription delivers; what was missed is told on standard error."""
+        """Yield what a subscription delivers; what was missed is reported on standard error."""
         for notice in self.client.subscribe(method, params, self.options.timeout):
             if "missed" in notice:
                 count = notice["missed"]
@@ -63,7 +63,7 @@ class Run:
             self._client.close()
 
     def show(self, answer: Any, text: Callable[[Any], str]) -> None:
-        """Write an answer: as it is where JSON is asked for, else as `text` puts it."""
+        """Write an answer: as it is if JSON is asked for, else as `text` puts it."""
         if self.options.json:
             self.write_json(answer)
         else:
@@ -79,7 +79,7 @@ class Run:
 
     @property
     def instance(self) -> str | None:
-        """The instance that is meant; None where a socket is named instead."""
+        """The instance that is meant; None if a socket is named instead."""
         if self.options.socket is not None:
             return None
         if self.options.instance is not None:
@@ -93,7 +93,7 @@ class Run:
         return [self.options.socket or os.environ["P2PCTL_SOCKET"]]
 
     def warn(self, code: str, message: str, **more: Any) -> None:
-        """Tell of something on standard error that is no failure; `more` is for programs."""
+        """Warn, on standard error, of what is not a failure; `more` is for programs."""
         if self.options.json:
             document = {"warning": {"code": code, "message": message, **more}}
             print(render.json_text(document), file=sys.stderr)
@@ -113,7 +113,7 @@ def peers(run: Run) -> None:
         for notice in run.subscribe("peers.watch", status=run.options.status):
             peer = notice["peer"]
             who, line = peer["node_id"] or peer["address"], render.peer_line(peer, run.style)
-            # In JSON there is more of a peer that may have changed.
+            # JSON shows more of a peer, which may have changed.
             if run.options.json or shown.get(who) != line:
                 if len(shown) == _MAX_REMEMBERED:
                     shown.clear()
@@ -157,7 +157,7 @@ def ping(run: Run) -> None:
         try:
             result = run.call("ping", peer=run.options.peer)
         except (RequestTimedOut, ConnectionLost, DialFailed) as error:
-            # Who can't be reached at all is told at once; whoever was, and is no more, is lost.
+            # A peer that can't be reached is an error at once; after an answer it counts as lost.
             if not isinstance(error, RequestTimedOut) and not peer:
                 raise
             lost = error
@@ -208,7 +208,7 @@ def put(run: Run) -> None:
 def get(run: Run) -> None:
     """Write a record's bytes as they are; with `--all` a table of its versions.
 
-    On a terminal, what could drive it is escaped: the value is another member's.
+    On a terminal, what could drive it is escaped: another member wrote the value.
     """
     result = run.call(
         "get",
@@ -269,7 +269,7 @@ def publish(run: Run) -> None:
 
 
 def subscribe(run: Run) -> None:
-    """Show messages as they arrive, until there were as many as asked for."""
+    """Show messages as they arrive, until as many have come as were asked for."""
     notices = run.subscribe("subscribe", topics=run.options.topics)
     for notice in islice(notices, run.options.count):
         message = notice["message"]
@@ -283,7 +283,7 @@ def watch(run: Run) -> None:
 
 
 def lab(run: Run) -> None:
-    """Run the lab's experiments, each table as it is there, or JSON at the end."""
+    """Run the lab's experiments, each table as soon as it is ready, or JSON at the end."""
     from p2pctl.lab.command import longest_wait, run_lab  # noqa: PLC0415 - start-up time
     from p2pctl.lab.group import Settings  # noqa: PLC0415 - start-up time
     from p2pctl.lab.results import document  # noqa: PLC0415 - start-up time

@@ -1,4 +1,4 @@
-"""`p2pctl doctor`: the daemon's findings, or, where it does not answer, those made without it."""
+"""`p2pctl doctor`: the daemon's findings, or, if it does not answer, those made without it."""
 
 from typing import TYPE_CHECKING, Final
 
@@ -13,7 +13,7 @@ DEFAULT_CONFIG: Final = "/etc/p2pd/p2pd.toml"
 
 
 def examine(run: Run) -> int:
-    """Show what is wrong and what to do about it; gives 1 where there is a problem."""
+    """Show what is wrong and what to do about it; returns 1 if there is a problem."""
     try:
         said: list[FindingJson] = run.call("doctor")["findings"]
         daemon, findings = True, [_answers(run.client.path), *said]

@@ -1,4 +1,4 @@
-"""What can be found out where the daemon does not answer; nothing is changed for it."""
+"""What can be found out if the daemon does not answer; nothing is changed for it."""
 
 import errno
 import os
@@ -36,10 +36,10 @@ def look(
 ) -> "list[FindingJson]":
     """Say why the daemon does not answer, as far as can be seen without it.
 
-    `error` is what came of asking it: `denied`, that this user may not; `absent`, that
-    nobody was at the socket; else somebody was, and did not answer. `instance` is None
-    where only a socket was named; then nobody knows where its state is, unless `state_dir`
-    says so. With `config_must_be` it is a finding, too, if there is no file `config`.
+    `error` is what came of asking it. `denied`: this user may not ask; `absent`: nobody was
+    at the socket; else somebody was, and did not answer. `instance` is None if only a socket
+    was named; where its state is, then only `state_dir` can say. With `config_must_be`, it is
+    also a finding if there is no file `config`.
     """
     places = [Path(state_dir)] if state_dir is not None else _usual_places(instance)
     directory = next((each for each in places if _is_state(each)), None)
@@ -48,7 +48,7 @@ def look(
     owner = None if directory is None else _owner(directory)
     unit = "p2pd" if instance in {None, "default"} else f"p2pd@{instance}"
     log = f"why it stopped or hangs is in its log: `journalctl -u {unit}`"
-    if denied:  # nothing says that it does not run; what to do stands in the error
+    if denied:  # it may well run; the error says what to do
         control = _finding("control.denied", "problem", error)
     elif owner is None:
         control = _finding("control.unreachable", "problem", error, log)
@@ -101,7 +101,7 @@ def _owner(directory: Path) -> int | None:
         for line in Path("/proc/locks").read_text().splitlines():
             kind, _, _, pid, file = line.split()[1:6]
             where, _, inode = file.rpartition(":")
-            # Some file systems have another device number there than in stat(2).
+            # With some file systems, the device number there is not that of stat(2).
             same = inode == str(found.st_ino) and (where == device or pid == written)
             if kind == "FLOCK" and same:
                 return int(pid)
@@ -127,7 +127,7 @@ def _silent(
 def _is_stopped(process: int) -> bool:
     """Whether a process was stopped (proc(5), /proc/PID/stat)."""
     with suppress(OSError, IndexError):
-        # The name before it is in brackets, and may hold some itself.
+        # The name before it is in parentheses, and may contain some itself.
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
     return False
 

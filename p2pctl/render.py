@@ -39,16 +39,16 @@ _ABSENT: Final = "-"
 _LEVEL_WIDTH: Final = len("problem") + 2
 _CHECK_WIDTH: Final = len("bootstrap") + 2
 _GAP: Final = 2
-# What is left of the last column of a table before others are left out.
+# The last column of a table is cut down to this width before other columns are left out.
 _LEAST_OF_LAST: Final = 20
-# What `peers` leaves out first where a terminal is too narrow.
+# What `peers` leaves out first if a terminal is too narrow.
 _LEAST_OF_PEERS: Final = ("SOURCE", "DIRECTION", "SEEN", "RTT")
 
 
 class Style:
     """How to write to `stream`: in colour on a terminal, unless NO_COLOR or TERM say no.
 
-    `width` is how many characters a line of the terminal holds, None where it is none.
+    `width` is how many characters a line of the terminal holds, None if `stream` is not one.
     """
 
     def __init__(self, stream: TextIO, environment: Mapping[str, str] = os.environ) -> None:
@@ -61,7 +61,7 @@ class Style:
         )
 
     def paint(self, text: str, meaning: str) -> str:
-        """Colour `text` by what it means (`connected`, `warning`, ...), where it has one."""
+        """Colour `text` by what it means (`connected`, `warning`, ...), if that has a colour."""
         code = _COLOURS.get(meaning)
         return f"\x1b[{code}m{text}\x1b[0m" if self.colour and code is not None else text
 
@@ -93,7 +93,7 @@ class Progress:
 def clean(text: str) -> str:
     r"""Make text from outside safe for a terminal: `\x1b` and its like become visible.
 
-    Escaped is what Unicode calls not printable: control, format (such as right-to-left
+    What Unicode calls not printable is escaped: control, format (such as right-to-left
     overrides) and unassigned characters, all separators but the space.
     """
     if text.isprintable():
@@ -104,13 +104,13 @@ def clean(text: str) -> str:
 
 
 def value_text(value: bytes) -> str:
-    """Give a record's bytes as text for a terminal, in lines; what could drive it is escaped."""
+    """Return a record's bytes as lines of text; what could drive a terminal is escaped."""
     lines = value.decode(errors="backslashreplace").split("\n")
     return "\n".join("\t".join(map(clean, line.split("\t"))) for line in lines)
 
 
 def json_text(document: Any, *, indent: int | None = None) -> str:
-    """Give a document as JSON, with everything not printable escaped, also C1 controls."""
+    """Return a document as JSON, with everything not printable escaped, also C1 controls."""
     text = json.dumps(document, ensure_ascii=False, indent=indent)
     if text.isprintable():
         return text
@@ -120,7 +120,7 @@ def json_text(document: Any, *, indent: int | None = None) -> str:
 
 
 def short_ids(ids: Iterable[str | None]) -> dict[str, str]:
-    """Shorten node IDs, all to one length, at which those given stay distinct."""
+    """Shorten node IDs, all to one length at which those given stay distinct."""
     distinct = {each for each in ids if each is not None}
     longest = max((len(each) for each in distinct), default=0)
     length = MIN_ID_DIGITS
@@ -243,7 +243,7 @@ def _fitted(
     headers: Sequence[str], rows: Sequence[Sequence[str]], width: int, least: Sequence[str]
 ) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
     """Cut the last column of a table, and leave out the `least`, until it fits into `width`."""
-    # tabulate leaves as much room behind a column, and once more behind its header.
+    # tabulate leaves this gap after a column, and another one after its header.
     widths = [
         max(len(header) + _GAP, *map(len, cells)) + _GAP
         for header, *cells in zip(headers, *rows, strict=True)
@@ -284,7 +284,7 @@ def event_line(event: "results.EventJson", style: Style) -> str:
 def message_line(message: "results.MessageJson", data: bytes) -> str:
     """Show one message of `subscribe`, with the local time at which it was published.
 
-    `data` are its bytes, shown whole but for one newline at the end.
+    `data` holds its bytes, shown whole except for one newline at the end.
     """
     origin = clean(message["origin_name"] or message["origin"][: 2 * MIN_ID_DIGITS])
     text = clean(data.removesuffix(b"\n").decode(errors="backslashreplace"))
@@ -305,7 +305,7 @@ def why(result: "results.WhyResultJson", style: Style, now: "datetime") -> str:
 
 
 def findings(found: "Sequence[results.FindingJson]", style: Style) -> str:
-    """Show `doctor`: a line for each finding, its remedy below it, and the sum of it."""
+    """Show `doctor`: a line for each finding, its remedy below it, and a summary."""
     indent = " " * (_LEVEL_WIDTH + _CHECK_WIDTH)
     lines = []
     for each in found:

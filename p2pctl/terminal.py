@@ -13,6 +13,6 @@ def columns(stream: TextIO, environment: Mapping[str, str] = os.environ) -> int:
     with contextlib.suppress(ValueError):
         return max(1, int(environment.get("COLUMNS", "")))
     with contextlib.suppress(OSError, ValueError):
-        # A terminal that nobody told its size (a serial line, `script`) says 0.
+        # A terminal whose size was never set (a serial line, `script`) says 0.
         return os.get_terminal_size(stream.fileno()).columns or _USUAL_COLUMNS
     return _USUAL_COLUMNS

@@ -22,7 +22,7 @@ _REDRAW_SECONDS: Final = 0.1
 def run_lab(settings: Settings, tables: Sequence[str], style: Style | None) -> Report:
     """Run the experiments that `tables` names.
 
-    Each table is printed as soon as it is there, in `style`; None prints nothing.
+    Each table is printed as soon as it is ready, in `style`; None prints nothing.
     """
     progress = Progress(len(tables))
     outcomes: list[Outcome] = []

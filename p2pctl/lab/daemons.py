@@ -1,4 +1,4 @@
-"""The lab's daemons: processes of their own, watched by their logs, so as not to disturb them."""
+"""The lab's daemons: processes of their own, watched through their logs, undisturbed."""
 
 import ctypes
 import json
@@ -25,7 +25,7 @@ _libc: Final = ctypes.CDLL(None)
 
 @attrs.define
 class Link:
-    """A connection as its side logged it; `dialled` by this side."""
+    """A connection as one side logged it; `dialled`: by this side."""
 
     since: float
     dialled: bool
@@ -34,7 +34,7 @@ class Link:
 class Daemon:
     """A `p2pd`. What it logged since `launch` is in its attributes, as of the last `look`.
 
-    All times are of this machine's wall clock, as those of the log.
+    All times are of this machine's wall clock, like those of the log.
     """
 
     def __init__(self, network: Network, directory: Path, name: str, *flags: str) -> None:
@@ -43,7 +43,7 @@ class Daemon:
         self._network = network
         self._flags = [*placed, *flags]
         self._directory = directory / name
-        # A path has at most 107 bytes, and the directory for temporary files may be a deep one.
+        # A socket's path has at most 107 bytes, and the directory for temporary files may be deep.
         self._socket = str(self._directory / "s")
         self._directory.mkdir()
         self._log = self._directory / "log"
@@ -79,12 +79,12 @@ class Daemon:
                 env=_environment(),
                 # Ctrl-C is for the lab alone; it ends its daemons itself,
                 process_group=0,
-                # and should it be killed, the kernel does.
+                # and if the lab is killed, the kernel does.
                 preexec_fn=_end_with_parent,  # noqa: PLW1509 - the lab has one thread
             )
 
     def look(self) -> None:
-        """Take in what is new in the log; raises `P2PError` where the process has ended."""
+        """Take in what is new in the log; raises `P2PError` if the process ended with an error."""
         ended = None if self._process is None else self._process.poll()
         with self._log.open("rb") as log:
             log.seek(self._read)
@@ -127,7 +127,7 @@ class Daemon:
             self._process.send_signal(number)
 
     def reap(self) -> None:
-        """Wait for the end of the process; raises `P2PError` where it does not end."""
+        """Wait for the end of the process; raises `P2PError` if it does not end."""
         if self._process is not None:
             try:
                 self._process.wait(_END_SECONDS)
@@ -153,7 +153,7 @@ class Daemon:
 
 
 def _environment() -> dict[str, str]:
-    """Let the daemon be the code that the lab is of, and no service, whatever the lab is."""
+    """Let the daemon run the lab's own code, and not as a service, even if the lab does."""
     kept = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
     return kept | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 

@@ -87,7 +87,7 @@ def interval(lab: Lab) -> Comparison:
     """Let nodes find each other with the long and the short beacon interval."""
     settings = lab.settings
     kinds = [(False, settings.interval), (False, settings.short_interval)]
-    # The other one takes its time.
+    # A passive one at the long interval takes its time.
     kinds += [(True, settings.interval)] if settings.passive else []
     kinds += [(True, settings.short_interval)]
     ways = []
@@ -134,7 +134,7 @@ def _ready(daemon: Daemon) -> float:
 
 
 def _after_ready(group: Group) -> float:
-    """How long after the last node was ready the last connection came."""
+    """Return how long after the last node was ready the last connection came."""
     ready = max(each.ready or each.launched for each in group.daemons)
     last = max(link.since for each in group.daemons for link in each.links.values())
     # A node may be dialled just before it says that it is ready.
@@ -230,7 +230,7 @@ def _replacement(group: Group, going: Daemon) -> Departure:
 
 
 def _send(number: signal.Signals, going: Sequence[Daemon]) -> float:
-    """Send a signal to some at once, and wait for their ends; returns when it was sent."""
+    """Send a signal to some at once, and wait for them to end; returns when it was sent."""
     at = time.time()
     for each in going:
         each.send(number)
@@ -240,13 +240,13 @@ def _send(number: signal.Signals, going: Sequence[Daemon]) -> float:
 
 
 def _moment(group: Group, what: str, times: Mapping[str, float], peer: str) -> float:
-    """Wait until a time is known of a peer, and return it."""
+    """Wait until a time is known for a peer, and return it."""
     group.wait(what, lambda: peer in times)
     return times[peer]
 
 
 def _go(group: Group, number: signal.Signals, going: Sequence[Daemon]) -> float:
-    """Let some go; returns after how long all others had noticed."""
+    """Let some go; returns how long it took until all others had noticed."""
     staying = group.others(*going)
     gone = [each.node_id or "" for each in going]
     at = _send(number, going)
@@ -262,7 +262,7 @@ def _return(what: str, noticed: float, group: Group, back: Sequence[Daemon]) -> 
     links = [(each, other) for each in back for other in group.others(each)]
     returned = max(_discovery(each, other) for each, other in links)
     returned = max(returned, *(_discovery(other, each) for each, other in links))
-    # Of connections between two that return, each is counted where it was dialled.
+    # Connections between two that return are not counted.
     dialled = [each.links[other.node_id or ""].dialled for each, other in links if other in staying]
     return Departure(
         what=what,

@@ -16,7 +16,7 @@ from p2pctl.lab.daemons import Daemon
 from p2pctl.lab.networks import Ear, Loopback, Network
 from p2pd.errors import P2PError
 
-# Beside the wait for a beacon: for starts, dials and verdicts, also on a busy machine.
+# On top of the wait for a beacon: for starts, dials and verdicts, also on a busy machine.
 _PATIENCE_SECONDS: Final = 20.0
 _PATIENCE_PER_NODE: Final = 4.0
 _LOOK_SECONDS: Final = 0.01
@@ -60,7 +60,7 @@ class Lab:
         interval: float | None = None,
         multicast: bool = True,
     ) -> Iterator["Group"]:
-        """Start a network of its own: no daemon yet. Its daemons end with the `with`.
+        """Begin a network of its own, without daemons yet. Its daemons end with the `with`.
 
         `passive` and `interval` are the lab's unless they are given.
         """
@@ -90,7 +90,7 @@ class Lab:
                 self.end(group.daemons)
 
     def add(self, daemon: Daemon) -> None:
-        """Take over the end of a daemon."""
+        """Take over the ending of a daemon."""
         self._daemons.append(daemon)
 
     def end(self, daemons: Sequence[Daemon]) -> None:
@@ -136,7 +136,7 @@ def open_lab(settings: Settings, waiting: Waiting) -> Iterator[Lab]:
         lab = Lab(settings, directory, loopback, waiting)
         yield lab
     finally:
-        # Whoever is impatient must not stop half of it.
+        # An impatient second signal must not cut this short.
         signal.pthread_sigmask(signal.SIG_BLOCK, _DEFERRED)
         try:
             if lab is not None:
@@ -174,7 +174,7 @@ class Group:
         self._patience = patience
 
     def add(self, name: str, *flags: str, network: Network | None = None) -> Daemon:
-        """Make a daemon, on the lab's loopback if nothing else is said; it is not started."""
+        """Make a daemon, on the lab's loopback unless `network` is given; it is not started."""
         on = self._lab.loopback if network is None else network
         daemon = Daemon(on, self._directory, name, *self._common, *flags)
         self.daemons.append(daemon)
@@ -207,7 +207,7 @@ class Group:
         return [each for each in self.daemons if each not in daemons]
 
     def wait(self, what: str, probe: Callable[[], bool]) -> None:
-        """Wait until `probe` holds on what the daemons logged; raises `P2PError` if too long."""
+        """Wait until `probe` holds for what the daemons logged; raises `P2PError` if too long."""
 
         def looked() -> bool:
             for each in self.daemons:

@@ -18,13 +18,13 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class NoNamespace(P2PError):
-    """There can be no network namespaces here, or not such a one; the message says why."""
+    """No network namespace, or not such a one, can be made here; the message says why."""
 
 
 class Namespace:
     """A network namespace in which only the loopback is up.
 
-    Raises `NoNamespace` where this process may not make one, or iproute2 is missing.
+    Raises `NoNamespace` if this process may not make one, or iproute2 is missing.
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class Namespace:
 
     @property
     def path(self) -> str:
-        """What ip(8) takes for the name of the namespace."""
+        """What ip(8) accepts as the name of the namespace."""
         return f"/proc/{os.getpid()}/fd/{self._descriptor}"
 
     @contextmanager

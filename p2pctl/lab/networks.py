@@ -30,11 +30,11 @@ class Network(Protocol):
         """Within the `with`, sockets and processes of this thread are made there."""
 
     def place(self) -> tuple[str, list[str]]:
-        """Choose an address for one more daemon; gives it, and the flags that say so."""
+        """Choose an address for one more daemon; returns it, and the flags that set it."""
 
 
 class Loopback:
-    """A loopback, in a namespace of its own where that is allowed, else this machine's.
+    """A loopback, in a namespace of its own if that is allowed, else this machine's.
 
     Several daemons share it. Their beacons have a port of their own, so that no other node of
     the machine hears them.
@@ -126,7 +126,7 @@ class Host:
 
 @contextmanager
 def lan_of_hosts(count: int) -> Iterator[list[Host]]:
-    """Make so many hosts on a switch, a bridge in a namespace of its own.
+    """Make `count` hosts on a switch, a bridge in a namespace of its own.
 
     Raises `NoNamespace`.
     """
@@ -144,7 +144,7 @@ def lan_of_hosts(count: int) -> Iterator[list[Host]]:
 
 
 class Ear:
-    """Counts beacons on an interface; to be made where that interface is."""
+    """Counts beacons on an interface; to be made in the network of that interface."""
 
     def __init__(self, interface: str, port: int) -> None:
         self.count = 0
@@ -168,5 +168,5 @@ class Ear:
             self.count += 1
 
     def close(self) -> None:
-        """Hear no more."""
+        """Stop listening."""
         self._socket.close()

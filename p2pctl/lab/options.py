@@ -14,7 +14,7 @@ from p2pctl.lab.plan import (
 
 _DAY: Final = 86400
 
-# What the daemon takes.
+# What the daemon accepts.
 _interval: Final = number(
     float, f"a number of seconds from 1 to {_DAY}", lambda value: 1 <= value <= _DAY
 )

@@ -1,8 +1,8 @@
 """What the experiments measured: what `--json` writes, and what the tables show.
 
-Times are in seconds. Those of discovery count from the start of the process, of the later one
-where there are two, to the connection; `ready_seconds` of that are the process's own start.
-`after_ready_seconds` is what remains: from the last node's being ready to the last connection.
+Times are in seconds. Those of discovery count from the start of the process (of the later one,
+if there are two) to the connection; `ready_seconds` of that is the process's own start.
+`after_ready_seconds` is what remains: from the last node being ready to the last connection.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ import attrs
 class NodeTimes:
     """How long one node took to be ready, and connected to the first and to the last of all.
 
-    `sources`: by what its registry says that it heard of the others, with their numbers.
+    `sources`: how, by its registry, it heard of the others, with the number of each.
     """
 
     node: str
@@ -62,9 +62,9 @@ class Comparison:
 
 @attrs.frozen
 class Sight:
-    """A node's registry entry of another at a moment, so long after `moment` began.
+    """A node's registry entry of another, `after_seconds` after `moment` began.
 
-    `status` and what follows are None where it has none.
+    `status` and what follows are None if it has no entry.
     """
 
     moment: str
@@ -90,7 +90,7 @@ class Departure:
     """Nodes that went and came back: when all others noticed, and had them again.
 
     `noticed_seconds` count from the signal, `back_seconds` from the start of the process.
-    `dialled` of their connections they made themselves, `was_dialled` others.
+    Of their connections to the others, they dialled `dialled`, the others `was_dialled`.
     """
 
     what: str
@@ -157,14 +157,14 @@ class Report:
 
 
 def document(report: Report) -> dict[str, object]:
-    """Give a report as JSON, the tables by name."""
+    """Return a report as JSON, the tables by name."""
     whole = attrs.asdict(report, filter=lambda field, _: field.name != "tables")
     whole["tables"] = {each.table: _outcome_document(each) for each in report.tables}
     return whole
 
 
 def _outcome_document(outcome: Outcome) -> dict[str, object]:
-    """Give what there is of result, reason or failure, and how long it took."""
+    """Return what there is of result, reason or failure, and how long it took."""
     told: dict[str, object] = {"seconds": outcome.seconds}
     if outcome.result is not None:
         told |= attrs.asdict(outcome.result)

@@ -20,7 +20,7 @@ _ABSENT: Final = "-"
 
 
 class _Table(NamedTuple):
-    """What stands in a table, and what is said below it."""
+    """What is in a table, and the note below it."""
 
     headers: Sequence[str]
     rows: Iterable[Sequence[str]]
