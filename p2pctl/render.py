@@ -130,7 +130,7 @@ def short_ids(ids: Iterable[str | None]) -> dict[str, str]:
 
 
 def duration(seconds: float) -> str:
-    """Give a time span in its two largest units: `3 d 4 h`, `42 s`."""
+    """Format a time span in its two largest units: `3 d 4 h`, `42 s`."""
     whole = max(0, int(seconds))
     units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
     parts = []
@@ -143,7 +143,7 @@ def duration(seconds: float) -> str:
 
 
 def size(count: int) -> str:
-    """Give a number of bytes in the largest fitting unit."""
+    """Format a number of bytes in the largest fitting unit."""
     value = float(count)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if value < 1024:
@@ -166,7 +166,7 @@ def ago(time: str | None, now: "datetime") -> str:
 
 
 def milliseconds(value: float | None) -> str:
-    """Give a round-trip time."""
+    """Format a round-trip time."""
     return _ABSENT if value is None else f"{value:.2f} ms"
 
 
@@ -388,7 +388,7 @@ def lookup(result: "results.LookupResultJson") -> str:
 
 
 def _clock(time: str) -> str:
-    """Give the local time of day of an RFC 3339 time."""
+    """Return the local time of day of an RFC 3339 time."""
     from datetime import datetime  # noqa: PLC0415 - start-up time
 
     try:

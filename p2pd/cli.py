@@ -34,9 +34,9 @@ _FLAGS = {
 def main(argv: Sequence[str]) -> int:
     """Run `p2pd` with these flags; returns the exit code.
 
-    0 after a graceful stop, 2 if flags or configuration are wrong, 1 if anything else keeps
-    the node from running; for 1 and 2 the reason is on standard error. 130 if Ctrl-C comes
-    before the node runs.
+    0 after a graceful stop, 1 after a forced one or if the node can't run, 2 if flags or
+    configuration are wrong, 130 if Ctrl-C comes before the node runs. What keeps the node from
+    running is on standard error.
     """
     try:
         flags = _parse_flags(argv)

@@ -40,7 +40,7 @@ from p2pd.notify import Manager, watchdog_interval
 from p2pd.store.sqlite import SqliteStore, open_sqlite_store
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-# Seconds between two requests for more time; each asks for twice as much.
+# Seconds between two requests for more time; each asks for twice as many.
 _ASK_AGAIN = 10
 
 

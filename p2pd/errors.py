@@ -76,7 +76,7 @@ class PeerError(P2PError):
 
 
 class RequestRefused(PeerError):
-    """A peer says that it does not do what it was asked; `reason` is the code it gives."""
+    """A peer declines to do what it was asked; `reason` is the code it gives."""
 
     code = "request_refused"
 

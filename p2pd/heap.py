@@ -13,7 +13,7 @@ TRIM_INTERVAL = 300.0
 
 
 async def keep_trimmed() -> None:
-    """Give free pages back every `TRIM_INTERVAL` seconds, which takes about a millisecond.
+    """Return free pages every `TRIM_INTERVAL` seconds, which takes about a millisecond.
 
     Ends at once if the C library has no malloc_trim(3), which only glibc has.
     """

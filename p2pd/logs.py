@@ -82,7 +82,7 @@ class ConsoleFormatter(logging.Formatter):
         self._colour = colour
 
     def format(self, record: logging.LogRecord) -> str:
-        """Give the line, and a traceback indented below it."""
+        """Return the line, and a traceback indented below it."""
         time = datetime.fromtimestamp(_time(record), UTC).astimezone()
         level = record.levelname.lower()
         subject = f"{_code(record) or record.name:<{_EVENT_WIDTH}}"
@@ -103,7 +103,7 @@ class JsonFormatter(logging.Formatter):
         self._instance = instance
 
     def format(self, record: logging.LogRecord) -> str:
-        """Give the line: ASCII only, so that nothing in it can end it or steer a terminal."""
+        """Return the line: ASCII only, so that nothing in it can end it or steer a terminal."""
         time = datetime.fromtimestamp(_time(record), UTC)
         line: dict[str, FieldValue] = {
             "time": time.isoformat(timespec="milliseconds").replace("+00:00", "Z"),

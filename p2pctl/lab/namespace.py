@@ -18,7 +18,7 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class NoNamespace(P2PError):
-    """No network namespace, or not such a one, can be made here; the message says why."""
+    """No network namespace, or none of this kind, can be made here; the message says why."""
 
 
 class Namespace:

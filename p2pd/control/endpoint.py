@@ -1,4 +1,4 @@
-"""The control socket as a file: never open to others, even while it is made, and removed.
+"""The control socket as a file: made without being open to others for a moment, and removed.
 
 Its directory is for the caller to make.
 """

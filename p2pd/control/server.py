@@ -1,11 +1,11 @@
 """The control socket's server: clients, their requests, and the answers one at a time.
 
-Each client may have up to `MAX_REQUESTS` requests under way; then the server reads no
-further, so that a client that floods waits in its own socket. Up to `MAX_CLIENTS` clients
-are connected; then a newcomer replaces the client that has been connected longest among
-those with no request and no subscription, and if all are at work, the newcomer is told
-`busy`. A client may close its sending half (as `printf ... | nc -N -U` does): it still
-gets its answers. When it is gone altogether, its requests are cancelled, and nothing else.
+Each client may have up to `MAX_REQUESTS` requests under way; at that limit the server reads
+no further, so that a client that floods waits in its own socket. Up to `MAX_CLIENTS` clients
+are connected; at that limit a newcomer replaces the client that has been connected longest
+among those with no request and no subscription; if all are at work, the newcomer is told
+`busy`. A client may close its sending half (as `printf ... | nc -N -U` does): it still gets
+its answers. When it is gone altogether, its requests are cancelled, and nothing else.
 
 A bad line (too long, not JSON, an unknown method, wrong parameters) is answered with an
 error, and the connection goes on; so it does after a bug in one request, which is emitted
@@ -34,7 +34,7 @@ MAX_SUBSCRIPTIONS: Final = 16
 
 _READ_BYTES: Final = 64 * 1024
 
-# A client that does not read must not delay a stop, nor stay connected once it is refused.
+# A client that does not read must not prevent a stop, nor stay connected once it is refused.
 _LAST_WORD_SECONDS: Final = 1.0
 
 

@@ -21,7 +21,7 @@ _RTMGRP_LINK, _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x1, 0x10, 0x100
 # A line for each IPv6 address: its 16 bytes, index, prefix length, scope, flags, interface, all
 # in hex but the last (net/ipv6/addrconf.c, if6_seq_show).
 _IF_INET6 = Path("/proc/self/net/if_inet6")
-# linux/if_addr.h: nobody may use it yet, as another host might have it.
+# linux/if_addr.h: not to be used yet, as another host might have the address.
 _IFA_F_TENTATIVE = 0x40
 _IFREQ = struct.Struct("16sH14x")
 
@@ -94,7 +94,7 @@ async def interface_changes() -> AsyncIterator[Callable[[], Awaitable[None]]]:
 
 
 def _has_notice(sock: socket.socket) -> bool:
-    """Take one notice off a netlink socket; False where there is none."""
+    """Take one notice off a netlink socket; False if there is none."""
     try:
         sock.recv(65536)
     except BlockingIOError:

@@ -15,7 +15,7 @@ import trio
 from p2pd.net.faults import Conditions, Cut
 
 TICK = 0.0005
-# The share of a tick by which sums of floats may exceed a whole one without the next being taken.
+# The share of a tick by which sums of floats may exceed a whole one and still count as it.
 _TOLERANCE = 1e-6
 
 # Called for everything that is carried: when, from where, to where, the bytes.

@@ -196,7 +196,7 @@ class TlsStream:
         return True
 
     def _feed(self) -> None:
-        """Give TLS the next records, as far as they are there, but no part of a header."""
+        """Give TLS the next records, as far as they are there; no header in part."""
         came, end = self._came, self._to_come
         for _ in range(_RECORDS_AT_ONCE):
             if end >= _BYTES_AT_ONCE or len(came) < end + _HEADER_BYTES:

@@ -193,7 +193,7 @@ class Saboteur:
         )
 
     def _name(self) -> Identity:
-        """Take one of the present names; each is used up after a while, and another made."""
+        """Take one of the current names; each is replaced by a new one after a while."""
         sabotage, rng = self._sabotage, self._world.rng
         if len(self._names) < sabotage.names:
             self._names.append(self._mint())

@@ -104,7 +104,7 @@ class SqliteStore:
         return self._usage[table]
 
     async def _commit_waiting(self) -> None:
-        """Commit what waits, as far as it fits into one commit, and settle it."""
+        """Commit the writes that wait, as far as they fit into one commit, and settle them."""
         group: list[_Write] = []
         size = 0
         for write in self._waiting:
