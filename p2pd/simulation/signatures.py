@@ -12,7 +12,7 @@ from p2pd.wire.identity import Identity
 from p2pd.wire.records import RecordCache
 
 _MAX_OPENED = 1 << 20
-# More than are on their way in a world when a third of a thousand nodes die at once.
+# As many or more are on their way in a world when a third of a thousand nodes die at once.
 _MAX_PUBLICATIONS = 1 << 14
 _SIGNATURE_BYTES = 64
 
