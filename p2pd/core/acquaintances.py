@@ -7,7 +7,7 @@ import attrs
 from p2pd.core.suspicion import Statement
 from p2pd.ids import NodeId
 
-# At the bound the oldest without a connection is forgotten: it is then unknown.
+# When full, the oldest node without a connection is forgotten: it is then unknown.
 MAX_KNOWN = 16384
 
 
@@ -15,11 +15,11 @@ MAX_KNOWN = 16384
 class Known:
     """What is known of a node. Times are monotonic; `issued_ms` is in its own Unix time.
 
-    `alive` counts while it is neither suspect nor dead. `linked_at` is the begin of the
-    connection, None without one. `had_link`: it was lost with a connection, whose silence may be
-    that of our own link. `gone_at` is when it left or we lost it: nothing older
-    revives it. `claims` are reports that came while it was connected and well: what comes
-    next, its word or its loss, decides about them.
+    `alive` counts while it is neither suspect nor dead. `linked_at` is the start of the connection,
+    None without one. `had_link`: it was lost with a connection, whose silence may be that of our
+    own link. `gone_at` is when it left or we lost it: nothing older revives it. `claims` are
+    reports that came while it was connected and well: they are decided by what comes next, a
+    message from it or its loss.
     """
 
     alive: bool = False
@@ -44,7 +44,7 @@ class Acquaintances:
         return self._known.get(node)
 
     def of(self, node: NodeId) -> Known:
-        """Return what is known of a node: from now on, if nothing was."""
+        """Return what is known of a node, with a new entry if nothing was."""
         known = self._known.get(node)
         if known is None:
             if len(self._known) >= MAX_KNOWN:

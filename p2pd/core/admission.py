@@ -1,15 +1,15 @@
-"""Whose publications are taken when there are too many: who is known, before who is not.
+"""Whose publications are taken when there are too many: known origins before unknown ones.
 
-Key pairs cost nothing, so a bound for each origin bounds nobody who invents origins. Each
-message is paid from a budget that whoever floods can't multiply: that of its origin, if we
-were ever connected to it; of whoever told of its origin, if we only heard of it; of the
-neighbour that brings it; and at last one that all share. What is left of a neighbour's own
-budget is nobody else's: who floods behind one neighbour starves nobody behind another.
+Key pairs cost nothing, so a bound for each origin does not bound a peer that invents origins. Each
+message is charged to a budget that a flooder can't multiply: its origin's, if we were ever
+connected to it or heard of it long enough ago; else that of the peer that told us of the origin;
+else the delivering neighbour's; and finally one shared by all. Nobody else draws on a neighbour's
+own budget: a flooder behind one neighbour starves nobody behind another.
 
-For that to hold at the next node, too, an honest neighbour must not be the one who floods. So
-as long as there is too much, a node passes on by itself only what is paid by its origin: the
-rest is there for whoever asks. Its own budget at its neighbours is then left to those whom it
-knows and they don't.
+For that to hold at the next node, too, an honest neighbour must not become the flooder. So as long
+as there is too much, a node passes on unasked only what its origin pays for: the rest it gives to
+those who ask. Its own budget at its neighbours is then left to the origins that it knows and they
+don't.
 """
 
 import enum
@@ -25,43 +25,46 @@ from p2pd.wire.messages import Publication
 
 # What the network itself publishes; users can't.
 SYSTEM = "$"
-# Of one origin that we were once connected to: as much as an honest one publishes.
+# For each origin that we were once connected to, burst and rate: as much as an honest one
+# publishes.
 KNOWN_AT_ONCE = 1200
 KNOWN_PER_SECOND = 20.0
-# What such a one says on the network's own topics ($dead, $alive, $left) is paid from this first.
+# What such an origin says on the network's own topics ($dead, $alive, $left) is paid from this
+# first.
 WORDS_AT_ONCE = 30
 WORDS_PER_SECOND = 1.0
-# Of one that we only heard of, so many seconds ago. Whoever names new peers again and again
-# gets none of them that old.
+# For each origin that we only heard of, at least this many seconds ago. A peer that invents origins
+# has no more of them this old than its share of the registry (`hearsay`).
 ACQUAINTED_AFTER = 60.0
 ACQUAINTED_AT_ONCE = 10
 ACQUAINTED_PER_SECOND = 0.1
-# Of one origin that is paid by somebody else, and of all that one and the same peer told of.
+# For each origin that another pays for, and for all origins that the same peer told us of.
 HEARD_OF_AT_ONCE = 60
 HEARD_OF_PER_SECOND = 1.0
 TOLD_AT_ONCE = 500
 TOLD_PER_SECOND = 10.0
-# Of all others: what one peer brings by itself, then, and beyond the above, what all bring.
+# For all others: what each peer brings unasked; and, beyond all of the above, what all bring
+# together.
 PEER_AT_ONCE = 500
 PEER_PER_SECOND = 10.0
 MOST_AT_ONCE = 4000
 MOST_PER_SECOND = 100.0
-# Seconds after that last one was used up in which there is too much.
+# For this many seconds after that last budget was used up, there is too much.
 SCARCE_FOR = 30.0
-# A message from these budgets counts once more for each so many bytes.
+# A message charged to these budgets counts once more for each so many bytes.
 BYTES_COUNT = 4096
-# Budgets of each kind that are kept; beyond it the one that is quiet for longest starts anew. No
-# kind that is paid to somebody known can be filled with invented origins.
+# Budgets kept of each kind; beyond that, the one that has been quiet longest starts anew. Invented
+# origins can't fill a kind that is for known peers.
 MAX_BUDGETS = 4096
-# Messages of one origin that were issued within one of these slices of time, at most.
+# At most so many messages of one origin that were issued within one slice of time.
 ORIGIN_SECONDS = 60
 MOST_OF_ORIGIN = 1200
-# Slices of origins that are counted; beyond it the one that is quiet for longest is forgotten.
+# Slices of origins that are counted; beyond that, the one that has been quiet longest is forgotten.
 MAX_SLICES = 65_536
 
 
 class Grant(enum.Enum):
-    """What may be done with a publication. `KEEP`: it is taken, and sent to who asks for it."""
+    """What may be done with a publication. `KEEP`: it is taken, and sent only to those who ask."""
 
     DROP = enum.auto()
     KEEP = enum.auto()
@@ -69,14 +72,15 @@ class Grant(enum.Enum):
 
 
 class Admission:
-    """Counts what comes. Budgets outlive connections: whoever comes again has no other."""
+    """Counts what comes. Budgets outlive connections: a peer that reconnects gets no new one."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._known = _budgets(KNOWN_AT_ONCE, KNOWN_PER_SECOND)
         self._known_words = _budgets(WORDS_AT_ONCE, WORDS_PER_SECOND)
-        # Whoever accuses a node again and again makes it speak: that must cost neither it nor those
-        # who pass it on their other messages. So these are apart, by whether it is a word.
+        # A peer that accuses a node again and again makes it speak: that must not cost the node, or
+        # those who pass on what it says, their other messages. So the network's own topics have
+        # budgets of their own.
         self._acquainted = _apart(ACQUAINTED_AT_ONCE, ACQUAINTED_PER_SECOND)
         self._heard_of = _apart(HEARD_OF_AT_ONCE, HEARD_OF_PER_SECOND)
         self._peer = _apart(PEER_AT_ONCE, PEER_PER_SECOND)
@@ -106,8 +110,8 @@ class Admission:
     ) -> Grant:
         """Pay for a new publication that a peer brings, and say what may be done with it.
 
-        `asked`: it was found by a digest; what a neighbour may bring by itself is then left to
-        it. `now` is monotonic, `wall` Unix seconds.
+        `asked`: we asked for it after a digest; the neighbour's budget for what it brings unasked
+        is then left alone. `now` is monotonic, `wall` Unix seconds.
         """
         entry, origin = self._registry.get(item.origin), item.origin
         is_word = publication.topic.startswith(SYSTEM)
@@ -148,8 +152,8 @@ class Admission:
     ) -> bool:
         teller = entry.told_by if entry is not None and not entry.proven else None
         cost = 1 + len(item.signed.body) // BYTES_COUNT
-        # One that floods may be known to an honest neighbour: it must not use up all of that
-        # one's budget here.
+        # A flooder may be known to an honest neighbour: it must not use up all of that neighbour's
+        # budget here.
         if self._heard_of[is_word].spend(item.origin, 1, now):
             if teller and self._told.spend(teller, 1, now):
                 return True

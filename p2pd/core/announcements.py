@@ -22,7 +22,7 @@ class Announcements:
         self._due: dict[NodeId, float] = {}
 
     def add(self, peer: NodeId, message_id: bytes, hops: int, now: float) -> None:
-        """Have a peer told that it is here after `hops`; at the bound the oldest is left out."""
+        """Have a peer told that it is here after `hops`; when full, the oldest is left out."""
         waiting = self._waiting.setdefault(peer, {})
         waiting[message_id] = hops
         if len(waiting) < MAX_IDS:
@@ -34,12 +34,12 @@ class Announcements:
             del waiting[next(iter(waiting))]
 
     def link_down(self, peer: NodeId) -> None:
-        """Tell a peer nothing any more."""
+        """Forget what was to be told to a peer."""
         self._waiting.pop(peer, None)
         self._due.pop(peer, None)
 
     def to_tell(self, now: float) -> list[tuple[NodeId, list[Heard]]]:
-        """Return whom to tell of what now, and forget it."""
+        """Return what to tell whom now, and forget it."""
         told = []
         while self.next_due() <= now:
             peer = next(iter(self._due))
@@ -48,5 +48,5 @@ class Announcements:
         return told
 
     def next_due(self) -> float:
-        """Return when to call `to_tell`, monotonic; never is `math.inf`."""
+        """Return when to call `to_tell`, monotonic; `math.inf` for never."""
         return next(iter(self._due.values()), math.inf)

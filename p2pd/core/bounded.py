@@ -1,4 +1,4 @@
-"""A table that holds so many items and no more: for what others can make us remember."""
+"""A table of bounded size, for what others can make us remember."""
 
 from typing import TypeVar
 
@@ -7,10 +7,10 @@ V = TypeVar("V")
 
 
 class BoundedTable(dict[K, V]):
-    """A dictionary; at the bound of `most` items the one that was set longest ago goes.
+    """A dictionary of at most `most` items; when full, the one set longest ago is evicted.
 
-    Items stand in the order in which they were last set, as `table[key] = value`: use nothing
-    else to put them in.
+    Items stand in the order in which they were last set by `table[key] = value`; insert them in no
+    other way.
     """
 
     def __init__(self, most: int) -> None:

@@ -3,7 +3,7 @@
 Plumtree (Leitao, Pereira, Rodrigues 2007, "Epidemic Broadcast Trees"). A new publication is
 pushed over the eager links and announced over all others. A duplicate makes its link lazy,
 so that the eager links become a spanning tree; an announcement whose publication does not
-come makes the link eager again, so that the tree heals. What was missed for longer is found
+come makes the link eager again, so that the tree heals. What is still missing after that is found
 by comparing digests (anti-entropy, Demers et al. 1987), and pulled.
 """
 
@@ -36,21 +36,22 @@ from p2pd.wire.messages import (
     Want,
 )
 
-# Seconds after a `Graft` or a `Prune` in which copies that were under way before may still come: a
-# duplicate says nothing of the link then.
+# For this many seconds after a `Graft` or a `Prune`, copies sent before it may still arrive: a
+# duplicate says nothing about the link then.
 GRAFT_GRACE = 0.5
-# Digests of one peer that are answered: so many in a row, and so many a second from then on. To
-# compare with all that may be retained takes a hundredth of a second and more.
+# Digests of one peer that are answered: burst, then rate per second. Comparing one with all that
+# may be retained takes a hundredth of a second or more.
 DIGESTS_AT_ONCE = 4
 DIGESTS_PER_SECOND = 0.5
-# Peers whose budget for that is remembered; whoever asked longest ago has a new one then.
+# Peers whose budget for that is remembered; beyond that, the one that asked longest ago starts
+# anew.
 MAX_DIGESTERS = 1024
 MAX_CHUNKS = 8
 NEWEST_CHUNKS = MAX_CHUNKS // 4
-# Bytes for one peer between two calls of `take_sends`, as `room` can't see them yet.
+# Bytes for one peer between two calls of `take_sends`, which `room` can't see yet.
 MAX_BATCH_BYTES = 1 << 18
-# Publications that were pulled of late. At the bound the oldest goes: its copy over the tree is
-# then a duplicate like any other.
+# Publications that were pulled recently. When full, the oldest is forgotten: its copy over the tree
+# is then a duplicate like any other.
 MAX_PULLED = 256
 _MAX_HOPS = 255
 
@@ -60,7 +61,7 @@ T = TypeVar("T")
 
 @attrs.define
 class Counts:
-    """What happened since the start: `duplicates` are payloads that came again."""
+    """What happened since the start: `duplicates` counts payloads that came again."""
 
     duplicates: int = 0
 
@@ -69,9 +70,9 @@ class Counts:
 class _Link:
     """One connection.
 
-    `grafted_at` is when we asked for it to be of the tree, `pruned_at` for it to be not.
-    `serves`: a publication came over it first, as one of the tree. `told` is the last ID of the
-    round of `Held` before: the next one begins after it.
+    `grafted_at` is when we asked for it to be in the tree, `pruned_at` when we asked for it not to
+    be. `serves`: a publication came over it first, while it was in the tree. `told` is the last ID
+    of the previous round of `Held`: the next round begins after it.
     """
 
     eager: bool
@@ -84,13 +85,13 @@ class _Link:
 class Broadcast:
     """One node's part in spreading what `history` retains.
 
-    `fanout`: up to so many links are eager when they come, before the tree has settled. `ttl`:
-    links after which a publication is announced only. `probability` of each push; who is
-    left out gets an announcement. `room` says whether a peer's queue takes another payload
-    now; if not, it gets an announcement, too.
+    `fanout`: up to so many new links are eager, before the tree has settled. `ttl`: links after
+    which a publication is only announced. `probability` of each push; a peer that is left out gets
+    an announcement. `room` says whether a peer's queue takes another payload now; if not, it gets
+    an announcement, too.
 
     All times are monotonic seconds. Call `take_sends` after every call of another method,
-    and at `next_due`. What comes from a peer without a link changes nothing, but for a
+    and at `next_due`. What comes from a peer without a link changes nothing, except for a
     publication, which is as good from anybody.
     """
 
@@ -123,12 +124,12 @@ class Broadcast:
         self._offers = Offers()
         self._declined = Declined()
         self._digests = Budgets[NodeId](MAX_DIGESTERS, DIGESTS_AT_ONCE, DIGESTS_PER_SECOND)
-        # When, and who had it then: a copy from anybody else comes over the tree.
+        # When it was pulled, and who had it then: a copy from anybody else comes over the tree.
         self._pulled = BoundedTable[bytes, tuple[float, frozenset[NodeId]]](MAX_PULLED)
 
     @property
     def eager(self) -> list[NodeId]:
-        """The peers to whom publications are pushed: our links of the tree."""
+        """The peers to whom publications are pushed: our links in the tree."""
         return [peer for peer, link in self._links.items() if link.eager]
 
     @property
@@ -137,14 +138,14 @@ class Broadcast:
         return self._settled
 
     def has_link(self, peer: NodeId) -> bool:
-        """Whether there is a connection to a peer that is of use here."""
+        """Whether there is a link to a peer."""
         return peer in self._links
 
     def link_up(self, peer: NodeId, now: float) -> None:
         """Take a new connection, or one that replaces an older one to the same peer.
 
-        In a settled tree it is lazy: it would close a circle, which the next publication opens
-        wherever its copies meet.
+        In a settled tree it is lazy: an eager one would close a circle, which the next publication
+        would open wherever its copies meet.
         """
         if peer == self._own_id:
             return
@@ -155,7 +156,7 @@ class Broadcast:
             self._graft(peer, (), now)
 
     def link_down(self, peer: NodeId, now: float) -> None:
-        """Give up a connection that is closed: what it was to bring is asked for elsewhere."""
+        """Give up a closed connection: what was to come over it is asked for elsewhere."""
         link = self._links.pop(peer, None)
         if link is None:
             return
@@ -175,15 +176,15 @@ class Broadcast:
             self._spread(item, frozenset(), now)
 
     def was_asked(self, peer: NodeId, message_id: bytes) -> bool:
-        """Whether a peer was asked for a publication of late, since it held it."""
+        """Whether a peer was recently asked for a publication because its digest listed it."""
         wanted = self._offers.is_wanted(message_id, peer)
         return wanted or self._missing.was_asked_by_digest(message_id, peer)
 
     def receive(self, peer: NodeId, item: Item, now: float, *, spread: bool = True) -> bool:
         """Take a publication that is verified and not stale; True if it is to be delivered.
 
-        `item.hops` counts the link from `peer`, too. Unless it is to `spread`, it is only kept
-        for who asks for it. False: it was seen before.
+        `item.hops` counts the link from `peer`, too. Without `spread`, it is only kept for those
+        who ask for it. False: it was seen before.
         """
         link = self._links.get(peer)
         wanted = self._offers.is_wanted(item.message_id, peer)
@@ -202,7 +203,7 @@ class Broadcast:
             return True
         knowing = frozenset({peer, *announcers, *asked})
         if wanted:
-            # Most neighbours have had it for long. A push would be a duplicate to them, and
+            # Most neighbours have had it for a long time. A push would be a duplicate to them, and
             # cost the link its place in the tree.
             self._spread(item, knowing, now, push=False)
             self._pulled[item.message_id] = now, knowing
@@ -210,7 +211,7 @@ class Broadcast:
         if link is not None:
             link.serves |= link.eager and not asked
             self._settled |= link.serves
-            # It pushes to us, so the tree has this link: our pushes take it, too.
+            # It pushes to us, so this link is in the tree: our pushes go over it, too.
             self._set_eager(link, eager=True)
         self._spread(item, knowing, now)
         if link is not None and not asked:
@@ -221,7 +222,7 @@ class Broadcast:
         return True
 
     def decline(self, message_id: bytes, now: float, *, for_good: bool) -> None:
-        """Ask no more for what came and can't be taken, for `DECLINED_FOR` seconds or for good."""
+        """Stop asking for what came and can't be taken, for `DECLINED_FOR` seconds or for good."""
         self._missing.arrived(message_id)
         self._offers.arrived(message_id)
         self._declined.add(message_id, now, for_good=for_good)
@@ -251,12 +252,12 @@ class Broadcast:
                 self._announce(peer, item, now)
 
     def take_prune(self, peer: NodeId, _: Prune, now: float) -> None:
-        """Push to a peer no more, only announce."""
+        """Stop pushing to a peer, and only announce."""
         link = self._links.get(peer)
         if link is not None and link.eager:
             self._set_eager(link, eager=False)
             if not self.eager:
-                # Nothing would come but by announcements.
+                # Otherwise everything would come only after an announcement.
                 self._graft_another(peer, now)
 
     def take_want(self, peer: NodeId, want: Want, _now: float) -> None:
@@ -277,19 +278,20 @@ class Broadcast:
     def take_digest(self, peer: NodeId, digest: Digest, now: float) -> None:
         """Tell a peer what is held where its digest differs; at most `MAX_CHUNKS` messages.
 
-        A quarter of them are the newest of each account. The rest begins where that of the
-        round before ended, so that all is told at last. Who sends too many gets no answer.
+        A quarter of them are the newest of each account. The rest begins where the previous round
+        ended, so that everything is told in the end. A peer that sends too many digests gets no
+        answer.
         """
         link = self._links.get(peer)
         if link is None:
             return
-        # Of the peer, not of the link: to connect again gives no more.
+        # The budget is the peer's, not the link's: connecting again gives no more.
         if not self._digests.spend(peer, 1, now):
             return
         ids = self._history.differing(digest.slots)
         if len(ids) > MAX_CHUNKS * MAX_IDS:
             first = NEWEST_CHUNKS * MAX_IDS
-            # In an order that newer ones don't shift, or a round might run after them for ever.
+            # In an order that newer ones don't shift, or the rounds might never get past them.
             newest, older = ids[:first], sorted(ids[first:])
             begin, count = bisect(older, link.told), MAX_CHUNKS * MAX_IDS - first
             ids = [*newest, *[*older[begin:], *older[:begin]][:count]]
@@ -299,7 +301,7 @@ class Broadcast:
             self._sends.append((peer, Digest(self._history.slots(), reply=False)))
 
     def take_held(self, peer: NodeId, held: Held, now: float) -> None:
-        """Ask a peer for what it holds and was not seen here, unless another was just asked.
+        """Ask a peer for what it holds that was not seen here, unless another was just asked.
 
         What exceeds the bounds of `Offers` is left to a later round.
         """
@@ -309,7 +311,7 @@ class Broadcast:
             if self._history.has_seen(message_id) or self._declined.holds(message_id, now):
                 continue
             if message_id in self._missing:
-                # Who announced it may lie.
+                # Whoever announced it may have lied.
                 self._missing.announced(message_id, peer, None, now)
             else:
                 self._offers.offer(message_id, peer, now, alone=len(self._links) == 1)
@@ -329,15 +331,15 @@ class Broadcast:
         return sends
 
     def next_due(self) -> float:
-        """Return when `take_sends` has something by itself; `math.inf` for never."""
+        """Return when `take_sends` will have something; `math.inf` for never."""
         if self._sends or self._offers:
             return -math.inf
         return min(self._missing.next_due(), self._announcements.next_due())
 
     def _take_again(self, peer: NodeId, link: _Link, item: Item, now: float) -> None:
-        """Pass on what was pulled just before it came over the tree; else give the link up.
+        """Pass on what was pulled just before it came over the tree; else prune the link.
 
-        Those behind us wait for the one; any other duplicate shows a circle.
+        In the first case, those behind us still wait for it; any other duplicate shows a circle.
         """
         pulled_at, knowing = self._pulled.get(item.message_id, (-math.inf, frozenset()))
         if now < pulled_at + GRAFT_AFTER and peer not in knowing:
@@ -350,10 +352,10 @@ class Broadcast:
     def _spread(
         self, item: Item, knowing: Collection[NodeId], now: float, *, push: bool = True
     ) -> None:
-        """Push to those of the tree who lack it, and announce it to the rest.
+        """Push to those in the tree that lack it, and announce it to the rest.
 
-        What is pushed is announced also to others who have it: they learn over how many links
-        it came here, and whether the tree should (`core.shortcuts`).
+        What is pushed is also announced to lazy links that have it: they learn over how many links
+        it came here, and whether it should have come to them this way (`core.shortcuts`).
         """
         push = push and item.hops < self._ttl
         for peer, link in self._links.items():
@@ -380,7 +382,7 @@ class Broadcast:
         self._announcements.add(peer, item.message_id, item.hops, now)
 
     def _compare(self, message_id: bytes, announcer: NodeId, hops: int, now: float) -> None:
-        """Exchange a tree link for the announcer's, if that makes the tree better."""
+        """Exchange a tree link for the announcer's if that makes the tree better."""
         link = self._links.get(announcer)
         if link is None or link.eager:
             return
@@ -411,7 +413,7 @@ class Broadcast:
             self._shortcuts.clear()
 
     def _graft_another(self, but: NodeId, now: float) -> None:
-        """Make a lazy link eager, if there is one to another peer `but` this."""
+        """Make a lazy link eager, if there is one to any peer `but` this."""
         lazy = [peer for peer, link in self._links.items() if not link.eager and peer != but]
         if lazy:
             self._graft(self._rng.choice(lazy), (), now)

@@ -1,4 +1,4 @@
-"""A token bucket: so much at once, so much a second from then on."""
+"""A token bucket: a burst, then a rate per second."""
 
 from collections.abc import Hashable
 from typing import Generic, TypeVar
@@ -20,7 +20,7 @@ class Budget:
     def spend(self, cost: float, now: float) -> bool:
         """Take `cost` if anything is left; False if nothing is.
 
-        The last one may overdraw it, so that no cost is too great for ever.
+        The last cost may overdraw it, so that none is too great for ever.
         """
         self._left = min(self._most, self._left + (now - self._at) * self._per_second)
         self._at = now
@@ -30,13 +30,13 @@ class Budget:
         return True
 
     def refilled_at(self) -> float:
-        """Return the moment from which something is left, as of the last `spend`."""
-        # A little later, or rounding would make it nothing yet.
+        """Return from when on something is left, as of the last `spend`."""
+        # A little later, or by rounding there might be nothing yet.
         return self._at + max(0.0, -self._left) / self._per_second + 0.001
 
 
 class Budgets(Generic[K]):
-    """An equal `Budget` for each of `bound`; beyond, who spent longest ago has a new one."""
+    """An equal `Budget` for each of `bound`; beyond that, who spent longest ago starts anew."""
 
     def __init__(self, bound: int, most: float, per_second: float) -> None:
         self._of = BoundedTable[K, Budget](bound)

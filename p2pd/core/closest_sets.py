@@ -14,11 +14,11 @@ import attrs
 from p2pd.core.merkle import EVERYTHING, Prefix
 from p2pd.ids import ID_BITS, distance
 
-# Prefixes looked at for one cut. Each bit that nodes have in common takes twice as many prefixes
-# to tell them apart, so that whoever chooses node IDs could make it go on for ever.
+# Prefixes looked at for one cut. Each bit that nodes have in common takes twice as many prefixes to
+# tell them apart, so an attacker who chooses node IDs could make it go on for ever.
 MAX_VISITS = 128
-# Prefixes looked at to find what is `outside` of others. Confirming single keys, a peer could make
-# it look at 256 for each of these.
+# Prefixes looked at to find what is `outside` of others. A peer that confirms single keys could
+# make this look at 256 prefixes for each of them.
 MAX_OUTSIDE = 1024
 
 
@@ -26,9 +26,8 @@ MAX_OUTSIDE = 1024
 class ClosestSet:
     """The nodes closest to all keys under a prefix.
 
-    For each of the `counts` asked for, the first `count` of them are the `count` closest;
-    those between two counts are in no order. `rank` is how many are closer than the
-    node that asked.
+    For each of the `counts` asked for, the first `count` of `nodes` are the `count` closest; those
+    between two counts are in no order. `rank` is how many are closer than the node that asked.
     """
 
     prefix: Prefix
@@ -46,8 +45,8 @@ def closest_sets(
 ) -> list[ClosestSet]:
     """Cut what belongs to `own_id` into prefixes, and tell which nodes are closest to each.
 
-    What belongs to it are the keys to which it is among the `within` (one of `counts`) closest
-    of itself and `nodes`. The prefixes don't overlap. Prefixes for which `but_for` holds, as
+    What belongs to it are the keys for which it is among the `within` (one of `counts`) closest of
+    itself and `nodes`. The prefixes don't overlap. Prefixes for which `but_for` holds, because
     nothing is stored there, are left out. After `MAX_VISITS` a prefix is left whole: its `nodes`
     and `rank` may then hold for a part of its keys only.
     """
@@ -82,7 +81,7 @@ def merged(prefixes: Iterable[Prefix]) -> list[Prefix]:
 
 
 def without(prefixes: Iterable[Prefix], known: Iterable[Prefix]) -> list[Prefix]:
-    """Return those that hold keys which none of `known`, an output of `merged`, holds."""
+    """Return those that hold keys that none of `known`, an output of `merged`, holds."""
     paths = _paths(known)
     return [each for each in prefixes if not _is_in(each, paths)]
 
@@ -177,14 +176,14 @@ def _cut(
             _halves(group, prefix.bits) if divide else [group]
             for group, divide in zip(near, undecided, strict=True)
         ]
-        # Those that have the key's bit are closer.
+        # Nodes that have the key's bit are closer.
         without_bit, with_bit = prefix.longer(1)
         ahead.append((without_bit, list(chain.from_iterable(halves))))
         ahead.append((with_bit, list(chain.from_iterable(map(reversed, halves)))))
 
 
 def _halves(group: list[bytes], index: int) -> list[list[bytes]]:
-    """Tell nodes, in order and alike up to a bit, apart by that bit: those without it first."""
+    """Split nodes, sorted and equal up to a bit, by that bit: those without it first."""
     at, bit = index >> 3, 0x80 >> (index & 7)
     middle = bisect_left(group, 1, key=lambda node: node[at] & bit)
     return [half for half in (group[:middle], group[middle:]) if half]

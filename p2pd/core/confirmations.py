@@ -1,10 +1,10 @@
-"""When it was last seen that another replica has the same as this node, by prefix."""
+"""When another replica was last seen to have the same as this node, by prefix."""
 
 from p2pd.core.bounded import BoundedTable
 from p2pd.core.closest_sets import merged
 from p2pd.core.merkle import Prefix
 
-# At the bound what was confirmed longest ago is forgotten: it is only looked up in vain.
+# When full, what was confirmed longest ago is forgotten: that only costs a needless lookup.
 MAX_CONFIRMED = 4096
 
 
@@ -19,11 +19,11 @@ class Confirmations:
         self._seen_at = BoundedTable[Prefix, float](MAX_CONFIRMED)
 
     def note(self, prefix: Prefix, now: float) -> None:
-        """Note that all under a prefix is the same elsewhere."""
+        """Note that everything under a prefix is the same elsewhere."""
         self._seen_at[prefix] = now
 
     def since(self, then: float) -> list[Prefix]:
-        """Return all that was confirmed since."""
+        """Return all that was confirmed since `then`."""
         if self._begun >= then:
             return [Prefix()]
         return merged(prefix for prefix, at in self._seen_at.items() if at >= then)

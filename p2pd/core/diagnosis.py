@@ -18,9 +18,9 @@ from p2pd.core.observations import CLONED, Observations, RefusalSeen, TargetSeen
 from p2pd.errors import Busy
 from p2pd.wire.reasons import REACHED, REFUSED, SILENT, Reason
 
-# Below so much free space the disk will be full soon: the database's log alone takes 8 MiB.
+# With less free space than this the disk will soon be full: the database's log alone takes 8 MiB.
 LOW_DISK = 64 << 20
-# The share of what the store may hold beyond which it will be full soon.
+# Beyond this share of what the store may hold, it will soon be full.
 STORE_FILLED = 0.9
 
 
@@ -229,7 +229,7 @@ def _path(seen: Observations) -> Findings:
         name = names[0] if len(names) == 1 else "INTERFACE"
         yield Finding(
             "path.large",
-            # With most peers: it is near this host, as far as can be seen from here.
+            # With most peers: the cause is most likely near this host.
             Level.PROBLEM if len(lost) * 2 > len(seen.echoes) else Level.WARNING,
             f"short messages are answered, long ones are not, by {listed(lost)}: most likely "
             "something on the way drops large packets",
@@ -257,8 +257,8 @@ def _clock(seen: Observations) -> Findings:
             "set the clock there (`timedatectl set-ntp true`): its messages are dropped",
         )
     else:
-        # The others' are ahead where this one's is behind.
-        # `statistics` alone would cost half a megabyte.
+        # Where the others' clocks are ahead, this one's is behind. `statistics` alone would cost
+        # half a megabyte.
         ahead = -sorted(each.ahead for each in off)[len(off) // 2]
         than = f"those of {len(off)} of {_count(seen.clocks, 'peer')}"
         if len(seen.clocks) == 1:

@@ -1,8 +1,8 @@
-"""Which of two connections between the same two nodes stays.
+"""Which of two connections between the same two nodes is kept.
 
-Both sides decide by themselves, maybe in different order, and must keep the same one. So
-the rule looks only at what both know: who dialled, the dialler's count of its dials, and
-the process at the other end.
+Both sides decide independently, and may see the connections in different order, but must keep the
+same one. So the rule looks only at what both know: who dialled, the dialler's count of its dials,
+and the process at the other end.
 """
 
 import attrs
@@ -26,8 +26,8 @@ def new_one_stays(new: Link, old: Link, own_id: NodeId, peer_id: NodeId) -> bool
     """Whether the new connection to `peer_id` replaces the old one.
 
     - Another process of the peer: it restarted, the old connection is dead.
-    - Both by one dialler: its later dial stays. It would not have dialled again without
-      having lost the earlier connection, or not yet knowing whom it leads to.
+    - Both by one dialler: its later dial stays. It would not have dialled again unless it had
+      lost the earlier connection, or did not know yet whom that one led to.
     - Each dialled the other: what the node with the smaller ID dialled stays.
     """
     if new.peer_instance != old.peer_instance:

@@ -1,4 +1,4 @@
-"""One known peer: where it stands, where it was heard of, what came of dialling it."""
+"""One known peer: its status, where it was heard of, and what came of dialling it."""
 
 import enum
 import random
@@ -11,7 +11,7 @@ from p2pd.wire.messages import Signed
 
 
 class Status(enum.StrEnum):
-    """Where a peer stands: known but never connected, connected, or no longer connected."""
+    """The status of a peer: known but never connected, connected, or no longer connected."""
 
     ATTEMPTED = "attempted"
     CONNECTED = "connected"
@@ -33,15 +33,15 @@ class Source(enum.StrEnum):
 class Entry:
     """One known peer. Wall-clock times in Unix seconds; `retry_at` in monotonic seconds.
 
-    `node_id` is None for an address (of the configuration or a user) that has not answered
-    yet. `origin` is how it was first heard of; `source` may change since, as a user or the
-    configuration names it. `told_by` is the peer whose word the entry is, where it came by
-    exchange; `answered` are the addresses at which it proved to be, the others are only claimed;
-    `last_host` is where the last connection led, `network` the public network that it counts
-    for, None on a LAN. `failures_before` is `failures_in_row` as of the last connection,
-    `reasons` are the codes of what made dials fail since then. `parted`: a user asked for the end
-    of the last connection. `left`: it stopped properly since. `dead`: the node is held dead now.
-    `anchor`: it was connected when the process before this one ended, and is dialled first.
+    `node_id` is None for an address (of the configuration or a user) that has not answered yet.
+    `origin` is how the peer was first heard of; `source` may change later, when a user or the
+    configuration names it. `told_by` is the peer that told us of it, where it came by exchange;
+    `answered` are the addresses at which it proved to be, the others are only claimed; `last_host`
+    is the host of the last connection, `network` the public network that it counts for, None on a
+    LAN. `failures_before` is `failures_in_row` as of the last connection, `reasons` are the codes
+    of what made dials fail since then. `parted`: a user asked for the end of the last connection.
+    `left`: the node has stopped properly since. `dead`: the node is held dead now. `anchor`: it was
+    connected when the process before this one ended, and is dialled first.
     """
 
     node_id: NodeId | None
@@ -85,8 +85,8 @@ class Entry:
 class Backoff:
     """Redial delays in seconds: doubling from `least` up to `most`, each cut at random.
 
-    The cut (down to a half) keeps nodes that lost each other at one moment from dialling
-    at one moment ("equal jitter").
+    The cut (to no less than half) keeps nodes that lost each other at the same moment from dialling
+    at the same moment ("equal jitter").
     """
 
     least: float

@@ -1,4 +1,4 @@
-"""A bounded queue that nobody fills alone: each owner has its turn, and yields at the bound."""
+"""A bounded queue that no owner fills alone: each has its turn, and the largest yields."""
 
 from collections import deque
 from collections.abc import Hashable
@@ -11,8 +11,8 @@ Item = TypeVar("Item")
 class FairQueue(Generic[Owner, Item]):
     """Items of several owners, taken from each in turn, each owner's in order.
 
-    Items have sizes. `most` bounds their sum; at the bound whoever has most waiting loses
-    its newest, be it the one that comes.
+    Items have sizes. `most` bounds their sum; when full, the owner with most waiting loses its
+    newest item, even if that is the one being added.
     """
 
     def __init__(self, most: int) -> None:
@@ -25,7 +25,7 @@ class FairQueue(Generic[Owner, Item]):
         return sum(map(len, self._items.values()))
 
     def put(self, owner: Owner, item: Item, size: int = 1) -> list[Item]:
-        """Add an item; returns those for which there is no room, perhaps the item itself."""
+        """Add an item; returns those that no longer fit, perhaps the item itself."""
         self._items.setdefault(owner, deque()).append((item, size))
         self._count(owner, size)
         pushed_out: list[Item] = []

@@ -54,7 +54,7 @@ def warning(code: str, text: str, remedy: str | None = None) -> Finding:
 
 
 def worse_alone(seen: Observations) -> Level:
-    """Return the level of what does no harm as long as anybody is connected."""
+    """Return the level of what does no harm as long as some peer is connected."""
     return Level.WARNING if seen.connected else Level.PROBLEM
 
 

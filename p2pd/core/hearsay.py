@@ -1,10 +1,10 @@
-"""Peers that are only heard of: anybody can make them up, so nobody may fill the table.
+"""Peers that we only heard of: anybody can make them up, so nobody may fill the table.
 
-Each source (a peer that tells of others, the LAN, ...) and each public network may fill
-only a share of it. At its share a source loses the first of its own that was dialled in vain,
-else its newest, so that whoever makes up many peers pushes out nothing but inventions of his
-own; at the share of a network, whose addresses cost somebody something, newcomers are turned
-away, unless one was dialled there in vain.
+Each source (a peer that tells of others, the LAN, ...) and each public network may fill only a
+share of it. When its share is full, a source loses its first peer that failed a dial, else its
+newest, so that one that makes up many peers displaces only its own inventions. When the share of a
+network is full, whose addresses cost somebody something, newcomers are turned away, unless a peer
+there failed a dial.
 """
 
 from collections.abc import Iterable
@@ -36,18 +36,18 @@ class Hearsay:
         return network is not None and len(self._in_network.get(network, ())) >= MAX_PER_NETWORK
 
     def dialled_in_vain(self, network: str | None) -> NodeId | None:
-        """Return the first of a network that did not answer a dial, or None."""
+        """Return the first peer of a network that did not answer a dial, or None."""
         there = self._in_network.get(network, {})
         return next((each for each, entry in there.items() if entry.failures_in_row), None)
 
     def displaced_by(self, entry: Entry, *, full: bool) -> NodeId | None:
-        """Return who must go before `entry` is added, or None.
+        """Return the peer that must go before `entry` is added, or None.
 
         `full`: there is no room for one more, whatever the shares.
         """
         own = self._from_origin.get(_origin(entry), {})
         if len(own) >= MAX_PER_SOURCE:
-            # It may have told the truth before it began to make up peers.
+            # The source may have told the truth before it began to make up peers.
             failed = (each for each, other in own.items() if other.failures_in_row > 0)
             return next(failed, next(reversed(own)))
         return next(iter(self._entries), None) if full else None
@@ -59,14 +59,14 @@ class Hearsay:
         self._in_network.setdefault(entry.network, {})[node_id] = entry
 
     def discard(self, node_id: NodeId) -> None:
-        """Count a peer no longer: it was proven, or it goes."""
+        """Stop counting a peer: it was proven, or it is dropped."""
         entry = self._entries.pop(node_id, None)
         if entry is not None:
             _take_out(self._from_origin, _origin(entry), node_id)
             _take_out(self._in_network, entry.network, node_id)
 
     def move(self, node_id: NodeId, entry: Entry, addresses: Iterable[Address]) -> bool:
-        """Count an entry for the network that it names now; False where that one is full."""
+        """Count an entry for the network of its new addresses; False where that network is full."""
         network = network_of(addresses)
         if node_id not in self._entries or network in (None, entry.network):
             return True
@@ -94,7 +94,7 @@ def _origin(entry: Entry) -> tuple[Source, NodeId | None]:
 
 
 def _take_out(shares: dict[K, dict[NodeId, Entry]], share: K, node_id: NodeId) -> None:
-    # A share that stays when it is empty would never go.
+    # An empty share that is left in place would never go.
     del shares[share][node_id]
     if not shares[share]:
         del shares[share]

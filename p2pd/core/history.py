@@ -1,8 +1,8 @@
-"""The publications of the last while: what can still be sent on, and what is old news.
+"""The recent publications: what can still be sent on, and what is old news.
 
 Two nodes compare what they retain by slices of time (Demers et al. 1987, section 1.3, the
-checksums with recent update lists): of each slice one fingerprint, and only where these
-differ are IDs told.
+checksums with recent update lists): they exchange one fingerprint for each slice, and IDs only
+where these differ.
 """
 
 import heapq
@@ -21,13 +21,13 @@ MAX_ITEMS = 1 << 14
 MAX_BYTES = 1 << 24
 MAX_SEEN = 1 << 16
 SLOTS = 60
-# Seconds. Clocks set by NTP agree far better, those of a home without it to about a minute.
-# A greater allowance would let one keep a publication alive longer by dating it ahead.
+# Seconds. Clocks set by NTP agree far better, those of a home without it to about a minute. A
+# greater allowance would let an origin keep a publication alive longer by dating it ahead.
 MAX_SKEW = 60.0
 _ID_BYTES = 16
 
-# Whose room something takes. At the bounds whoever takes most yields; so who floods under one
-# account pushes out nothing of the others. None is the account of all who have none.
+# Whose room something takes. When full, the account that takes most yields; so a flooder under one
+# account displaces nothing of the others. None is the account of all that have none.
 Account = Hashable
 
 
@@ -35,8 +35,8 @@ Account = Hashable
 class Item:
     """A publication that is retained.
 
-    `issued` is Unix milliseconds by its origin's clock; `hops` counts the links that it
-    came over, 0 for one's own. `account` is told by nobody: each node decides for itself.
+    `issued` is Unix milliseconds by its origin's clock; `hops` counts the links that it came over,
+    0 for one's own. `account` is not transmitted: each node decides for itself.
     """
 
     message_id: bytes
@@ -49,7 +49,7 @@ class Item:
 
 @attrs.define
 class _Slice:
-    """IDs of what was issued in one slice of time, and their exclusive or."""
+    """The IDs of what was issued in one slice of time, and their exclusive or."""
 
     ids: dict[bytes, None] = attrs.field(factory=dict)
     fingerprint: int = 0
@@ -61,12 +61,12 @@ class _Slice:
 class History:
     """What is retained for `retention` seconds, and the IDs seen in the last `seen_ttl` seconds.
 
-    Whoever compares slots with others must have the same retention as they.
+    Nodes that compare slots must have the same retention.
     """
 
     def __init__(self, *, retention: float, seen_ttl: float) -> None:
         self._retention_ms = round(retention * 1000)
-        # Up, so that no more than `SLOTS` whole slices fit into the retention.
+        # Rounded up, so that no more than `SLOTS` whole slices fit into the retention.
         self._slice_ms = max(1, math.ceil(self._retention_ms / SLOTS))
         self._seen_ttl = seen_ttl
         self._items: dict[bytes, Item] = {}
@@ -75,7 +75,7 @@ class History:
         self._bytes: Shares[Account] = Shares()
         self._slices: dict[int, _Slice] = {}
         self._seen: dict[bytes, tuple[float, Account]] = {}
-        # Of each account the one seen longest ago first.
+        # For each account, the one seen longest ago first.
         self._seen_of: dict[Account, dict[bytes, None]] = {}
         self._seen_counts: Shares[Account] = Shares()
 
@@ -90,8 +90,8 @@ class History:
     def is_stale(self, issued: int, wall_ms: int) -> bool:
         """Whether a publication is out of the window: too old, or dated ahead of our clock.
 
-        Both in Unix milliseconds. Such a one is neither delivered nor passed on, as it could
-        be a replay of one that is forgotten.
+        Both in Unix milliseconds. A stale one is neither delivered nor passed on, as it could be a
+        replay of one that was forgotten.
         """
         return not wall_ms - self._retention_ms <= issued <= wall_ms + MAX_SKEW * 1000
 
@@ -106,8 +106,8 @@ class History:
     def add(self, item: Item, now: float) -> bool:
         """Retain a publication; False if it was seen before. `now` is monotonic seconds.
 
-        At the bounds the oldest by issue goes of the account that has most, be it the one that
-        comes; it stays seen.
+        When full, the account that has most loses its publication issued longest ago, even if that
+        is the new one; it stays seen.
         """
         if self.has_seen(item.message_id):
             return False
@@ -122,22 +122,23 @@ class History:
         part.flip(item.message_id)
         while (crowded := len(self._items) > MAX_ITEMS) or self._bytes.total > MAX_BYTES:
             greatest = (self._counts if crowded else self._bytes).greatest()
-            # It may still come again from somebody who has more room.
+            # It may still come again, from a node that has more room.
             self._see(self._drop_oldest(greatest), greatest, now)
         return True
 
     def expire(self, now: float, wall_ms: int) -> None:
         """Forget what is past its time; `now` monotonic seconds, `wall_ms` Unix milliseconds.
 
-        A slice goes as a whole, once all of it is older than the retention: else two nodes
-        that expire at different moments would find it different each time they compare.
+        A slice goes as a whole, once all of it is older than the retention: otherwise two nodes
+        that expire at different moments would see a difference each time they compare.
         """
         first_kept = (wall_ms - self._retention_ms) // self._slice_ms
         for account, by_age in list(self._by_age.items()):
             while by_age and by_age[0][0] // self._slice_ms < first_kept:
                 self._drop_oldest(account)
         seen = takewhile(lambda each: each[1][0] + self._seen_ttl <= now, self._seen.items())
-        # In one go: to look for the first one of a dictionary takes it past all that were deleted.
+        # In one go: to find its first item, a dictionary steps over all that were deleted before
+        # it.
         for message_id in [message_id for message_id, _ in seen]:
             self._forget(message_id)
 
@@ -152,11 +153,11 @@ class History:
         )
 
     def differing(self, theirs: tuple[Slot, ...]) -> list[bytes]:
-        """Return own IDs of the slices that differ from theirs, or that they lack.
+        """Return our IDs in the slices that differ from theirs, or that they lack.
 
-        First the newest of each account, then the second of each, and so on: what is told
-        first is not all of one that floods. Of slices too old to have found room in `theirs`
-        nothing is known: they don't count.
+        First the newest of each account, then the second newest of each, and so on, so that what is
+        told first is not all from one flooder. Slices too old to have found room in `theirs` don't
+        count: nothing is known of them.
         """
         known = {slot.number: slot.fingerprint for slot in theirs}
         first = min(known) if len(theirs) >= MAX_IDS else None

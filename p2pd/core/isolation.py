@@ -1,4 +1,4 @@
-"""Whether it is ourselves who are cut off, when many peers fall silent at once.
+"""Whether it is this node that is cut off, when many peers fall silent at once.
 
 Lifeguard (arXiv 1707.00788) has a node doubt itself first. Here: where three quarters of
 the connections fall silent within a short time, our own link is the likelier cause.
@@ -11,20 +11,22 @@ import attrs
 from p2pd.core.budget import Budget
 from p2pd.ids import NodeId
 
-# Losses within so many seconds are seen as one event.
+# Losses within so many seconds count as one event.
 WINDOW = 15.0
 # A single silent peer says nothing about us, even where it was the only one.
 FEWEST_LOSSES = 2
-# The share of the connections whose loss at once is likelier our own: half of all nodes may die.
+# If this share of the connections is lost at once, our own link is the likelier cause: half of all
+# nodes may well die.
 MOST = 3 / 4
-# Who still hears somebody after so many seconds is not cut off: the lost ones are gone for
-# good, and none of them will come back to say so.
+# A node that still hears somebody after this many seconds is not cut off: the peers it lost are
+# gone for good, and no return of theirs will end the isolation.
 LONGEST = 6.0
-# Who heard nobody for so many seconds was cut off: a healthy node hears somebody sooner, even with
-# a handful of connections. What it missed may still be on its way, a refutation, too.
+# A node that heard nobody for so many seconds was cut off: a healthy node hears somebody sooner,
+# even with a handful of connections. What it missed may still be on its way, including a
+# refutation.
 CUT_OFF = 3.0
-# So many isolations in a row, and one in so many seconds from then on: who pretends to be lost,
-# again and again, must not hold off all verdicts.
+# Isolations: burst, then one in so many seconds. Peers that pretend to be lost again and again must
+# not hold off all verdicts.
 IN_A_ROW = 3
 AGAIN = 60.0
 
@@ -33,16 +35,16 @@ AGAIN = 60.0
 class Isolation:
     """Watches soft losses of those we were connected to; times are monotonic seconds.
 
-    Soft is silence, or a dial without an answer.
-    A refused connection is none: somebody was there to refuse it.
+    Soft is silence, or a dial without an answer. A refused connection is not: somebody was there to
+    refuse it.
     """
 
     isolated: bool = False
     _since: float = 0.0
     _budget: Budget = attrs.field(factory=lambda: Budget(IN_A_ROW, 1 / AGAIN))
     _lost: dict[NodeId, float] = attrs.field(factory=dict)
-    # When the count of connections changed to what. Counts fall from first to last: a
-    # smaller one before a greater one can never be the greatest of a window.
+    # When the count of connections changed, and to what. Counts fall from first to last: a smaller
+    # one before a greater one can never be the greatest of a window.
     _counts: deque[tuple[float, int]] = attrs.field(factory=deque)
 
     def connected(self, count: int, now: float) -> None:
@@ -72,13 +74,13 @@ class Isolation:
             self._since = now
 
     def back(self, node: NodeId) -> None:
-        """Note that a lost peer is there again, or that it left on purpose."""
+        """Note that a lost peer is back, or that it left on purpose."""
         self._lost.pop(node, None)
 
     def outlasted(self, heard_at: float, now: float) -> bool:
         """Whether an isolation lasts too long to be one: somebody was heard at `heard_at`.
 
-        That must be of late: a link that is back for a moment is soon gone again.
+        That must be recent: a link that is back for a moment is soon gone again.
         """
         return self.isolated and now - self._since >= LONGEST and now - heard_at <= CUT_OFF
 

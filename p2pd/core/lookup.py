@@ -8,23 +8,23 @@
         wait for an answer, at most until lookup.late_at
         lookup.answered(ask, nodes)   or   lookup.failed(ask)
 
-It asks the closest nodes not yet asked, `alpha` at a time, and is finished when the `k`
-closest of all nodes seen have answered, but for those that failed or are late.
+It asks the closest nodes not yet asked, `alpha` at a time, and is finished when the `k` closest of
+all nodes seen have answered, not counting those that failed or are late.
 
-Who is later than expected is late: another is asked in its place, but its answer still
-counts when it comes. So a silent node holds up the lookup as long as an answer is expected to
-take, not until its time is up. The end waits for one that is late no longer, however close
-it is, once k others have answered; where there are fewer, it waits until they fail.
+A node that takes longer than expected counts as late: another is asked in its place, but a late
+answer still counts. So a silent node holds up the lookup only as long as an answer is expected to
+take, not until the request times out. Once k others have answered, the lookup stops waiting for
+late nodes, however close; with fewer than k answers it waits until the late ones answer or fail.
 
-`alpha` bounds what is asked on the way, where each answer tells better whom to ask. Whoever
-is `near` the target will most likely be among the k closest, and all of those are asked at
-once; all that is left, too, when the `alpha` closest have answered. `spare` more than k are
-asked then, for those that will not answer.
+`alpha` bounds what is asked on the way, where each answer tells better whom to ask. Nodes that are
+`near` the target will most likely be among the k closest, and are all asked at once; so are all
+that are left when the `alpha` closest have answered. `spare` more than k are asked then, to make up
+for those that will not answer.
 
 Disjoint paths (Baumgart, Mies 2007, "S/Kademlia", section 4.4): the first candidates are dealt
-out to `paths` lookups side by side. Each goes on only from what those named whom it asked
-itself, and no node is asked by two. What they found is taken together. A liar leads astray
-only the path that asked it.
+out to `paths` lookups side by side. Each path continues only from nodes named in answers to its own
+questions, and no node is asked on two paths. What they found is combined at the end. A liar leads
+astray only the path that asked it.
 """
 
 import enum
@@ -38,15 +38,15 @@ import attrs
 from p2pd.ids import NodeId, distance_to
 from p2pd.wire.messages import Signed
 
-# Each answer may bring k nodes; more than this many candidates, on all paths together, are
-# lies or waste: further ones are left out.
+# Each answer may bring k nodes; candidates beyond this many, on all paths together, are lies or
+# waste and are left out.
 MAX_CANDIDATES = 1000
 
 
 class State(enum.Enum):
     """What is known of a candidate.
 
-    `LATE`: asked, and its answer was expected by now. `GONE`: it is known not to run.
+    `LATE`: asked, and the answer was expected by now. `GONE`: known not to run.
     """
 
     NEW = enum.auto()
@@ -64,9 +64,9 @@ _PASSED_OVER = (State.LATE, State.FAILED, State.GONE)
 class Candidate:
     """A node that may be among the closest.
 
-    `depth` is how many answers led to it, `distance` is to what is looked up. Once it is
-    asked, on the path of this number: when the question was sent, and until when its answer
-    is expected, both monotonic.
+    `depth` is how many answers led to it, `distance` is to what is looked up. Once it is asked,
+    `path` is the number of the path that asked; `sent_at` is when the question was sent, and
+    `late_at` until when the answer is expected, both monotonic.
     """
 
     node_id: NodeId
@@ -83,8 +83,8 @@ class Candidate:
 class _Path:
     """One of the disjoint paths: whom it has heard of, and whom it asked.
 
-    `closest_first` are those known that have not failed, `failed` counts those whom it asked
-    and that have.
+    `closest_first` are the known nodes that have not failed, `failed` counts those that it asked
+    and that did.
     """
 
     known: dict[NodeId, Candidate] = attrs.field(factory=dict)
@@ -136,7 +136,7 @@ class Lookup:
 
     @property
     def finished(self) -> bool:
-        """Whether there is nobody to ask or to wait for, as of the last `next`."""
+        """Whether there is nobody left to ask or to wait for, as of the last `next`."""
         for path in self._paths:
             if any(each.state is not State.ANSWERED for each in path.frontier(self._k)):
                 return False
@@ -156,7 +156,7 @@ class Lookup:
         return min(due, default=math.inf)
 
     def next(self, now: float) -> Candidate | None:
-        """Return the next node to ask, now marked as asked; None while one must wait."""
+        """Return the next node to ask, now marked as asked; None if the caller must wait."""
         for each in self._under_way():
             if each.state is State.ASKED and each.late_at <= now:
                 each.state = State.LATE
@@ -170,7 +170,7 @@ class Lookup:
         return None
 
     def held_up(self, candidate: Candidate) -> None:
-        """Note that a question waits here to be sent: until `sent`, no answer is expected."""
+        """Note that a question waits here to be sent: no answer is expected until `sent`."""
         candidate.state, candidate.late_at = State.ASKED, math.inf
 
     def sent(self, candidate: Candidate, now: float) -> None:
@@ -179,7 +179,7 @@ class Lookup:
         candidate.late_at = now + self._patience(candidate.node_id)
 
     def answered(self, candidate: Candidate, nodes: Iterable[tuple[NodeId, Signed]]) -> None:
-        """Take the nodes that a candidate named, at most k of them."""
+        """Take the nodes that a candidate named in its answer, at most k of them."""
         self._settle(candidate, State.ANSWERED)
         self._add(self._paths[candidate.path], list(nodes)[: self._k], candidate.depth + 1)
 
@@ -195,7 +195,7 @@ class Lookup:
                 path.closest_first.remove(candidate)
 
     def tally(self) -> tuple[int, int]:
-        """Return how many have answered, and how many have not that should have by now."""
+        """Return how many have answered, and how many should have by now but have not."""
         states = [each.state for each in self._candidates.values()]
         return states.count(State.ANSWERED), sum(map(states.count, _PASSED_OVER))
 
@@ -211,7 +211,7 @@ class Lookup:
     def silent(self) -> list[Candidate]:
         """Return those of the k closest seen that failed or are late, closest first.
 
-        Who is known not to run is neither counted among the k nor returned.
+        Nodes known not to run are neither counted among the k nor returned.
         """
         there = [each for each in self._closest_first if each.state is not State.GONE]
         return [each for each in there[: self._k] if each.state in _PASSED_OVER]
@@ -224,8 +224,8 @@ class Lookup:
 
     def _next_of(self, path: _Path) -> Candidate | None:
         late = sum(each.state is State.LATE for each in path.under_way)
-        # Whoever does not answer makes room for one more: else liars who name many that do
-        # not exist could have them waited for one after another. But late ones cost, too.
+        # A node that does not answer makes room for one more: otherwise liars that name many that
+        # do not exist could make us wait for them one after another. But late ones cost, too.
         at_once = max(1, self._alpha // len(self._paths)) + min(path.failed + late, self._k)
         at_once_near = max(at_once, self._k + self._spare)
         on_time = len(path.under_way) - min(late, self._k)
@@ -245,7 +245,7 @@ class Lookup:
         for node_id, signed in nodes:
             if node_id == self._own_id or node_id in path.known:
                 continue
-            # Each path has its share, so that liars on one leave room for the others.
+            # Each path has its own share, so that liars on one leave room for the others.
             if len(path.known) >= MAX_CANDIDATES // len(self._paths):
                 break
             candidate = self._candidates.get(node_id)
