@@ -1,12 +1,12 @@
 """Who is alive: evidence goes in, and what to do about it comes out.
 
-SWIM (Das, Gupta, Motivala 2002) with ideas of Lifeguard (Dadgar, Phillips, Currey 2017,
-arXiv 1707.00788), over long-lived connections: a lost connection or a report of others
-makes a node suspect; dead it is only by a failed probe of our own, or by the reports of
-enough distinct reporters that nobody refuted.
+SWIM (Das, Gupta, Motivala 2002) with ideas of Lifeguard (Dadgar, Phillips, Currey 2017, arXiv
+1707.00788), over long-lived connections: a lost connection or another node's report makes a node
+suspect; it is held dead only after a failed probe of our own, or by the reports of enough distinct
+reporters that nobody refuted.
 
-The shell hands in what happened and takes the actions after each piece of evidence and
-whenever `next_due` has come.
+The shell hands in what happened, and takes the actions after each piece of evidence and whenever
+`next_due` has come.
 """
 
 import math
@@ -22,19 +22,20 @@ from p2pd.core.suspicion import ASK_AGAIN, MAX_REPORTS, MOST_UNCLEAR, Case, Stat
 from p2pd.core.verdicts import Action, Evidence, Liveness
 from p2pd.ids import NodeId
 
-# How far in the future a report may be, in seconds, since clocks differ. The accused dates its
-# refutation after the report: the reporter's clock ahead of its own, and its own ahead of
-# that of whoever gets it, must together stay within `history.MAX_SKEW`, or it is dropped.
+# How far in the future a report may be dated, in seconds, since clocks differ. The accused dates
+# its refutation after the report: how far the reporter's clock is ahead of the accused's, and that
+# one ahead of the receiver's, must together stay within `history.MAX_SKEW`, or the refutation is
+# dropped.
 REPORT_EARLY = 30.0
-# A peer on a connection is heard at least so often, in seconds, where all is well.
+# If all is well, a connected peer is heard at least once in so many seconds.
 HEARD_LATELY = 15.0
-# Reports of ourselves that are refuted: of one reporter so many in a row, and one in 20 seconds;
-# of all strangers so many in a row, and one in 10 seconds.
+# Reports of this node that it refutes: burst, then rate per second, for each reporter and for all
+# strangers together.
 REFUTED_OF_ONE_AT_ONCE = 3
 REFUTED_OF_ONE_PER_SECOND = 0.05
 REFUTED_AT_ONCE = 10
 REFUTED_PER_SECOND = 0.1
-# Reporters whose budget for that is remembered.
+# Reporters whose budget for this is remembered.
 MAX_REFUTED = 4096
 # Lifeguard's S: the worst local health; waits are multiplied by 1 + the score.
 WORST_HEALTH = 8
@@ -43,9 +44,9 @@ WORST_HEALTH = 8
 class Membership:
     """Decides who is alive, as seen from `own_id`.
 
-    `network_of` names the public network of a node, None where it is on a LAN or unknown:
-    of one public network only one report counts. `last_heard` says when anything last came
-    from anybody. All `now` are monotonic seconds.
+    `network_of` names the public network of a node, None where it is on a LAN or unknown: only one
+    report from each public network counts. `last_heard` says when anything last came from anybody.
+    All `now` are monotonic seconds.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Membership:
 
     @property
     def isolated(self) -> bool:
-        """Whether we seem to be cut off ourselves: no soft evidence of ours kills meanwhile."""
+        """Whether we seem to be cut off ourselves: our soft evidence decides nothing then."""
         return self._isolation.isolated
 
     def liveness(self, node: NodeId) -> Liveness:
@@ -83,7 +84,7 @@ class Membership:
         return Liveness.ALIVE if known is not None and known.alive else Liveness.UNKNOWN
 
     def has_left(self, node: NodeId) -> bool:
-        """Whether the last thing that we know of a node is its goodbye."""
+        """Whether the last we know of a node is its goodbye."""
         known = self._known.get(node)
         return known is not None and known.left and self.liveness(node) is Liveness.UNKNOWN
 
@@ -95,8 +96,8 @@ class Membership:
     def set_population(self, connected: int, known: int, now: float) -> None:
         """Note how many lasting connections there are, and how many nodes are known in all.
 
-        To be called before losses, too: isolation is judged by the most connections of the
-        last `isolation.WINDOW` seconds.
+        Call it before losses, too: isolation is judged by the most connections that there were in
+        the last `isolation.WINDOW` seconds.
         """
         self._suspects.set_population(known)
         self._isolation.connected(connected, now)
@@ -104,7 +105,7 @@ class Membership:
     def heard(self, node: NodeId, now: float) -> None:
         """Note a handshake with a node, or a message from it: it is alive.
 
-        Who reported it without need loses credit.
+        Those who reported it dead lose credit, unless we saw the same ourselves.
         """
         known = self._known.get(node)
         if known is not None and known.alive and known.linked_at is not None and not known.claims:
@@ -127,25 +128,24 @@ class Membership:
                 self._suspects.start_all_over(now)
 
     def in_touch(self, heard_at: float, now: float) -> None:
-        """Note when we last heard anybody at all: an isolation that lasts is over by that."""
+        """Note when we last heard anybody at all: this ends an isolation that lasts too long."""
         if self._isolation.outlasted(heard_at, now):
             self._isolation.over()
             self._suspects.release()
 
     def vouched(self, node: NodeId, issued_ms: int, now: float, wall_ms: int) -> None:
-        """Note a publication signed by a node, of its Unix milliseconds `issued_ms`.
+        """Note a publication that a node signed, issued at `issued_ms` by its clock (Unix ms).
 
-        It is alive, unless the publication is older than the latest one known, than what we
-        saw ourselves, or than a report that stands (a quorum of them, if it is dead). What was
-        reported of an earlier time counts no more in any case. `wall_ms` is the present in
-        Unix milliseconds.
+        The node is alive, unless the publication is older than the latest one known, than what we
+        saw ourselves, or than a report that stands (a quorum of them, if it is dead). In any case,
+        reports of an earlier time no longer count. `wall_ms` is the present in Unix milliseconds.
         """
         if node == self._own_id:
             return
         known = self._known.of(node)
         if issued_ms <= known.issued_ms:
             return
-        # Dated ahead it would hide the reports of what happens until then.
+        # A date ahead of now would hide the reports of what happens until then.
         known.issued_ms = min(issued_ms, wall_ms)
         older = [who for who, each in known.claims.items() if each.observed_ms < issued_ms]
         self._suspects.refute(older, now)
@@ -159,7 +159,7 @@ class Membership:
             self._acquit(node, known, now)
 
     def unlinked(self, node: NodeId) -> None:
-        """Note that our connection to a node ended, be it for a reason that says nothing of it."""
+        """Note that our connection to a node ended, even if the reason says nothing about it."""
         known = self._known.get(node)
         if known is not None:
             known.linked_at = None
@@ -179,7 +179,7 @@ class Membership:
         """Note that our connection to a node ended without a goodbye: it is suspect.
 
         `reset`: by a reset or the end of the stream; else by silence. Not `linked`: there was no
-        connection, but a probe came to nothing that nothing had asked for.
+        connection, but a probe that nothing had asked for failed.
         """
         if node == self._own_id:
             return
@@ -199,9 +199,9 @@ class Membership:
         self._suspects.schedule(node)
 
     def dial_failed(self, node: NodeId, now: float, *, refused: bool) -> None:
-        """Note that our dial of a node came to nothing; it matters if the node is suspect.
+        """Note that our dial of a node failed; this matters only if the node is suspect.
 
-        `refused`: at once, by its host; else there was no answer, or no way to it.
+        `refused`: at once, by its host; else there was no answer, or no route to it.
         """
         case = self._suspects.case(node)
         if case is None:
@@ -223,9 +223,9 @@ class Membership:
         self._suspects.schedule(node)
 
     def dial_unclear(self, node: NodeId, now: float) -> None:
-        """Note that our dial of a node came to nothing, but we were not in touch with others.
+        """Note that our dial of a node failed while we were not in touch with others.
 
-        It may be ourselves who are cut off: it is dialled again.
+        We may be cut off ourselves: the node is dialled again.
         """
         case = self._suspects.case(node)
         if case is not None:
@@ -235,17 +235,17 @@ class Membership:
             self._suspects.schedule(node)
 
     def others_reached(self, node: NodeId, now: float) -> None:
-        """Note that a peer whom we asked reached a suspect: it is alive, if not for us."""
+        """Note that a peer we asked reached a suspect: it is alive, though we can't reach it."""
         case = self._suspects.case(node)
         if case is not None:
-            # That is one peer's word: it takes no reporter's credit.
+            # This is only one peer's word: it costs no reporter any credit.
             case.reports.clear()
             self._acquit(node, self._known.of(node), now)
 
     def others_failed(self, node: NodeId, now: float, *, tried: bool = True) -> None:
-        """Note that nobody whom we asked reached a node.
+        """Note that no peer that we asked reached a node.
 
-        `tried`: at least one tried to; else there was nobody to ask who knew it.
+        `tried`: at least one tried; else there was no peer to ask that knew it.
         """
         case = self._suspects.case(node)
         if case is not None:
@@ -260,9 +260,9 @@ class Membership:
             self._suspects.schedule(node)
 
     def others_unclear(self, node: NodeId, now: float) -> None:
-        """Note that those whom we asked about a node gave no answer, or were busy.
+        """Note that the peers that we asked about a node gave no answer, or were busy.
 
-        They, too, may be out of our reach: they are asked again, up to `MOST_UNCLEAR` times.
+        They, too, may be out of our reach: peers are asked again, for `MOST_UNCLEAR` rounds in all.
         """
         case = self._suspects.case(node)
         if case is None:
@@ -290,12 +290,12 @@ class Membership:
     ) -> bool:
         """Note somebody's signed dead report; returns whether it counts.
 
-        `observed_ms` and `sequence` (of the accused's record) are the report's, `wall_ms` is
-        the present in Unix milliseconds, `known_sequence` that of the latest record we know,
-        `heard_at` when anything last came over our connection to the accused, None without
-        one. A report of ourselves is for the shell to refute. `stranger`: of the reporter
-        nothing is known. Reports of such do not count; where enough of them came, whom they
-        accuse is dialled. `saw` is for `accusers`.
+        `observed_ms` and `sequence` (of the accused's record) are the report's, `wall_ms` is the
+        present in Unix milliseconds, `known_sequence` that of the latest record we know, `heard_at`
+        when anything last came over our connection to the accused, None without one. Reports of
+        this node itself are for the shell to refute. `stranger`: nothing is known of the reporter.
+        Strangers' reports do not count, but when enough have come, the accused is dialled. `saw` is
+        for `accusers`.
         """
         self._suspects.told(accused, now)
         age = (wall_ms - observed_ms) / 1000
@@ -317,7 +317,7 @@ class Membership:
             if stranger and heard_at is None and known.heard_at <= observed_at:
                 self._suspects.look_at_told(accused, now)
             return False
-        # A report of the future could not be refuted by anything of the present.
+        # Nothing issued now could refute a report dated in the future.
         statement = Statement(self._network_of(reporter), min(observed_ms, wall_ms), saw)
         if heard_at is not None and now - known.heard_at <= HEARD_LATELY:
             _keep_claim(known, reporter, statement, observed_at)
@@ -330,20 +330,20 @@ class Membership:
         return True
 
     def claim_refutation(self, reporter: NodeId, now: float, *, stranger: bool) -> bool:
-        """Take the right to refute somebody's report of ourselves; False where there is none.
+        """Whether to refute a report of this node, however old, as others may believe it.
 
-        Others may believe it, however old it is. Each reporter has a budget, and all strangers
-        together, as these may be invented: false reports make no storm of answers.
+        Each reporter has a budget, and all strangers share another, as these may be invented: false
+        reports must not cause a storm of answers. Takes from these budgets.
         """
         allowed = self._by_reporter.spend(reporter, 1, now)
         return allowed and (not stranger or self._by_strangers.spend(1, now))
 
     def forget(self, node: NodeId) -> None:
-        """Give up a suspicion of a node of which nothing is known any more: nobody can look."""
+        """Give up suspecting a node of which nothing is known any more: nobody can dial it."""
         self._suspects.drop(node)
 
     def slept(self, now: float) -> None:
-        """Note that we were paused or very late: silence meanwhile says nothing of others.
+        """Note that we were paused or very late: silence meanwhile says nothing about others.
 
         All suspicions start anew, and the counts of connections are forgotten.
         """
@@ -362,7 +362,7 @@ class Membership:
         self._set_health(max(0, self._health - 1))
 
     def next_due(self) -> float:
-        """Return when actions are due, monotonic: -infinity for now, infinity for never."""
+        """Return when there are actions to take, in monotonic seconds; infinity for never."""
         return self._suspects.next_due()
 
     def take_actions(self, now: float) -> list[Action]:
@@ -387,8 +387,8 @@ class Membership:
 def _keep_claim(known: Known, reporter: NodeId, statement: Statement, observed_at: float) -> None:
     """Keep a report of a node that we hear, unless all that we know of it is later.
 
-    It might be dying just now, and the reporter's clock be a little slow: only what we hear
-    after that refutes the report.
+    It might be dying just now, with the reporter's clock a little slow: only what we hear later
+    refutes the report.
     """
     linked_since = known.linked_at is None or known.linked_at > observed_at
     if not (known.heard_at > observed_at and linked_since) and len(known.claims) < MAX_REPORTS:

@@ -1,23 +1,23 @@
 """Which records two replicas hold differently: Merkle trees, compared from the top down.
 
 After Dynamo (DeCandia et al. 2007, section 4.7), as the anti-entropy of Demers et al. (1987).
-Where two fingerprints are equal, so is all below; where they differ, those below are told.
-So n differences among m records cost O(n log m)::
+Where two fingerprints are equal, so is everything below; where they differ, the ones below are
+exchanged. So n differences among m records cost O(n log m)::
 
     comparison = Comparison(tree, prefixes, rng)
     while (question := comparison.next()) is not None:
         comparison.answered(...)    # what `compare(their_tree, question)` gave over there
     comparison.only_here, comparison.only_there, comparison.different
 
-A node has one tree of all that it stores, kept up to date, for all its neighbours. Two
-replicas hold overlapping sets, but the keys that belong to both are all those under a few
-prefixes, so that a part of the tree is compared as it is: no tree is made for a neighbour.
+A node has one tree of all that it stores, kept up to date, for all its neighbours. Two replicas
+hold overlapping sets, but the keys that belong to both are exactly those under a few prefixes, so
+parts of the tree are compared as they are: no tree is built for one neighbour.
 
 Fingerprints are hashes of hashes. An exclusive or, or a sum, of the digests below would be
-easier to keep up to date, but a writer could choose records that cancel out: with the
-exclusive or by solving linear equations, with the sum by the generalized birthday (Wagner
-2002). Here he needs a collision of SHA-256 cut to 16 bytes, 2**64 steps, and hides no more
-than one difference, which a read of the key repairs.
+easier to keep up to date, but a writer could choose records that cancel out: with the exclusive or
+by solving linear equations, with the sum by the generalized birthday problem (Wagner 2002). With
+hashes, the writer needs a collision of SHA-256 cut to 16 bytes, 2**64 steps, and hides only one
+difference, which a read of the key repairs.
 """
 
 import hashlib
@@ -42,10 +42,11 @@ from p2pd.wire.messages import (
 )
 
 EMPTY = bytes(FINGERPRINT_BYTES)
-# Up to so many keys are one leaf, in the tree of every node: fingerprints depend on it. And
-# from `ID_BITS - STEP` bits on there can't be more, so an answer with children has room.
+# Up to so many keys are one leaf, in the tree of every node: fingerprints depend on it. From
+# `ID_BITS - STEP` bits on there can't be more, so an answer with children never runs past the last
+# bit.
 MAX_LEAF = 1 << STEP
-# Of one comparison. A liar can make it go on this long; each question costs both some
+# Bounds of one comparison. A liar can make it go on this long; each question costs both sides some
 # milliseconds at most.
 MAX_QUESTIONS = 64
 MAX_PENDING = 4096
@@ -60,11 +61,11 @@ class Prefix:
     path: int = 0
 
     def holds(self, key: bytes) -> bool:
-        """Whether a key begins with it."""
+        """Whether a key begins with this prefix."""
         return int.from_bytes(key) >> ID_BITS - self.bits == self.path
 
     def bit(self, index: int) -> int:
-        """Return one of its bits; the first one has index 0."""
+        """Return one of its bits; the first has index 0."""
         return self.path >> self.bits - 1 - index & 1
 
     def longer(self, bits: int) -> list["Prefix"]:
@@ -79,13 +80,13 @@ EVERYTHING = Prefix()
 class Tree:
     """The digests of all versions that a node stores, by key.
 
-    Takes 70 bytes of memory for a key (measured with 100,000), 210 where somebody chose the keys
-    to that end. A change costs some tens of microseconds, as many again for the hashes above
-    it; these are computed when they are next asked for.
+    Takes 70 bytes of memory for a key (measured with 100,000), 210 where somebody chose the keys to
+    that end. A change costs some tens of microseconds, and as much again for the hashes above it,
+    which are computed when next asked for.
 
     A binary trie in which a branch stands where keys first differ (Morrison 1968, PATRICIA), so
-    that long common prefixes cost nothing. What has up to `MAX_LEAF` keys is one leaf. So its
-    shape, and with it every fingerprint, follows from the keys alone.
+    that long common prefixes cost nothing. A subtree of up to `MAX_LEAF` keys is one leaf. So the
+    shape, and with it what every fingerprint covers, follows from the keys alone.
     """
 
     def __init__(self, records: Mapping[bytes, Iterable[bytes]] | None = None) -> None:
@@ -107,7 +108,7 @@ class Tree:
         return entries[start + ID_BYTES : end] if entries.startswith(key, start) else None
 
     def put(self, key: bytes, names: Iterable[bytes]) -> None:
-        """Note that these are the versions under a key now, by name in any order."""
+        """Note that these are the versions under a key now: their names, in any order."""
         entry = _entry(key, names)
         above, leaf = self._descend(key)
         start = _position(leaf.entries, key)
@@ -123,7 +124,7 @@ class Tree:
         self._replace(above, leaf, _build(leaf.entries[:start] + entry + leaf.entries[end:]))
 
     def remove(self, key: bytes) -> None:
-        """Note that nothing is stored under a key any more, if anything was."""
+        """Note that nothing is stored under a key any more."""
         above, leaf = self._descend(key)
         start = _position(leaf.entries, key)
         if not leaf.entries.startswith(key, start):
@@ -139,7 +140,7 @@ class Tree:
             self._replace(above, branch, branch.left if branch.left.count else branch.right)
 
     def fingerprint(self, prefix: Prefix = EVERYTHING) -> bytes:
-        """Return 16 bytes that are the same where all below a prefix is; `EMPTY` for nothing."""
+        """Return 16 bytes that are equal if all below a prefix is; `EMPTY` if there is nothing."""
         return _fingerprint(_under(self._root, prefix))
 
     def is_empty(self, prefix: Prefix) -> bool:
@@ -152,7 +153,7 @@ class Tree:
             yield from _unpacked(leaf.entries)
 
     def tell(self, prefix: Prefix, fingerprint: bytes) -> tuple[bytes, bytes] | None:
-        """Return what a `Difference` tells one who has this fingerprint; None for no difference.
+        """Return what a `Difference` tells an asker with this fingerprint; None if there is none.
 
         That is `children` and `entries`.
         """
@@ -164,14 +165,14 @@ class Tree:
         return b"".join(self.children(prefix)), b""
 
     def children(self, prefix: Prefix) -> list[bytes]:
-        """Return the 16 fingerprints that are `STEP` bits further down."""
+        """Return the 16 fingerprints `STEP` bits further down."""
         nodes = [_under(self._root, prefix)]
         for bits in range(prefix.bits, prefix.bits + STEP):
             nodes = [half for node in nodes for half in _halves(node, bits)]
         return [_fingerprint(node) for node in nodes]
 
     def _descend(self, key: bytes) -> tuple[list["_Branch"], "_Leaf"]:
-        """Go down by the bits of a key alone; whether the rest fits is for the leaf to tell."""
+        """Go down by the bits of a key alone; whether its other bits match shows in the leaf."""
         above: list[_Branch] = []
         node = self._root
         while isinstance(node, _Branch):
@@ -192,7 +193,7 @@ class Tree:
 
 
 def compare(tree: Tree, question: Compare) -> Compared:
-    """Answer a question; raises `BadMessage` for a path that is none."""
+    """Answer a question; raises `BadMessage` for an invalid path."""
     told = [tree.tell(prefix_of(each), each.fingerprint) for each in question.subtrees]
     return Compared(
         tuple(Difference(index, *each) for index, each in enumerate(told) if each is not None)
@@ -200,21 +201,20 @@ def compare(tree: Tree, question: Compare) -> Compared:
 
 
 def digest_of(names: Iterable[bytes]) -> bytes | None:
-    """Return what stands for versions of these names in a tree; None for none."""
+    """Return what represents versions of these names in a tree; None if there are none."""
     ordered = sorted(names)
     return _hash(b"".join(ordered)) if ordered else None
 
 
 class Comparison:
-    """The comparison of one's own tree with a neighbour's, under `prefixes` that don't overlap.
+    """A comparison of our own tree with a neighbour's, under `prefixes` that don't overlap.
 
     Both trees may change meanwhile. Whatever the neighbour answers, there are at most
-    `MAX_QUESTIONS` questions and `MAX_FOUND` keys; what is beyond is for another comparison,
-    and chance decides what that is, so that what can't be repaired does not stand before the
-    rest for ever.
+    `MAX_QUESTIONS` questions and `MAX_FOUND` keys; the rest is left to another comparison. Chance
+    decides what is left out, so that what can't be repaired does not block the rest for ever.
 
-    What differs are the keys `only_here`, and with the digests that the neighbour told those
-    `only_there` and those with `different` versions.
+    What differs are the keys `only_here`, those `only_there` and those with `different` versions,
+    the latter two with the neighbour's digests.
     """
 
     def __init__(self, tree: Tree, prefixes: Iterable[Prefix], rng: random.Random) -> None:
@@ -231,15 +231,15 @@ class Comparison:
 
     @property
     def complete(self) -> bool:
-        """Whether all was compared; else more may differ than what was found."""
+        """Whether everything was compared; else more may differ than was found."""
         return not self._bounded and not self._pending and not self._asked
 
     def next(self) -> Compare | None:
-        """Return what to ask the neighbour, None at the end."""
+        """Return what to ask the neighbour; None at the end."""
         if not self._pending or self._questions == MAX_QUESTIONS or self._room == 0:
             return None
         self._questions += 1
-        # The deepest first: so little is pending, and some keys are found soon.
+        # The deepest first: this keeps little pending, and finds some keys soon.
         self._asked = self._pending[-MAX_SUBTREES:]
         del self._pending[-MAX_SUBTREES:]
         return Compare(
@@ -249,7 +249,7 @@ class Comparison:
     def answered(self, answer: Compared) -> None:
         """Take the answer to the last question.
 
-        Raises `BadMessage` for one that does not fit it. What was found until then stays.
+        Raises `BadMessage` for one that does not match it. What was found until then stays.
         """
         last = -1
         for each in answer.differences:
@@ -317,7 +317,7 @@ def _subtree(prefix: Prefix, fingerprint: bytes) -> Subtree:
 
 
 def prefix_of(subtree: Subtree) -> Prefix:
-    """Read the path of a subtree; raises `BadMessage` for one that is none."""
+    """Read the path of a subtree; raises `BadMessage` for an invalid one."""
     prefix = Prefix(subtree.bits, int.from_bytes(subtree.path) >> -subtree.bits % 8)
     if prefix.path.bit_length() > prefix.bits or _subtree(prefix, subtree.fingerprint) != subtree:
         raise BadMessage("not the path of a subtree")
@@ -326,7 +326,7 @@ def prefix_of(subtree: Subtree) -> Prefix:
 
 @attrs.define(eq=False, weakref_slot=False)
 class _Leaf:
-    """Up to `MAX_LEAF` keys, each with its digest, in order; packed, which takes a third."""
+    """Up to `MAX_LEAF` keys, each with its digest, in order; packed, at a third of the memory."""
 
     entries: bytes
     fingerprint: bytes = b""
@@ -338,9 +338,9 @@ class _Leaf:
 
 @attrs.define(eq=False, weakref_slot=False)
 class _Branch:
-    """More keys, all the same in their first `bits` bits; the next one tells left from right.
+    """More keys, all the same in their first `bits` bits; the next bit tells left from right.
 
-    An empty fingerprint is one to compute.
+    An empty fingerprint is yet to be computed.
     """
 
     bits: int
@@ -378,7 +378,7 @@ def _under(node: _Node, prefix: Prefix) -> _Node:
 
 
 def _halves(node: _Node, bits: int) -> tuple[_Node, _Node]:
-    """Tell keys apart by the bit after the first `bits`, which they all have in common."""
+    """Split keys by the bit after the first `bits`, which they all have in common."""
     if isinstance(node, _Branch):
         if node.bits == bits:
             return node.left, node.right
@@ -427,7 +427,7 @@ def _hash(data: bytes) -> bytes:
 
 
 def _position(entries: bytes, key: bytes) -> int:
-    """Return where a key stands among entries, or would."""
+    """Return where a key stands among entries, or would stand."""
     count = len(entries) // ENTRY_BYTES
     at = bisect_left(range(count), key, key=lambda index: _key_at(entries, index))
     return at * ENTRY_BYTES

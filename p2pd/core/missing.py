@@ -13,23 +13,25 @@ import attrs
 from p2pd.ids import NodeId
 
 MAX_MISSING = 4096
-# First announced by one peer: nobody alone can fill the table with IDs that never come.
+# First announced by one peer: no single peer can fill the table with IDs that never come.
 MAX_MISSING_OF_ONE = MAX_MISSING // 8
 MAX_ANNOUNCERS = 8
-# Seconds. The copy over the tree travels more links than the announcement, which in turn waits
-# to be batched: fifteen links of 50 ms, as in a tree of a thousand nodes that is not low yet.
-# Less, and what is only late comes twice, prunes its links, and the tree never settles.
+# Seconds. The copy over the tree travels more links than the announcement, which in turn waits to
+# be batched: fifteen links of 50 ms, as in a tree of a thousand nodes that is not low yet. If this
+# were less, what is only late would come twice and prune its links, and the tree would never
+# settle.
 GRAFT_AFTER = 0.75
-# Seconds, as long as an answer takes at most on most links. Shorter, and a slow link gives
-# each publication several times; longer, and one dead announcer holds it up.
+# Seconds: what an answer takes at most on most links. If shorter, a slow link brings each
+# publication several times; if longer, one dead announcer holds it up.
 GRAFT_AGAIN = 0.3
 
 
 @attrs.define
 class Absent:
-    """One that has not come: who still can be asked, and over how many hops it came to them.
+    """One that has not come: who can still be asked, and over how many hops it came to them.
 
-    `first` is who announced it first. Hops are None for a peer that only listed it in a digest.
+    `first` is the peer that announced it first. Hops are None for one that only listed it in a
+    digest.
     """
 
     first: NodeId
@@ -47,7 +49,7 @@ class Missing:
     def __init__(self) -> None:
         self._absent: dict[bytes, Absent] = {}
         self._first_of: Counter[NodeId] = Counter()
-        # An entry whose time is no longer that of its `Absent` is void.
+        # An entry is stale once its time differs from its `Absent`'s.
         self._timers: list[tuple[float, bytes]] = []
 
     def __len__(self) -> int:
@@ -59,7 +61,8 @@ class Missing:
     def announced(self, message_id: bytes, peer: NodeId, hops: int | None, now: float) -> None:
         """Note who has it, and over how many `hops`, if it said; each is asked for it once.
 
-        At the bounds an ID that is new is not noted, unless somebody else announces it.
+        When full, a new ID is not noted; nor is it if `peer` has used up its share, unless another
+        announces it.
         """
         absent = self._absent.get(message_id)
         if absent is None:
@@ -74,7 +77,7 @@ class Missing:
             absent.announcers[peer] = hops
 
     def was_asked_by_digest(self, message_id: bytes, peer: NodeId) -> bool:
-        """Whether a peer was asked that never announced it, but holds it by its digest."""
+        """Whether a peer was asked for it that never announced it, but listed it by a digest."""
         absent = self._absent.get(message_id)
         return absent is not None and peer in absent.asked and absent.asked[peer] is None
 
@@ -88,7 +91,7 @@ class Missing:
         return absent
 
     def link_down(self, peer: NodeId, now: float, *, eager: bool) -> None:
-        """Ask nobody over a link that is gone, and wait no more for what it was to bring.
+        """Ask nobody over a link that is gone, and stop waiting for what it was to bring.
 
         `eager`: any of them could have come over it by itself.
         """
@@ -101,7 +104,7 @@ class Missing:
     def to_ask(self, now: float) -> dict[NodeId, list[bytes]]:
         """Return whom to ask now for what, and wait for the answers.
 
-        What nobody is left to be asked for is forgotten.
+        IDs for which nobody is left to ask are forgotten.
         """
         asks: dict[NodeId, list[bytes]] = {}
         while self.next_due() <= now:
@@ -118,7 +121,7 @@ class Missing:
         return asks
 
     def next_due(self) -> float:
-        """Return when to call `to_ask`, monotonic; never is `math.inf`."""
+        """Return when to call `to_ask`, monotonic; `math.inf` for never."""
         while self._timers:
             due, message_id = self._timers[0]
             absent = self._absent.get(message_id)

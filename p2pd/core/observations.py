@@ -11,10 +11,10 @@ class LinkSeen:
     """One multicast group on one interface.
 
     `trouble` is why it can't be joined or sent to, `port_taken` whether that is because another
-    program has the port; `listening` whether this node listens on
-    an address there, without which it sends nothing. `looped`: its own beacon came back.
-    `hosts` and `foreign` are the hosts from which other nodes answered: of this network, and
-    of others; `own_hosts` those among `hosts` that are this very host.
+    program has the port; `listening` whether this node listens on an address there, without which
+    it sends nothing. `looped`: its own beacon came back. `hosts` and `foreign` are the hosts from
+    which nodes of this network and of others answered; `own_hosts` are those of `hosts` that are
+    this very host.
     """
 
     group: str
@@ -29,7 +29,7 @@ class LinkSeen:
 
 @attrs.frozen
 class InterfaceSeen:
-    """One interface that is up; `used` as the configuration has it."""
+    """One interface that is up; `used` is whether the configuration has it used."""
 
     name: str
     addresses: tuple[str, ...] = ()
@@ -40,11 +40,11 @@ class InterfaceSeen:
 
 @attrs.frozen
 class TargetSeen:
-    """One bootstrap or seed address of the configuration, as it stands there.
+    """One bootstrap or seed address of the configuration, as written there.
 
-    `unresolved` is why its name has no address. `answered`: the address at which a node is,
-    None where there is none; `failure` then is what the last address said, and `reason` the
-    code of that: `dial_failed`, `connection_lost`, or why either side refused the other.
+    `unresolved` is why its name has no address. `answered` is the address at which a node answered,
+    None where none did; then `failure` is what the last address said, and `reason` its code:
+    `dial_failed`, `connection_lost`, or why either side refused the other.
     """
 
     text: str
@@ -57,7 +57,7 @@ class TargetSeen:
 
 @attrs.frozen
 class RefusalSeen:
-    """A handshake that came to nothing: the code of why, with whom, how many seconds ago."""
+    """A handshake that failed: the code of why, with whom, how many seconds ago."""
 
     reason: str
     address: str
@@ -79,7 +79,7 @@ class DialSeen:
 
 @attrs.frozen
 class ClockSeen:
-    """By how many seconds a peer's clock is ahead of this one's."""
+    """By how many seconds a peer's clock is ahead of this node's."""
 
     peer: str
     ahead: float
@@ -97,8 +97,8 @@ class EchoSeen:
 class DiskSeen:
     """The disk under the state directory; see `store.base.Disk`.
 
-    `used` are the bytes of all records there, of the `most` allowed (`store.max_bytes`; 0 where
-    that is not known), `largest` those of the largest value.
+    `used` is the bytes of all records there, of the `most` allowed (`store.max_bytes`; 0 where that
+    is not known), `largest` those of the largest value.
     """
 
     directory: str
@@ -112,10 +112,10 @@ class DiskSeen:
 
 @attrs.frozen
 class Observations:
-    """All of it. `patterns` are `discovery.multicast.interfaces`; `listening` is where.
+    """All of it. `patterns` are `discovery.multicast.interfaces`; `listening` says on what.
 
-    `connected` and `known` count peers; `other_hosts` are the hosts of those connected that
-    are not this one; `unreachable` says of some that are not connected why.
+    `connected` and `known` count peers; `other_hosts` are the hosts of connected peers, except this
+    one; `unreachable` says why some peers are not connected.
     """
 
     network: str

@@ -1,6 +1,6 @@
-"""What other peers hold that was never seen here: each is asked for of one peer at a time.
+"""What other peers hold that was never seen here: one peer at a time is asked for each.
 
-After a partition several neighbours offer the same; anti-entropy would else bring each
+After a partition several neighbours offer the same; otherwise anti-entropy would bring each
 publication several times.
 """
 
@@ -13,21 +13,22 @@ import attrs
 from p2pd.core.bounded import BoundedTable
 from p2pd.ids import NodeId
 
-# Seconds until another peer is asked for what one has promised.
+# Seconds until another peer is asked for what one has offered.
 RETRY = 3.0
-# Seconds in which who did not bring a publication is not asked for it again, if there are others.
+# For this many seconds, a peer that did not bring a publication is not asked for it again, unless
+# it is the only one.
 BROKEN_FOR = 30.0
-# Seconds of the same where it brought others that it was asked for meanwhile: it may have had
-# no room for all. One round, so that the next one may find somebody else.
+# The same, for a peer that brought others that it was asked for meanwhile: there may have been no
+# room for all. One round, so that the next may find another peer.
 SLOW_FOR = 5.0
 MAX_WANTED = 8192
-# Of one peer: what it tells in two rounds of anti-entropy, as each side begins some.
+# Of one peer: what it tells in two rounds of anti-entropy, as both sides begin rounds.
 MAX_WANTED_OF_ONE = MAX_WANTED // 8
 
 
 @attrs.define
 class _Wanted:
-    """What was asked of a peer; `came` from whomever."""
+    """What a peer was asked for; `came`: from anybody."""
 
     peer: NodeId
     asked_at: float
@@ -37,7 +38,7 @@ class _Wanted:
 class Offers:
     """Offers since the last `to_ask`, and what was asked for; at most `MAX_WANTED` of each.
 
-    Of either `MAX_WANTED_OF_ONE` are of the same peer. At the bounds an offer is declined: the
+    Of each, at most `MAX_WANTED_OF_ONE` are of the same peer. When full, an offer is declined: the
     next digest brings it again.
     """
 
@@ -47,9 +48,9 @@ class Offers:
         # Oldest first.
         self._wanted: dict[bytes, _Wanted] = {}
         self._wanted_of: Counter[NodeId] = Counter()
-        # When each last brought what it was asked for.
+        # When each peer last brought what it was asked for.
         self._brought: dict[NodeId, float] = {}
-        # Who promised what and did not bring it, until when that counts; oldest first.
+        # Until when it counts that a peer did not bring what it offered; oldest first.
         self._broken = BoundedTable[tuple[bytes, NodeId], float](MAX_WANTED)
 
     def __len__(self) -> int:
@@ -58,7 +59,8 @@ class Offers:
     def offer(self, message_id: bytes, peer: NodeId, now: float, *, alone: bool) -> None:
         """Note that a peer holds it, unless another has said so since the last `to_ask`.
 
-        Who of late promised it in vain is passed over, but where it is `alone` with us.
+        A peer that recently offered it and did not bring it is passed over, unless it is `alone`
+        with us.
         """
         self._expire(now)
         if message_id in self._offered or len(self._offered) >= MAX_WANTED:
@@ -70,18 +72,18 @@ class Offers:
             self._offered_of[peer] += 1
 
     def brought(self, peer: NodeId, now: float) -> None:
-        """Note that a peer brings what it was asked for: what it promised besides may follow."""
+        """Note that a peer brings what it was asked for: the rest of its offers may follow."""
         self._brought[peer] = now
 
     def arrived(self, message_id: bytes) -> None:
-        """Decline an offer of what has come. It stays on record whom it was asked of."""
+        """Decline an offer of what has come. It stays on record who was asked for it."""
         self._offered.pop(message_id, None)
         wanted = self._wanted.get(message_id)
         if wanted is not None:
             wanted.came = True
 
     def is_wanted(self, message_id: bytes, peer: NodeId) -> bool:
-        """Whether this peer was asked for it of late."""
+        """Whether this peer was recently asked for it."""
         wanted = self._wanted.get(message_id)
         return wanted is not None and wanted.peer == peer
 

@@ -1,8 +1,8 @@
 """How many of a key's replicas have to answer, and how many did.
 
 The replicas of a key are not a fixed group: they are the `dht.replication` closest nodes that
-answer. Where fewer than that do, those count, too, that should have answered, or whoever is
-cut off would be a majority of itself.
+answer. If fewer answer, those that should have answered count as well; otherwise a node that is cut
+off would be its own majority.
 """
 
 import math
@@ -20,18 +20,18 @@ class Needed:
     count: float
 
     def of(self, wanted: int) -> int:
-        """Return how many that is, where there are `wanted` replicas."""
+        """Return how many that is if there are `wanted` replicas."""
         return wanted if self.count == math.inf else int(self.count) or wanted // 2 + 1
 
 
 @attrs.frozen
 class Turnout:
-    """Who of the replicas of a key has answered.
+    """Which replicas of a key have answered.
 
-    `nodes` are the replicas, the closest first, of which `answered` have answered, and the others
-    may do so yet. `wanted` is how many there should be, `silent` how many near the key did not
-    answer. `mostly_silent`: of those that should have what there is under the key no more than
-    half have answered, so that it is not known to be absent.
+    `nodes` are the replicas, closest first, of which `answered` have answered; the others may yet
+    do so. `wanted` is how many there should be, `silent` how many near the key did not answer.
+    `mostly_silent`: at most half of the nodes that should hold the key have answered, so its
+    absence is not established.
     """
 
     nodes: list[NodeId]
@@ -56,15 +56,15 @@ def turnout(
 ) -> Turnout:
     """Say who the `replication` replicas of a key are, and how many of them have answered.
 
-    `answered` are all near the key that did, `pending` may do so yet; `silent` did not, though
-    they may well run. `missing` is how many there are beyond the first two that should have
-    answered, the silent ones included: that matters where those are fewer than `replication`.
+    `answered` are all near the key that did, `pending` may yet do so; `silent` did not, though they
+    may well run. `missing` is how many should have answered, besides `answered` and `pending` and
+    including the silent: it matters where those two are fewer than `replication`.
     """
     nodes = closest_first({*answered, *pending}, key)[:replication]
     there = sum(node in answered for node in nodes)
     wanted = min(replication, len(nodes) + missing)
     unheard = max(len(silent), wanted - len(nodes))
-    # Neither may those nearby hide it who fell silent, nor those who were not even found.
+    # Neither silent nodes nearby nor nodes that were never found may conceal the key.
     near = closest_first({*answered, *silent}, key)[:replication]
     near_answered = sum(node in answered for node in near)
     return Turnout(

@@ -2,14 +2,13 @@
 
 Each version carries a version vector of what its writer had seen under the key (Parker et
 al. 1983, "Detection of Mutual Inconsistency in Distributed Systems"): for each actor, which
-is one process of one writer, the clock of its latest version. All versions of one actor
-under a key stand in a row, each one replacing those before it (see `Author`), so one clock
-for each actor says it all, however many versions a replica has missed.
+is one process of one writer, the clock of its latest version. All versions of one actor under a key
+form a sequence, each replacing those before it (see `Author`), so one clock for each actor says it
+all, however many versions a replica has missed.
 
-A replica keeps every version that no other one covers, so that two writers who did not see
-each other both stay, as siblings; the next write that saw both replaces both. The winner
-among siblings is the same for everybody who has the same set: the greatest hybrid logical
-clock, then the greatest version.
+A replica keeps every version that no other covers, so two writes that did not see each other both
+stay, as siblings; the next write that saw both replaces both. The winner among siblings is the same
+for everybody that has the same set: the greatest hybrid logical clock, then the greatest name.
 """
 
 import hashlib
@@ -22,15 +21,15 @@ from p2pd.wire.messages import MAX_SEEN, MAX_SIBLINGS, Record, Seen, Signed
 
 INSTANCE_BYTES = 8
 _COUNTER_BITS = 16
-# A clock further ahead than any honest one could push all later writers to its end.
+# A clock further ahead than any honest one could push all later writers to the end of its range.
 MAX_CLOCK_AHEAD_MS = 24 * 3600 * 1000
-# A reader refuses clocks that are less far ahead, by so much, than a replica does: what it writes
-# next is dated later still, and replicas with somewhat slower clocks must take it.
+# A reader's limit for clocks ahead is so much lower than a replica's: what it writes next is dated
+# later still, and replicas with somewhat slower clocks must take it.
 READERS_MARGIN_MS = 3600 * 1000
-# What replaced something, a deletion above all, is kept so long after its end: a replica that was
-# away for less can't bring back what was there before.
+# What replaced something, above all a deletion, is kept for so long after its end: a replica that
+# was away for less can't bring back what was there before.
 GRACE_MS = 30 * 24 * 3600 * 1000
-# An author remembers what it wrote under so many keys; beyond it, it goes on as a new actor.
+# An author remembers what it wrote under so many keys; beyond that, it goes on as a new actor.
 MAX_REMEMBERED = 16384
 
 
@@ -38,7 +37,7 @@ MAX_REMEMBERED = 16384
 class Version:
     """A record with its name: SHA-256 of the body that its writer signed.
 
-    `key` is where it belongs, `actor` which process of which writer made it.
+    `key` is where it belongs, `actor` the process of the writer that made it.
     """
 
     name: bytes
@@ -71,11 +70,11 @@ def actor_of(writer: bytes, instance: bytes) -> bytes:
 
 
 def merge(versions: Iterable[Version]) -> list[Version]:
-    """Return those versions of one key that no other one covers, the winner first.
+    """Return those versions of one key that no other covers, the winner first.
 
-    At the bound of `MAX_SIBLINGS` the lowest in rank are dropped. The winner does not
-    depend on the order or the grouping of merges. Nor do the siblings, while no more than
-    `MAX_SIBLINGS` stand side by side and no more than `MAX_SEEN` actors write a key.
+    Beyond `MAX_SIBLINGS` the lowest in rank are dropped. The winner does not depend on the order or
+    the grouping of merges. Nor do the siblings, as long as no more than `MAX_SIBLINGS` stand side
+    by side and no more than `MAX_SEEN` actors write a key.
     """
     by_name = {version.name: version for version in versions}
     if len(by_name) < 2:
@@ -94,7 +93,7 @@ def merge(versions: Iterable[Version]) -> list[Version]:
 
 
 def living(versions: Iterable[Version], now_ms: int) -> list[Version]:
-    """Leave out deletions and what is past its time; `now_ms` in Unix milliseconds."""
+    """Leave out deletions and what has expired; `now_ms` in Unix milliseconds."""
     return [
         each
         for each in versions
@@ -104,18 +103,18 @@ def living(versions: Iterable[Version], now_ms: int) -> list[Version]:
 
 
 def kept(versions: Iterable[Version], now_ms: int) -> list[Version]:
-    """Leave out what need not be kept any more; `now_ms` in Unix milliseconds."""
+    """Leave out what no longer need be kept; `now_ms` in Unix milliseconds."""
     return [each for each in versions if is_kept(each.record, now_ms)]
 
 
 def is_kept(record: Record, now_ms: int) -> bool:
-    """Whether a record still need be kept; `now_ms` in Unix milliseconds."""
+    """Whether a record must still be kept; `now_ms` in Unix milliseconds."""
     gone_at = gone_at_ms(record)
     return gone_at is None or gone_at > now_ms
 
 
 def gone_at_ms(record: Record) -> int | None:
-    """Return from when on a record need not be kept, in Unix milliseconds; None for ever."""
+    """Return from when on a record need not be kept, in Unix milliseconds; None for never."""
     if not record.expires:
         return None
     return record.expires + (GRACE_MS if record.seen else 0)
@@ -131,13 +130,13 @@ def _is_plausible(clock: int, now_ms: int) -> bool:
 
 
 class Author:
-    """Makes the versions that one process writes: one actor, as long as it remembers them.
+    """Makes the versions that one process writes: as one actor, as long as it remembers them.
 
-    Its versions of a key each cover the one before, also where that was not seen when they
-    were made: to miss one's own write (few replicas have it, or are cut off) is not to write
-    beside it. So one key must be written by one caller at a time. Its clock is a hybrid
-    logical one (Kulkarni et al. 2014, "Logical Physical Clocks", section 3), of each key by
-    itself: what somebody dated ahead under one key dates nothing that is written under others.
+    Its versions of a key each cover the one before, even if that was not seen when they were made:
+    missing its own last write (few replicas have it, or they are cut off) must not make a sibling
+    of it. So only one caller at a time may write a key. Its clock is a hybrid logical one (Kulkarni
+    et al. 2014, "Logical Physical Clocks", section 3), kept for each key: what somebody dated ahead
+    under one key does not date what is written under others.
     """
 
     def __init__(self, public_key: bytes, entropy: Callable[[int], bytes]) -> None:
@@ -151,10 +150,10 @@ class Author:
         self._written: dict[Key, tuple[Seen, ...]] = {}
 
     def has_seen_more(self, key: Key, versions: Iterable[Version], now_ms: int) -> bool:
-        """Whether what this author wrote last under a key covers others' versions not among these.
+        """Whether this author's last write under a key covers others' versions not among these.
 
-        Then these are what some replicas had before, unless all need no keeping any more at
-        `now_ms`, or there was no room for them in a vector that has gone on since.
+        If so, these are an older state. Versions that no longer need be kept at `now_ms`, or had no
+        room in a vector that was extended since, don't count.
         """
         there = list(versions)
         shown = _clocks(there, ())
@@ -188,8 +187,8 @@ class Author:
         if len(self._written) >= MAX_REMEMBERED and key not in self._written:
             self._begin()
         if not _is_plausible(self._last_clock(key), now_ms):
-            # Our own clock was far ahead, and no replica took what we made. As a new actor we begin
-            # before it, or all that we write would be dated as far ahead.
+            # Our own clock was far ahead, and no replica took what we made. We begin as a new
+            # actor, or all that we write would be dated as far ahead.
             self._begin()
         latest = max((each.record.clock for each in versions), default=0)
         clock = max(now_ms << _COUNTER_BITS, latest + 1, self._last_clock(key) + 1)
@@ -203,7 +202,7 @@ class Author:
             instance=self._instance,
             clock=clock,
             seen=vector,
-            # Of a wall clock far behind, a tombstone would need no keeping any more.
+            # By a wall clock far behind, a tombstone would already no longer need be kept.
             expires=clock >> _COUNTER_BITS if value is None else expires,
         )
 
@@ -224,9 +223,9 @@ def _clocks(versions: list[Version], earlier: Iterable[Seen]) -> dict[bytes, int
 
 
 def _vector(versions: list[Version], earlier: Iterable[Seen]) -> tuple[Seen, ...]:
-    """Sum up what was seen; at the bound the actors go that wrote longest ago.
+    """Sum up what was seen; when full, the actors that wrote longest ago are dropped.
 
-    A version of theirs that a replica kept all that time then comes back as a sibling.
+    If a replica kept a version of theirs all that time, it comes back as a sibling.
     """
     now_there = {each.actor for each in versions}
     ordered = sorted(
