@@ -1,8 +1,8 @@
-"""The peer registry: everybody this node ever heard of, what came of it, and whom to dial.
+"""The peer registry: all peers this node heard of, what came of them, and whom to dial.
 
-Bounded so that it can't be flushed (after Bitcoin Core's address manager): a peer that was
-ever connected yields its place only to another one that was, and of those that never were,
-each source and each public network may fill only a share.
+Bounded so that it can't be flushed (after Bitcoin Core's address manager): a peer that was ever
+connected yields its place only to another that was, and of those that never were, each source and
+each public network may fill only a share.
 """
 
 import random
@@ -21,10 +21,10 @@ MAX_ADDRESSES = 8
 MAX_UNIDENTIFIED = Counter(
     {Source.BOOTSTRAP: 256, Source.SEED: 256, Source.MANUAL: 16, Source.MULTICAST: 4}
 )
-# Peers of the time before a restart that are dialled first: who would isolate a node by
-# filling its tables has to do it while these are connected (Bitcoin Core, anchors.dat).
+# Peers from before a restart that are dialled first: an attacker that would isolate a node by
+# filling its tables has to do so while these are connected (Bitcoin Core, anchors.dat).
 ANCHORS = 2
-# A peer that failed this often in a row is only dialled when nobody better is left.
+# A peer that failed this often in a row is dialled only when no better one is left.
 _HOPELESS_AFTER = 8
 
 
@@ -64,7 +64,7 @@ class Registry:
     ) -> Entry | None:
         """Note that a peer is said to be at an address.
 
-        Returns its entry, or None for oneself and where the bounds leave no room.
+        Returns its entry, or None for this node itself and where the bounds leave no room.
         """
         if node_id == self._own_id:
             return None
@@ -72,11 +72,11 @@ class Registry:
             node_id, Entry(node_id, source, wall, addresses=[address])
         )
         if entry is not None:
-            # Many lies in a row push out each other, not what is known to be true.
+            # Many lies in a row displace each other, not what is known to be true.
             if address not in entry.addresses and len(entry.addresses) >= MAX_ADDRESSES:
                 del entry.addresses[1]
             _put_first(entry.addresses, address)
-            # Nor do they come before where it answered.
+            # Nor do they come before an address at which it answered.
             true = next((each for each in entry.addresses if each in entry.answered), None)
             if true is not None and address not in entry.answered:
                 _put_first(entry.addresses, true)
@@ -92,10 +92,10 @@ class Registry:
         *,
         told_by: NodeId | None = None,
     ) -> Entry | None:
-        """Note a peer's own, verified record; an older one than known changes nothing.
+        """Note a peer's own, verified record; one older than the known one changes nothing.
 
-        `addresses` are those of the record that make sense from here. Returns the entry,
-        or None for oneself and where the bounds leave no room.
+        `addresses` are those of the record that make sense from here. Returns the entry, or None
+        for this node itself and where the bounds leave no room.
         """
         node_id = NodeId.of(record.public_key)
         usable = list(addresses)[:MAX_ADDRESSES]
@@ -108,7 +108,7 @@ class Registry:
         if entry is not None and news and self._hearsay.move(node_id, entry, usable):
             entry.signed, entry.sequence = signed, record.sequence
             entry.name = record.name or None
-            # What worked or was heard of late is kept behind what the peer says itself.
+            # What worked or was heard recently is kept after what the peer itself says.
             for address in reversed(usable):
                 _put_first(entry.addresses, address)
             self._changed.add(node_id)
@@ -117,8 +117,8 @@ class Registry:
     def configured(self, address: Address, source: Source, wall: float) -> Entry | None:
         """Note an address of the configuration or a user whose node is not known yet.
 
-        Returns the entry that already has the address, or a new one; None at the bound,
-        which is each source's own.
+        Returns the entry that already has the address, or a new one; None when full. Each source
+        has its own bound.
         """
         # That a peer claims the address as its own is not enough: anybody could.
         for entry in self:
@@ -140,7 +140,7 @@ class Registry:
             self._changed.add(node_id)
 
     def forget_unidentified(self, source: Source, keep: Iterable[Address]) -> None:
-        """Drop the addresses of a source that have no node yet, but for those to `keep`."""
+        """Drop the addresses of a source that have no node yet, except those to `keep`."""
         kept = set(keep)
         for address, entry in list(self._unidentified.items()):
             if entry.source is source and address not in kept:
@@ -160,8 +160,8 @@ class Registry:
         """Note a finished handshake with the peer at `remote`, and whether we dialled it.
 
         A connection in passing does not undo that a user asked for the end of the last one.
-        A proven peer always finds a place: at the bound, the worst entry goes; if the
-        peer's public network fills its share already, the worst of that network.
+        A proven peer always finds a place: when full, the worst entry is evicted; if the peer's
+        public network already fills its share, the worst of that network.
         """
         node_id = NodeId.of(record.public_key)
         first = self._unidentified.pop(remote, None) if dialed else None
@@ -172,7 +172,8 @@ class Registry:
             self._make_room(public_network(remote))
             self._entries[node_id] = entry
         self._hearsay.discard(node_id)
-        # Fresh from its owner: it counts even if a clock set back made its sequence smaller.
+        # Fresh from its owner: it counts even if the owner's clock was set back and its sequence is
+        # smaller.
         _take_record(entry, signed, record)
         entry.status = Status.CONNECTED
         entry.success_count += 1
@@ -193,7 +194,7 @@ class Registry:
         dialed: bool,
         passing: bool,
     ) -> Entry:
-        """Note a connection that takes the place of another one to the same process.
+        """Note a connection that replaces another one to the same process.
 
         It may come from elsewhere, with a newer record.
         """
@@ -215,7 +216,7 @@ class Registry:
             self._changed.add(entry.node_id)
 
     def answered(self, node_id: NodeId, address: Address) -> None:
-        """Note that a peer answered at an address, though there was a connection already."""
+        """Note that a peer answered at an address while it was already connected."""
         entry = self._entries.get(node_id)
         if entry is not None:
             self._answered(entry, address)
@@ -231,10 +232,10 @@ class Registry:
         on_request: bool = False,
         left: bool = False,
     ) -> Entry:
-        """Note that a connection ended, and whether as the peer stops; returns the entry.
+        """Note that a connection ended, `left` if the peer is stopping; returns the entry.
 
-        The first redial waits only the least delay, but where a user asked for the end,
-        on either side, the longest.
+        The first redial waits only the least delay, or the longest if a user on either side asked
+        for the end.
         """
         entry = self._entries[node_id]
         entry.status = Status.DISCONNECTED
@@ -249,7 +250,7 @@ class Registry:
         return entry
 
     def failed(self, entry: Entry, reason: str, now: float) -> None:
-        """Note a dial that came to nothing, and when to try again."""
+        """Note a dial that failed, and when to try again."""
         entry.fail_count += 1
         entry.failures_in_row += 1
         entry.anchor = False
@@ -265,7 +266,7 @@ class Registry:
             }
 
     def refused_us(self, entry: Entry, reason: str, code: str, now: float) -> None:
-        """Note that a peer that had dialled us ended the handshake with a refusal.
+        """Note that a peer that had dialled us refused us at the end of the handshake.
 
         It was no connection after all, and the next dial waits as long as it would have.
         """
@@ -274,7 +275,7 @@ class Registry:
         self.failed(entry, reason, now)
 
     def refused(self, node_id: NodeId, reason: str, wall: float) -> None:
-        """Note that an inbound peer was refused that claimed, unproven, to be `node_id`."""
+        """Note that we refused an inbound peer that claimed, without proof, to be `node_id`."""
         if node_id == self._own_id:
             return
         entry = self._entries.get(node_id) or self._admit(
@@ -284,7 +285,7 @@ class Registry:
             entry.last_error = reason
 
     def left(self, node_id: NodeId) -> None:
-        """Note that a node said goodbye: that it is not there is no news."""
+        """Note that a node said goodbye: it is no news then that it can't be reached."""
         entry = self._entries.get(node_id)
         if entry is not None:
             entry.left = True
@@ -305,12 +306,13 @@ class Registry:
     def retry_now(self, entry: Entry | None = None, *, at: float = 0.0) -> None:
         """Cut one entry's backoff short, or all of them (an interface up, a wake-up).
 
-        `at` (monotonic) puts a first dial off a little instead, and no other one. Where a user
-        asked for the end of the connection, nothing changes.
+        `at` (monotonic) instead puts off a first dial a little, and no later one. Nothing changes
+        where a user asked for the end of the connection.
         """
         for each in self if entry is None else (entry,):
             if not each.parted:
-                # Who is heard again and again would never be dialled, were it put off each time.
+                # A peer that is heard again and again would never be dialled if it were put off
+                # each time.
                 each.retry_at = min(each.retry_at or at, at)
                 each.failures_in_row = min(each.failures_in_row, 1)
 
@@ -319,11 +321,11 @@ class Registry:
         entry.retry_at = max(entry.retry_at, until)
 
     def candidates(self, now: float) -> list[Entry]:
-        """Whom to dial now, best first: neither connected, nor being dialled, nor backing off.
+        """Return whom to dial now, best first: not connected, not being dialled, not backing off.
 
         Configured addresses first, then peers that were good, then those heard of on the
-        LAN, then hearsay; the hopeless and the dead last. Among equals, first those of
-        public networks in which no peer is connected, and at random.
+        LAN, then hearsay; the hopeless and the dead last. Among equals, those in public networks
+        without a connected peer come first, else at random.
         """
         held = {each.network for each in self if each.status is Status.CONNECTED} - {None}
         ready = [
@@ -351,14 +353,14 @@ class Registry:
     def sample(self, count: int, exclude: NodeId | None) -> list[Signed]:
         """Pick signed records to pass on: of connected peers first, then of proven ones.
 
-        None of the dead, and of public networks as many different ones as there are.
+        None of the dead, and from as many different public networks as there are.
         """
         connected: list[Entry] = []
         others: list[Entry] = []
         for entry in self._entries.values():
             if entry.proven and not entry.dead and entry.node_id != exclude:
                 (connected if entry.status is Status.CONNECTED else others).append(entry)
-        # Enough to choose among, without shuffling a large table for each question.
+        # Enough to choose from, without shuffling a large table for each question.
         pool = self._rng.sample(connected, min(2 * count, len(connected)))
         pool += self._rng.sample(others, min(2 * count, len(others)))
         seen: set[str] = set()
@@ -372,7 +374,7 @@ class Registry:
         return (diverse + rest)[:count]
 
     def choose_anchors(self) -> None:
-        """Let the peers that were connected last be dialled first; to be called after a load."""
+        """Let the peers that were connected last be dialled first; call it after a load."""
         known = sorted(self._entries.values(), key=lambda each: each.last_seen or 0, reverse=True)
         for entry in known[:ANCHORS]:
             entry.anchor = True
@@ -384,7 +386,7 @@ class Registry:
             self._entries[entry.node_id] = entry
 
     def take_changes(self) -> tuple[list[tuple[NodeId, Entry]], list[NodeId]]:
-        """Return what to write to and what to delete from disk since the last call.
+        """Return what to write to disk, and what to delete there, since the last call.
 
         Hearsay is not kept over a restart.
         """
@@ -394,7 +396,7 @@ class Registry:
         return [(each, entry) for each, entry in known if entry.proven], gone
 
     def not_saved(self, node_ids: Iterable[NodeId]) -> None:
-        """Give back changes that were taken and did not reach the disk."""
+        """Give back changes that were taken but did not reach the disk."""
         self._changed.update(node_ids)
 
     def _rank(self, entry: Entry) -> int:
@@ -428,7 +430,7 @@ class Registry:
         if len(self._entries) < MAX_ENTRIES:
             return
         idle = [each for each in self._entries.items() if each[1].status is not Status.CONNECTED]
-        # The bounds of connections bound the table too where all of it is connected.
+        # If all of it is connected, the bounds on connections bound the table, too.
         if not idle:
             return
         neighbours = sum(each.network == network for each in self._entries.values())
@@ -443,7 +445,7 @@ class Registry:
 
     def _drop(self, node_id: NodeId) -> None:
         self._hearsay.discard(node_id)
-        # Only the proven are on disk: whoever makes up peers must not cause a write for each.
+        # Only proven peers are on disk: made-up peers must not cause a write each.
         if self._entries.pop(node_id).proven:
             self._changed.add(node_id)
         else:

@@ -1,4 +1,4 @@
-"""Whose reports are heard: who accuses the living, or too many, loses his say for a while."""
+"""Whose reports count: a node that reports the living, or too many, is not heard for a while."""
 
 from collections import Counter, deque
 from itertools import takewhile
@@ -11,19 +11,19 @@ from p2pd.ids import NodeId
 REPORT_TTL = 300.0
 # A reporter's next report of the same node counts after so many seconds.
 REPORT_AGAIN = 60.0
-# A node's own reports in any minute; more are left to the others who noticed, too.
+# A node's own reports in any minute; more are left to others that noticed, too.
 REPORTS_PER_MINUTE = 60
-# What one reporter may say in REPORT_AGAIN seconds: all reports that are not too old yet
-# may have waited for a way to us, and come at once.
+# What one reporter may say in REPORT_AGAIN seconds: all its reports that are not too old yet may
+# have waited for a route to us, and come at once.
 MAX_RECENT_OF_ONE = int(REPORTS_PER_MINUTE * REPORT_TTL / 60)
-# At the bound the oldest is forgotten, so that its repetition counts again.
+# When full, the oldest is forgotten, so that its repetition counts again.
 MAX_RECENT = 16384
-# So many refuted reports within the window, in seconds, and a reporter is discredited for
-# as long as the window.
+# After so many refuted reports within the window, in seconds, a reporter is discredited for the
+# length of the window.
 FALSE_REPORTS = 3
 CREDIT_WINDOW = 600.0
-# Reporters kept who were wrong. At the bound the oldest is forgiven, one who is not
-# discredited first.
+# Reporters remembered as wrong. When full, the oldest is forgiven, preferably one that is not
+# discredited.
 MAX_REPORTERS = 4096
 
 
@@ -34,7 +34,7 @@ class _Standing:
 
 
 class Reporters:
-    """Keeps who reported whom of late, and who was wrong; times are monotonic seconds."""
+    """Keeps who recently reported whom, and who was wrong; times are monotonic seconds."""
 
     def __init__(self) -> None:
         self._standings: dict[NodeId, _Standing] = {}
@@ -43,15 +43,16 @@ class Reporters:
         self._recent_of: Counter[NodeId] = Counter()
 
     def is_discredited(self, reporter: NodeId, now: float) -> bool:
-        """Whether the reports of this one count for nothing."""
+        """Whether this reporter's reports count for nothing."""
         standing = self._standings.get(reporter)
         return standing is not None and now < standing.discredited_until
 
     def admit(self, accused: NodeId, reporter: NodeId, now: float) -> bool:
-        """Note a report; False if it is repeated, or one of too many."""
+        """Note a report; False if it is a repetition, or one of too many."""
         recent = self._recent
         old = takewhile(lambda each: now - each[1] >= REPORT_AGAIN, recent.items())
-        # In one go: to look for the first one of a dictionary takes it past all that were deleted.
+        # In one go: to find its first item, a dictionary steps over all that were deleted before
+        # it.
         for each in [each for each, _ in old]:
             self._forget(each)
         if len(recent) >= MAX_RECENT:
@@ -70,7 +71,7 @@ class Reporters:
             del self._recent_of[reporter]
 
     def refuted(self, reporter: NodeId, now: float) -> None:
-        """Note that somebody whom it reported dead is alive."""
+        """Note that a node that it reported dead is alive."""
         standing = self._standings.get(reporter)
         if standing is None:
             self._make_room(now)
@@ -81,7 +82,7 @@ class Reporters:
             standing.discredited_until = now + CREDIT_WINDOW
 
     def confirmed(self, reporter: NodeId) -> None:
-        """Note that a report proved true: it takes the latest false one back."""
+        """Note that a report proved true: it cancels the latest false one."""
         standing = self._standings.get(reporter)
         if standing is not None and standing.refuted:
             standing.refuted.pop()

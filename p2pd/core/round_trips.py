@@ -1,9 +1,9 @@
 """How long answers take, and until when the next one can be expected.
 
-For a peer that was measured the estimate is TCP's (RFC 6298, section 2: smoothed round trip
-plus four times its variation). It ends no question: it only says from when on another peer is
-asked as well, so its bounds are tighter than those of the RFC. Of peers that were not, some
-are near and some far: for them it is what almost all answers took lately.
+For a peer that was measured, the estimate is TCP's (RFC 6298, section 2: smoothed round trip plus
+four times its variation). It does not end a question: it only says from when on another peer is
+asked as well, so its bounds are tighter than those of the RFC. Of the other peers, some are near
+and some far: for them it is what almost all recent answers took.
 """
 
 from collections import deque
@@ -13,17 +13,19 @@ import attrs
 from p2pd.core.bounded import BoundedTable
 from p2pd.ids import NodeId
 
-# Peers whose own round trips are remembered; beyond it, the one measured longest ago goes.
+# Peers whose own round trips are remembered; beyond that, the one measured longest ago is
+# forgotten.
 MAX_PEERS = 1024
-# Before anything was measured (RFC 6298, 2.1). The least leaves a busy peer a moment.
+# The first holds before anything was measured (RFC 6298, 2.1); the least gives a busy peer a
+# moment.
 FIRST_SECONDS = 1.0
 LEAST_SECONDS = 0.1
-# Of so many answers lately, all but one took less than what is expected by this factor.
+# Of so many recent answers, all but one took less than what is expected, by this factor.
 RECENT = 64
 _MARGIN = 1.25
 # RFC 6298, 2.3.
 _ALPHA, _BETA, _K = 1 / 8, 1 / 4, 4
-# What one lookup counts against all before it.
+# The weight of one lookup against all before it.
 _LOST_WEIGHT = 1 / 4
 
 
@@ -34,9 +36,9 @@ class _Estimate:
 
 
 class RoundTrips:
-    """What questions to peers took, over open connections and with a dial before them.
+    """How long questions to peers took, over open connections and with a dial first.
 
-    `lost` is the share of questions, of late, that were not answered in time.
+    `lost` is the share of recent questions that were not answered in time.
     """
 
     def __init__(self) -> None:
@@ -46,7 +48,7 @@ class RoundTrips:
         self.lost = 0.0
 
     def took(self, peer: NodeId, seconds: float, *, dialed: bool) -> None:
-        """Note what an answer took; `dialed`: there was no connection before."""
+        """Note how long an answer took; `dialed`: there was no connection before."""
         if dialed:
             self._dialed.append(seconds)
             return
@@ -61,16 +63,15 @@ class RoundTrips:
     def spare(self, count: int) -> int:
         """Return how many more to ask so that of all of them `count` answer in time.
 
-        At most half as many: who lies about whom there is shall not make us ask without end.
+        At most half as many: nodes that lie about who exists must not make us ask without end.
         """
         lost = min(self.lost, 1 / 3)
         return round(count * lost / (1 - lost))
 
     def expected(self, peer: NodeId, *, dialed: bool) -> float:
-        """Return within how many seconds an answer can be expected.
+        """Return within how many seconds to expect an answer.
 
-        By what the peer's own answers took, else by those of all peers that were asked in
-        the same way.
+        It follows from the peer's own answers, else from those of all peers asked in the same way.
         """
         own = None if dialed else self._peers.get(peer)
         if own is not None:

@@ -1,10 +1,10 @@
 """The Kademlia routing table (Maymounkov, Mazieres 2002, sections 2.2 and 2.4).
 
-256 buckets, one for each length of the distance, made when first needed. A bucket keeps up
-to k contacts, least recently heard from first; who finds it full waits in its replacement
-cache. A contact leaves only when it fails and somebody waits for its place, so that an
-outage empties no table. One that never answered a dial leaves when it fails, even if nobody waits,
-and yields to one that did.
+256 buckets, one for each bit length of the distance, made when first needed. A bucket keeps up to k
+contacts, least recently heard from first; when it is full, a newcomer waits in its replacement
+cache. A contact leaves only when it fails and another waits for its place, so that an outage
+empties no table. One that never answered a dial leaves when it fails, even if none waits, and
+yields to one that did answer a dial.
 
 One network (/24, /48) has at most `MAX_IN_BUCKET` places in a bucket and `MAX_IN_TABLE` in all:
 addresses in many networks cost more than keys (S/Kademlia, section 4.1, on eclipse attacks).
@@ -28,8 +28,8 @@ MAX_IN_TABLE = 10
 class Contact:
     """A node that a lookup can ask: proven by a connection, with its signed record.
 
-    `heard_at` is when it gave the last sign of life, monotonic; `network` the one whose limits
-    it counts for, or None; `dialable`: it answered at an address that was dialled.
+    `heard_at` is when it last gave a sign of life, monotonic; `network` the one for whose limits it
+    counts, or None; `dialable`: it answered at an address that was dialled.
     """
 
     node_id: NodeId
@@ -44,7 +44,7 @@ class Contact:
 class _Bucket:
     """Contacts and replacement cache, both least recently heard from first.
 
-    `looked_up_at` is when somewhere in its range was last looked up, monotonic.
+    `looked_up_at` is when an ID in its range was last looked up, monotonic.
     """
 
     looked_up_at: float
@@ -55,7 +55,7 @@ class _Bucket:
 class RoutingTable:
     """Contacts of `own_id`, at most `k` in a bucket and as many waiting.
 
-    `now` is the monotonic time of its making.
+    `now` is the monotonic time at which it is made.
     """
 
     def __init__(self, own_id: NodeId, k: int, now: float = 0.0) -> None:
@@ -82,8 +82,8 @@ class RoutingTable:
     ) -> None:
         """Note a sign of life: the contact becomes the most recent of its bucket.
 
-        Where the bucket is full, it waits in the replacement cache, whose oldest goes. Where
-        its network has enough places, it is not taken.
+        If the bucket is full, it waits in the replacement cache; when that is full, too, the oldest
+        is evicted. If its network already has enough places, it is not taken.
         """
         if node_id == self._own_id:
             return
@@ -92,7 +92,7 @@ class RoutingTable:
         contact = bucket.contacts.pop(node_id, None)
         if contact is not None:
             if contact.network != network and self._is_crowded(bucket, network):
-                # It moved to where there are enough.
+                # It moved to a network that has enough places already.
                 return
             contact.network = network
             contact.signed, contact.failures, contact.heard_at = signed, 0, now
@@ -112,9 +112,9 @@ class RoutingTable:
         self._replace_failing(bucket)
 
     def failed(self, node_id: NodeId, *, connected: bool = False) -> None:
-        """Note that a node did not answer; it goes if it fails often and another waits.
+        """Note that a node did not answer; it is dropped if it fails often and another waits.
 
-        Who was never dialled with success goes then in any case, unless it is connected.
+        One that was never dialled successfully is then dropped in any case, unless it is connected.
         """
         bucket = self._buckets.get(distance_bits(self._own_id, node_id))
         if bucket is None:
@@ -128,10 +128,10 @@ class RoutingTable:
                 bucket.contacts.pop(node_id, None)
 
     def to_probe(self, before: float) -> list[Contact]:
-        """Return whom to probe: of each bucket the contact least recently heard from.
+        """Return whom to probe: from each bucket the contact least recently heard from.
 
-        Only if nothing was heard of it since `before`, and if another waits for its place
-        (Kademlia, section 2.2) or it never proved that it can be dialled.
+        Only if it was not heard from since `before`, and if another waits for its place (Kademlia,
+        section 2.2) or it never proved that it can be dialled.
         """
         oldest = [
             (next(iter(bucket.contacts.values())), bucket)
@@ -145,7 +145,7 @@ class RoutingTable:
         ]
 
     def looked_up(self, target: bytes, now: float) -> None:
-        """Note that `target` is being looked up: that refreshes the bucket of its range."""
+        """Note that `target` is being looked up: this refreshes the bucket of its range."""
         bucket = self._buckets.get(distance_bits(self._own_id, target))
         if bucket is not None:
             bucket.looked_up_at = now
@@ -167,16 +167,16 @@ class RoutingTable:
     ) -> list[Contact]:
         """Return the `count` contacts closest to `target`, closest first.
 
-        Those are left out for whom `but_for` holds.
+        Contacts for which `but_for` holds are left out.
         """
         away = distance_to(target)
         closest_first = sorted(self, key=lambda contact: away(contact.node_id))
         return list(islice((each for each in closest_first if not but_for(each.node_id)), count))
 
     def radius(self, count: int) -> int:
-        """Return a distance of which about `count` nodes are closer to any point: the density.
+        """Return a distance within which about `count` nodes lie of any point: the density.
 
-        It is the greatest there is where fewer contacts are known.
+        If fewer contacts are known, it is the greatest possible distance.
         """
         around = self.closest(self._own_id, count)
         known = len(around) == count
@@ -201,7 +201,7 @@ class RoutingTable:
             self._replace(bucket, contact, better)
 
     def _replace(self, bucket: _Bucket, contact: Contact, waiting: list[Contact]) -> None:
-        """Give a contact's place to who was heard from last, among some who wait."""
+        """Give a contact's place to the one heard from last among some that wait."""
         allowed = [each for each in waiting if not self._is_full_of(each.network)]
         if allowed:
             del bucket.contacts[contact.node_id]

@@ -1,4 +1,4 @@
-"""Who has most of something that all share: at a bound, that one yields."""
+"""Who has most of something that all share: when it is full, that owner yields."""
 
 import enum
 from collections import Counter
@@ -9,7 +9,7 @@ Owner = TypeVar("Owner", bound=Hashable)
 
 
 class _Nobody(enum.Enum):
-    """Who has most, before anybody has anything: None may be an owner."""
+    """Who has most before anybody has anything: None would not do, as it may be an owner."""
 
     NOBODY = enum.auto()
 
@@ -23,21 +23,21 @@ class Shares(Generic[Owner]):
         self._greatest: Owner | _Nobody = _Nobody.NOBODY
 
     def change(self, owner: Owner, amount: int) -> None:
-        """Give an owner so much more, or take away, where `amount` is negative."""
+        """Give an owner so much more, or take it away if `amount` is negative."""
         self.total += amount
         held = self._held[owner] = self._held[owner] + amount
         if held == 0:
-            # A key that stays at zero would never go.
+            # A key that was left at zero would never go.
             del self._held[owner]
         if isinstance(self._greatest, _Nobody) or held > self._held[self._greatest]:
             self._greatest = owner
 
     def greatest(self) -> Owner:
-        """Return an owner who has more than most: the greatest of those that grew of late.
+        """Return an owner that has more than most: the greatest of those that grew recently.
 
-        It has at least what each has on average. There must be any.
+        It has at least the average. There must be at least one owner.
         """
-        # To look through all of them for each thing that comes would cost too much.
+        # Looking through all of them for each thing that comes would cost too much.
         if (
             isinstance(self._greatest, _Nobody)
             or self._held[self._greatest] * len(self._held) < self.total

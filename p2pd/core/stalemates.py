@@ -1,7 +1,7 @@
-"""Differences between two replicas that stay: one does not keep what the other has.
+"""Lasting differences between two replicas: one does not keep what the other has.
 
-It may be full, or have a smaller `store.max_value_bytes`. To send the same records at each
-comparison would be for nothing, until something changes.
+It may be full, or have a smaller `store.max_value_bytes`. Until something changes, sending the same
+records at each comparison would be useless.
 """
 
 import attrs
@@ -9,10 +9,10 @@ import attrs
 from p2pd.core.bounded import BoundedTable
 from p2pd.ids import Key, NodeId
 
-# How many differences are remembered; at the bound the one noted longest ago is forgotten, and
-# sent once more.
+# How many differences are remembered; when full, the one noted longest ago is forgotten, and its
+# records are sent once more.
 MAX_KEPT = 8192
-# Each further time the pause is twice as long, up to so many times the first one.
+# The pause doubles each further time, up to so many times the first one.
 MOST_PAUSES = 8
 
 
@@ -20,7 +20,7 @@ MOST_PAUSES = 8
 class Divergence:
     """A key that is not the same here and at a peer: digests of its versions, None for none.
 
-    `sequence` is that of the peer's record: it may have more room after a restart.
+    `sequence` is that of the peer's record: after a restart the peer may have more room.
     """
 
     key: Key
@@ -37,7 +37,7 @@ class _Stalemate:
 
 
 class Stalemates:
-    """What is not exchanged with whom for now; times are monotonic.
+    """What is not exchanged with which peer for now; times are monotonic.
 
     `pause` is the first one, in seconds.
     """
@@ -47,7 +47,7 @@ class Stalemates:
         self._kept = BoundedTable[tuple[NodeId, Key], _Stalemate](MAX_KEPT)
 
     def note(self, peer: NodeId, divergence: Divergence, now: float) -> None:
-        """Note that a key was exchanged with a peer, and not all of it was kept."""
+        """Note that a key was exchanged with a peer, but not all of it was kept."""
         last = self._kept.get((peer, divergence.key))
         pause = self._first_pause
         if last is not None and last.divergence == divergence:

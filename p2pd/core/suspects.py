@@ -1,6 +1,6 @@
-"""The suspects and the dead: what is due for whom, and how a suspicion ends.
+"""The suspects and the dead: what is due for each, and how a suspicion ends.
 
-A report costs its accused few dials: all nodes spread their probes over windows, so that
+A report brings few dials upon the accused: all nodes spread their probes over windows, so that
 together they stay at `DIALS_PER_SECOND`.
 """
 
@@ -20,26 +20,26 @@ from p2pd.core.suspicion import MAX_REPORTS, QUORUM, REFUTE_WAIT, Case, Statemen
 from p2pd.core.verdicts import Action, AskOthers, Declare, Evidence, Redial, Report, Revive
 from p2pd.ids import NodeId
 
-# What all nodes together dial an accused, and what we dial because of reports. A probe
-# falls into a window of known nodes / DIALS_PER_SECOND seconds, and into no shorter one.
+# How often all nodes together dial an accused, and how often we dial because of reports. A probe
+# falls into a window of (known nodes / DIALS_PER_SECOND) seconds, at least `PROBE_WINDOW_LEAST`.
 DIALS_PER_SECOND = 20
 PROBE_WINDOW_LEAST = 0.3
-# An action whose outcome was not told within so many seconds is asked for again.
+# An action whose outcome is not known within so many seconds is asked for again.
 OUTCOME_WITHIN = 60.0
-# Who has not heard anybody for so many seconds gives no verdict by the reports of others.
+# A node that has heard from nobody for this many seconds gives no verdict on other nodes' reports.
 IN_TOUCH = 1.0
-# At the bound a reported node is not suspected; a lost one takes the place of the oldest
-# reported one, and if there is none, of the oldest.
+# When full, a reported node is not suspected; a lost one displaces the oldest reported one, or if
+# there is none, the oldest.
 MAX_SUSPECTS = 4096
-# At these bounds the oldest is forgotten: a dead node is then unknown, an accused one may
-# be dialled once more within a window.
+# When these are full, the oldest is forgotten: a dead node is then unknown, an accused one may be
+# dialled once more within a window.
 MAX_DEAD = 4096
 MAX_WINDOWS = 16384
 
 
 @attrs.frozen
 class Dead:
-    """A verdict: by a failed probe of our own at `failed_at`, or (None) by reports alone."""
+    """A verdict: by a failed probe of our own at `failed_at`, or by reports alone (None)."""
 
     failed_at: float | None
     reports: dict[NodeId, Statement]
@@ -78,26 +78,26 @@ class Suspects:
         self._probes = Budget(DIALS_PER_SECOND, DIALS_PER_SECOND)
         self._own_reports = OwnReports(rng)
         self._news: list[Action] = []
-        # (due, count, node): a case may have several entries, outdated ones do nothing.
+        # (due, count, node): a case may have several entries; outdated ones do nothing.
         self._agenda: list[tuple[float, int, NodeId]] = []
         self._entries = 0
 
     def set_patience(self, patience: float) -> None:
-        """Multiply the waits before a verdict by so much, those under way, too."""
+        """Multiply the waits before a verdict by so much, including those under way."""
         sooner, self._patience = patience < self._patience, patience
         if sooner:
             self._renew_agenda()
 
     def case(self, node: NodeId) -> Case | None:
-        """Return the suspicion of a node that is under way."""
+        """Return the suspicion of a node, if one is under way."""
         return self._cases.get(node)
 
     def dead(self, node: NodeId) -> Dead | None:
-        """Return the verdict on a node."""
+        """Return the verdict on a node, if there is one."""
         return self._dead.get(node)
 
     def open_lost(self, node: NodeId, reports: dict[NodeId, Statement], now: float) -> Case:
-        """Suspect a node that we lost; `reports` are added to those of it that stand already."""
+        """Suspect a node that we lost; `reports` are added to those that already stand."""
         case = self._cases.get(node)
         if case is None:
             if len(self._cases) >= MAX_SUSPECTS:
@@ -111,10 +111,10 @@ class Suspects:
         return case
 
     def accuse(self, accused: NodeId, reporter: NodeId, statement: Statement, now: float) -> bool:
-        """Note a report; False where there is no room for it, or enough of them.
+        """Note a report; False if there is no room for it, or there are enough already.
 
-        A node that nobody suspects yet becomes suspect; of a dead one it is kept, since the
-        quorum that stands is what keeps it dead.
+        A node that is not suspect yet becomes so; for a dead one the report is kept, since a
+        standing quorum is what keeps it dead.
         """
         case, dead = self._cases.get(accused), self._dead.get(accused)
         reports = case.reports if case is not None else dead.reports if dead is not None else {}
@@ -133,17 +133,17 @@ class Suspects:
         return True
 
     def set_population(self, known: int) -> None:
-        """Note how many nodes there are that may probe, and report."""
+        """Note how many nodes may probe, and report."""
         self._own_reports.population = self._population = known
 
     def told(self, accused: NodeId, now: float) -> None:
-        """Note that a report came, be it by somebody of whom nothing is known."""
+        """Note that a report came, even from a node of which nothing is known."""
         self._own_reports.note_told(accused, now)
 
     def look_at_told(self, accused: NodeId, now: float) -> None:
-        """Suspect whom a quorum of reporters told of, though they may be invented.
+        """Suspect a node that a quorum of reporters accused, though they may be invented.
 
-        Only our own dials decide then. At the bound the accused is not suspected.
+        Only our own dials decide then. When full, the accused is not suspected.
         """
         if accused in self._cases or self._dead.get(accused) is not None:
             return
@@ -151,10 +151,10 @@ class Suspects:
             self._open(accused, now)
 
     def refute_older(self, node: NodeId, issued_ms: int, now: float, *, gone_since: bool) -> bool:
-        """Take away what is older than a node's own word; returns whether nothing is left.
+        """Drop evidence older than a node's own publication; returns whether nothing is left.
 
-        `gone_since`: we lost it, or dialled it in vain, later than that. A verdict by reports
-        then becomes a suspicion again: it stands on what we saw, and that was not enough.
+        `gone_since`: we lost it, or failed to dial it, later than that. A verdict by reports then
+        becomes a suspicion again: only what we saw is left, and that was not enough.
         """
         case, dead = self._cases.get(node), self._dead.get(node)
         if dead is not None and dead.failed_at is None:
@@ -183,7 +183,7 @@ class Suspects:
     def start_over(self, node: NodeId, now: float, *, count_silence_again: bool = False) -> None:
         """Judge a suspect anew: dial it at once if we lost it, else in a window.
 
-        `count_silence_again`: for our isolation, too.
+        `count_silence_again`: its silence may count for our isolation once more.
         """
         case = self._cases[node]
         case.start_over(now)
@@ -197,14 +197,14 @@ class Suspects:
             self.start_over(node, now, count_silence_again=count_silence_again)
 
     def release(self) -> None:
-        """Go on with the verdicts that waited for the end of an isolation that was none."""
+        """Go on with the verdicts that waited for the end of what was not an isolation."""
         for node, case in self._cases.items():
             # A last dial that failed meanwhile decided nothing.
             case.held = case.last_chance = False
             self.schedule(node)
 
     def recount(self, case: Case, now: float) -> None:
-        """Count the independent reporters who are still believed."""
+        """Count the independent reporters that are still believed."""
         case.recount(
             independent(
                 each
@@ -215,9 +215,9 @@ class Suspects:
         )
 
     def schedule(self, node: NodeId) -> None:
-        """Note that something about a suspect's case changed."""
+        """Note that a suspect's case changed; rebuilds the agenda if it has grown too long."""
         if len(self._agenda) > 4 * len(self._cases) + 64:
-            # What was put off or settled goes, or false reports would fill the agenda.
+            # This drops what was put off or settled, or false reports would fill the agenda.
             self._renew_agenda()
         else:
             self._push(node)
@@ -235,7 +235,7 @@ class Suspects:
     def acquit(self, node: NodeId, now: float) -> None:
         """End a suspicion or verdict: the node is alive, and its reporters lose credit.
 
-        What we saw ourselves is no lie of those who saw it, too.
+        If we saw the same ourselves, their reports were no lies.
         """
         self._own_reports.forget(node)
         case, dead = self._cases.pop(node, None), self._dead.pop(node, None)
@@ -248,7 +248,7 @@ class Suspects:
         self._news.append(Revive(node))
 
     def refute(self, reports: Iterable[NodeId], now: float) -> None:
-        """Note that all these reporters were wrong."""
+        """Note that these reporters were all wrong."""
         for reporter in reports:
             self._reporters.refuted(reporter, now)
 
@@ -257,9 +257,8 @@ class Suspects:
     ) -> None:
         """Declare a suspect dead, and report it if our own probe says so (`failed_at`).
 
-        Not reported are deaths that a quorum has reported, by now or before our report is due,
-        most of those at which we looked only because of reports, and more than
-        `REPORTS_PER_MINUTE`.
+        We don't report deaths that a quorum has reported by the time our report is due, most of
+        those that we looked at only because of reports, and more than `REPORTS_PER_MINUTE`.
         """
         case = self._cases.pop(node)
         self._dead[node] = Dead(failed_at, case.reports)
@@ -274,9 +273,10 @@ class Suspects:
             own.add(Report(node, evidence, now), now, suspects=len(self._cases))
 
     def announce(self, node: NodeId, now: float) -> None:
-        """Report a suspect before the verdict if none of those asked could say anything.
+        """Report a suspect before the verdict if no peer that was asked could try to reach it.
 
-        It may be out of our reach alone: so it learns of it, and can refute it in time.
+        It may be out of reach for us alone: this way it learns of the suspicion, and can refute it
+        in time.
         """
         case = self._cases[node]
         alone = case.lost and case.others_failed and not case.others_tried
@@ -291,7 +291,7 @@ class Suspects:
         return dead is not None and independent(dead.reports.values()) < QUORUM
 
     def next_due(self) -> float:
-        """Return when there are actions to take: infinity if never."""
+        """Return when there are actions to take; infinity for never."""
         if self._news:
             return -math.inf
         while self._agenda:
@@ -332,7 +332,7 @@ class Suspects:
             if case.lost or case.last_chance or self._probes.spend(1, now):
                 case.dial_due, case.dialled_at = now + OUTCOME_WITHIN, now
                 if case.lost and case.last_chance:
-                    # It may have come back for all but us.
+                    # It may be back for all but us.
                     self._news.append(AskOthers(node, last=True))
                 self._news.append(Redial(node, case.last_chance))
             else:
@@ -343,15 +343,15 @@ class Suspects:
             self._news.append(AskOthers(node))
 
     def _quorum_stands(self, case: Case, now: float) -> bool:
-        """Whether enough reports were not refuted in time; else the wait goes on, or is over."""
+        """Whether enough reports stand unrefuted after the wait; else it goes on, or is over."""
         silence = now - self._last_heard()
         if silence > IN_TOUCH:
-            # A refutation could not have come: look again in a moment.
+            # No refutation could have reached us: look again in a moment.
             case.cut_off |= silence > CUT_OFF
             case.quorum_at = now + IN_TOUCH / 2 - REFUTE_WAIT * self._patience
             return False
         if case.cut_off and not case.waited_anew:
-            # Once: among few peers silences are long, and a verdict must come at last.
+            # Only once: among few peers silences are long, and a verdict must come in the end.
             case.waited_anew, case.quorum_at = True, now
             return False
         # Somebody may have been discredited meanwhile.
@@ -359,10 +359,9 @@ class Suspects:
         return case.quorum_at is not None
 
     def _probe_at(self, node: NodeId, now: float) -> float:
-        """Return the moment of the next probe: one a window, however many reports there are.
+        """Return when to probe next: once in a window, however many reports there are.
 
-        A moment that was chosen stands, or endless reports and refutations would put it
-        off for ever.
+        A time once chosen stands, or endless reports and refutations would put it off for ever.
         """
         window = self._windows.pop(node, None)
         if window is None or window.probe_at < now:
@@ -373,7 +372,7 @@ class Suspects:
         return window.probe_at
 
     def _open(self, accused: NodeId, now: float) -> Case | None:
-        """Suspect a node that others reported; None where there is no room."""
+        """Suspect a node that others reported; None if there is no room."""
         if len(self._cases) >= MAX_SUSPECTS:
             return None
         case = self._cases[accused] = Case(now)
@@ -392,6 +391,6 @@ def _newer(reports: dict[NodeId, Statement], issued_ms: int) -> dict[NodeId, Sta
 
 
 def independent(statements: Iterable[Statement]) -> int:
-    """Count reports, of each public network one."""
+    """Count reports, only one from each public network."""
     networks = [each.network for each in statements]
     return networks.count(None) + len(set(networks) - {None})

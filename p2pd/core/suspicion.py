@@ -1,8 +1,8 @@
-"""One suspicion: what speaks against a node, and when that is enough for a verdict.
+"""One suspicion: the evidence against a node, and when it is enough for a verdict.
 
 SWIM (Das, Gupta, Motivala 2002, section 4.2) suspects before it declares; Lifeguard
-(Dadgar, Phillips, Currey 2017, arXiv 1707.00788) makes the suspicion short only where
-others confirm it independently, and the one who suspects is in good health itself.
+(Dadgar, Phillips, Currey 2017, arXiv 1707.00788) makes the suspicion short only where others
+confirm it independently, and the suspecting node is in good health itself.
 """
 
 import math
@@ -11,19 +11,19 @@ import attrs
 
 from p2pd.ids import NodeId
 
-# How many independent reporters are enough without a probe of one's own. Lifeguard's K, too.
+# How many independent reporters are enough without a probe of our own. Lifeguard's K, too.
 QUORUM = 3
-# What an accused node has to refute the last report of a quorum, in seconds.
+# How long an accused node has to refute the last report of a quorum, in seconds.
 REFUTE_WAIT = 2.0
-# How long a verdict on soft evidence waits at least, so that a burst of losses is seen as one.
+# The least wait before a verdict on soft evidence, so that a burst of losses is seen as one.
 GRACE = 0.5
 # About how long the last dial before a verdict takes.
 LAST_DIAL = 1.0
-# Seconds until a dial that proved nothing is repeated, or others who did not answer are asked
+# Seconds until a dial that proved nothing is repeated, or others that did not answer are asked
 # again; after so many such rounds their silence is taken for a no.
 ASK_AGAIN = 1.0
 MOST_UNCLEAR = 3
-# Bounds of a suspicion by one's own soft evidence, in seconds from its begin.
+# Bounds of a suspicion by our own soft evidence, in seconds from its start.
 SUSPICION_LEAST = REFUTE_WAIT
 SUSPICION_MOST = 6.0
 # Reports kept of one accused; more do not count.
@@ -31,7 +31,7 @@ MAX_REPORTS = 16
 
 
 def suspicion_time(confirmations: int) -> float:
-    """Return how long a suspicion lasts that so many others confirmed, in seconds.
+    """Return how many seconds a suspicion lasts that so many others confirmed.
 
     Lifeguard, "Local Health Aware Suspicion":
     max(Min, Max - (Max - Min) * log(C + 1) / log(K + 1)).
@@ -42,10 +42,10 @@ def suspicion_time(confirmations: int) -> float:
 
 @attrs.frozen
 class Statement:
-    """That somebody reported a node: from which public network, if any, and of what time.
+    """A report of a node: the reporter's public network, if any, and when it was observed.
 
-    `observed_ms` is in the reporter's Unix milliseconds, never later than it was received;
-    `saw` is what it says that it saw, for people.
+    `observed_ms` is in the reporter's Unix milliseconds, but never later than when we received it;
+    `saw` is what the reporter says it saw, for people.
     """
 
     network: str | None
@@ -55,19 +55,18 @@ class Statement:
 
 @attrs.define(eq=False)
 class Case:
-    """A suspicion under way. Times are monotonic seconds; infinity: not wanted.
+    """A suspicion under way. Times are monotonic seconds; infinity: not due.
 
-    `lost`: by a lost connection of our own, or by a probe that nothing asked for; then others are
-    asked before a verdict on soft evidence. `silent`: the isolation has counted the loss.
-    `dialled_at` is the begin of the latest dial, `failed_at` when the last of one's own probes
-    came to nothing.
-    `others_failed`: none of those asked reached it, `others_tried`: and one of them tried;
-    `unclear` counts the times that none of them gave an answer. `held`: the verdict waits
-    until we are isolated no more; `last_chance`: it takes the outcome of one more dial.
-    `announced`: it was reported before the verdict, as nobody asked could say anything.
+    `lost`: by a lost connection of our own, or by a failed probe that nothing asked for; then
+    others are asked before a verdict on soft evidence. `silent`: the isolation has counted the
+    loss. `dialled_at` is the start of the latest dial, `failed_at` when the last of our own probes
+    failed. `others_failed`: none of the peers asked reached it; `others_tried`: but at least one
+    tried; `unclear` counts the rounds in which none of them answered. `held`: the verdict waits
+    until we are no longer isolated; `last_chance`: it depends on the outcome of one more dial.
+    `announced`: it was reported before the verdict, as no peer asked could try to reach it.
     `quorum_at` is since when enough reports, `independent` of them, wait for a refutation;
-    `cut_off`: at the end of the wait nobody had been heard for long, `waited_anew`: so it began
-    again, once.
+    `cut_off`: at the end of the wait nobody had been heard for long, `waited_anew`: so the wait
+    began again, once.
     """
 
     since: float
@@ -91,7 +90,7 @@ class Case:
     reports: dict[NodeId, Statement] = attrs.field(factory=dict)
 
     def start_over(self, now: float) -> None:
-        """Forget what one's own probes brought; what others reported stands."""
+        """Forget what our own probes brought; what others reported stands."""
         self.since = now
         self.dial_due = self.ask_due = math.inf
         self.dial_failed = self.others_failed = self.others_tried = self.held = False
@@ -102,7 +101,7 @@ class Case:
             self.quorum_at = now
 
     def note_failure(self, now: float) -> None:
-        """Set `failed_at` if all own probes that this suspicion takes came to nothing."""
+        """Set `failed_at` if all our own probes that this suspicion requires have failed."""
         complete = self.dial_failed and (self.others_failed or not self.lost)
         if complete and self.failed_at is None:
             self.failed_at = now
@@ -116,7 +115,7 @@ class Case:
             self.quorum_at = now
 
     def verdict_due(self, patience: float) -> float:
-        """Return when one's own soft evidence suffices but for the last dial.
+        """Return when our own soft evidence suffices, except for the last dial.
 
         Waits are multiplied by `patience`.
         """
@@ -128,7 +127,7 @@ class Case:
         return max(self.failed_at + grace * patience, suspected - LAST_DIAL * patience)
 
     def quorum_due(self, patience: float) -> float:
-        """Return when the reports of others suffice, without a probe of one's own."""
+        """Return when the reports of others suffice, without a probe of our own."""
         return math.inf if self.quorum_at is None else self.quorum_at + REFUTE_WAIT * patience
 
     def due(self, patience: float) -> float:

@@ -1,13 +1,13 @@
-"""Who compares which records with whom, and when: each record has its two tenders.
+"""Who compares which records with whom, and when: each record has two tenders.
 
-The node closest to a key tends it, and knows best who else is close: it compares what it has
-under the prefixes of such keys with each of the other replicas. The second closest does the
-same, later, so that it finds all equal unless the first one is gone or a liar. No other
-replica does anything: a record has `replication` comparisons, not that many squared.
+The node closest to a key tends it, and knows best who else is close: it compares what it has under
+the prefixes of such keys with each of the other replicas. The second closest does the same, later,
+so it finds everything equal unless the first is gone or a liar. No other replica does anything: the
+comparisons for a record grow with `replication`, not with its square.
 
-A comparison is due soon where another replica is new, has come back, or is one for more
-keys than before, as somebody died; with the others in turn. A tender that is displaced by
-newcomers brings them, once, the records that are theirs to tend now.
+A comparison is due soon with a replica that is new, has come back, or is responsible for more keys
+than before because another died; with the others in turn. A tender that is displaced by newcomers
+brings them, once, the records that are now theirs to tend.
 """
 
 import math
@@ -29,17 +29,17 @@ from p2pd.core.merkle import Prefix
 # How many of the closest tend a record.
 TENDERS = 2
 DISPLACED = -1
-# Seconds after which a tender acts, by its rank, drawn between two bounds: deaths come in
-# groups, and the second tender shall find the work of the first one done.
+# Seconds after which a tender acts, by its rank, drawn between two bounds: deaths come in groups,
+# and the second tender should find the work of the first done.
 SOON = {DISPLACED: (2.0, 4.0), 0: (2.0, 4.0), 1: (20.0, 40.0)}
-# After a failure a visit is due again after so many seconds, twice as many after each further
-# one, but at most after the interval.
+# After a failure a visit is due again after so many seconds, doubled after each further failure,
+# but at most after the interval.
 RETRY = 15.0
 MOST_FAILURES = 3
-# News makes all visits due again, but only once in so many seconds: else a replica that has
+# News makes all visits due again, but only once in so many seconds: otherwise a replica that has
 # something new at each visit could keep this node visiting all others without end.
 AGAIN_AFTER = 60.0
-# In a network of up to so many nodes each compares with all others in each interval. In larger
+# In a network of up to so many nodes, each compares with all others in each interval. In larger
 # ones all nodes together make no more of these comparisons than that.
 SMALL = 20
 
@@ -49,9 +49,9 @@ class Visit:
     """A comparison that is to be made with another replica, of all keys under `prefixes`.
 
     `due` and `made_at` (the last time) are monotonic; a visit with an infinite `due` waits for
-    its turn. `rank` is that of this node: 0 where it is the closest of all, 1 for the second,
-    and `DISPLACED` where the peer took its place. With `news` the peer is expected to lack
-    something. `failures` are in a row.
+    its turn. `rank` is that of this node: 0 if it is the closest of all, 1 if it is the second, and
+    `DISPLACED` if the peer took its place. With `news` the peer is expected to lack something.
+    `failures` are in a row.
     """
 
     peer: bytes
@@ -65,10 +65,10 @@ class Visit:
 
 
 class Tending:
-    """The visits that a node is to make, by its `survey` of who is near.
+    """The visits that a node should make, by its `survey` of who is near.
 
-    `replication` is how many replicas a record has, `interval` the seconds in which a small
-    network (`SMALL`) compares all once. `prefixes` are those of the keys that this node tends,
+    `replication` is how many replicas a record has, `interval` the seconds in which a small network
+    (`SMALL`) compares everything once. `prefixes` are those of the keys that this node tends,
     `population` is about how many nodes there are.
     """
 
@@ -92,8 +92,8 @@ class Tending:
     def survey(self, nodes: Sequence[bytes], now: float, *, all_known: bool) -> None:
         """Take the other nodes that are known to be alive nearby, closest first.
 
-        Whoever is a replica of more keys than at the last survey is visited soon, but not with
-        `all_known`: then these are no newcomers, this node only learned of them just now.
+        A replica of more keys than at the last survey is visited soon, but not with `all_known`:
+        then these are not newcomers, this node only learned of them just now.
         """
         self.population = population(self._own_id, nodes[: self._replication])
         if len(nodes) <= self._replication:
@@ -112,7 +112,7 @@ class Tending:
             self._hand_on(lost, newcomers, within, now)
 
     def _plan_visits(self, sets: Iterable[ClosestSet], now: float, *, all_known: bool) -> None:
-        """Visit the other replicas of what this node tends; whoever is none any more is not."""
+        """Visit the other replicas of what this node tends; no longer visit former replicas."""
         wanted: dict[tuple[bytes, int], list[Prefix]] = {}
         for each in sets:
             for node in each.nodes:
@@ -150,7 +150,7 @@ class Tending:
                 visit.due = min(visit.due, self._soon(visit.rank, now))
 
     def take(self, now: float) -> Visit | None:
-        """Return the visit that is due for longest, now under way; of one peer one at a time."""
+        """Return the visit due longest, now under way; only one at a time for each peer."""
         if now >= self._round_at:
             self._begin_round(now)
         due = [each for each in self._waiting() if each.due <= now]
@@ -163,8 +163,8 @@ class Tending:
     def made(self, visit: Visit, now: float, *, learned: bool, gave: bool) -> None:
         """Note that a visit was made: whether this node learned something, or gave something.
 
-        What it learned, or what the peer unexpectedly lacked, others may lack, too: then all
-        visits are due soon.
+        Others, too, may lack what it learned, or what the peer unexpectedly lacked: then all visits
+        are due soon.
         """
         if learned or (gave and not visit.news):
             self.again(max(now, self._again_after))
@@ -175,7 +175,7 @@ class Tending:
         visit.failures, visit.news = 0, False
 
     def failed(self, visit: Visit, now: float) -> None:
-        """Note that a visit came to nothing."""
+        """Note that a visit failed."""
         if visit.rank == DISPLACED and visit.failures == MOST_FAILURES:
             self._drop(visit)
         pause = min(RETRY * 2.0 ** min(visit.failures, 16), self._interval)
@@ -187,7 +187,7 @@ class Tending:
         return min(self._round_at, min((each.due for each in self._waiting()), default=math.inf))
 
     def turn(self) -> float:
-        """Return the seconds in which all are visited once in turn."""
+        """Return the seconds in which all replicas are visited once, in turn."""
         return self._interval * max(1.0, self.population / SMALL)
 
     def _begin_round(self, now: float) -> None:

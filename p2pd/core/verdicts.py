@@ -1,4 +1,4 @@
-"""What can be believed of a node, and what the decision who is alive asks of its shell."""
+"""What can be believed of a node, and what the liveness decision asks of its shell."""
 
 from enum import StrEnum
 
@@ -17,7 +17,7 @@ class Liveness(StrEnum):
 
 
 class Evidence(StrEnum):
-    """Why a node is held dead: its address refused a dial, or nothing came from it."""
+    """Why a node is held dead: its address refused a dial, or it did not answer."""
 
     REFUSED = "refused"
     SILENT = "silent"
@@ -25,9 +25,9 @@ class Evidence(StrEnum):
 
 @attrs.frozen
 class Redial:
-    """Dial it now; tell the outcome by `heard`, `dial_failed` or `dial_unclear`.
+    """Dial the node now; tell the outcome by `heard`, `dial_failed` or `dial_unclear`.
 
-    `last`: all else is settled, and it is dead if it does not answer soon.
+    `last`: everything else is settled, and the node is dead if it does not answer soon.
     """
 
     node: NodeId
@@ -36,10 +36,10 @@ class Redial:
 
 @attrs.frozen
 class AskOthers:
-    """Ask connected peers to reach it.
+    """Ask connected peers to reach the node.
 
-    Tell the outcome by `others_reached`, `others_failed` or `others_unclear`; where there is
-    nobody to ask, they failed. `last`: beside the last dial; only `others_reached` is told.
+    Tell the outcome by `others_reached`, `others_failed` or `others_unclear`; if there is nobody to
+    ask, they failed. `last`: asked alongside the last dial; only `others_reached` is told.
     """
 
     node: NodeId
@@ -48,9 +48,9 @@ class AskOthers:
 
 @attrs.frozen
 class Report:
-    """Publish a signed dead report: it was found dead `at` that moment, in monotonic seconds.
+    """Publish a signed dead report: the node was found dead `at` this time, monotonic.
 
-    All reports that are asked for at one moment go together.
+    All reports that are asked for at the same moment go together.
     """
 
     node: NodeId
@@ -60,7 +60,7 @@ class Report:
 
 @attrs.frozen
 class Declare:
-    """The verdict: it is dead. By `reporters` alone, the evidence is `SILENT`."""
+    """The verdict: the node is dead. By `reporters` alone, the evidence is `SILENT`."""
 
     node: NodeId
     evidence: Evidence
@@ -69,7 +69,7 @@ class Declare:
 
 @attrs.frozen
 class Revive:
-    """It was suspect or dead, and is alive."""
+    """The node was suspect or dead, and is alive."""
 
     node: NodeId
 

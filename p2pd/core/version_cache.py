@@ -1,16 +1,16 @@
-"""Versions kept decoded, those read last: a hot key costs no disk and no decoding."""
+"""Recently read versions, kept decoded: a hot key costs no disk access and no decoding."""
 
 from collections.abc import Sequence
 
 from p2pd.core.records import Version
 from p2pd.ids import Key
 
-# What a version takes in memory beside the body that was signed, where its value stands twice.
+# What a version takes in memory besides its signed body, whose value is held twice.
 _OVERHEAD = 1024
 
 
 class VersionCache:
-    """Up to `most` bytes of versions by key; at the bound what was used longest ago goes."""
+    """Up to `most` bytes of versions by key; when full, what was used longest ago is evicted."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -18,14 +18,14 @@ class VersionCache:
         self._versions: dict[Key, Sequence[Version]] = {}
 
     def get(self, key: Key) -> Sequence[Version] | None:
-        """Return the versions under a key, None where that is not known here."""
+        """Return the versions under a key; None if they are not known here."""
         versions = self._versions.pop(key, None)
         if versions is not None:
             self._versions[key] = versions
         return versions
 
     def put(self, key: Key, versions: Sequence[Version]) -> None:
-        """Take what is under a key now, at least one version."""
+        """Keep what is under a key now, at least one version."""
         self.remove(key)
         self._versions[key] = versions
         self._bytes += _size(versions)
