@@ -5,9 +5,9 @@
     {"type": "p2p_discovery", "port": 41000, "id": "<64 hex>", "network": "<16 hex>",
      "instance": "<32 hex>", "leaving": false}
 
-A beacon is a hint and proves nothing: the address is the datagram's own source, and who
-really listens there shows in the handshake. `network` is a digest, so that the name of a
-private network is not shown around. `"query": true` asks all who hear it to answer at once.
+A beacon is a hint and proves nothing: the address is the datagram's own source, and the handshake
+shows who really listens there. `network` is a digest, so that the name of a private network is not
+disclosed. `"query": true` asks all that hear it to answer at once.
 """
 
 import hashlib
@@ -24,9 +24,9 @@ _TYPE = "p2p_discovery"
 
 @attrs.frozen
 class Beacon:
-    """What a node says on the LAN; `instance` is drawn anew by every process.
+    """What a node announces on the LAN; `instance` is drawn anew by every process.
 
-    `query`: it asks who is there, and is no hint that anybody should dial.
+    `query`: it asks who is there, and is not a hint to dial.
     """
 
     node_id: NodeId
@@ -60,7 +60,7 @@ def write_beacon(beacon: Beacon) -> bytes:
 def read_beacon(datagram: bytes) -> Beacon:
     """Read a datagram; raises `BadMessage` for anything that is not a beacon.
 
-    Unknown fields are passed over, so that later versions may say more.
+    Unknown fields are ignored, so that later versions may say more.
     """
     if len(datagram) > MAX_BEACON:
         raise BadMessage(f"a beacon of {len(datagram)} bytes, more than {MAX_BEACON}")
@@ -95,7 +95,7 @@ def _hex_field(fields: dict[str, object], name: str, digits: int) -> bytes:
     if type(text) is not str or len(text) != digits:
         raise ValueError(name)
     raw = bytes.fromhex(text)
-    # `bytes.fromhex` passes over white space.
+    # `bytes.fromhex` ignores white space.
     if len(raw) * 2 != digits:
         raise ValueError(name)
     return raw

@@ -1,4 +1,4 @@
-"""The one strict door for bytes: any bytes give a value of the asked type or `BadMessage`.
+"""The one strict entrance for bytes: any bytes give a value of the type asked for or `BadMessage`.
 
 cattrs does the walking; its lenient defaults ("7" becomes 7, true becomes 1, NaN passes)
 are replaced by hooks that check the exact type and the bounds written in `messages`.
@@ -19,8 +19,8 @@ from p2pd.wire.messages import TAGS, Message, Range
 # msgpack allocates what a length field announces, so a few nested headers could otherwise
 # ask for gigabytes. No list in any message is longer than this.
 _MAX_ARRAY = 64
-# Nor has any message more lists in all. Small ones in each other would take longer to unpack than
-# all that it may hold, and the event loop waits for that.
+# Nor has any message more lists than this in all. Small nested ones would take longer to unpack
+# than any valid content, and the event loop waits for that.
 _MAX_ARRAYS = 256
 
 StructureHook = Callable[[Any, Any], Any]
@@ -31,13 +31,13 @@ T = TypeVar("T")
 def encode(value: Any) -> bytes:
     """Encode a message or the body of a signed record.
 
-    Bounds are not checked here: who fills in what a user typed checks it there.
+    Bounds are not checked here: code that fills in what a user typed checks it there.
     """
     return cast("bytes", _pack(_converter.unstructure(value)))
 
 
 def clip(text: str, most: int) -> str:
-    """Cut a text to `most` bytes of UTF-8, as bounds count; what UTF-8 can't hold becomes ?."""
+    """Cut a text to `most` bytes of UTF-8, as bounds count; what UTF-8 can't encode becomes ?."""
     return text.encode(errors="replace")[:most].decode(errors="ignore")
 
 
@@ -51,12 +51,12 @@ def encode_message(message: Message) -> tuple[int, bytes]:
 
 
 def decode(cls: type[T], data: bytes) -> T:
-    """Decode `data` as a `cls`; raises `BadMessage` for anything that is not exactly one."""
+    """Decode `data` as a `cls`; raises `BadMessage` for anything else."""
     return cast("T", _decode(_converter.get_structure_hook(cls), cls, data))
 
 
 def decode_message(tag: int, payload: bytes) -> Message:
-    """Decode the payload of a frame; raises `BadMessage`, also for an unknown tag."""
+    """Decode the payload of a frame; raises `BadMessage`, including for an unknown tag."""
     decoder = _DECODERS.get(tag)
     if decoder is None:
         raise BadMessage(f"unknown message tag {tag}")
@@ -84,7 +84,7 @@ def _decode(structure: StructureHook, cls: type, data: bytes) -> Any:
             max_map_len=0,
             max_ext_len=0,
         )
-    # ValueError is the root of msgpack's errors and of UnicodeDecodeError.
+    # ValueError is the base class of msgpack's errors and of UnicodeDecodeError.
     except ValueError as error:
         raise BadMessage(f"{cls.__name__}: not msgpack: {error}") from None
     return structure(plain, cls)
@@ -108,7 +108,7 @@ def _annotated(annotation: Any) -> StructureHook:
     least, most = bound
 
     def structure_bytes(value: Any, _: Any) -> Any:
-        # Most of what travels, so without a second call.
+        # The bulk of what travels, so without a second call.
         if type(value) is not bytes or not least <= len(value) <= most:
             return structure_sized(value, _)
         return value
@@ -188,12 +188,12 @@ def _make_converter() -> Converter:
     return converter
 
 
-# Packed as they are, subclasses like keys and node IDs too.
+# Packed as they are, including subclasses such as keys and node IDs.
 _PLAIN = {int, str, bytes, bool}
 _converter = _make_converter()
 _ENCODERS = {cls: (tag, _converter.get_unstructure_hook(cls)) for tag, cls in TAGS.items()}
 _NO_FIELDS = _pack([])
-# Most of what travels are probes: they are written and taken without a walk.
+# Most messages are probes: they are written and read without a walk.
 _FIELDLESS: dict[int, Message] = {
     tag: decode(cls, _NO_FIELDS) for tag, cls in TAGS.items() if not attrs.fields(cls)
 }

@@ -27,10 +27,10 @@ _KNOWN_FLAGS = REQUEST | REPLY | COMPRESSED
 
 # A `Value` with all its siblings is the largest message.
 MAX_PAYLOAD = MAX_SIBLINGS * (MAX_SIGNED_BODY + SIGNED_OVERHEAD)
-# Before a peer is known, it gets no more room than a `Hello` needs.
+# Until a peer is known, it gets no more room than a `Hello` needs.
 MAX_HANDSHAKE_PAYLOAD = 8192
-# Below this, compressing costs more time than it saves: what is short is mostly keys,
-# signatures and addresses.
+# Below this, compressing costs more time than it saves: short payloads are mostly keys, signatures
+# and addresses.
 COMPRESS_FROM = 8192
 
 
@@ -47,10 +47,7 @@ class Frame(NamedTuple):
 
 
 def write_frame(frame: Frame, *, compress: bool = False) -> bytes:
-    """Lay out a frame as bytes; a long payload is deflated where that makes it shorter.
-
-    Its beginning shows that: to deflate in vain what is random takes as long as 30 ms.
-    """
+    """Lay out a frame as bytes; a long payload is deflated if that makes it shorter."""
     version, tag, flags, ttl, message_id, timestamp, payload = frame
     if compress and len(payload) >= COMPRESS_FROM and _shrinks(payload[:COMPRESS_FROM]):
         deflated = zlib.compress(payload, level=1)
@@ -70,8 +67,8 @@ def _always(_flags: int, _message_id: int) -> bool:
 class FrameReader:
     """Cuts a stream of bytes into frames: `feed` what arrived, then `next` until None.
 
-    `max_payload` bounds what is buffered for one frame and what a compressed payload may
-    grow to; it may be raised between two frames, once the peer is known.
+    `max_payload` bounds what is buffered for one frame, and the size of an inflated payload; it may
+    be raised between two frames, once the peer is known.
     """
 
     def __init__(self, max_payload: int) -> None:
@@ -82,7 +79,7 @@ class FrameReader:
     def feed(self, data: bytes) -> None:
         """Take what arrived; call `next` until it returns None before feeding more."""
         if self._start == len(self._buffer):
-            # Mostly whole frames come: they need not be gathered.
+            # Mostly whole frames arrive: they need not be gathered.
             self._buffer, self._start = data, 0
             return
         if isinstance(self._buffer, bytes):
@@ -92,12 +89,12 @@ class FrameReader:
         self._buffer += data
 
     def next(self, is_wanted: Callable[[int, int], bool] = _always) -> Frame | None:
-        """Return the next frame that is whole, or None.
+        """Return the next complete frame, or None.
 
-        `is_wanted` is asked by flags and message ID; the payload of a frame that is not wanted
-        comes empty, and is not inflated, which takes longer than all else. Raises `BadMessage`
-        for a frame that announces more than `max_payload`, before its payload is waited for, for
-        unknown flags and for a broken deflate stream. The reader is of no use afterwards.
+        `is_wanted` is called with flags and message ID; the payload of an unwanted frame is empty,
+        and is not inflated, which would take longer than all else. Raises `BadMessage` for a frame
+        that announces more than `max_payload` (before waiting for its payload), for unknown flags
+        and for a broken deflate stream. The reader is unusable afterwards.
         """
         payload_start = self._start + HEADER_BYTES
         if len(self._buffer) < payload_start:

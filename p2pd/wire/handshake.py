@@ -6,13 +6,13 @@
     Hello, Proof    ->
                     <-             Hello, Proof, Accepted
 
-One round trip; either side says Refused instead where it does not agree. A hello has a fresh
-nonce and the hash of the server's certificate as its sender sees it. The client signs its own
-hello, the server both. A man in the middle who terminates TLS shows the client another
-certificate: the hashes differ, and he can't sign. What the server says answers the client's
-nonce. What the client says is good for the holder of one certificate, and nobody else has ever
-seen it: it came inside TLS. On a private network each side also proves that it holds the
-network key by an HMAC over what it signs; the key itself never travels.
+One round trip; a side that does not agree says Refused instead. A hello has a fresh nonce and the
+hash of the server's certificate as its sender sees it. The client signs its own hello, the server
+both. A man in the middle that terminates TLS shows the client another certificate: the hashes
+differ, and it can't sign. What the server says answers the client's nonce. What the client says is
+valid only for the holder of one certificate, and nobody else has ever seen it: it came inside TLS.
+On a private network each side also proves that it holds the network key, by an HMAC over what it
+signs; the key itself never travels.
 """
 
 import hashlib
@@ -33,11 +33,36 @@ _LABEL = b"p2pd handshake 1\0"
 _CLIENT, _SERVER = b"client", b"server"
 
 
+<<<<<<< HEAD
+=======
+class Reason:
+    """Why a handshake is refused: the codes that both sides log."""
+
+    VERSION = "version"
+    NETWORK = "network"
+    NETWORK_KEY = "network_key"
+    RECORD = "record"
+    DIFFICULTY = "difficulty"
+    ONESELF = "self"
+    IDENTITY_CLASH = "identity_clash"
+    IDENTITY_TAKEN = "identity_taken"
+    MAN_IN_THE_MIDDLE = "man_in_the_middle"
+    SIGNATURE = "signature"
+    PROTOCOL = "protocol"
+    FULL = "full"
+    DUPLICATE = "duplicate"
+
+
+# Reasons that mean that two nodes are not in the same network, as configured now.
+APART = frozenset({Reason.VERSION, Reason.NETWORK, Reason.NETWORK_KEY, Reason.DIFFICULTY})
+
+
+>>>>>>> e1635b1 (Edit comments of wire for readability)
 @attrs.frozen
 class Terms:
     """What this node brings to every handshake and asks of every peer.
 
-    `network_key` is empty on an open network; `difficulty` is the least proof of work, in
+    `network_key` is empty on an open network; `difficulty` is the least proof of work accepted, in
     bits; `instance` (16 bytes) is drawn anew by every process.
     """
 
@@ -54,7 +79,7 @@ class Terms:
 
 @attrs.frozen
 class RemotePeer:
-    """The other side after the handshake: all of it proven, its addresses only claimed.
+    """The other side after the handshake: all of it proven, except its addresses.
 
     `dial_number` and `passing` are the client's, whichever side that was.
     """
@@ -75,11 +100,11 @@ class Handshake:
 
     `record` is this node's signed peer record, `nonce` 32 fresh random bytes, and
     `certificate` the SHA-256 of the server's certificate as this side knows it;
-    `dial_number` counts the dials of a client's process, `passing` is what it says of its
-    plans. `claimed` is who the peer says it is, `proven` whether that is so.
+    `dial_number` counts the dials of a client's process, `passing` says whether it means to stay.
+    `claimed` is who the peer says it is, `proven` whether it proved that.
 
-    A client gives its `hello` and `proof` at once, a server its own once the client has proven
-    itself. Both take the hello, then the proof of the other.
+    A client sends its `hello` and `proof` at once, a server sends its own once the client has
+    proven itself. Each takes the other's hello, then its proof.
     """
 
     def __init__(
@@ -110,7 +135,7 @@ class Handshake:
         self.claimed: NodeId | None = None
         self.proven = False
         self._said = _framed(self.hello)
-        # By role, what that side signs. A client signs before it has heard the server.
+        # What each role signs. A client signs before it has heard from the server.
         self._signed_texts = {_CLIENT: _signed_text(_CLIENT, self._said)} if is_client else {}
         self._peer: RemotePeer | None = None
 
@@ -137,7 +162,7 @@ class Handshake:
         if hello.network != ours.network:
             raise HandshakeRefused(
                 Reason.NETWORK,
-                # The peer shows this text as it stands.
+                # The peer shows this text verbatim.
                 f"the two nodes are of different networks, the one that is refused of "
                 f"{hello.network!r}; set the same node.network on both to join them",
             )
@@ -203,11 +228,11 @@ class Handshake:
 
 
 def _framed(hello: Hello) -> bytes:
-    """Return a hello as it enters a transcript."""
+    """Return a hello as it goes into a transcript."""
     encoded = codec.encode(hello)
     return len(encoded).to_bytes(4, "big") + encoded
 
 
 def _signed_text(role: bytes, said: bytes) -> bytes:
-    """Return what the side of a role signs: its transcript, with label and role before it."""
+    """Return what a role's side signs: label and role, then the hash of its transcript."""
     return _LABEL + role + hashlib.sha256(_LABEL + said).digest()

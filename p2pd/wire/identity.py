@@ -1,4 +1,4 @@
-"""Who a node is: an Ed25519 key pair (RFC 8032), whose public key costs some work to mint.
+"""A node's identity: an Ed25519 key pair (RFC 8032) that costs some work to mint.
 
 The proof of work is S/Kademlia's static crypto puzzle (Baumgart, Mies 2007, section 4.1),
 with the nonce hashed beside the key so that the key pair itself need not be redrawn.
@@ -14,7 +14,7 @@ from p2pd.ids import NodeId
 from p2pd.wire import codec
 from p2pd.wire.messages import PeerRecord, Publication, Record, Signed
 
-# What kind of fact a signature is for, so that one can't be passed off as another.
+# What kind of fact a signature is for, so that one kind can't be passed off as another.
 _LABELS: dict[type, bytes] = {
     PeerRecord: b"p2pd peer record 1\0",
     Record: b"p2pd record 1\0",
@@ -43,7 +43,7 @@ class Identity:
         return cls(seed, nonce)
 
     def sign(self, data: bytes) -> bytes:
-        """Sign `data` for a peer to check now; it must begin with a label of its purpose."""
+        """Sign `data` for a peer to check now; it must begin with a label for its purpose."""
         return self._key.sign(data)
 
     def vouch(self, fact: PeerRecord | Record | Publication) -> Signed:
@@ -59,7 +59,7 @@ def work(public_key: bytes, nonce: int) -> int:
 
 
 def is_signed_by(public_key: bytes, signature: bytes, data: bytes) -> bool:
-    """Whether `signature` over `data` is of the raw Ed25519 `public_key`."""
+    """Whether `signature` over `data` was made with the key of the raw Ed25519 `public_key`."""
     try:
         Ed25519PublicKey.from_public_bytes(public_key).verify(signature, data)
     except InvalidSignature:
@@ -77,8 +77,8 @@ def open_peer_record(signed: Signed) -> PeerRecord:
 def open_record(signed: Signed) -> Record:
     """Return the record after checking its writer's signature; raises `BadMessage`.
 
-    So does one that claims to have seen what is not older than itself: it would cover what is
-    yet to be written, and that would be acknowledged and lost.
+    Also raises it for a record that claims to have seen what is not older than itself: it would
+    cover what is yet to be written, which would then be acknowledged and lost.
     """
     record = codec.decode(Record, signed.body)
     _check_signature(signed, Record, record.writer)

@@ -3,8 +3,8 @@
 A message travels as the msgpack array of its fields, in the order written here, in a frame
 that carries its tag. Tags are append-only: none is ever given a second meaning. A message
 never gains, loses or moves a field: what changes shape gets a new tag, and a new protocol
-version if old nodes must not see it. Bounds stand in the types: `codec` holds what comes in
-against them; whoever fills in a message keeps to them himself.
+version if old nodes must not see it. Bounds stand in the types: `codec` checks what comes in
+against them; code that fills in a message must keep to them itself.
 """
 
 from typing import Annotated, NamedTuple
@@ -29,12 +29,12 @@ class Range(NamedTuple):
 
 
 PROTOCOL_VERSION = 1
-# What frames say until a version is negotiated: the same for ever, so that nodes of all
-# versions can tell each other that they have none in common.
+# The version of frames until one is negotiated: the same for ever, so that nodes of all versions
+# can tell each other that they have none in common.
 HANDSHAKE_VERSION = 1
 MAX_VALUE_BYTES = 1 << 18
 MAX_SIGNED_BODY = MAX_VALUE_BYTES + 4096
-# Bytes of a signed fact beside its body, generously.
+# Bytes of a signed fact besides its body, generously.
 SIGNED_OVERHEAD = 128
 MAX_SIBLINGS = 8
 MAX_SEEN = 32
@@ -43,11 +43,13 @@ MAX_REDIRECTS = 12
 MAX_TEXT = 256
 MAX_PUBLICATION_BYTES = 1 << 16
 MAX_IDS = 64
-# Of Merkle trees: how many bits an answer goes down, subtrees of one question, and keys told
-# at once to one who has none there, who will need to hear of all of them.
+# Of Merkle trees.
 FINGERPRINT_BYTES = 16
+# Bits that one answer descends.
 STEP = 4
+# Subtrees in one question.
 MAX_SUBTREES = 64
+# Keys listed at once to an asker whose subtree is empty; it needs all of them anyway.
 MAX_LISTED = 64
 ENTRY_BYTES = ID_BYTES + FINGERPRINT_BYTES
 MAX_KEYS = 64
@@ -91,7 +93,7 @@ Siblings = Annotated[tuple[Signed, ...], Length(0, MAX_SIBLINGS)]
 
 @attrs.frozen
 class PeerRecord:
-    """What a node says of itself. The greatest `sequence` is the one that counts."""
+    """What a node says about itself. The record with the greatest `sequence` counts."""
 
     public_key: PublicKey
     nonce: Annotated[int, Range(0, (1 << 64) - 1)]
@@ -104,7 +106,7 @@ class PeerRecord:
 
 @attrs.frozen
 class Seen:
-    """The latest version of one actor that a writer had seen, by its clock.
+    """The latest version by one actor that a writer had seen, given by its clock.
 
     An actor is one process of one writer: the first 8 bytes of the SHA-256 of the writer's
     public key and the process's `instance`.
@@ -118,11 +120,11 @@ class Seen:
 class Record:
     """One version of what is stored under a key.
 
-    `name_digest` is the SHA-256 of the name that the user gave; the key follows from it, and
-    from the writer where it is `owned`: only he can write there. `value` is None for a
-    tombstone. `instance` tells the processes of a writer apart. `clock` is a hybrid logical
-    clock (Kulkarni et al. 2014) in milliseconds * 2**16 + counter. `seen` is the version
-    vector of what the writer had seen. `expires` is Unix milliseconds, 0 for never.
+    `name_digest` is the SHA-256 of the name that the user gave; the key follows from it and, if
+    `owned`, from the writer: nobody else can write there. `value` is None for a tombstone.
+    `instance` tells the processes of a writer apart. `clock` is a hybrid logical clock (Kulkarni et
+    al. 2014) in milliseconds * 2**16 + counter. `seen` is the version vector of what the writer had
+    seen. `expires` is Unix milliseconds, 0 for never.
     """
 
     name_digest: Sha256
@@ -137,7 +139,7 @@ class Record:
 
 @attrs.frozen
 class Publication:
-    """What its origin tells everybody. The greater `sequence` is the later one.
+    """What its origin tells everybody. The one with the greater `sequence` is later.
 
     Topics that begin with `$` are the network's own: `$dead` (`data`: an encoded
     `DeadReports`), `$alive` and `$left` (the origin's encoded and signed `PeerRecord`).
@@ -152,10 +154,10 @@ class Publication:
 
 @attrs.frozen
 class DeadReport:
-    """What the origin of a publication observed of a node: evidence, not a verdict.
+    """What the origin of a publication observed about a node: evidence, not a verdict.
 
-    `observed` is when, in the reporter's Unix milliseconds; `sequence` that of the latest
-    peer record of the accused that the reporter knows, so that a later one refutes it;
+    `observed` is when, in the reporter's Unix milliseconds; `sequence` is that of the latest peer
+    record of the accused that the reporter knows, so that a later one refutes the report;
     `evidence` is `refused` (the connection broke, and a redial was refused) or `silent`.
     """
 
@@ -168,7 +170,7 @@ class DeadReport:
 
 @attrs.frozen
 class DeadReports:
-    """What the origin of a publication observed of some nodes at about the same time."""
+    """What the origin of a publication observed about some nodes at about the same time."""
 
     reports: Annotated[tuple[DeadReport, ...], Length(1, MAX_IDS)]
 
@@ -191,14 +193,14 @@ class Slot:
 
 @attrs.frozen
 class Hello:
-    """First message of either side: who and what it is, and the certificate that it sees.
+    """The first message of either side: who and what it is, and the certificate it sees.
 
     `instance` is drawn anew by every process; `certificate` is the SHA-256 of the server's
     certificate as this side knows it (channel binding as in RFC 5929, section 4).
     `dial_number` counts the dials of the client's process (0 from a server), so that both
-    sides know which of two connections by one dialler is the later one. `passing`: the
-    client has a question and does not mean to stay, so that the connection may be closed
-    to make room as soon as it is quiet.
+    sides know which of two connections by one dialler is the later one. `passing`: the client has a
+    question and does not mean to stay, so the connection may be closed to make room as soon as it
+    is quiet.
     """
 
     min_version: Version
@@ -215,7 +217,7 @@ class Hello:
 
 @attrs.frozen
 class Proof:
-    """After either side's hello: what was said so far is signed, and the network key proven."""
+    """Follows either side's hello: signs what was said so far, and proves the network key."""
 
     signature: Signature
     key_proof: Annotated[bytes, Length(0, 32)]
@@ -223,14 +225,14 @@ class Proof:
 
 @attrs.frozen
 class Accepted:
-    """Last message of the handshake, by the server: the connection is open."""
+    """The last message of the handshake, from the server: the connection is open."""
 
 
 @attrs.frozen
 class Refused:
-    """Ends the handshake: why there will be no connection. A client's may come after `Accepted`.
+    """Ends the handshake, and says why. A client's may come after `Accepted`.
 
-    `others` are peers to try instead, where the sender is full.
+    `others` are peers to try instead, if the sender is full.
     """
 
     reason: Label
@@ -240,7 +242,7 @@ class Refused:
 
 @attrs.frozen
 class Goodbye:
-    """Last message on a connection that its sender closes on purpose."""
+    """The last message on a connection that its sender closes on purpose."""
 
     reason: Label
 
@@ -306,7 +308,7 @@ class Nodes:
 
 @attrs.frozen
 class FindValue:
-    """What do you store under this key, and, where `closer`, who is closer to it?"""
+    """What do you store under this key, and, if `closer`, who is closer to it?"""
 
     key: IdBytes
     closer: bool
@@ -314,7 +316,7 @@ class FindValue:
 
 @attrs.frozen
 class Value:
-    """All versions under the key that no other covers, and the closest known nodes if asked."""
+    """All versions under the key that no other covers, and, if asked, the closest known nodes."""
 
     versions: Siblings
     records: SignedList
@@ -351,7 +353,7 @@ class Released:
 
 @attrs.frozen
 class Failed:
-    """Instead of the answer to a request: why there is none."""
+    """Sent instead of the answer to a request: why there is none."""
 
     code: Label
     message: Text
@@ -359,7 +361,7 @@ class Failed:
 
 @attrs.frozen
 class Gossip:
-    """A publication, pushed along the tree or pulled; `hops` counts the links it came over."""
+    """A publication, pushed over the tree or pulled; `hops` counts the links it came over."""
 
     publication: Signed
     hops: Hops
@@ -381,7 +383,7 @@ class Graft:
 
 @attrs.frozen
 class Prune:
-    """Push to me no more, only announce: I get all from elsewhere (Plumtree, PRUNE)."""
+    """Stop pushing to me, only announce: I get everything elsewhere (Plumtree, PRUNE)."""
 
 
 @attrs.frozen
@@ -395,7 +397,7 @@ class Want:
 class Digest:
     """What the sender holds of all that is retained: anti-entropy (Demers et al. 1987).
 
-    `reply`: the receiver is to send its own digest, too.
+    `reply`: the receiver should send its own digest, too.
     """
 
     slots: Annotated[tuple[Slot, ...], Length(0, MAX_IDS)]
@@ -411,14 +413,14 @@ class Held:
 
 @attrs.frozen
 class Reach:
-    """Can you reach the node of this peer record? I can't (SWIM, section 3.1, ping-req)."""
+    """Can you reach the node of this peer record? I can't (ping-req in SWIM, section 3.1)."""
 
     record: Signed
 
 
 @attrs.frozen
 class Reached:
-    """Whether the sender reached it."""
+    """Whether the sender reached the node."""
 
     alive: bool
 
@@ -427,8 +429,8 @@ class Reached:
 class Subtree:
     """All keys that begin with the first `bits` bits of `path`, as the asker has them.
 
-    `path` has no more bytes than it needs, and zeros after its bits. The fingerprint is
-    `EMPTY` for no keys.
+    `path` has no more bytes than it needs, with zeros after its bits. The fingerprint is `EMPTY` if
+    there are no keys.
     """
 
     path: Annotated[bytes, Length(0, ID_BYTES)]
@@ -440,8 +442,8 @@ class Subtree:
 class Difference:
     """What the answerer has in a subtree that differs; `index` is its place in the question.
 
-    Either the fingerprints of the 16 subtrees `STEP` bits further down, or, where `children` is
-    empty, all keys, each followed by the digest of its versions.
+    Either the fingerprints of the 16 subtrees `STEP` bits further down, or, if `children` is empty,
+    all keys, each followed by the digest of its versions.
     """
 
     index: Annotated[int, Range(0, MAX_SUBTREES - 1)]
@@ -451,14 +453,14 @@ class Difference:
 
 @attrs.frozen
 class Compare:
-    """Which of these subtrees are not the same with you?"""
+    """Which of these subtrees differ from yours?"""
 
     subtrees: Annotated[tuple[Subtree, ...], Length(1, MAX_SUBTREES)]
 
 
 @attrs.frozen
 class Compared:
-    """Those that are not, in the order of the question."""
+    """The subtrees that differ, in the order of the question."""
 
     differences: Annotated[tuple[Difference, ...], Length(0, MAX_SUBTREES)]
 
@@ -472,7 +474,7 @@ class Fetch:
 
 @attrs.frozen
 class Fetched:
-    """The versions under the first `keys` of the keys asked for; ask again for the others."""
+    """The versions under the first `keys` of the keys asked for; ask again for the rest."""
 
     keys: Annotated[int, Range(1, MAX_KEYS)]
     versions: SignedList
@@ -480,7 +482,7 @@ class Fetched:
 
 @attrs.frozen
 class Give:
-    """Keep these: they belong to you, too, and you do not have them."""
+    """Keep these: they belong to you, too, and you don't have them."""
 
     versions: Annotated[tuple[Signed, ...], Length(1, MAX_GIVEN)]
 
@@ -499,7 +501,7 @@ class DialBack:
 
 @attrs.frozen
 class DialedBack:
-    """What came of it: `outcome` is reached, refused or silent."""
+    """What came of the dial: `outcome` is reached, refused or silent."""
 
     address: Label
     outcome: Label

@@ -10,7 +10,7 @@ from p2pd.wire.identity import is_signed_by, open_peer_record, open_publication,
 from p2pd.wire.messages import PeerRecord, Publication, Signed
 
 MAX_OPENED = 4096
-# A duplicate mostly comes at once.
+# A duplicate mostly comes soon after the first.
 MAX_PUBLICATIONS = 256
 
 
@@ -29,10 +29,10 @@ class OpenedRecord:
 
 
 class RecordCache:
-    """Opens peer records and publications; those of late without checking the signature again.
+    """Opens peer records and publications; recent ones without checking the signature again.
 
-    At the bound the oldest goes, to be checked again should it come again. The same record
-    always comes back as the same object, so that many tables can share it.
+    When full, the oldest is evicted, and checked again if it comes again. While it is kept, the
+    same record always comes back as the same object, so that many tables can share it.
     """
 
     def __init__(self, most: int = MAX_OPENED, most_publications: int = MAX_PUBLICATIONS) -> None:
@@ -42,7 +42,7 @@ class RecordCache:
         self._publications: dict[Signed, tuple[Publication, NodeId]] = {}
 
     def open(self, signed: Signed) -> OpenedRecord:
-        """Return the record in `signed`; raises `BadMessage` where it is not its owner's."""
+        """Return the record in `signed`; raises `BadMessage` if it is not signed by its owner."""
         opened = self._opened.get(signed.signature)
         if opened is not None and opened.signed.body == signed.body:
             return opened
@@ -56,7 +56,7 @@ class RecordCache:
         return opened
 
     def is_signed_by(self, public_key: bytes, signature: bytes, data: bytes) -> bool:
-        """Whether `signature` over `data` is of the raw Ed25519 `public_key`; kept nowhere."""
+        """Whether `signature` over `data` was made with the key of `public_key`; not cached."""
         return is_signed_by(public_key, signature, data)
 
     def open_publication(self, signed: Signed) -> tuple[Publication, NodeId]:

@@ -1,4 +1,4 @@
-"""A session: messages of one connection to frames and back, and replies to their requests.
+"""A session: turns a connection's messages into frames and back, and pairs replies with requests.
 
 Pure. The shell feeds it what arrives and writes what it returns::
 
@@ -46,9 +46,9 @@ Event = Received | Replied
 class Session:
     """Both directions of one connection.
 
-    `timestamp` returns Unix milliseconds. Until `established`, only small frames are
-    taken and none is compressed. `peer_ms` is the peer's clock, in Unix milliseconds, when
-    it sent what came last; None before anything came.
+    `timestamp` returns Unix milliseconds. Until `established`, only small frames are taken and none
+    is compressed. `peer_ms` is the peer's clock, in Unix milliseconds, when it sent the latest
+    frame; None before anything came.
     """
 
     def __init__(self, timestamp: Callable[[], int]) -> None:
@@ -68,10 +68,10 @@ class Session:
         self._reader.max_payload = MAX_PAYLOAD
 
     def request(self, message: Message) -> tuple[int, bytes]:
-        """Take a slot for a request; returns its id and the bytes to send.
+        """Take a slot for a request; returns its ID and the bytes to send.
 
-        Raises `Busy` at `MAX_PENDING` requests under way. The slot is the caller's until
-        the reply arrives or `forget`.
+        Raises `Busy` if `MAX_PENDING` requests are under way. The slot is the caller's until the
+        reply arrives or `forget` is called.
         """
         if len(self._pending) >= MAX_PENDING:
             raise Busy(f"{MAX_PENDING} requests to this peer are under way")
@@ -80,7 +80,7 @@ class Session:
         return self._last_id, self._frame(message, REQUEST, self._last_id)
 
     def forget(self, request_id: int) -> None:
-        """Give up the slot of a request; its reply, should it still come, is dropped."""
+        """Give up the slot of a request; if its reply still comes, it is dropped."""
         self._pending.discard(request_id)
 
     def reply(self, request_id: int, message: Message) -> bytes:
@@ -98,8 +98,8 @@ class Session:
     def next_event(self) -> Event | None:
         """Return what the peer says next, or None until more arrives; raises `BadMessage`."""
         while (frame := self._reader.next(self._is_wanted)) is not None:
-            # The client's first question goes in a frame of the handshake's version. Rather than
-            # track which frame that is, such frames are always taken.
+            # The client's first question comes in a frame of the handshake's version. Rather than
+            # track which frame that is, we always take such frames.
             if frame.version not in {self._version, HANDSHAKE_VERSION}:
                 raise BadMessage(f"a frame of version {frame.version}, not {self._version}")
             self.peer_ms = frame.timestamp
@@ -115,7 +115,7 @@ class Session:
         return None
 
     def _is_wanted(self, flags: int, message_id: int) -> bool:
-        """Whether a frame is no reply, or one to a request under way: others are not looked at."""
+        """Whether a frame is not a reply, or one to a request under way; others are dropped."""
         return not flags & REPLY or message_id in self._pending
 
     def _frame(self, message: Message, flags: int, message_id: int) -> bytes:
