@@ -34,7 +34,7 @@ class Known:
 
 
 class Acquaintances:
-    """The nodes that somebody told us of, the oldest first."""
+    """The nodes of which anything is known, the oldest first."""
 
     def __init__(self) -> None:
         self._known: dict[NodeId, Known] = {}

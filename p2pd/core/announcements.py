@@ -1,6 +1,6 @@
 """Announcements that wait for each other: of a burst, many travel in one message.
 
-Each waits `ANNOUNCE_AFTER` at most, which delays only those whom the tree does not reach.
+Each waits `ANNOUNCE_AFTER` at most, which delays only peers that the tree does not reach.
 """
 
 import math

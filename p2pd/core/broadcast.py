@@ -171,7 +171,7 @@ class Broadcast:
                 self._graft_another(peer, now)
 
     def publish(self, item: Item, now: float) -> None:
-        """Send out one's own publication."""
+        """Send out a publication of our own."""
         if self._history.add(item, now):
             self._spread(item, frozenset(), now)
 

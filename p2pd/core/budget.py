@@ -36,7 +36,7 @@ class Budget:
 
 
 class Budgets(Generic[K]):
-    """An equal `Budget` for each of `bound`; beyond that, who spent longest ago starts anew."""
+    """An equal `Budget` for each of `bound`; beyond that, the least recent spender starts anew."""
 
     def __init__(self, bound: int, most: float, per_second: float) -> None:
         self._of = BoundedTable[K, Budget](bound)

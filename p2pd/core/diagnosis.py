@@ -257,8 +257,8 @@ def _clock(seen: Observations) -> Findings:
             "set the clock there (`timedatectl set-ntp true`): its messages are dropped",
         )
     else:
-        # Where the others' clocks are ahead, this one's is behind. `statistics` alone would cost
-        # half a megabyte.
+        # Where the others' clocks are ahead, this one's is behind.
+        # Not `statistics.median`: importing `statistics` alone costs half a megabyte.
         ahead = -sorted(each.ahead for each in off)[len(off) // 2]
         than = f"those of {len(off)} of {_count(seen.clocks, 'peer')}"
         if len(seen.clocks) == 1:

@@ -36,7 +36,7 @@ class Item:
     """A publication that is retained.
 
     `issued` is Unix milliseconds by its origin's clock; `hops` counts the links that it came over,
-    0 for one's own. `account` is not transmitted: each node decides for itself.
+    0 for our own. `account` is not transmitted: each node decides for itself.
     """
 
     message_id: bytes

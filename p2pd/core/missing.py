@@ -59,7 +59,7 @@ class Missing:
         return message_id in self._absent
 
     def announced(self, message_id: bytes, peer: NodeId, hops: int | None, now: float) -> None:
-        """Note who has it, and over how many `hops`, if it said; each is asked for it once.
+        """Note that a peer has it, and over how many `hops`, if it said; each is asked once.
 
         When full, a new ID is not noted; nor is it if `peer` has used up its share, unless another
         announces it.

@@ -76,7 +76,7 @@ class Offers:
         self._brought[peer] = now
 
     def arrived(self, message_id: bytes) -> None:
-        """Decline an offer of what has come. It stays on record who was asked for it."""
+        """Decline an offer of what has come; which peer was asked for it stays on record."""
         self._offered.pop(message_id, None)
         wanted = self._wanted.get(message_id)
         if wanted is not None:

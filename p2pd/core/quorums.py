@@ -54,7 +54,7 @@ def turnout(
     silent: Collection[NodeId],
     missing: int,
 ) -> Turnout:
-    """Say who the `replication` replicas of a key are, and how many of them have answered.
+    """Say which nodes are a key's `replication` replicas, and how many have answered.
 
     `answered` are all near the key that did, `pending` may yet do so; `silent` did not, though they
     may well run. `missing` is how many should have answered, besides `answered` and `pending` and
