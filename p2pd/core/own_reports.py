@@ -15,8 +15,8 @@ from p2pd.core.suspicion import QUORUM
 from p2pd.core.verdicts import Report
 from p2pd.ids import NodeId
 
-# A node with a death to report waits for others to report with it: up to `GATHER` seconds for each
-# suspect, `GATHER_MOST` in all.
+# A node with a death to report waits for other deaths to report with it: at random up to `GATHER`
+# seconds for each suspect, `GATHER_MOST` in all.
 GATHER = 0.4
 GATHER_MOST = 2.0
 # Once a quorum has reported a death, another node that finds it reports it only if drawn at random;

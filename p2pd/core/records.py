@@ -133,10 +133,10 @@ class Author:
     """Makes the versions that one process writes: as one actor, as long as it remembers them.
 
     Its versions of a key each cover the one before, even if that was not seen when they were made:
-    missing its own last write (few replicas have it, or they are cut off) must not make a sibling
-    of it. So only one caller at a time may write a key. Its clock is a hybrid logical one (Kulkarni
-    et al. 2014, "Logical Physical Clocks", section 3), kept for each key: what somebody dated ahead
-    under one key does not date what is written under others.
+    an author that misses its own last write (few replicas have it, or they are cut off) must not
+    write a sibling of it. So only one caller at a time may write a key. Its clock is a hybrid
+    logical one (Kulkarni et al. 2014, "Logical Physical Clocks", section 3), kept for each key:
+    what somebody dated ahead under one key does not date what is written under others.
     """
 
     def __init__(self, public_key: bytes, entropy: Callable[[int], bytes]) -> None:
@@ -202,7 +202,7 @@ class Author:
             instance=self._instance,
             clock=clock,
             seen=vector,
-            # By a wall clock far behind, a tombstone would already no longer need be kept.
+            # Dated by a wall clock far behind, a tombstone would not need to be kept at all.
             expires=clock >> _COUNTER_BITS if value is None else expires,
         )
 

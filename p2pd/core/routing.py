@@ -174,7 +174,7 @@ class RoutingTable:
         return list(islice((each for each in closest_first if not but_for(each.node_id)), count))
 
     def radius(self, count: int) -> int:
-        """Return a distance within which about `count` nodes lie of any point: the density.
+        """Return a distance from any point within which about `count` nodes lie: the density.
 
         If fewer contacts are known, it is the greatest possible distance.
         """
