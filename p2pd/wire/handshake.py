@@ -33,31 +33,6 @@ _LABEL = b"p2pd handshake 1\0"
 _CLIENT, _SERVER = b"client", b"server"
 
 
-<<<<<<< HEAD
-=======
-class Reason:
-    """Why a handshake is refused: the codes that both sides log."""
-
-    VERSION = "version"
-    NETWORK = "network"
-    NETWORK_KEY = "network_key"
-    RECORD = "record"
-    DIFFICULTY = "difficulty"
-    ONESELF = "self"
-    IDENTITY_CLASH = "identity_clash"
-    IDENTITY_TAKEN = "identity_taken"
-    MAN_IN_THE_MIDDLE = "man_in_the_middle"
-    SIGNATURE = "signature"
-    PROTOCOL = "protocol"
-    FULL = "full"
-    DUPLICATE = "duplicate"
-
-
-# Reasons that mean that two nodes are not in the same network, as configured now.
-APART = frozenset({Reason.VERSION, Reason.NETWORK, Reason.NETWORK_KEY, Reason.DIFFICULTY})
-
-
->>>>>>> e1635b1 (Edit comments of wire for readability)
 @attrs.frozen
 class Terms:
     """What this node brings to every handshake and asks of every peer.
