@@ -1,7 +1,7 @@
-"""Alarms: what a node waits for until it is time, all of a process in one sleep.
+"""Alarms: the timed waits of nodes, all those of a process in one sleep.
 
-A deadline of Trio's ends a wait by a cancellation, which costs several times what a wake-up
-does; and waking for what may be due took a quarter of a quiet node's processor time.
+A Trio deadline ends a wait by a cancellation, which costs several times as much as a wake-up;
+and waking for what might be due took a quarter of a quiet node's processor time.
 """
 
 import heapq
@@ -10,7 +10,7 @@ import math
 
 import trio
 
-# So many may be idle.
+# With fewer entries than this, idle ones are not dropped.
 _FEW = 1024
 
 
@@ -49,7 +49,7 @@ class Alarms:
             self._forget_the_idle()
 
     def _forget_the_idle(self) -> None:
-        """Drop what nobody waits for any more: it never grows to more than twice the rest."""
+        """Drop what nobody waits for any more; again once the rest has doubled in number."""
         self._set = [each for each in self._set if each[2].waits_for(each[0])]
         heapq.heapify(self._set)
         self._most = max(_FEW, 2 * len(self._set))
@@ -63,13 +63,13 @@ class Alarm:
 
     def __init__(self, alarms: Alarms) -> None:
         self.due = math.inf
-        # When `alarms` will ask; what was put off since is not entered anew until then.
+        # When `alarms` will ask; a wait that is put off is not entered anew before that.
         self.set_to = math.inf
         self._alarms = alarms
         self._waiting: trio.lowlevel.Task | None = None
 
     async def wait(self, due: float) -> None:
-        """Wait until `due`, or what `move` makes of it; `math.inf` waits for a `move`."""
+        """Wait until `due`, or until the time `move` sets; `math.inf` waits for a `move`."""
         self.due = due
         if due <= trio.current_time():
             await trio.lowlevel.checkpoint()
@@ -81,7 +81,7 @@ class Alarm:
     def move(self, due: float) -> None:
         """Bring the end of the wait forward, or put it off; where nobody waits, do nothing.
 
-        What was due already, and did not ring yet, can't be put off.
+        A wait that is due already, but has not rung yet, can't be put off.
         """
         now = trio.current_time()
         if self._waiting is not None and self.due > now:

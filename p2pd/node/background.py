@@ -1,4 +1,4 @@
-"""Tasks that begin with something that happens, and not with the node: all have one owner."""
+"""Tasks that start with some event rather than with the node: all have one owner."""
 
 from collections.abc import Awaitable, Callable
 from typing import TypeVarTuple
@@ -22,10 +22,11 @@ class Background:
                 task_status.started()
                 await trio.sleep_forever()
         finally:
-            # Not before: what begins while the others end must end, too, as somebody waits for it.
+            # Not earlier: a task that starts while the others end must end, too, as somebody
+            # waits for it.
             self._nursery = None
 
     def start(self, work: Callable[[*Args], Awaitable[object]], *args: *Args) -> None:
-        """Start a task; without effect once the node has ended, as all that it would serve has."""
+        """Start a task; no effect once the node has ended, as has all that it would serve."""
         if self._nursery is not None:
             self._nursery.start_soon(work, *args)

@@ -14,12 +14,12 @@ from p2pd.node.events import Events
 from p2pd.node.roster import Roster
 from p2pd.node.upkeep import Upkeep
 
-# While nobody is connected, names are looked up anew: an address behind one may change.
+# While nobody is connected, names are looked up again this often: their addresses may change.
 RESOLVE_INTERVAL = 30.0
 
 
 class Bootstrap:
-    """Keeps the configured addresses known to those who dial."""
+    """Keeps the configured addresses known to the services that dial."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Bootstrap:
         self._changed = trio.Event()
 
     def set_addresses(self, addresses: tuple[str, ...]) -> None:
-        """Take a new list; addresses that left it are forgotten unless a node answered."""
+        """Take a new list; addresses no longer in it are forgotten unless a node answered there."""
         self._addresses = addresses
         self._changed.set()
 
@@ -71,7 +71,7 @@ class Bootstrap:
             if text not in self._unresolved:
                 self._unresolved.add(text)
                 self._events.emit("bootstrap.unresolved", str(error), level=logging.WARNING)
-            # What the name stood for last is better than nothing while its servers are away.
+            # The name's last known addresses are better than nothing while its servers are away.
             return
         self._unresolved.discard(text)
         self._resolved[text] = found

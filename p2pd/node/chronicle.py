@@ -7,13 +7,13 @@ from p2pd.ids import NodeId
 from p2pd.node.events import Event
 from p2pd.node.snapshot import WhyStep
 
-# The latest steps of the peers that something happened to last.
+# The latest steps of each peer are kept, and the peers that something happened to last.
 MAX_STEPS = 24
 MAX_PEERS = 1024
 
 
 class Chronicle:
-    """A sink for events: those that speak of a peer are kept."""
+    """A sink for events that keeps those about a peer."""
 
     def __init__(self) -> None:
         self._steps = BoundedTable[NodeId, deque[WhyStep]](MAX_PEERS)

@@ -1,6 +1,6 @@
 """One open connection: a reader that handles what comes, a writer that sends what waits.
 
-Whatever the peer does ends at most this connection, with a reason. Frames queued while a
+Whatever the peer does can end only this connection, with a reason. Frames queued while a
 write is under way leave together in the next one.
 """
 
@@ -26,19 +26,19 @@ from p2pd.wire.session import Replied, Session
 
 # A peer that lets this much wait reads too slowly for its own requests.
 MAX_OUTBOX = 2 * MAX_PAYLOAD
-# While more than this waits, our own requests do, too, and the peer's next message is not handled;
-# for `FULL_PAUSE` at most, as the peer may be stuck waiting for us to read.
+# While more than this waits, our own requests wait, too, and so does the peer's next message, for
+# `FULL_PAUSE` at most: the peer may be stuck waiting for us to read.
 FULL_OUTBOX = MAX_OUTBOX // 2
 FULL_PAUSE = 2.0
-# Seconds in which a peer must take so many bytes, on average over what is written at once: a slow
-# link has its time for a large batch, and whoever takes nothing is found by its silence sooner.
+# Seconds in which a peer must take `WRITE_BYTES`, on average over one write: a slow link gets its
+# time for a large batch, and a peer that takes nothing is found by its silence sooner.
 WRITE_TIMEOUT = 10.0
 WRITE_BYTES = 1 << 16
-# Seconds after which the handling of what one peer sent lets all others have their turn.
+# After handling one peer's messages for this many seconds, all others get their turn.
 TIME_SLICE = 0.002
-# After a `busy` nothing is read from the peer for so long: to refuse a flood costs, too.
+# After a `busy` nothing is read from the peer for this long: refusing a flood costs, too.
 BUSY_PAUSE = 0.05
-# How the end of a connection begins where it was this node that said so.
+# How `end_reason` begins where it was this node that said goodbye.
 OWN_GOODBYE = "this node said goodbye: "
 _RTT_WEIGHT = 0.125
 
@@ -83,12 +83,12 @@ class Asked:
 class Connection:
     """An authenticated connection; `run` serves it, the rest may be called meanwhile.
 
-    `last_heard` and `last_used` are monotonic: when a whole message last came, and when one
-    last came or went that is more than a probe. `rtt` is the smoothed round trip in seconds,
-    None before anything came back. `local` and `remote` are the ends' addresses. `end_reason`
-    is None while it lives; `ending` then says what that means. `refusal` is what a client said
-    that did not like whom it had reached. `passing` marks a connection that was made for a
-    question, and is closed when it is of no more use. `on_request`: a user, at either end,
+    `last_heard` and `last_used` are monotonic: when a whole message last came, and when the last
+    one other than a probe came or went. `rtt` is the smoothed round trip in seconds, None before
+    anything came back. `local` and `remote` are the addresses of the two ends. `end_reason` is
+    None while the connection lives; `ending` then says what it means. `refusal` is set when the
+    dialling peer refused us after seeing our proof. `passing` marks a connection that was made
+    for a question, and is closed when it is of no more use. `on_request`: a user, at either end,
     asked for its end.
     """
 
@@ -123,10 +123,10 @@ class Connection:
         self._background = background
         self._outbox: list[bytes] = []
         self._outbox_bytes = 0
-        # Out of the outbox, and not with the kernel yet.
+        # Out of the outbox, but not with the kernel yet.
         self._writing_bytes = 0
         self._wants_room = trio.lowlevel.ParkingLot()
-        # The writer's task is only there once something has to wait for the stream.
+        # There is no writer task until something has to wait for the stream.
         self._writer_wakes: trio.Event | None = None
         self._writer_scope = trio.CancelScope()
         self._writer_ended = trio.Event()
@@ -164,8 +164,8 @@ class Connection:
     async def run(self) -> None:
         """Serve the connection until it ends, and close it: `end_reason` and `ending` say why.
 
-        Where writing has to wait, a task in the background does that; it ends with the connection.
-        Raises only what is a bug.
+        Where writing has to wait, a task in the background does it, and ends with the connection.
+        Anything this raises is a bug.
         """
         self._is_served = True
         self._may_send_at_once = True
@@ -193,7 +193,7 @@ class Connection:
         if self._goodbye is None:
             self.notify(Goodbye(reason))
             self.on_request = reason == ON_REQUEST
-            # In a log or a registry it would read as the peer's.
+            # Without that, a log or the registry would read as if the peer had said it.
             self._goodbye = reason = OWN_GOODBYE + reason
             if self._may_send_at_once and not self._outbox:
                 self._end(reason)
@@ -206,7 +206,7 @@ class Connection:
         return self.bytes_waiting > FULL_OUTBOX
 
     async def wait_for_room(self) -> None:
-        """Wait until it `is_full` no more, or has ended."""
+        """Wait until it is no longer `is_full`, or has ended."""
         while self.is_full and self.end_reason is None:
             await self._wants_room.park()
 
@@ -215,7 +215,7 @@ class Connection:
         self._end(reason, ending)
 
     def excuse(self, seconds: float) -> None:
-        """Do not count so many seconds as the peer's silence: we were not listening."""
+        """Do not count this many seconds as the peer's silence: we were not listening."""
         self.last_heard = min(trio.current_time(), self.last_heard + seconds)
         self.unanswered_probes = 0
 
@@ -231,7 +231,7 @@ class Connection:
     async def request(self, message: Message, within: float) -> Message:
         """Send a request and wait up to `within` seconds for its reply.
 
-        The very object that went along with the handshake is not sent again. Raises
+        A message that went along with the handshake, this very object, is not sent again. Raises
         `RequestTimedOut`, `ConnectionLost`, or `Busy` where too many are under way.
         """
         until = trio.current_time() + within
@@ -258,9 +258,9 @@ class Connection:
             del self._slots[request_id]
             self._session.forget(request_id)
         if slot.reply is not None:
-            # When a question along with the handshake left is not known here.
+            # It is not known here when a question left that went along with the handshake.
             if asked is None:
-                # Only one side may ever have to probe: the other one learns it from this.
+                # It may be that only one side ever probes: the other learns its `rtt` here.
                 self.rtt = self.rtt or trio.current_time() - sent_at
             return slot.reply
         if self.end_reason is not None:
@@ -270,8 +270,8 @@ class Connection:
     def probe(self, on_answer: Callable[["Connection"], None] | None = None) -> None:
         """Send a ping; its answer shows in `last_heard` and `rtt`.
 
-        `on_answer` is called once, when something is heard next, unless another probe has taken
-        its place by then.
+        `on_answer` is called once, when anything is next heard, unless another probe has replaced
+        this one by then.
         """
         self.unanswered_probes += 1
         self._on_answer = on_answer
@@ -281,7 +281,7 @@ class Connection:
         try:
             request_id, data = self._session.request(Ping())
         except Busy:
-            # So many requests unanswered: one more would not tell anything new.
+            # With so many requests unanswered, one more would tell nothing new.
             return
         self._probe = (request_id, trio.current_time())
         self._queue(data)
@@ -333,7 +333,7 @@ class Connection:
             if self.is_full:
                 with trio.move_on_after(FULL_PAUSE):
                     await self.wait_for_room()
-        # The answer to a probe that was given up is a sign of life all the same.
+        # The answer to an abandoned probe is a sign of life all the same.
         if self._session.late_replies > late_replies:
             self._note_life()
 

@@ -1,19 +1,19 @@
-"""Writes that are under way together leave together, so that replicas share a commit for them."""
+"""Writes that are under way together leave together, so that replicas commit them together."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import trio
 
-# A write waits for others at most so many times as long as its own preparation took.
+# A write waits for others at most this many times as long as its own preparation took.
 PATIENCE = 4.0
 
 
 class Convoy:
-    """Those who prepare, and those who wait for them; a single one waits for nobody.
+    """Writes in preparation, and writes that wait for them; a single one waits for nobody.
 
-    What leaves together reaches each replica in one piece, and its disk in one commit: that
-    costs a replica more than all else that it does for a record.
+    What leaves together reaches each replica in one piece, and its disk in one commit: a commit
+    costs a replica more than everything else it does for a record.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class Convoy:
 
     @contextmanager
     def preparing(self) -> Iterator[None]:
-        """Within the `with`, those who are ready wait for this one."""
+        """Within the `with`, writes that are ready wait for this one."""
         self._preparing += 1
         try:
             yield
@@ -32,9 +32,9 @@ class Convoy:
                 self._depart()
 
     async def gather(self, preparation: float) -> None:
-        """Wait until nobody prepares any more, or the first one who waits has waited enough.
+        """Wait until no write is in preparation, or the first that waits has waited long enough.
 
-        `preparation` is how many seconds it took to prepare.
+        `preparation` is how many seconds it took to prepare this one.
         """
         departure = self._departure
         if self._preparing:

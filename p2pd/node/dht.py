@@ -24,7 +24,8 @@ from p2pd.node.routes import Routes
 from p2pd.wire.framing import MAX_PAYLOAD
 from p2pd.wire.messages import SIGNED_OVERHEAD, FindValue, Value
 
-# Reads of other nodes that wait for the disk; beyond it, who has most waiting is told `busy`.
+# Reads of other nodes that wait for the disk; beyond it, the node with the most waiting is told
+# `busy`.
 MAX_READS = 256
 # Characters of a key that an error shows.
 MAX_SHOWN = 200
@@ -95,11 +96,11 @@ class Dht:
     ) -> Written:
         """Write a value that replaces all versions this node can see.
 
-        `owned`: under the name's key that only this node can write. `ttl` in seconds; None for
-        the configured one. With `if_version`, a hexadecimal version, the write is refused with
-        `VersionConflict` unless that is the winner now. Raises `InvalidRequest`, and
-        `TooFewReplicas` where less than the write quorum has the record on disk; to repeat
-        the put is safe.
+        `owned`: under that key of the name that only this node can write. `ttl` in seconds; None
+        for the configured one. With `if_version`, a hexadecimal version, the write is refused with
+        `VersionConflict` unless that version is the winner now. Raises `InvalidRequest`, and
+        `TooFewReplicas` where fewer replicas than the write quorum have the record on disk;
+        repeating the put is safe.
         """
         if len(value) > self._max_value_bytes:
             raise InvalidRequest(
@@ -107,7 +108,7 @@ class Dht:
                 f"store.max_value_bytes = {self._max_value_bytes}"
             )
         lifetime = self._config.record_ttl if ttl is None else ttl
-        # What was checked shall be written at once.
+        # After a check of the version, the write must follow at once.
         async with self._seen(name, owned=owned, at_once=if_version is not None) as seen:
             if if_version is not None:
                 self._check_answers(name, seen, self._needed(Consistency.QUORUM))
@@ -120,7 +121,7 @@ class Dht:
 
         Raises `NotFound` where there is nothing to delete, else as `put`.
         """
-        # What it does not see, it does not hide.
+        # A tombstone does not hide versions that were not seen.
         async with self._seen(name, owned=owned, consistency=Consistency.ALL) as seen:
             if not living(seen.versions, self._env.wall_ms()):
                 raise self._absence(_shown(name, self._owner(owned=owned)), seen)
@@ -131,21 +132,21 @@ class Dht:
     ) -> list[Version]:
         """Return the versions of a key that no other supersedes, the winner first.
 
-        `owner`: of the key that only that node can write. Tombstones are left out. Raises
-        `NotFound`, said only when every one of the closest nodes has answered or failed, and
+        `owner`: read that key of the name that only this owner can write. Tombstones are left out.
+        Raises `NotFound`, but only once each of the closest nodes has answered or failed, and
         `TooFewReplicas`.
         """
         needed = self._needed(consistency)
         holding = await self._quorum.read(Key.of(name, owner), needed, until_found=True)
         self._check_answers(name, holding, needed)
-        # A delete that somebody did not see leaves that one's write standing.
+        # A delete leaves standing the write of somebody who did not see it.
         found = living(holding.versions, self._env.wall_ms())
         if not found:
             raise self._absence(_shown(name, owner), holding)
         return found
 
     def _owner(self, *, owned: bool) -> NodeId | None:
-        """Return whose alone a key is that this node writes: its own, or nobody's."""
+        """Return the owner of a key that this node writes: itself, or nobody."""
         return self._env.identity.node_id if owned else None
 
     def _needed(self, consistency: Consistency) -> Needed:
@@ -165,10 +166,10 @@ class Dht:
         consistency: Consistency = Consistency.QUORUM,
         at_once: bool = False,
     ) -> AsyncIterator[Holding]:
-        """Hold a key for one write, and see what is there: `Author` wants them in a row.
+        """Lock a key for one write, and read what is there: `Author` wants one write at a time.
 
-        As many answers as `consistency` asks for are waited for, but not demanded. `at_once`: it
-        must not wait until other writes are ready, too.
+        As many answers as `consistency` asks for are waited for, but not demanded. `at_once`: the
+        write must not wait until others are ready, too.
         """
         key = Key.of(name, self._owner(owned=owned))
         lock = self._writing.setdefault(key, trio.Lock())
@@ -219,7 +220,7 @@ class Dht:
             )
 
     def _absence(self, shown: str, holding: Holding) -> P2PError:
-        """Return `NotFound`, but `TooFewReplicas` where the silent ones may be the majority."""
+        """Raise `NotFound`, or `TooFewReplicas` where the absence is not established."""
         if holding.ahead:
             return TooFewReplicas(
                 f"what is stored under {shown} is dated a day or so ahead of this node's clock; "
@@ -234,7 +235,7 @@ class Dht:
         return NotFound(f"no key {shown}")
 
     def _check_version(self, versions: list[Version], expected: str) -> None:
-        # As `get` tells: a tombstone does not win against a concurrent write.
+        # As in `get`: a tombstone does not win against a concurrent write.
         there = living(versions, self._env.wall_ms())
         winner = there[0].name.hex() if there else ""
         if winner != expected:
@@ -264,7 +265,7 @@ class Dht:
         asker = call.connection.node_id
         closer = self._routes.closest_records(question.key, asker) if question.closer else ()
         signed = tuple(each.signed for each in versions)
-        # Of as many siblings as there may be, as large as they may be, there is room for a few.
+        # The most siblings allowed, of the largest size, would leave no room for closer nodes.
         room = MAX_PAYLOAD - sum(len(each.body) + SIGNED_OVERHEAD for each in signed)
         while closer and sum(len(each.body) + SIGNED_OVERHEAD for each in closer) > room:
             closer = closer[:-1]

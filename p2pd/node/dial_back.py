@@ -1,8 +1,8 @@
-"""Can others open a connection to this node? They are asked to try, and so is it by them.
+"""Can others open a connection to this node? It asks them to try, and tries for those that ask.
 
-Who asks can have dialled only the very host that its question comes from, and only at a
-port that its own signed record announces: never anybody else. All that it gets is one
-connection, on which nothing but the opening of TLS is said.
+A node that asks can have only the very host dialled that its question comes from, and only at
+a port that its own signed record announces: never anybody else. All it gets is one connection,
+on which nothing happens but the opening of TLS.
 """
 
 from contextlib import suppress
@@ -20,10 +20,10 @@ from p2pd.node.roster import Roster
 from p2pd.wire.messages import DialBack, DialedBack, Failed, Message
 from p2pd.wire.reasons import REACHED, REFUSED, SILENT
 
-# Seconds that a dial for another may take. An honest one on a LAN takes milliseconds.
+# Seconds that a dial for another node may take. An honest one on a LAN takes milliseconds.
 WITHIN = 2.0
-# For all who ask together: how many dials may be under way, how many come in a row, and how many
-# a second from then on. For one host: the seconds between two.
+# For all that ask together: dials under way at once, burst, then rate per second. For one host:
+# seconds between two.
 MAX_DIALS_BACK = 4
 DIALS_BACK_AT_ONCE = 16
 DIALS_BACK_PER_SECOND = 1.0
@@ -32,7 +32,7 @@ _MAX_HOSTS = 1024
 
 
 class DialingBack:
-    """Dials back those who ask for it, and asks others to; `run` must be running for both."""
+    """Dials back nodes that ask for it, and asks others to dial this one."""
 
     def __init__(self, env: Env, roster: Roster, dispatch: Dispatch) -> None:
         self._env = env
@@ -46,7 +46,7 @@ class DialingBack:
     async def ask(self, connection: Connection) -> DialedBack | None:
         """Have a peer dial this node; None where it can't or won't say what came of it."""
         with suppress(P2PError):
-            # Its dial takes its time, and so do the two ways.
+            # Its dial takes its time, and so does the way there and back.
             reply = await connection.request(DialBack(), WITHIN + 1)
             if isinstance(reply, Failed) and reply.code == Busy.code:
                 await trio.sleep(DIAL_BACK_AGAIN)
@@ -66,10 +66,10 @@ class DialingBack:
         self._env.background.start(self._answer, call, question, address)
 
     def _address_of(self, call: Call) -> Address:
-        """Return what may be dialled for the one who asks; raises `NotFound`."""
+        """Return the address that may be dialled for the node that asks; raises `NotFound`."""
         host = call.connection.remote.host
         entry = self._registry.get(call.connection.node_id)
-        # Over loopback, as from a proxy on this host, it would be this host's own ports.
+        # Over loopback, as from a proxy on this host, these would be this host's own ports.
         if entry is None or entry.signed is None or call.connection.remote.ip.is_loopback:
             raise NotFound("nothing to dial back from here")
         try:
@@ -77,7 +77,7 @@ class DialingBack:
         except BadMessage as error:
             raise NotFound(str(error)) from None
         ports = [each.port for each in announced if each.host == host]
-        # Behind a router that translates addresses, none is the one that it shows to others.
+        # Behind a router that translates addresses, none of them is the one that others see.
         ports += [each.port for each in announced]
         if not ports:
             raise NotFound("no address is announced to dial back")

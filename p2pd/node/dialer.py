@@ -32,27 +32,29 @@ from p2pd.node.shortage import Shortage
 from p2pd.wire.messages import Message
 from p2pd.wire.reasons import Reason
 
-# Addresses of peers that are only heard of: so many are tried in a row, so many a second from
-# then on. Anybody can name them, and they need not be those of a node.
+# Tries of addresses of peers that are only heard of: burst, then rate per second. Anybody can name
+# such addresses, and there need not be a node behind them.
 STRANGERS_AT_ONCE = 64
 STRANGERS_PER_SECOND = 8.0
-# Lookups dial whom others name, and wait for no budget. So whoever makes up peers, each with
-# many addresses of somebody else, has so many of them dialled at most.
+# Lookups dial the peers that others name, and wait for no budget. This bounds how many of a
+# victim's addresses we dial for each peer that somebody invents.
 ADDRESSES_OF_STRANGERS = 3
-# The peer may dial for its next question at that moment, and its connection stay: tries after that.
+# Extra tries in case the peer dials us for its next question at the same moment and its
+# connection wins.
 _MORE_DIALS = 3
 # Seconds after which the next address of a peer is tried beside the last one (RFC 8305, section 5,
 # has a quarter of a second for a connection; here a handshake goes with it).
 HEAD_START = 0.5
-# Who gave no answer in so many seconds counts as dialled in vain, also where nobody waits any more.
+# A peer that gave no answer for this many seconds counts as a failed dial, even if nobody waits
+# for it any more.
 CUT_SHORT = 1.5
-# Seconds until a peer is dialled for whom there was no room.
+# Seconds until a peer for which there was no room is dialled.
 _NO_ROOM_PAUSE = 1.0
 
 
 @attrs.define(eq=False)
 class Dial:
-    """A dial of a peer, with what `dial_entry` was told; `error` is for the others who wait."""
+    """A dial of a peer, with the arguments of `dial_entry`; `error` is for others that wait."""
 
     entry: Entry
     stay: bool = False
@@ -75,7 +77,7 @@ class _Race:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Wait for one's turn for a handshake; raises `DialFailed` where the race is over."""
+        """Wait for a turn at the handshake; raises `DialFailed` where the race is over."""
         async with self._handshake:
             if self.winner is not None:
                 raise DialFailed("another address of the peer has answered first")
@@ -85,8 +87,8 @@ class _Race:
 class Dialer:
     """Makes outbound connections.
 
-    `room` is where those are parked who wait for room for one more; `on_end` is called at the end
-    of each dial of a peer.
+    Tasks that wait for room for one more are parked in `room`; each of `on_end` is called at the
+    end of each dial of a peer.
     """
 
     def __init__(
@@ -109,14 +111,14 @@ class Dialer:
         self.on_end: list[Callable[[], None]] = []
 
     def stop(self) -> None:
-        """Hold no dial that is cut short from now on against its peer: this node leaves."""
+        """From now on, hold no dial that is cut short against its peer: this node leaves."""
         self._leaving = True
 
     def claim_dial(self, entry: Entry, *, most: int = MAX_ADDRESSES) -> bool:
-        """Take the right to dial up to `most` addresses of an entry now; False where there is none.
+        """Whether up to `most` addresses of an entry may be dialled now; if so, counts them.
 
-        Where nobody has answered, or come from, it is dialled seldom: anybody can name any address,
-        also who is connected.
+        Addresses at which nobody answered, and from which nobody came, are dialled seldom: anybody
+        can name any address, connected peers included.
         """
         if entry.node_id is None or entry.source is Source.MANUAL:
             return True
@@ -170,11 +172,11 @@ class Dialer:
     ) -> Connection:
         """Dial the addresses of a registry entry, and note there what came of it.
 
-        At most `most` of them, the best first, the others after it has failed or taken
-        `HEAD_START`. `stay`: the connection is meant to last, even
-        where there are enough. The `question` may go along with the handshake: see
-        `Introducer.as_client`. Raises what `dial` raised for the best of the addresses that failed,
-        and `DialFailed` where another node was found there.
+        At most `most` of them, the best first, each next one once the last has failed or taken
+        `HEAD_START`. `stay`: the connection is meant to last, even where there are enough. The
+        `question` may go along with the handshake: see `Introducer.as_client`. Raises what `dial`
+        raised for the best of the addresses that failed, and `DialFailed` where another node was
+        found there.
         """
         return await self.carry_out(self.begin(entry, stay=stay, most=most, question=question))
 
@@ -186,7 +188,7 @@ class Dialer:
         most: int = MAX_ADDRESSES,
         question: Message | None = None,
     ) -> Dial:
-        """Begin what `dial_entry` does: whoever wants this peer from now on waits for this dial.
+        """Begin what `dial_entry` does: callers that want this peer now wait for this dial.
 
         `carry_out` must follow.
         """
@@ -204,7 +206,7 @@ class Dialer:
             with self._place():
                 connection = await self._try_addresses(dial)
         except Busy as error:
-            # Our own bound is no fault of the peer's.
+            # Our own limit is not the peer's fault.
             dial.error = error
             self._registry.postpone(entry, trio.current_time() + _NO_ROOM_PAUSE)
             raise
@@ -233,11 +235,11 @@ class Dialer:
         *,
         stay: bool = False,
     ) -> Connection:
-        """Dial an address; returns the connection to whoever listens there.
+        """Dial an address; returns the connection to the node that listens there.
 
-        That is the one already in the table where the new one is a duplicate. `stay`: see
-        `dial_entry`. Raises `DialFailed`, `ConnectionLost`, `HandshakeRefused`, or `Busy` at the
-        bound.
+        Where the new one is a duplicate, it is the one already in the table. `stay`: see
+        `dial_entry`. Raises `DialFailed`, `ConnectionLost`, `HandshakeRefused`, or `Busy` when
+        full.
         """
         with self._place():
             lasting = _is_to_last(source, stay=stay)
@@ -245,7 +247,7 @@ class Dialer:
 
     @contextmanager
     def _place(self) -> Iterator[None]:
-        """Keep a place for one connection more within the `with`; raises `Busy`."""
+        """Keep a place for one more connection within the `with`; raises `Busy`."""
         self._roster.check_room(Direction.OUTBOUND, coming=self._under_way)
         self._under_way += 1
         try:
@@ -257,8 +259,8 @@ class Dialer:
     async def dial_to_stay(self, address: Address, source: Source) -> Connection:
         """Dial an address as `dial` does, and see that the connection is one that lasts.
 
-        One that the peer has made for a question of its own, which this dial would be a
-        duplicate of, makes place for it, and the peer asks again.
+        Where this dial is a duplicate of a connection that the peer made for a question of its
+        own, that one is closed first, and the peer asks again.
         """
         connection = await self.dial(address, source, stay=True)
         for _ in range(_MORE_DIALS):
@@ -278,7 +280,7 @@ class Dialer:
         *,
         lasting: bool | None,
     ) -> Connection:
-        """Dial one address; `lasting` is as of `_is_to_last`."""
+        """Dial one address; `lasting` is what `_is_to_last` returned."""
         self._dial_count += 1
         number = self._dial_count
         timeout = self._roster.config.dial_timeout
@@ -328,7 +330,7 @@ class Dialer:
             self._to_stay -= stays
 
     def _admit(self, connection: Connection, source: Source) -> Connection:
-        """Enter a connection into the table; returns the one there, where that stays instead."""
+        """Enter a connection into the table; returns the one already there if that one stays."""
         try:
             admitted = self._roster.admit_outbound(connection, source)
         except Busy:
@@ -361,7 +363,7 @@ class Dialer:
         if race.winner is not None:
             return race.winner
         if errors:
-            # What the best address says counts: that is where the peer was last.
+            # The failure at the best address counts: that is where the peer was last.
             raise errors[min(errors)]
         raise DialFailed(f"no address of {describe(dial.entry)} is left to try")
 
@@ -393,11 +395,11 @@ class Dialer:
     def _note_failure(self, entry: Entry, error: P2PError) -> None:
         reason = error.reason if isinstance(error, HandshakeRefused) else error.code
         news = reason not in entry.reasons
-        # At an address of before there may be another node by now.
+        # At an old address there may be another node by now.
         if entry.status is not Status.CONNECTED:
             entry.reasons.add(reason)
-        # One list of bootstrap addresses for a whole fleet names every node to itself, and who
-        # said that it stops is mostly there no more.
+        # One list of bootstrap addresses for a whole fleet names every node to itself, and a node
+        # that said it stops is mostly no longer there.
         expected = reason == Reason.ONESELF or entry.left
         level = logging.INFO if expected else logging.WARNING
         self._registry.failed(entry, str(error), trio.current_time())
@@ -412,9 +414,9 @@ class Dialer:
 
 
 def _is_to_last(source: Source, *, stay: bool, parted: bool = False) -> bool | None:
-    """Say whether a connection is meant to last; None: if more of these are wanted.
+    """Say whether a connection is meant to last; None: only if more such are wanted.
 
-    For a while after a user `parted` from a peer, no question makes one that does.
+    For a while after a user `parted` from a peer, no dial for a question makes one that lasts.
     """
     if stay or parted:
         return stay
@@ -425,5 +427,5 @@ def _duplicate_of(error: BaseException, roster: Roster) -> Connection | None:
     """Return the connection because of which a peer refused ours as a duplicate."""
     if not isinstance(error, HandshakeRefused) or error.reason != Reason.DUPLICATE:
         return None
-    # Else anybody could pass off his address as another peer's.
+    # Otherwise anybody could pass off its own address as another peer's.
     return roster.connections.get(error.claimed) if error.claimed and error.proven else None

@@ -1,7 +1,7 @@
 """LAN discovery: beacons by multicast, on every suitable interface, as these come and go.
 
-A fresh node sends a quick burst, then one beacon each interval; whoever hears an unknown
-node answers at once. A passive node does neither: its beacons come at the interval only.
+A fresh node sends a quick burst, then one beacon each interval; a node that hears an unknown
+one answers at once. A passive node does neither: its beacons come at the interval only.
 Nothing in a beacon is believed: it only says whom to dial.
 """
 
@@ -36,13 +36,13 @@ from p2pd.wire.reasons import APART
 BURST = (0.0, 0.1, 0.5, 1.5, 4.0)
 # However many strangers are heard, no more than one answer in this time.
 ANSWER_GAP = 0.25
-# So many in a row on one link, so many a second from then on, to strangers and to those who
-# ask: anybody can make both up, and all nodes of the link answer.
+# Answers on one link, to strangers and to queries alike: burst, then rate per second. Anybody can
+# make up either, and all nodes of the link answer.
 ANSWERS_AT_ONCE = 40
 ANSWERS_PER_SECOND = 1.0
-# The node with the greater ID waits so long for the other one to dial.
+# The node with the greater ID waits this long for the other one to dial.
 POLITE_DELAY = 0.3
-# Where more nodes are on all links together, each is news again and again.
+# With more nodes than this on all links together, each is news again and again.
 MAX_SEEN = 8192
 # Hosts that a tally counts; more are passed over.
 MAX_TALLIED = 256
@@ -52,11 +52,11 @@ _LOOK_AGAIN = 1.0
 
 @attrs.define(eq=False)
 class Tally:
-    """Whose beacons were heard while it was kept.
+    """The hosts whose beacons were heard while it was kept.
 
     `looped`: one of this node's own came back. `hosts` are those from which other nodes of
-    this network were heard, `foreign` those of other networks. Whoever waits for `news` is
-    woken by each beacon.
+    this network were heard, `foreign` those of other networks. Each beacon wakes the tasks that
+    wait for `news`.
     """
 
     news: trio.lowlevel.ParkingLot
@@ -84,8 +84,8 @@ class Link:
     `socket` is None until the group is joined. `answer`: set to have a beacon sent soon; `retry`:
     set to have a failed join tried again soon. `answered_at` is when a query was last answered.
     `tally`, where somebody keeps one, counts what is heard. `mute` is why nothing can be sent,
-    `deaf` why nothing can be heard, None where it can; `port_taken`: as another program has the
-    port.
+    `deaf` why nothing can be heard, None where it can; `port_taken`: because another program has
+    the port.
     """
 
     interface: Interface
@@ -104,7 +104,7 @@ class Link:
 
     @property
     def trouble(self) -> str | None:
-        """Why it is of no full use, if it is not."""
+        """Why the link is not fully usable, if it is not."""
         return self.mute or self.deaf
 
 
@@ -143,7 +143,7 @@ class Discovery:
         self.follow_addresses()
 
     def reload(self, config: MulticastConfig) -> None:
-        """Go by other intervals from now on; each link sends a beacon soon."""
+        """Use other intervals from now on; each link sends a beacon soon."""
         self.config = config
         for link in self.links.values():
             link.answer.set()
@@ -152,7 +152,7 @@ class Discovery:
     def follow_addresses(self) -> list[Interface]:
         """Announce the addresses that the host has now; returns the interfaces in use.
 
-        What was connected from others is dialled anew.
+        Peers that were connected from an address that is gone are dialled anew.
         """
         self._roster.drop_stranded()
         interfaces = suitable(self._env.network.interfaces(), self.config.interfaces)
@@ -176,7 +176,7 @@ class Discovery:
                     continue
                 self._follow(interfaces, nursery)
                 await changed()
-                # Changes come in flocks: they are taken together.
+                # Changes come in bursts, and are taken together.
                 await trio.sleep(_SETTLE)
 
     async def say_goodbye(self) -> None:
@@ -186,7 +186,7 @@ class Discovery:
 
     def _follow(self, interfaces: list[Interface], nursery: trio.Nursery) -> None:
         if not self._followed.issuperset(interfaces):
-            # A new way out: whoever was out of reach may be within it now.
+            # A new way out: peers that were out of reach may be within it now.
             self._registry.retry_now()
             self._upkeep.wake()
         self._followed = set(interfaces)
@@ -260,10 +260,10 @@ class Discovery:
                     await trio.sleep_until(link.to_strangers.refilled_at())
                     link.to_strangers.spend(1, trio.current_time())
                 asked = True
-            # Before sending: whoever is heard from now on may have missed this beacon.
+            # Before sending: a node heard from now on may have missed this beacon.
             link.answer = trio.Event()
             await self._send(link)
-            # Since a reload it may be shorter.
+            # A reload may have made the interval shorter.
             regular = trio.current_time() + self._interval()
             next_beacon = min(next_beacon, regular) if asked else regular
             await trio.sleep(ANSWER_GAP)
@@ -293,7 +293,7 @@ class Discovery:
         return Beacon(own_id, listener.port, self._network, self._instance)
 
     async def query(self, link: Link) -> None:
-        """Ask all nodes on a link to answer at once; what they say is heard as ever."""
+        """Ask all nodes on a link to answer at once; their answers are heard as any beacon is."""
         await self._send(link, query=True)
 
     async def _send(self, link: Link, *, leaving: bool = False, query: bool = False) -> None:
@@ -325,13 +325,14 @@ class Discovery:
                 if own is not None:
                     link.tally.note(beacon, host, own)
             if beacon.query:
-                # Of another network, too: it can't know otherwise that its name is the cause.
+                # From another network, too: otherwise that node can't know that the name of its
+                # network is the cause.
                 await self._answer_query(link)
             elif beacon.network == self._network:
                 self._take(beacon, host, link)
 
     async def _answer_query(self, link: Link) -> None:
-        """Answer at once, but not too often: who was not answered heard what others were."""
+        """Answer at once, but not too often: a node left without one heard those to others."""
         now = trio.current_time()
         if now - link.answered_at >= ANSWER_GAP and link.to_queries.spend(1, now):
             link.answered_at = now
@@ -366,7 +367,7 @@ class Discovery:
             )
         polite = self._env.identity.node_id > beacon.node_id
         at = now + POLITE_DELAY if polite else now
-        # The same process as before is of the same network as before.
+        # The same process as before is in the same network as before.
         if is_news:
             entry.reasons -= APART
         if entry.reasons.isdisjoint(APART) and self._claim_redial(entry, at):
@@ -376,8 +377,9 @@ class Discovery:
     def _claim_redial(self, entry: Entry, at: float) -> bool:
         """Take the right to have a peer dialled by `at` for a beacon; False where there is none.
 
-        Strangers the dialer counts itself. Who was connected once is dialled whenever its time
-        has come: in its name a flood of beacons would have it dialled without end.
+        The dialer counts strangers itself. A peer that was connected once may be dialled when its
+        time has come, and before that within a budget: otherwise a flood of beacons in its name
+        would have it dialled without end.
         """
         if not entry.proven or entry.retry_at <= at:
             return True
@@ -395,7 +397,7 @@ class Discovery:
         return news
 
     def _tell_of_none(self, interfaces: list[Interface]) -> None:
-        """Tell when no interface fits any more what the configuration names."""
+        """Tell when no interface matches any more what the configuration names."""
         names = [each for each in self.config.interfaces if not each.startswith("!")]
         if names and not interfaces and not self._fits_none:
             self._events.emit(
@@ -407,7 +409,7 @@ class Discovery:
         self._fits_none = bool(names) and not interfaces
 
     def _tell(self, link: Link, before: str | None, what: str, error: OSError) -> str:
-        """Put trouble into words, and tell of it, unless there was some `before`."""
+        """Put trouble into words, and report it, unless there was some `before`."""
         message = f"{what} on {link.interface.name}: {error.strerror}"
         if before is None:
             self._events.emit("discovery.trouble", message, level=logging.WARNING)

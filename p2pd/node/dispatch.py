@@ -16,7 +16,7 @@ from p2pd.wire.codec import clip
 from p2pd.wire.messages import MAX_TEXT, Failed, Message
 from p2pd.wire.session import Received
 
-# Why a connection ends that a bug was met on.
+# Why a connection ends on which a bug showed.
 BUG = "a bug in this node; see its log"
 
 M = TypeVar("M", bound=Message)
@@ -40,7 +40,7 @@ class Caller(Protocol):
         """Whether so much waits to be sent that nothing should be added."""
 
     async def wait_for_room(self) -> None:
-        """Wait until it `is_full` no more, or has ended."""
+        """Wait until it is no longer `is_full`, or has ended."""
 
     def reply(self, request_id: int, message: Message) -> None:
         """Answer a request."""
@@ -64,7 +64,7 @@ class Call(NamedTuple):
 def failure(error: P2PError) -> Failed:
     """Say to a peer why it gets no answer.
 
-    What the disk says names files of this host: that is for its own log only.
+    The disk's own errors name files of this host: those are for its own log only.
     """
     text = "the disk refuses" if type(error) is StoreError else str(error)
     return Failed(error.code, clip(text, MAX_TEXT))
@@ -84,7 +84,7 @@ class Dispatch:
     def handle(self, connection: Caller, received: Received) -> None:
         """Hand a message to its handler and send the answer.
 
-        A `P2PError` of the handler becomes a `Failed` reply.
+        A `P2PError` that the handler raises becomes a `Failed` reply.
         """
         message = received.message
         call = Call(connection, received.request_id)
@@ -104,7 +104,7 @@ class Dispatch:
     def boundary(self, connection: Caller, message: Message) -> Iterator[None]:
         """Keep a bug in handling a peer's message within the `with` from ending the node.
 
-        Any exception is one: it is reported with its traceback and costs this one connection.
+        Any exception is a bug: it is reported with its traceback and costs this one connection.
         """
         try:
             yield

@@ -26,7 +26,7 @@ class Reason:
 APART = frozenset({Reason.VERSION, Reason.NETWORK, Reason.NETWORK_KEY, Reason.DIFFICULTY})
 
 
-# What a goodbye says when the node stops, and when a user asked for the end.
+# The reasons in a goodbye when the node stops, and when a user asked for the end.
 LEAVING = "leaving"
 ON_REQUEST = "disconnected on request"
 
