@@ -47,10 +47,10 @@ MAX_ASKED = 3
 MAX_CLOCKS = 8
 # So long that an Ethernet's largest packets are among those that carry it.
 _LONG = bytes(4096)
-# Configured names that are looked up and dialled, and addresses of each: the others are not.
+# Configured names that are looked up and dialled, and addresses of each; any beyond are left out.
 MAX_TARGETS = 16
 MAX_ADDRESSES = 4
-# A refusal that is older may have been mended.
+# The cause of an older refusal may have been mended.
 REFUSALS_SECONDS = 300.0
 # Refusals that show all the same that a node is there, and in order.
 _THERE = {Reason.ONESELF, Reason.DUPLICATE, Reason.FULL, Reason.IDENTITY_TAKEN}
@@ -100,7 +100,7 @@ class Doctor:
     async def examine(self, config: Config) -> list[Finding]:
         """Try everything out, and return what was found; takes some seconds.
 
-        One examination at a time: who comes meanwhile waits for its turn. Raises `Exhausted`.
+        One examination at a time: further callers wait for their turn. Raises `Exhausted`.
         """
         async with self._turn:
             return diagnose(await self._observe(config))
@@ -108,7 +108,7 @@ class Doctor:
     async def _observe(self, config: Config) -> Observations:
         up = self._env.network.interfaces()
         notes = _Notes(up, {host for each in up for host in each.addresses})
-        # What failed long ago may do so for another reason now.
+        # What failed long ago may fail for another reason now.
         self._roster.registry.retry_now()
         self._upkeep.wake()
         async with trio.open_nursery() as nursery:
@@ -170,7 +170,7 @@ class Doctor:
                 nursery.start_soon(self._have_dialled, connection, notes)
             for connection in self._shuffled(self._roster.connections.values())[:MAX_CLOCKS]:
                 nursery.start_soon(self._read_clock, connection, notes)
-        # Last: where it is lost, nothing else comes over its connection any more.
+        # Last: where a long message is lost, nothing else gets through on its connection any more.
         async with trio.open_nursery() as nursery:
             for connection in self._elsewhere(notes):
                 if connection in notes.answering:
@@ -195,14 +195,14 @@ class Doctor:
             return
         notes.answering.append(connection)
         if connection.peer_ms is not None:
-            # Its answer was half of the time on its way.
+            # The answer was on its way for half of that time.
             now = self._env.wall_clock() - (trio.current_time() - asked_at) / 2
             ahead = connection.peer_ms / 1000 - now
             notes.clocks.append(ClockSeen(self._name(connection), ahead))
 
     async def _try_long(self, connection: Connection, notes: _Notes) -> None:
         if connection.bytes_waiting:
-            # It would be late for that alone.
+            # The answer would be late for that alone.
             return
         came_back = True
         try:
@@ -240,7 +240,7 @@ class Doctor:
             return there
         try:
             with trio.move_on_after(WITHIN):
-                # Not as a seed's, which would be kept, however many there are.
+                # Not as a seed: its connection would be kept, however many there are.
                 await self._dialer.dial(address, Source.BOOTSTRAP)
                 return there
         except P2PError as error:

@@ -13,7 +13,8 @@ import trio
 
 from p2pd.ids import NodeId
 
-# Seconds. A shortage shows at each attempt, and is told this often; each is made so much later.
+# Seconds. A shortage shows at each attempt, but is reported only this often; after it, the next
+# attempt is put off by the pause.
 SHORTAGE_TOLD_AGAIN = 600.0
 SHORTAGE_PAUSE = 0.1
 
@@ -74,7 +75,7 @@ class Events:
             sink(event)
 
     def emit_bug(self, what: str, error: Exception, peer: NodeId | None = None) -> None:
-        """Tell that a bug showed in `what` was done for a peer."""
+        """Report a bug in `what`, something that was done for a peer."""
         self.emit("bug", f"a bug in {what}: {error!r}", level=logging.ERROR, peer=peer, error=error)
 
     def emit_shortage(self, problem: str) -> None:

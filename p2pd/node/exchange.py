@@ -1,4 +1,4 @@
-"""Peer exchange: connected nodes tell each other of peers, by records these signed."""
+"""Peer exchange: connected nodes tell each other of peers, by records that these signed."""
 
 import random
 from itertools import islice
@@ -17,17 +17,17 @@ from p2pd.wire.messages import Announce, GetPeers, Peers, Signed
 from p2pd.wire.records import OpenedRecord
 
 PEERS_PER_ANSWER = 16
-# With so many records of peers, a new connection is not asked for more, and others are seldom.
+# With this many records of peers, a new connection is not asked for more, and others seldom are.
 ENOUGH_PEERS = 128
-# A random peer is asked so often at first, and ever more seldom while that brings no new record.
-# Of who was heard on the LAN there is none yet, and no name.
+# A random peer is asked this often at first, and less and less often while that brings no new
+# record. A peer heard only by its beacon has no record yet, and no name.
 EXCHANGE_INTERVAL = 60.0
 MOST_EXCHANGE_INTERVAL = 600.0
 _REQUEST_TIMEOUT = 5.0
 
 
 class Exchange:
-    """Asks for peers, answers who asks, and tells connected peers of a new record of ours."""
+    """Asks for peers, answers those that ask, and sends connected peers our new record."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Exchange:
         self._book = book
         self._own = own
         self._ask: trio.MemorySendChannel[Connection]
-        # A connection for which there is no room is asked at random, later.
+        # A connection that finds no room here is asked at random, later.
         self._ask, self._to_ask = trio.open_memory_channel(64)
         dispatch.add(GetPeers, self._answer)
         dispatch.add(Announce, self._take_announcement)
@@ -67,7 +67,7 @@ class Exchange:
         return Peers(tuple(self._registry.sample(count, exclude=call.connection.node_id)))
 
     def _take_announcement(self, call: Call, announcement: Announce) -> None:
-        # Unasked, a peer tells of itself alone.
+        # Unasked, a peer may tell of itself only.
         if self._book.owner(announcement.record) == call.connection.node_id:
             opened = self._learn(announcement.record, call.connection)
             if opened is not None:
@@ -94,7 +94,7 @@ class Exchange:
             known = records
 
     def _records(self) -> int:
-        """Count the records that are known, as far as `ENOUGH_PEERS`."""
+        """Count the records that are known, up to `ENOUGH_PEERS`."""
         signed = (each for each in self._registry if each.signed is not None)
         return sum(1 for _ in islice(signed, ENOUGH_PEERS))
 

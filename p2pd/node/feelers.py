@@ -1,12 +1,12 @@
-"""Probes that nothing asks for: of some who are held alive, and of some who are held dead.
+"""Probes that nothing asks for: of some nodes held alive, and of some held dead.
 
-Whoever dies together with all its neighbours is missed by nobody. So all nodes together
-probe so many others, taken at random, for each death; and each node one in a while, as a
-feeler (Bitcoin Core, net.cpp, FEELER_INTERVAL).
+A node that dies together with all its neighbours is missed by nobody. So for each death, all
+nodes together probe `FEELERS_PER_DEATH` others, taken at random; and each node probes one every
+now and then, as a feeler (Bitcoin Core, net.cpp, FEELER_INTERVAL).
 
 Two halves of a network that were cut apart hold each other dead, and each may have all the
-connections that it wants: so the dead are called, too (Serf, `reconnect`). Of every node,
-one in a while, the less likely the fewer they are: the longer nobody died, the longer.
+connections that it wants: so the dead are called, too (Serf, `reconnect`). Each node calls a
+dead one every now and then: less often the fewer are dead, and the longer ago the last death was.
 """
 
 import math
@@ -31,7 +31,7 @@ MAX_CALL_INTERVAL = 300.0
 
 
 class Feelers:
-    """Sends them out, and tells `machine` who is gone; then it calls `on_news`."""
+    """Sends feelers out, tells `machine` which nodes are gone, and then calls `on_news`."""
 
     def __init__(
         self,
@@ -104,8 +104,8 @@ class Feelers:
         silent = outcome is Outcome.SILENT and self._roster.lasting()
         if not (refused or silent):
             return
-        # It may have said goodbye meanwhile, or have come by itself. Or others reported it: then
-        # this was the probe that the suspicion takes, and a second one would have to wait.
+        # It may have said goodbye meanwhile, or have connected by itself. Or others reported it:
+        # then this was the probe that the suspicion needs, and a second one would have to wait.
         if self._is_quiet(node):
             self._machine.lost(node, now, reset=refused, linked=False)
         self._machine.dial_failed(node, now, refused=refused)

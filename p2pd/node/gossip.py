@@ -1,4 +1,4 @@
-"""Gossip: what is published anywhere reaches everybody; `core.broadcast` decides, this sends.
+"""Gossip: what any node publishes reaches all; `core.broadcast` decides, this sends.
 
 Every node passes on everything; subscriptions are local.
 """
@@ -39,14 +39,14 @@ from p2pd.wire.messages import (
 )
 
 ANTI_ENTROPY_INTERVAL = 5.0
-# After so many rounds without news each next one comes twice as late, up to the most: who
-# has news begins the rounds.
+# After this many rounds without news each further pause is twice as long, up to
+# `QUIET_INTERVAL`: a node that has news begins the rounds.
 ROUNDS_AFTER_NEWS = 6
 QUIET_INTERVAL = 60.0
-# A peer for which so many bytes wait is only told what there is.
+# A peer for which this many bytes wait is only told what there is.
 MAX_WAITING = 1 << 20
 
-# Why publications are dropped, and which of them are no better later.
+# Why publications are dropped, and which of these reasons hold later, too.
 _OVERSIZED = "oversized"
 _ORIGIN_FLOOD = "origin_flood"
 _FOR_GOOD = {_OVERSIZED, _ORIGIN_FLOOD}
@@ -57,7 +57,7 @@ SystemHandler = Callable[[NodeId, Publication], None]
 
 
 class GossipService:
-    """Publishes, passes on and delivers; `run` must be running for what was missed to come."""
+    """Publishes, passes on and delivers; `run` must be running to get what was missed."""
 
     def __init__(
         self, env: Env, config: GossipConfig, roster: Roster, dispatch: Dispatch, *, name: str
@@ -106,7 +106,7 @@ class GossipService:
 
     @property
     def payloads(self) -> int:
-        """How many of the users' publications came, also those that were known already."""
+        """How many of the users' publications came, including those known already."""
         return self._payloads
 
     def carries(self, peer: NodeId) -> bool:
@@ -121,7 +121,7 @@ class GossipService:
     def sent_to(self, topics: frozenset[str], sink: Sink) -> Iterator[None]:
         """Within the `with`, `sink` gets each message on these topics; on all where empty.
 
-        Sinks must not block or raise. Raises `InvalidRequest` for a topic that can't be.
+        Sinks must not block or raise. Raises `InvalidRequest` for an invalid topic.
         """
         for topic in topics:
             _check_topic(topic)
@@ -136,7 +136,7 @@ class GossipService:
         """Tell everybody; returns the message ID.
 
         Without a connection the message waits for one, within `gossip.retention`. Raises
-        `InvalidRequest` for a topic or a size that can't be, `Busy` for too many.
+        `InvalidRequest` for an invalid topic or size, `Busy` for too many messages.
         """
         _check_topic(topic)
         if len(data) > self._config.max_message_bytes:
@@ -151,7 +151,7 @@ class GossipService:
     def publish_system(self, topic: str, data: bytes, issued: int | None = None) -> bytes:
         """Publish without looking at the topic; raises `Busy`.
 
-        `issued` in Unix milliseconds, where it is not to be what our clock says.
+        `issued` in Unix milliseconds, where it is to differ from our clock.
         """
         now_ms = self._env.wall_ms() if issued is None else issued
         if not self._admission.within_bounds(self._own_id, now_ms):
@@ -160,7 +160,7 @@ class GossipService:
                 "nobody would take more; try again in the next one"
             )
         self._admission.count(self._own_id, now_ms)
-        # The clock makes it grow over restarts, the increment within a millisecond.
+        # The clock makes it grow across restarts, the increment within a millisecond.
         self._sequence = max(now_ms, self._sequence + 1)
         publication = Publication(
             self._env.identity.public_key, self._sequence, now_ms, topic, data
@@ -207,7 +207,7 @@ class GossipService:
             self._machine.digest_to(self._env.rng.choice(lasting).node_id)
 
     def _link_all(self) -> None:
-        """Take connections that were made for a question, and stay, or that replaced such."""
+        """Link connections made for a question that now stay, and those that replaced such."""
         for peer, connection in self._roster.connections.items():
             if not self._machine.has_link(peer):
                 self._link_up(connection)
@@ -216,7 +216,7 @@ class GossipService:
         if connection.passing:
             return
         self._machine.link_up(connection.node_id, trio.current_time())
-        # Whatever either side missed while there was no connection.
+        # For whatever either side missed while there was no connection.
         if connection.direction is Direction.OUTBOUND:
             self._machine.digest_to(connection.node_id)
         self._wake()
@@ -231,7 +231,7 @@ class GossipService:
         try:
             publication, origin = self._env.records.open_publication(signed)
         except BadMessage as error:
-            # Who passes it on has to check it, too.
+            # The peer that passed it on had to check it, too.
             call.connection.abort(f"the peer passed on a forged message: {error}")
             return
         account = self._admission.account_of(origin, now_ms / 1000)
@@ -255,7 +255,7 @@ class GossipService:
         self._flush()
 
     def _problem(self, item: Item, publication: Publication, now_ms: int) -> str | None:
-        """Say why a publication is taken from nobody, however much room there is."""
+        """Say why a publication is refused from anybody, however much room there is."""
         if len(publication.data) > self._config.max_message_bytes:
             return _OVERSIZED
         if self._history.is_stale(item.issued, now_ms):

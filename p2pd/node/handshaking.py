@@ -33,7 +33,7 @@ M = TypeVar("M", bound=Message)
 
 
 class Introducer:
-    """Introduces this node to whoever is at the other end of a stream."""
+    """Introduces this node to the one at the other end of a stream."""
 
     def __init__(
         self, env: Env, terms: Terms, own: OwnRecord, book: PeerBook, dispatch: Dispatch
@@ -55,10 +55,9 @@ class Introducer:
         """Authenticate both ends of a stream that we dialled.
 
         `passing` tells the peer that the connection is made for a question only. A `question` goes
-        along with the handshake if it is of those that anybody may hear; to get the answer, call
-        `request` of the connection with this very object. Raises `HandshakeRefused` (whichever
-        side refused) or `ConnectionLost`. The caller bounds the time, and closes the stream where
-        this raises.
+        along with the handshake if anybody may hear it; to get the answer, call `request` of the
+        connection with this very object. Raises `HandshakeRefused` (whichever side refused) or
+        `ConnectionLost`. The caller bounds the time, and closes the stream where this raises.
         """
         handshake = self._handshake(
             stream, is_client=True, dial_number=dial_number, passing=passing
@@ -178,7 +177,7 @@ class _Exchange:
     async def refusals_told(self, handshake: Handshake) -> AsyncIterator[None]:
         """Within the `async with`, a refusal of ours is also told to the peer.
 
-        One for whom there is no room is told of others to try.
+        A peer for which there is no room is told of others to try.
         """
         try:
             yield

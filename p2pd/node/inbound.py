@@ -20,16 +20,16 @@ from p2pd.node.handshaking import Introducer
 from p2pd.node.roster import Roster
 from p2pd.wire.reasons import Reason
 
-# Connections that have not finished their handshake. An honest one takes milliseconds, so
-# at the bound the oldest one of the host with the most goes, and newcomers are served.
+# Connections that have not finished their handshake. An honest one takes milliseconds, so when
+# full, the oldest one of the host or network with the most is dropped, and newcomers are served.
 MAX_HANDSHAKES = 64
-# Refusals whose repetition is no news.
+# Refusals that are remembered: the repetition of one is no news.
 MAX_REMEMBERED_REFUSALS = 256
 
 
 @attrs.define(eq=False)
 class _Handshake:
-    """One that is under way."""
+    """A handshake that is under way."""
 
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     over: trio.Event = attrs.field(factory=trio.Event)
@@ -83,7 +83,7 @@ class Inbound:
             with handshake.scope:
                 await self._introduce(pending, admitted)
                 return
-            # Whoever was admitted before its time was over must leave the table again.
+            # A peer that was admitted just before its time was over must leave the table again.
             for connection in admitted:
                 connection.abort("the handshake took too long")
         finally:
@@ -119,7 +119,7 @@ class Inbound:
         victim = next(each for each in self._handshakes if _network(each) == busiest)
         handshake = self._handshakes[victim]
         handshake.scope.cancel()
-        # Accepting faster than dropping would leave the bound behind.
+        # Accepting faster than dropping would exceed the limit.
         await handshake.over.wait()
 
     def _disconnected(self, connection: Connection) -> None:
@@ -136,14 +136,14 @@ class Inbound:
             self._roster.registry.refused_us(entry, text, refusal.reason, now)
 
     def _note_refusal(self, remote: Address, refusal: HandshakeRefused) -> None:
-        # The one is no news, of the other the roster tells.
+        # A duplicate is no news; the roster reports a clone.
         if refusal.reason in {Reason.DUPLICATE, Reason.IDENTITY_TAKEN}:
             return
         if refusal.claimed is not None:
             self._roster.registry.refused(refusal.claimed, str(refusal), self._env.wall_clock())
         news = (remote.host, refusal.reason) not in self._refusals
         self._refusals[remote.host, refusal.reason] = None
-        # Whoever has wiped its state is told by others of its earlier selves, and dials itself.
+        # A node that has wiped its state hears of its earlier selves from others, and dials itself.
         level = logging.INFO if refusal.reason == Reason.ONESELF else logging.WARNING
         who = "the dialling peer refused" if refusal.by_peer else "refused the dialling peer"
         self._events.emit(
@@ -157,5 +157,5 @@ class Inbound:
 
 
 def _network(pending: Pending) -> str:
-    """Name where a dial comes from: whoever has one address of a public network may have all."""
+    """Name where a dial comes from: one host may have all addresses of a public network."""
     return public_network(pending.remote) or pending.remote.host

@@ -20,11 +20,11 @@ from p2pd.node.roster import Roster
 
 # Linux's monotonic clock stands still while the machine sleeps, the wall clock does not.
 SLEPT_SECONDS = 15.0
-# How long a connection is kept that was made for a question, for the next one.
+# How long a connection that was made for a question is kept for the next one.
 PASSING_SECONDS = 10.0
 # Probes of several connections that are due at about the same time share a wake-up.
 _SHORTEST_WAIT = 1.0
-# Whose time is up goes without waiting for others.
+# An eviction that is due does not wait for others.
 _EVICTION_WAIT = 0.05
 
 
@@ -51,7 +51,7 @@ class Keepalive:
         self._unanswered: dict[Connection, None] = {}
 
     def reload(self, config: LivenessConfig) -> None:
-        """Go by another configuration from now on."""
+        """Use another configuration from now on."""
         self.config = config
         self._alarm.move(trio.current_time())
 
@@ -80,7 +80,7 @@ class Keepalive:
                 self._on_wake()
 
     def _lost_time(self, jump: float, late: float) -> bool:
-        """Tell of a jump of the wall clock, or of a process that was stopped, by the seconds.
+        """Report a jump of the wall clock, or that this process was stopped; both in seconds.
 
         Returns whether others may have given this node up meanwhile.
         """
@@ -129,7 +129,7 @@ class Keepalive:
         A first probe is not late, but up to `shortest` seconds early.
         """
         config = self.config
-        # Others probe, too, for their own reasons: that must not put off the end.
+        # Other services probe, too, for their own reasons: that must not put off the end.
         probes = min(connection.unanswered_probes, config.misses)
         interval = self._interval(connection.direction)
         # Probes follow each other in half a `ping_timeout`; the last one has a whole one.
@@ -145,10 +145,11 @@ class Keepalive:
         return now + self._interval(Direction.OUTBOUND)
 
     def _look_after_passing(self, connection: Connection, now: float) -> float:
-        """Close one that is no longer needed, or silent; returns when to look again.
+        """Close a passing one that is not needed, or silent; returns when to look again.
 
-        Who dialled closes it, or the close would cross with its next question. After that, one
-        probe decides at either end: it was silent as long as a lasting one may be.
+        The end that dialled closes it, or the close would cross with its next question. Beyond
+        that, one probe decides at either end: by then the connection was silent for as long as a
+        lasting one may be.
         """
         mine = connection.direction is Direction.OUTBOUND
         kept_until = connection.last_used + (PASSING_SECONDS if mine else 3 * PASSING_SECONDS)
@@ -157,7 +158,7 @@ class Keepalive:
         if now >= kept_until:
             connection.close("no longer needed")
             return kept_until
-        # Not since it was last used: questions that nobody answers are no sign of life.
+        # Not counted from `last_used`: questions that nobody answers are no sign of life.
         timeout, probes = self.config.ping_timeout, connection.unanswered_probes
         quiet = max(PASSING_SECONDS + _SHORTEST_WAIT, self._interval(Direction.INBOUND))
         due = connection.last_heard + quiet + min(probes, 1) * timeout
@@ -185,7 +186,7 @@ class Keepalive:
             self._alarm.move(self._next_round)
 
     def _interval(self, direction: Direction) -> float:
-        """Return how long one may be quiet: the dialler's probe comes first, and serves both.
+        """Return how long a connection may be quiet: the dialler probes first, which serves both.
 
         Nobody is evicted without a probe, however soon that is.
         """

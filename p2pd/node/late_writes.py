@@ -14,10 +14,10 @@ from p2pd.node.fair_channel import FairChannel
 from p2pd.node.requester import Requester
 from p2pd.wire.messages import Store
 
-# Bytes of bodies that wait; at the bound whoever has most waiting loses its newest.
+# Bytes of bodies that wait; when full, the node with the most waiting loses its newest.
 MAX_LATE_BYTES = 16 << 20
 AT_ONCE = 4
-# Seconds in which who did not answer then either is given no more: it is left to repair.
+# A node that did not answer a late write either gets none for this long; repair takes over.
 LEFT_FOR = 60.0
 _MAX_LEFT = 1024
 
@@ -32,12 +32,12 @@ class LateWrites:
         self._left_until = BoundedTable[NodeId, float](_MAX_LEFT)
 
     def add(self, node: NodeId, version: Version) -> None:
-        """Let a node have a record when there is time; beyond the bound it is left to repair."""
+        """Let a node have a record when there is time; when full, it is left to repair."""
         store = Store(version.signed)
         self._waiting.put(node, (node, store), len(version.signed.body))
 
     async def run(self) -> None:
-        """Give what waits, to some at once, until cancelled."""
+        """Give what waits, to some nodes at once, until cancelled."""
         limit = trio.Semaphore(AT_ONCE)
         async with trio.open_nursery() as nursery:
             while True:
@@ -50,7 +50,7 @@ class LateWrites:
             if trio.current_time() >= self._left_until.get(node, 0):
                 await self._requester.request(node, store, self._timeout)
         except Busy:
-            # Our own bound says nothing of it.
+            # Our own limit says nothing about the node.
             return
         except P2PError:
             self._left_until[node] = trio.current_time() + LEFT_FOR

@@ -1,8 +1,8 @@
 """Who is alive: `core.membership` judges, this gathers evidence and does what it asks for.
 
-Evidence are the ends of connections, our own redials, what others reached for us, and what
-is signed and told by gossip: dead reports on `$dead`, signs of life on `$alive`, and the
-last word of who leaves on `$left`.
+The evidence: ends of connections, our own redials, what others reached for us, and what is
+signed and told by gossip: dead reports on `$dead`, signs of life on `$alive`, and the last word
+of nodes that leave on `$left`.
 """
 
 import logging
@@ -44,15 +44,17 @@ from p2pd.wire.messages import MAX_IDS, DeadReport, DeadReports, PeerRecord, Pub
 DEAD_TOPIC = "$dead"
 ALIVE_TOPIC = "$alive"
 LEFT_TOPIC = "$left"
-# Who is accused by many, or again and again, says only so often that it is alive.
+# A node accused by many, or again and again, says only this often that it is alive.
 REFUTE_INTERVAL = 1.0
-# So many seconds after its start a node that heard others on the LAN, and knows at most so many,
-# tells everybody who it is: those who only heard its beacon have no record of it, and no name.
+# This many seconds after its start, a node that heard others on the LAN, and knows at most
+# `INTRODUCE_TO` peers, tells everybody who it is: nodes that only heard its beacon have no record
+# of it, and no name.
 INTRODUCE_AFTER = 5.0
 INTRODUCE_TO = 128
-# A silence of so many seconds beyond a `ping_interval` says nothing yet, however short the timeout.
+# A silence of this many seconds beyond a `ping_interval` says nothing yet, however short the
+# timeout.
 LEAST_AWAY = 1.0
-# A timer that comes so many seconds after its time says that this process did not run.
+# A timer that comes this many seconds late means that this process did not run.
 LATE = 1.0
 
 
@@ -138,20 +140,20 @@ class LivenessService:
             return
         self._machine.late(late)
         self._machine.slept(now)
-        # Whoever reported us meanwhile shall hear at once that we are back.
+        # Nodes that reported us meanwhile should hear at once that we are back.
         self.say_alive()
 
     def _note_touch(self, now: float) -> None:
         """Say that this node is alive where it hears others again after hearing nobody.
 
-        Whoever dialled it meanwhile, because of somebody's report, may hold it dead, and needs no
-        connection to it. Who wants connections hears somebody in each `ping_interval`, and as
-        long after as an answer takes.
+        A node that dialled it meanwhile, because of somebody's report, may hold it dead, and
+        has no need to connect to it. A node that wants connections hears somebody in each
+        `ping_interval` plus the time that an answer takes.
         """
         self._heard_at = max(self._heard_at, self._last_heard())
         silence = now - self._heard_at
         config = self._probing.config
-        # It is looked at in each half of a `ping_timeout`: what is over by then was short.
+        # This is checked every half `ping_timeout`: a silence that is over by then was short.
         if silence > config.ping_interval + max(0.75 * config.ping_timeout, LEAST_AWAY):
             wants_some = self._roster.config.target > 0
             self._was_away = wants_some and self._heard_at > -math.inf
@@ -162,8 +164,9 @@ class LivenessService:
     def say_alive(self, *, after: int = 0) -> None:
         """Tell everybody that this node is alive, with its current peer record.
 
-        At most once in `REFUTE_INTERVAL`. `after` is when somebody saw it dead, in the Unix
-        milliseconds of that one's clock: the word is dated later, or it would refute nothing.
+        At most once in `REFUTE_INTERVAL`. `after`: when the reporter saw this node dead, by the
+        reporter's clock in Unix milliseconds. The announcement is dated later than that; otherwise
+        it would refute nothing.
         """
         self._refuting = True
         self._refuted = max(self._refuted, after + 1)
@@ -178,7 +181,7 @@ class LivenessService:
         """Judge, redial, ask and report, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._feelers.run)
-            # Who is new is held dead by nobody.
+            # Nobody holds a new node dead.
             if len(self._registry) > 0:
                 self.say_alive()
             nursery.start_soon(self._introduce)
@@ -251,7 +254,7 @@ class LivenessService:
         self._count()
         self._note_touch(now)
         self._machine.heard(connection.node_id, now)
-        # Mostly that is no news: who is being accepted should not wait for nothing.
+        # Mostly that is no news: a peer that is being accepted should not wait for nothing.
         self._alarm.no_later_than(self._machine.next_due())
 
     def _disconnected(self, connection: Connection) -> None:
@@ -278,7 +281,7 @@ class LivenessService:
     def _report(self, dead: list[Report]) -> None:
         reports = tuple(self._seen_dead(each) for each in dead if not self._hears(each.node))
         for at in range(0, len(reports), MAX_IDS):
-            # Where it is too much, others saw it, too, or will.
+            # Where these are too many, others saw it, too, or will.
             with suppress(Busy):
                 data = codec.encode(DeadReports(reports[at : at + MAX_IDS]))
                 self._gossip.publish_system(DEAD_TOPIC, data)
@@ -342,7 +345,7 @@ class LivenessService:
         record, entry = self._learn_own(origin, publication), self._registry.get(origin)
         if record is None or entry is None or origin in self._roster.connections:
             return
-        # With a later record, it was started again since.
+        # A later record that we know means that it was started again since.
         if record.sequence >= entry.sequence:
             self._note_leave(origin)
             self._wake()
@@ -406,7 +409,7 @@ class LivenessService:
         return None if entry is None else entry.network
 
     def _hears(self, node: NodeId) -> bool:
-        """Whether something came of late over a connection to a node."""
+        """Whether something came recently over a connection to a node."""
         connection = self._roster.connections.get(node)
         now = trio.current_time()
         return connection is not None and now - connection.last_heard <= HEARD_LATELY
@@ -431,7 +434,7 @@ def _saw(report: DeadReport) -> str:
 def _is_no_news(connection: Connection) -> bool:
     """Whether the end of a connection in passing says nothing of the peer.
 
-    Who dialled us for a question only may give that up, and then just hangs up.
+    A peer that dialled us for a question only may give that up, and then just hangs up.
     """
     given_up = connection.ending is Ending.BROKEN and connection.direction is Direction.INBOUND
     return connection.passing and (given_up or connection.ending is Ending.UNWANTED)
