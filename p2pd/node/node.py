@@ -53,7 +53,7 @@ from p2pd.wire.messages import PROTOCOL_VERSION, Echo, Echoed, FindNode, Message
 from p2pd.wire.reasons import ON_REQUEST
 
 _ECHO_TIMEOUT = 10.0
-# The shortest prefix that is taken for one of a node ID.
+# The shortest text that is taken for a prefix of a node ID.
 _LEAST_PREFIX = 4
 
 
@@ -83,11 +83,11 @@ class Node:
         self._started = trio.current_time()
 
     def stop(self) -> None:
-        """Ask whoever runs this node to leave gracefully."""
+        """Ask the owner of this node to end it gracefully."""
         self.stopping.set()
 
     def reload(self, config: Config) -> None:
-        """Take what may change in a running node: see the `reload` mark of each key."""
+        """Apply what may change in a running node: see the `reload` mark of each key."""
         services, connections = self.services, config.connections
         services.roster.config = connections
         services.registry.backoff = Backoff(connections.backoff_min, connections.backoff_max)
@@ -130,7 +130,7 @@ class Node:
     def peers(self, only: Collection[str] | None = None) -> list[PeerSnapshot]:
         """Show the registry: the connected first, then the latest seen.
 
-        `only` those of these node IDs, or of these addresses where the node is not known.
+        `only`: just those with these node IDs, or these addresses where the node is not known.
         """
         connections = self.services.roster.connections
         liveness, wall = self.services.liveness, self._env.wall_clock()
@@ -224,7 +224,7 @@ class Node:
     async def _request(
         self, peer: NodeId, message: Message, within: float
     ) -> tuple[Message, float]:
-        """Return a reply, and the seconds that it took, those of a dial not counted."""
+        """Return a reply, and the seconds that it took, not counting those of a dial."""
         await self.services.dialer.connect_to(peer)
         sent_at = trio.current_time()
         reply = await self.services.requester.request(peer, message, within)
@@ -290,7 +290,7 @@ class Node:
     async def lookup(self, target: str) -> LookupResult:
         """Show the route to a key, or to a node by ID, unique prefix or name.
 
-        Found are the closest nodes that answered, this one among them if it is so close.
+        `found` are the closest nodes that answered, this one among them if it is close enough.
         """
         point = self._point(target)
         started = trio.current_time()
@@ -343,7 +343,7 @@ async def open_node(
     """Run a node within the `async with`; it listens when this returns.
 
     At a normal end it says goodbye to its peers and saves its registry. Raises
-    `StartError` where an address can't be had, `StoreError`, and `Exhausted`. A bug in a service
+    `StartError` where an address can't be bound, `StoreError`, and `Exhausted`. A bug in a service
     escapes as an `ExceptionGroup`.
     """
     async with _listening(env.network, config.listen.addresses) as listeners:
@@ -405,7 +405,7 @@ async def _listening(
 ) -> AsyncIterator[Sequence[Listener]]:
     """Bind all addresses for the `async with`.
 
-    Where port 0 stands more than once, all get the same free port.
+    All addresses with port 0 get the same free port.
     """
     listeners: list[Listener] = []
     chosen = 0

@@ -1,4 +1,4 @@
-"""What this node says of itself, signed anew whenever that changes."""
+"""What this node says about itself, signed anew whenever that changes."""
 
 from p2pd.address import Address
 from p2pd.node.env import Env
@@ -20,7 +20,7 @@ class OwnRecord:
         self.signed = self._sign()
 
     def update(self, addresses: list[Address]) -> bool:
-        """Take the addresses of now; returns whether they are others than before."""
+        """Take the current addresses; returns whether they differ from those before."""
         if addresses == self.addresses:
             return False
         self.addresses = addresses
@@ -29,7 +29,7 @@ class OwnRecord:
 
     def _sign(self) -> Signed:
         now = self._env.wall_ms()
-        # The clock makes it grow over restarts, the increment within a millisecond.
+        # The clock makes it grow across restarts, the increment within a millisecond.
         self._sequence = max(now, self._sequence + 1)
         return self._env.identity.vouch(
             PeerRecord(

@@ -22,7 +22,7 @@ MAX_TURNED_AWAY = 64
 
 
 class PeerBook:
-    """What peers say of peers; `on_news` is called when the registry learned something."""
+    """What peers say about peers; `on_news` is called when the registry learned something."""
 
     def __init__(self, env: Env, registry: Registry, *, difficulty: int) -> None:
         self.on_news: list[Callable[[], None]] = []
@@ -32,7 +32,7 @@ class PeerBook:
         self._turned_away: deque[Signed] = deque(maxlen=MAX_TURNED_AWAY)
 
     def turned_away(self, signed: Signed) -> None:
-        """Note the record of a proven peer for whom there was no room here.
+        """Note the record of a proven peer for which there was no room here.
 
         It is alive, and most likely has room itself.
         """
@@ -40,10 +40,10 @@ class PeerBook:
             self._turned_away.append(signed)
 
     def redirects(self, exclude: NodeId | None) -> tuple[Signed, ...]:
-        """Pick records of good peers, for one who finds this node full.
+        """Pick records of good peers, for one that finds this node full.
 
-        Half of them are others who were turned away: else all who come at once would be
-        sent to the same few, which are full, too.
+        Up to half of them are others that were turned away: otherwise all that come at once would
+        be sent to the same few, which are full, too.
         """
         waiting = [each for each in self._turned_away if self.owner(each) != exclude]
         picked = self._env.rng.sample(waiting, min(len(waiting), MAX_REDIRECTS // 2))
@@ -55,8 +55,8 @@ class PeerBook:
     ) -> OpenedRecord | None:
         """Take a record that was passed on, and return it; None if it is no good.
 
-        Nothing of the teller is believed but what the record's owner signed. `told_over`
-        is the host from which it came, `told_by` the peer, where it is known.
+        The teller is believed nothing but what the record's owner signed. `told_over` is the
+        host from which the record came, `told_by` the peer, where it is known.
         """
         try:
             opened = self._env.records.open(signed)

@@ -2,7 +2,7 @@
 
 A probe asks a node on its connection, or dials it. Indirect probes (SWIM, section 3.1)
 ask connected peers to do the same; they are answered only for nodes that this one was
-connected to before, or anybody could let us dial anywhere.
+connected to before, or anybody could make us dial anywhere.
 """
 
 import enum
@@ -28,21 +28,21 @@ from p2pd.wire.messages import Failed, Message, Ping, Reach, Reached, Signed
 
 # Probes of our own under way at once; the others wait their turn.
 MAX_PROBES = 16
-# Who comes back and breaks again within so many seconds is not redialled at once any more.
+# A node that comes back and breaks again within this many seconds is no longer redialled at once.
 REDIAL_AGAIN = 5.0
 MAX_REDIALLED = 1024
 # Addresses of a node that a probe tries: what a node claims may be somebody else's.
 PROBED_ADDRESSES = 2
 # Seconds between the tries of a node that hangs up at once.
 HANGS_UP = (0.05, 0.2, 0.5)
-# Dials that others may let us make: so many in a row, and so many a second from then on.
+# Dials that others may have us make: burst, then rate per second.
 REACHES_AT_ONCE = 16
 REACHES_PER_SECOND = 1.0
 # Other peers that are pinged beside a probe: an answer shows that we are not cut off.
 MAX_PINGS = 3
-# They are asked after this share of the shortest probe: most hosts have refused it by then.
+# They are pinged after this share of the shortest probe: most hosts that refuse it have by then.
 PING_AFTER = 0.125
-# An answer in the last part of the shortest probe, this share of it, comes too late to count.
+# An answer to these pings in this last share of the shortest probe comes too late to count.
 MARGIN = 0.25
 # Questions of others under way at once; beyond it, they are told `busy`.
 MAX_REACHES = 16
@@ -64,14 +64,14 @@ class Outcome(enum.Enum):
 
 @attrs.define
 class _Answers:
-    """When the first peer answered that was pinged beside a probe; infinity: none did."""
+    """When the first of the peers pinged beside a probe answered; infinity: none did."""
 
     first_at: float = math.inf
     came: trio.Event = attrs.field(factory=trio.Event)
 
 
 class Word(enum.Enum):
-    """What others say of a node: they reached it, they tried in vain, they do not know it.
+    """What others say of a node: they reached it, they tried and failed, they do not know it.
 
     `NONE`: they gave no answer, or were busy.
     """
@@ -83,7 +83,7 @@ class Word(enum.Enum):
 
 
 class Probing:
-    """Probes nodes; `run` must be running for others to be answered."""
+    """Probes nodes, for this one and for others."""
 
     def __init__(
         self,
@@ -111,8 +111,8 @@ class Probing:
     async def probe(self, node: NodeId, *, last: bool = False) -> Outcome:
         """Ask a node on its connection, or dial it; waits for a turn (`MAX_PROBES`) first.
 
-        `last`: it did not answer before. It is asked at once, for half a `ping_timeout`, as it
-        may have come back since.
+        `last`: the node did not answer before. It is asked at once, for half a `ping_timeout`,
+        as it may have come back since.
         """
         if not last:
             await self._pace(node)
@@ -127,7 +127,7 @@ class Probing:
             for each in others:
                 nursery.start_soon(self._ping, each, answers, began + soon * PING_AFTER)
             outcome = await self._outcome(node, seconds)
-            # Where those answer only at the end, it had no time to answer, either.
+            # Where the others answer only at the end, the node had no time to answer, either.
             latest = max(trio.current_time(), began + soon) - soon * MARGIN
             if outcome is Outcome.SILENT and others:
                 with trio.move_on_at(latest):
@@ -160,7 +160,7 @@ class Probing:
     async def call_back(self, node: NodeId) -> None:
         """Dial a node that is held dead; if it is there, the connection is to last.
 
-        It may be the only one that leads to others who were out of reach as well.
+        The connection may be the only one that leads to others that were out of reach as well.
         """
         entry = self._roster.registry.get(node)
         if entry is None or not self._dialer.claim_dial(entry, most=PROBED_ADDRESSES):
@@ -175,7 +175,7 @@ class Probing:
         if entry is None or entry.signed is None:
             return Word.UNKNOWN
         record = entry.signed
-        # Of many that fell silent at once none can say anything.
+        # Peers that fell silent together with it can say nothing: the silent are asked last.
         others = sorted(self._others(node), key=lambda each: -each.unanswered_probes)
         words: list[Word] = []
 
@@ -211,7 +211,7 @@ class Probing:
         return others
 
     async def _pace(self, node: NodeId) -> None:
-        """Wait a little where the node was probed just before, so that nobody is stormed."""
+        """Wait a little where the node was probed just before, so that it is not stormed."""
         before = self._redialled.pop(node, -math.inf)
         wait = REDIAL_AGAIN * self._env.rng.uniform(0.2, 0.4)
         if trio.current_time() - before < REDIAL_AGAIN:
@@ -219,7 +219,7 @@ class Probing:
         self._redialled[node] = trio.current_time()
 
     async def _try_until_settled(self, node: NodeId, seconds: float) -> bool:
-        """Try a node as `_try`; a few times where it hangs up at once.
+        """Try a node as `_try` does; a few times where it hangs up at once.
 
         The sockets of a process that is killed close one after another: the one that it
         listened on may take a connection that nobody will ever serve.
@@ -238,11 +238,11 @@ class Probing:
     async def _try(self, node: NodeId, seconds: float) -> bool:
         """Ask a node on its connection, or dial it; returns whether it answered in time.
 
-        Raises what `Dialer.request` raises.
+        Raises what `Requester.request` raises.
         """
         with trio.move_on_after(seconds):
             if node in self._roster.connections:
-                # Should it end meanwhile, it is dialled.
+                # Should the connection end meanwhile, the node is dialled.
                 await self._requester.request(node, Ping(), self.config.ping_timeout)
             else:
                 await self._dialer.connect_to(node, most=PROBED_ADDRESSES)
@@ -250,7 +250,7 @@ class Probing:
         return False
 
     def _seconds(self) -> float:
-        """Return how long a probe may take: it is not about being connected at any price."""
+        """Return how long a probe may take: it need not get a connection at any price."""
         return max(self.config.ping_timeout, self._roster.config.dial_timeout / 2)
 
     def _take_reach(self, call: Call, question: Reach) -> Reached | None:

@@ -1,4 +1,4 @@
-"""Questions of other nodes that take a while to answer: they wait, and each asker has its turn."""
+"""Questions of other nodes that take a while to answer: they wait, and the askers take turns."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
@@ -16,16 +16,16 @@ Question = TypeVar("Question", bound=Message)
 Answer = Callable[[Call, Question], Awaitable[Message]]
 Boundary = Callable[[Caller, Message], AbstractContextManager[None]]
 
-# Questions of askers who read too slowly, which are answered as soon as they read on: so many at
-# a time, the others after these.
+# How many answers at once may wait for askers that read too slowly, until they read on; further
+# ones queue behind them.
 MOST_ANSWERS_HELD = 4
 
 
 class Questions(Generic[Question]):
     """A queue of questions; `take` is their handler, `answer_all` must be running.
 
-    `boundary` is that of `Dispatch`. `most` may wait; beyond it, who has most waiting is told
-    `busy`, in the words of `refusal`.
+    `boundary` is that of `Dispatch`. `most` may wait; beyond it, the asker with the most waiting
+    is told `busy`, in the words of `refusal`.
     """
 
     def __init__(self, boundary: Boundary, most: int, refusal: str) -> None:
@@ -41,8 +41,8 @@ class Questions(Generic[Question]):
     async def answer_all(self, answer: Answer[Question]) -> None:
         """Answer one question after the other, until cancelled.
 
-        Whose connection has ended is passed over. Whose connection is full waits, but holds up
-        nobody else than others of that kind. A `P2PError` of `answer` is told to the asker.
+        A question whose connection has ended is passed over. One whose connection is full waits,
+        but holds up only others of that kind. A `P2PError` from `answer` is told to the asker.
         """
         async with trio.open_nursery() as nursery:
             limit = trio.CapacityLimiter(MOST_ANSWERS_HELD)
@@ -52,7 +52,7 @@ class Questions(Generic[Question]):
                     nursery.start_soon(self._answer_later, call, question, answer, limit)
                 else:
                     await self._answer(call, question, answer)
-                # Answers that took no waiting, one after the other, must not hold up all else.
+                # A run of answers that never waited must not hold up everything else.
                 await trio.lowlevel.checkpoint()
 
     async def _answer_later(

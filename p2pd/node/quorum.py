@@ -44,7 +44,7 @@ from p2pd.wire.messages import (
     Value,
 )
 
-# Once enough have a record, the others get so many times as long as these took, from the begin.
+# Once enough have a record, the others get this many times as long as those took, from the start.
 _PATIENCE = 4.0
 
 
@@ -52,9 +52,9 @@ _PATIENCE = 4.0
 class Holding:
     """What the replicas of a key hold.
 
-    `versions` are those that no other one covers, the winner first; `ahead`: at least half of them
-    have some that were left out, as they are dated too far ahead. `late` are those that would be
-    replicas, but did not answer in time.
+    `versions` are those that no other one covers, the winner first; `ahead`: at least half of the
+    replicas that answered have versions that were left out, as they are dated too far ahead.
+    `late` are the nodes that would be replicas, but did not answer in time.
     """
 
     versions: list[Version]
@@ -67,8 +67,8 @@ class Holding:
 class StoreResult:
     """How many replicas have a record on disk.
 
-    `refusal` is why no more have it, for people. `late` are the other nodes that did not answer,
-    or could not be reached.
+    `refusal` says, for people, why no more have it. `late` are the other nodes that did not
+    answer, or could not be reached.
     """
 
     count: int
@@ -77,11 +77,11 @@ class StoreResult:
 
 
 class _Reading:
-    """One read of a key: what those hold who have answered, and who has not.
+    """One read of a key: what the nodes that answered hold, and which nodes have not answered.
 
-    `held` is by node. Who is `pending` may answer yet, who is `silent` did not, but may well run.
-    Versions of which the clock is not plausible are left out: whoever writes takes a later one than
-    all that it saw. `wall_ms` tells the Unix milliseconds.
+    `held` is by node. Those `pending` may still answer, those `silent` did not, but may well run.
+    Versions with an implausible clock are left out: a writer takes a later clock than all that it
+    saw. `wall_ms` tells the Unix milliseconds.
     """
 
     def __init__(
@@ -109,16 +109,16 @@ class _Reading:
         self._enter(own_id, found)
 
     def take(self, node: NodeId, answer: Message) -> None:
-        """Take the versions in an answer that are what they say."""
+        """Take the versions in an answer that are properly signed, and of this key."""
         told = answer.versions[:MAX_SIBLINGS] if isinstance(answer, Value) else ()
         versions = [self._open(signed) for signed in told]
         self._enter(node, [each for each in versions if each is not None])
 
     @property
     def ahead(self) -> bool:
-        """Whether at least half of those who answered have a version dated too far ahead.
+        """Whether at least half of the nodes that answered have a version dated too far ahead.
 
-        One of them alone may lie.
+        A single node may lie.
         """
         return bool(self._ahead) and 2 * len(self._ahead) >= len(self.held)
 
@@ -135,7 +135,7 @@ class _Reading:
         return len(self.held), len(self.held) + len(self.pending) + len(self.silent)
 
     def lacking(self, answered: int, wanted: int) -> int:
-        """Return how many answers are needed beyond these, of so many replicas.
+        """Return how many answers are needed beyond `answered`, of `wanted` replicas.
 
         All of them where something is to be found, and nothing was.
         """
@@ -178,9 +178,9 @@ class Quorum:
     async def read(self, key: Key, needed: Needed, *, until_found: bool) -> Holding:
         """Ask replicas what they hold, until as many as are needed have answered.
 
-        Fewer may have in the end: that is for the caller to judge. With `until_found` all are
-        asked before it says that there is nothing. No question waits for its answer longer
-        than `dht.request_timeout`.
+        Fewer may have answered in the end: that is for the caller to judge. With `until_found`
+        all are asked before this says that there is nothing. No question waits for its answer
+        longer than `dht.request_timeout`.
         """
         await self._routes.join()
         reading = _Reading(key, needed, until_found=until_found, wall_ms=self._env.wall_ms)
@@ -194,7 +194,7 @@ class Quorum:
             await self._look_up(reading)
         found = self._turnout(reading)
         if reading.lacking(found.answered, found.wanted):
-            # Whoever is gone is missed no more once it was dialled; whoever is there answers.
+            # A dial settles it: a node that is gone no longer counts, one that is there answers.
             rest = [*reading.pending, *self._missing_ids(reading)]
             await self._ask_as_needed(reading, rest, lambda: self._lacking(reading))
             found = self._turnout(reading)
@@ -203,7 +203,7 @@ class Quorum:
     async def store(self, version: Version, nodes: Sequence[NodeId], needed: int) -> StoreResult:
         """Give a record of this node's to all these nodes at once, within `dht.request_timeout`.
 
-        Once `needed` have it, those that take much longer than these are not waited for.
+        Once `needed` have it, nodes that take much longer than those are not waited for.
         """
         stored = 0
         late = {node: None for node in nodes if node != self._own_id}
@@ -245,8 +245,8 @@ class Quorum:
     ) -> None:
         """Ask as many as are lacking, one more for each that fails, all once one is late.
 
-        Ends when none is lacking, nobody is left, or `dht.request_timeout` is over; who has not
-        answered then is silent.
+        Ends when none is lacking, nobody is left, or `dht.request_timeout` is over; where some are
+        lacking then, the nodes that have not answered are silent.
         """
         waiting = sorted(nodes, key=self._effort)
         under_way = 0
@@ -281,7 +281,7 @@ class Quorum:
                 self._note_silence(reading, node)
 
     async def _look_up(self, reading: _Reading) -> None:
-        """Read from those whom a lookup finds; it ends once these are enough."""
+        """Read from the nodes that a lookup finds; it ends once these are enough."""
         reading.pending, reading.silent = {}, {}
         await self._ask(reading, self._own_id)
 
@@ -329,7 +329,7 @@ class Quorum:
         most = self._config.replication
         missing = 0
         if len(reading.held) + len(reading.pending) < most:
-            # Its own disk may refuse, too.
+            # This node's own disk may refuse, too.
             missing = len(self._missing(reading)) + (self._own_id not in reading.held)
         return turnout(
             reading.key,
@@ -352,7 +352,7 @@ class Quorum:
     def _late(self, reading: _Reading, nodes: Sequence[NodeId]) -> list[NodeId]:
         """Return those that would be replicas, are silent, and were once connected.
 
-        These are no liar's inventions.
+        A liar can't have invented these.
         """
         registry = self._roster.registry
         entries = ((each, registry.get(each)) for each in reading.silent)
@@ -361,7 +361,7 @@ class Quorum:
         return [each for each in closest if each in late]
 
     def _effort(self, node: NodeId) -> int:
-        """Rank what it takes to ask a node: nothing for oneself, then a message, then a dial."""
+        """Rank what it takes to ask a node: nothing for this one, then a message, then a dial."""
         if node == self._own_id:
             return 0
         return 1 if node in self._roster.connections else 2

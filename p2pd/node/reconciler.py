@@ -1,8 +1,8 @@
-"""Brings the records of this node and of another one together, and answers who does so.
+"""Reconciles the records of this node with those of another, and answers nodes that do so.
 
-The one who starts compares (`core.merkle`), fetches what it lacks and gives what the other
-one lacks; what one of the two does not keep, ever more seldom (`core.stalemates`). All that
-this node sends for it, in questions of its own and in answers, is paid for from one budget of
+The node that starts compares (`core.merkle`), fetches what it lacks and gives what the other
+one lacks; what either of them does not keep, less and less often (`core.stalemates`). All that
+this node sends for this, in questions of its own and in answers, is paid for from one budget of
 bytes.
 """
 
@@ -43,19 +43,19 @@ from p2pd.wire.messages import (
     Subtree,
 )
 
-# Bytes a second that repair sends, and what it may send at once. See docs/operations.md.
+# Bytes that repair sends: rate per second, and burst. See docs/operations.md.
 BYTES_PER_SECOND = 1 << 20
 BYTES_AT_ONCE = 1 << 22
-# No message of repair is held cheaper: it costs time, too.
+# No message of repair counts for less: it costs time, too.
 LEAST_COST = 1 << 12
-# Seconds of waiting for answers in one reconciliation, and what must move for more of them.
+# Seconds of waiting for answers in one reconciliation, and the bytes that must move for each more.
 PATIENCE = 30.0
 LEAST_BYTES_PER_SECOND = 1 << 13
-# Bytes of records in one message, as long as it is more than one key's.
+# Bytes of records in one message, unless a single one, or those of a single key, are more.
 BATCH_BYTES = 1 << 16
-# Questions that wait for their turn; beyond it, who has most waiting is told `busy`.
+# Questions that wait for their turn; beyond it, the asker with the most waiting is told `busy`.
 MAX_QUESTIONS_WAITING = 256
-# The other one may have to wait for its budget and its disk.
+# The peer may have to wait for its budget and its disk.
 REPLY_TIMEOUT = 10.0
 
 R = TypeVar("R", bound=Message)
@@ -77,14 +77,14 @@ class Outcome:
 
 @attrs.define
 class _Batch:
-    """Versions for one message, of these keys; `size` in bytes."""
+    """Versions for one message, each with the divergence it is `of`; `size` in bytes."""
 
     versions: list[Signed] = attrs.field(factory=list)
     of: list[Divergence] = attrs.field(factory=list)
     size: int = 0
 
     def is_full_for(self, signed: Signed) -> bool:
-        """Whether one more goes into another message; one alone goes into any."""
+        """Whether this one must go into another message; one alone fits any."""
         many = len(self.versions) == MAX_GIVEN
         return bool(self.versions) and (many or self.size + len(signed.body) > BATCH_BYTES)
 
@@ -96,9 +96,9 @@ class _Batch:
 
 
 class _Partner:
-    """The other one in a reconciliation: who takes too long for what is moved is left.
+    """The peer in a reconciliation, abandoned if it takes too long for the amount it transfers.
 
-    Else a few who answer each question at the last moment would keep all the places that there
+    Otherwise a few that answer each question at the last moment would keep all the places there
     are, and nothing would be mended.
     """
 
@@ -110,13 +110,13 @@ class _Partner:
         self._moved = 0
 
     def moved(self, count: int) -> None:
-        """Note that so many bytes of records came or went."""
+        """Note that this many bytes of records came or went."""
         self._moved += count
 
     async def ask(self, question: Message, kind: type[R]) -> R:
         """Return the answer.
 
-        Raises what `Dialer.request` raises, `RequestRefused`, `PeerError` for an answer of
+        Raises what `Requester.request` raises, `RequestRefused`, `PeerError` for an answer of
         another kind, and `RequestTimedOut` where the answers took too long together.
         """
         node_id, name = self.node_id, self.node_id.short
@@ -137,7 +137,7 @@ class _Partner:
 
 
 class Reconciler:
-    """Compares, fetches and gives; answers who compares and fetches."""
+    """Compares, fetches and gives; answers nodes that compare and fetch."""
 
     def __init__(
         self,
@@ -172,7 +172,7 @@ class Reconciler:
     ) -> Outcome:
         """Compare what is under some prefixes with a peer, fetch and give what is missing.
 
-        Without `take`, what only the peer has is left alone. Raises what `Dialer.request`
+        Without `take`, what only the peer has is left alone. Raises what `Requester.request`
         raises (`RequestTimedOut` also where it takes too long in all), and `PeerError`,
         `BadMessage`, `StoreError`.
         """
@@ -187,9 +187,10 @@ class Reconciler:
         wanted = [*only_there, *different]
         theirs = await self._fetch(partner, [each.key for each in wanted])
         in_vain = [each for each in wanted if tree.digest(each.key) == each.ours]
-        # What replaces something first: who is full takes that, and nothing else.
+        # What replaces something first: a peer that is full takes that, and nothing else.
         given, refused = await self._give(partner, [*different, *only_here], theirs)
-        # Not before all is given: what is different and not newer here comes in vain by nature.
+        # Not before all is given: where ours is the newer version, to fetch the peer's changes
+        # nothing here by nature.
         self._note_stalemates(peer, [*in_vain, *refused])
         lacking = comparison.different or comparison.only_here
         return Outcome(
@@ -241,7 +242,7 @@ class Reconciler:
     ) -> tuple[int, list[Divergence]]:
         """Give what a peer lacks, but for the versions `theirs` that it has.
 
-        Returns how many it stored, and what came in a message of which it did not store all.
+        Returns how many it stored, and what was in messages of which it did not store all.
         """
         given, refused = 0, list[Divergence]()
         async with aclosing(self._batches(lacking, theirs)) as batches:
@@ -301,6 +302,6 @@ class Reconciler:
         return Fetched(done, tuple(each.signed for each in versions))
 
     async def _pay(self, cost: int) -> None:
-        # Once it is refilled, another one that waited may spend it first.
+        # Once it is refilled, another task that waited may spend it first.
         while not self._budget.spend(max(cost, LEAST_COST), trio.current_time()):  # noqa: ASYNC110 - a budget fills by time, there is no event to wait for
             await trio.sleep_until(self._budget.refilled_at())

@@ -1,4 +1,4 @@
-"""Who refused this node, was refused by it, or is there twice, and why: a sink for events."""
+"""Nodes that refused this one, were refused by it, or run twice, and why: a sink for events."""
 
 import attrs
 
@@ -12,7 +12,7 @@ _CODES = {"peer.refused", "peer.dial_failed", "peer.cloned"}
 
 @attrs.frozen
 class Refusal:
-    """The latest one for this reason with this host; `time` is Unix seconds."""
+    """The latest refusal for this reason with this host; `time` is Unix seconds."""
 
     reason: str
     address: str

@@ -29,7 +29,7 @@ Moment = Annotated[int, Range(0, 253_402_300_799_999)]
 
 @attrs.frozen
 class _SavedBefore:
-    """A registry entry as it lay on disk before it said where the peer had answered."""
+    """A registry entry as older versions saved it, without the addresses that had answered."""
 
     source: Annotated[str, Length(0, 32)]
     signed: Signed | None
@@ -104,7 +104,7 @@ async def save_registry(
 
 
 def _saved(entry: Entry) -> bytes:
-    # That this node stopped is why no peer is out of reach when it starts again.
+    # After a restart, that this node had stopped does not explain why a peer is out of reach.
     error = "" if entry.last_error == OWN_GOODBYE + LEAVING else entry.last_error or ""
     return codec.encode(
         SavedPeer(

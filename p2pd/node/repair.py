@@ -34,17 +34,18 @@ AT_ONCE = 4
 MARGIN = 8
 # Seconds between two lookups of the node's own ID after deaths: others become neighbours then.
 # After arrivals (others may have come with them) there is one in half a `repair_interval` only:
-# newcomers make themselves known, and else all nodes of a large network would look at once
-# when the first record is written.
+# newcomers make themselves known, and otherwise every node of a large network would look around
+# at once when the first record is written.
 LOOK_AGAIN = 60.0
-# A newcomer asks so many of the nearest whether there are any records, and takes over what it
-# is to tend from these.
+# A newcomer asks this many of the nearest whether there are any records, and takes over from
+# them what it is to tend.
 ASKED_FIRST = 3
-# A node that was started less than so many seconds ago is new.
+# A node that was started less than this many seconds ago is new.
 NEW = 60.0
-# How many who were near and went are remembered; at the bound the one that went first is not.
+# How many nodes that were near and went are remembered; when full, the one that went first is
+# forgotten.
 MOST_GONE = 1024
-# Seconds that handing over may take, and to how many at a time.
+# Seconds that handing over may take, and how many nodes are given records at a time.
 HAND_OVER = 2.0
 HEIRS_AT_ONCE = 8
 
@@ -72,7 +73,7 @@ class Repair:
         self._replica = replica
         self._reconciler = reconciler
         self._confirmations = confirmations
-        # More than `k` nodes of a range nobody knows.
+        # Nobody knows more than `k` nodes of a range.
         self.replication = min(config.replication, config.k)
         self.tending = Tending(
             self._own_id,
@@ -131,9 +132,9 @@ class Repair:
         self._wake()
 
     async def hand_over(self) -> None:
-        """Give the records of this node to those who become replicas once it has left.
+        """Give the records of this node to those that become replicas once it has left.
 
-        Takes at most `HAND_OVER` seconds. Where there are no more nodes than replicas, nobody
+        Takes at most `HAND_OVER` seconds. Where there are no more nodes than replicas, none
         becomes one: then the nearest get what they may have missed, to tell the others.
         """
         nodes = self.alive()
@@ -170,7 +171,7 @@ class Repair:
         return closest_first(self._routes.alive(), self._own_id)
 
     async def _join(self) -> None:
-        """Take over what is now this node's to tend, and become known to who has the rest."""
+        """Take over what is now this node's to tend, and become known to those with the rest."""
         if not self._routes.table:
             await self._connected.wait()
         await trio.sleep_until(self._soon())
@@ -194,14 +195,14 @@ class Repair:
         return False
 
     async def _look_around(self) -> None:
-        """Become acquainted with all nodes nearby; who is new is noted in `_came`."""
+        """Get to know all nodes nearby; `_came` notes those that are new."""
         count = self.replication + MARGIN
         await self._routes.look_up(self._own_id, FindNode(self._own_id), k=count, urgent=False)
 
     async def _visit(self, visit: Visit, limit: trio.CapacityLimiter) -> None:
         peer = NodeId(visit.peer)
         try:
-            # Also where nothing is here: it may be this node that missed what was written.
+            # Also where this node has nothing: it may be the one that missed what was written.
             outcome = await self._reconciler.reconcile(peer, visit.prefixes)
             if outcome.same:
                 for each in visit.prefixes:
@@ -232,7 +233,7 @@ class Repair:
     def _begin(self) -> None:
         """Begin to look after records with the first one.
 
-        Its writer gave it to all who are there now, so that nobody lacks it; unless this node
+        Its writer gave it to all that are there now, so that nobody lacks it; unless this node
         is new, and was given it as a part of what it is to tend.
         """
         if self._replica.loaded.is_set() and not self._watching:
@@ -256,10 +257,10 @@ class Repair:
             self._survey_by(self._survey_for(connection, was_away=was_away), self._seldom)
 
     def _survey_for(self, connection: Connection, *, was_away: bool) -> float:
-        """Return when to look whose the records are, now that somebody came.
+        """Return when to look again whose the records are, now that a node came.
 
-        Who is new, or was away, lacks some of them. Whom we only had not met was there when
-        they were written, and lookups in a large network make many such acquaintances.
+        A node that is new, or was away, lacks some of them. One that we merely had not met was
+        there when they were written, and lookups in a large network find many of that kind.
         """
         age = (self._env.wall_ms() - connection.peer.record.issued) / 1000
         if age < NEW or was_away:
