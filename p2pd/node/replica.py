@@ -1,4 +1,4 @@
-"""The replica side of the store: records kept for others, on disk before it says so.
+"""The replica side of the store: records kept for others, on disk before they are confirmed.
 
 All writes pass through one task, which takes what has gathered, merges it into what is
 stored, and commits it together: many writes share one fsync. Beside the disk there is a
@@ -47,23 +47,23 @@ from p2pd.wire.messages import (
 )
 
 # Bytes of records that wait for the disk, where a short one counts as `LEAST_SIZE`; beyond
-# it, who has most waiting is told to come back.
+# it, the sender with the most waiting is told to come back.
 MAX_WAITING = 1 << 24
 LEAST_SIZE = 1 << 14
 MAX_BATCH = 64
 # Bytes of versions kept decoded, those written or read last; held for as long as the node runs.
 MAX_CACHED = 1 << 22
-# What need not be kept any more goes at full multiples of this of Unix time, at the same
-# moment everywhere: else the trees of two replicas would differ for a while over each record.
+# What need not be kept any more is purged when Unix time is a multiple of this, at the same moment
+# everywhere: otherwise the trees of two replicas would differ for a while over each record.
 PURGE_INTERVAL = 600.0
 _PURGE_MS = int(PURGE_INTERVAL * 1000)
-# After so many keys read at the start, or bytes of records decoded or encoded, all others have
-# their turn.
+# After this many keys read at the start, or bytes of records decoded or encoded, all other tasks
+# have their turn.
 _SLICE = 32
 _SLICE_BYTES = 1 << 20
-# A disk that refuses does so for each record; this often it is worth a line in the log.
+# A disk that refuses does so for each record; only this often is it worth a line in the log.
 TELL_AGAIN_AFTER = 600.0
-# Seconds after which a disk that could not be read at the start is read on.
+# Seconds after which the reading at the start goes on where the disk had failed.
 LOAD_AGAIN_AFTER = 60.0
 
 
@@ -132,7 +132,7 @@ class Replica:
         self._reading: dict[Key, object] = {}
         self._ends: dict[Key, int] = {}
         self._changed_early: set[Key] = set()
-        # On the disk, but unreadable, and not in the tree: written over, or deleted by the purge.
+        # On the disk, but unreadable, and not in the tree: to be overwritten, or purged.
         self._decayed: dict[Key, None] = {}
         dispatch.add(Store, self._take)
         dispatch.add(Give, self._take_gift)
@@ -149,7 +149,7 @@ class Replica:
                 await self._commit(batch)
 
     def cached(self, key: Key) -> list[Version] | None:
-        """Return what `read` would, where that takes no disk; else None."""
+        """Return what `read` would, where that needs no disk; else None."""
         versions = self._known(key)
         return None if versions is None else kept(versions, self._horizon_ms())
 
@@ -204,7 +204,7 @@ class Replica:
                 await self._replace({key: [] for key in same})
 
     def lasting(self, versions: Iterable[Version]) -> list[Version]:
-        """Leave out what other replicas, by their clocks, may have dropped already."""
+        """Leave out what other replicas, going by their clocks, may have dropped already."""
         return kept(versions, self._horizon_ms() + _PURGE_MS)
 
     def _take(self, call: Call, message: Store) -> None:
@@ -258,7 +258,7 @@ class Replica:
 
     async def _try_to_commit(self, batch: Sequence[_Write]) -> P2PError | None:
         try:
-            # Without the checkpoint that `acquire` is: one more way through the loop.
+            # This avoids the checkpoint in `acquire`, which is one more pass through the loop.
             self._changing.acquire_nowait()
         except trio.WouldBlock:
             await self._changing.acquire()
@@ -289,7 +289,7 @@ class Replica:
         return {key: versions or [] for key, versions in stored.items()}
 
     def _known(self, key: Key) -> Sequence[Version] | None:
-        """Return what is stored under a key if that takes no disk: the tree knows what is not."""
+        """Return what is stored under a key if that needs no disk: the tree knows what is not."""
         versions = self._cache.get(key)
         if versions is None and self.loaded.is_set() and self.tree.digest(key) is None:
             return []
@@ -297,7 +297,7 @@ class Replica:
 
     async def _replace(self, changed: Mapping[Key, Sequence[Version]]) -> None:
         """Put these in place of what is stored under their keys."""
-        # What was given again is on disk already.
+        # A record that is given again is on disk already.
         changes: list[Change] = []
         size = 0
         for key, versions in changed.items():
@@ -358,7 +358,7 @@ class Replica:
         if saved is None:
             return []
         if not unchanged:
-            # Somebody wrote or read it meanwhile: mostly it is known now.
+            # Another task wrote or read it meanwhile: mostly it is known now.
             return await self._stored(key)
         versions = self._versions_in(key, saved)
         if versions:
@@ -366,7 +366,7 @@ class Replica:
         return versions
 
     async def _load(self) -> None:
-        """Make the tree of what is on disk, beside all else."""
+        """Make the tree of what is on disk, while everything else goes on."""
         count, last = 0, b""
         while not self.loaded.is_set():
             try:
@@ -395,7 +395,7 @@ class Replica:
     def _versions_in(self, key: Key, saved: bytes) -> list[Version]:
         """Return what lies on the disk under a key; nothing where it decayed.
 
-        The tree forgets that one, so that other replicas give it again.
+        The tree forgets a decayed key, so that other replicas give it again.
         """
         try:
             return _sound_versions(key, saved, self.tree.digest(key))
@@ -433,7 +433,7 @@ class Replica:
 
 
 async def _take_turns(size: int) -> int:
-    """Let all others have their turn once `size` bytes were worked on; returns how many still."""
+    """Let other tasks have a turn once `size` is large; returns the bytes since the last turn."""
     if size < _SLICE_BYTES:
         return size
     await trio.lowlevel.checkpoint()
@@ -443,7 +443,7 @@ async def _take_turns(size: int) -> int:
 def _sound_versions(key: Key, saved: bytes, digest: bytes | None) -> list[Version]:
     """Decode what lies on the disk under a key; raises `BadMessage` where it decayed.
 
-    `digest` is that of the tree, if it has the key. The signatures of what it has were checked.
+    `digest` is that of the tree, if it has the key. Signatures of what is in it were checked.
     """
     signed = codec.decode(SavedVersions, saved).versions
     versions = [version_of(each, codec.decode(Record, each.body)) for each in signed]
@@ -455,13 +455,13 @@ def _sound_versions(key: Key, saved: bytes, digest: bytes | None) -> list[Versio
 
 
 def _batches(keys: Iterable[Key]) -> list[list[Key]]:
-    """Deal out what is changed at once, so that writes have their turn between."""
+    """Split up what is changed at once, so that writes have their turn in between."""
     left = list(keys)
     return [left[start : start + MAX_BATCH] for start in range(0, len(left), MAX_BATCH)]
 
 
 def _change(key: bytes, versions: Sequence[Version]) -> Change:
-    """Lay out the versions under a key; they leave the disk when none need be kept."""
+    """Lay out the versions under a key for the disk; with none, the key is deleted there."""
     if not versions:
         return Change(Table.RECORDS, key, None)
     saved = SavedVersions(tuple(version.signed for version in versions))

@@ -1,9 +1,9 @@
 """Looks after the records that nobody is seen to tend, and drops those that belong elsewhere.
 
-A record that does not belong to this node any more stays until each of the nodes that it
-belongs to was seen to have it. One that does belong to it, but that no comparison showed to be
-the same elsewhere for `republish_interval`, is looked up and given to whom it belongs (Kademlia,
-section 2.5). To those who get it that is a comparison, so that they do not do the same.
+A record that no longer belongs to this node stays until each of the nodes that it belongs to was
+seen to have it. One that does belong here, but that no comparison showed to be the same elsewhere
+for `republish_interval`, is looked up and given to the nodes that it belongs to (Kademlia,
+section 2.5). For the nodes that get it this counts as a comparison, so they do not do the same.
 """
 
 import random
@@ -27,9 +27,9 @@ from p2pd.wire.messages import FindNode
 
 # Lookups in one round, of which there is one in each `repair_interval`.
 MAX_LOOKUPS = 32
-# A key is taken at random from so many.
+# A key is taken at random from up to this many.
 AMONG = 1024
-# Tenders get so many of their rounds before what no comparison confirmed is looked up.
+# Tenders get this many of their rounds before what no comparison confirmed is looked up.
 PATIENCE = 2.0
 
 
@@ -71,7 +71,7 @@ class Republisher:
             prefix = ahead.pop(self._rng.randrange(len(ahead)))
             if self._replica.tree.is_empty(prefix):
                 continue
-            # Where that fails, all under the prefix stays, and its turn comes again.
+            # Where that fails, everything under the prefix stays, and its turn comes again.
             with suppress(P2PError):
                 around = await self._bring_home(prefix)
                 ahead += _rest(prefix, around)
@@ -79,7 +79,7 @@ class Republisher:
     def _untended(self) -> list[Prefix]:
         """Return some of the prefixes that are not this node's, or were not confirmed lately.
 
-        In a network with no more nodes than replicas all is everybody's.
+        In a network with no more nodes than replicas, everything belongs to all of them.
         """
         nodes = self._repair.alive()
         if not nodes or not len(self._replica.tree):
@@ -94,7 +94,7 @@ class Republisher:
         return [*foreign, *unseen]
 
     async def _bring_home(self, prefix: Prefix) -> Prefix:
-        """Give keys of a prefix to the nodes they belong to; drop them if that is not this one.
+        """Give keys of a prefix to the nodes they belong to; drop them if this is none of those.
 
         Returns the part of the prefix for which that was done: around a key drawn at random,
         all keys with the same closest nodes. Raises what `Reconciler.reconcile` raises, and

@@ -1,4 +1,4 @@
-"""Requests to peers, connected or not: whoever is not is dialled first."""
+"""Requests to peers, connected or not: a peer that is not is dialled first."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -12,7 +12,7 @@ from p2pd.node.dialer import Dialer
 from p2pd.node.roster import Roster
 from p2pd.wire.messages import Message
 
-# What a request goes through while it can't be on its way.
+# The context that a request enters while it can't be on its way.
 HeldUp = Callable[[], AbstractContextManager[None]]
 
 
@@ -54,7 +54,7 @@ class Requester:
         try:
             return await connection.request(message, max(0, until - trio.current_time()))
         finally:
-            # One that is quiet makes room.
+            # A connection that is quiet makes room.
             if not connection.requests_under_way:
                 self._dialer.room.unpark()
 

@@ -26,31 +26,30 @@ from p2pd.node.events import Events
 from p2pd.wire.reasons import LEAVING, Reason
 from p2pd.wire.records import OpenedRecord
 
-# At a bound, a connection that carried no request for so long makes room for a new one.
+# When full, a connection that carried no request for this long makes room for a new one.
 IDLE_AFTER = 30.0
 # The same for an inbound one whose dialler does not mean to stay: the time for a question.
 PASSED_AFTER = 1.0
 _GOODBYE_GRACE = 0.5
 # How long a peer may take to close what its new dial replaced, and to take our goodbye.
 _RETIREMENT = 1.0
-# What a goodbye says at a bound.
+# The reason in a goodbye when full.
 MAKING_ROOM = "making room for others"
-# The `reason` of the event that tells of two processes with one identity, neither of them this.
-# Peers of which replaced processes are remembered, and so many of each, the last ones.
+# Peers whose replaced processes are remembered, and how many of each, the last ones.
 _MAX_REPLACED = 1024
 _MAX_INSTANCES = 8
 
 
 @attrs.frozen
 class _Replaced:
-    """The processes of a peer that others took the place of; `told`: two were seen at once."""
+    """The processes of a peer that later ones replaced; `told`: it was reported that two run."""
 
     instances: tuple[bytes, ...] = ()
     told: bool = False
 
 
 class Roster:
-    """The table of connections; `run` must be running for connections to be served."""
+    """The table of connections; tasks in the background serve them."""
 
     def __init__(
         self, env: Env, config: ConnectionsConfig, registry: Registry, events: Events
@@ -132,7 +131,7 @@ class Roster:
         return True
 
     def renew(self, node_id: NodeId, opened: OpenedRecord) -> None:
-        """Take the record that a connected peer announces in place of that of its hello."""
+        """Take the record that a connected peer announces in place of the one in its hello."""
         connection = self.connections.get(node_id)
         if connection is not None and opened.record.sequence > connection.peer.record.sequence:
             connection.peer = attrs.evolve(
@@ -148,7 +147,7 @@ class Roster:
         """Close the old connection to a peer if the new one is to stay; returns whether it is."""
         if not self._new_one_stays(old, new):
             return False
-        # Whoever asks over a new connection does not mean to end the one that was to last.
+        # A peer that asks over a new connection does not mean to end the one that was to last.
         new.passing &= old.passing or old.peer.instance != new.peer.instance
         if old.peer.instance != new.peer.instance:
             before = self._replaced.get(new.node_id, _Replaced())
@@ -159,9 +158,9 @@ class Roster:
         elif new.direction is Direction.OUTBOUND:
             self._see_off(old, Reason.DUPLICATE)
         else:
-            # It is left to the peer to close what one of its dials replaces. It learns only
-            # now that the new one was admitted; a goodbye on the old one could overtake
-            # that, and would leave it without any for a moment.
+            # The peer is left to close what one of its own dials replaces. It learns only now
+            # that the new connection was admitted; a goodbye on the old one could overtake
+            # that news, and leave it without any for a moment.
             self._see_off(old, Reason.DUPLICATE, wait=_RETIREMENT)
         return True
 
@@ -174,8 +173,8 @@ class Roster:
     def _is_clone(self, old: Connection, new: Connection) -> bool:
         """Whether the old connection's process has taken the place of the new one's before.
 
-        Who restarted comes as a new process each time: where one that was replaced comes back,
-        two run at once.
+        A node that restarts comes as a new process each time: where one that was replaced comes
+        back, two run at once.
         """
         replaced = self._replaced.get(new.node_id, _Replaced())
         return new.peer.instance != old.peer.instance and new.peer.instance in replaced.instances
@@ -205,7 +204,7 @@ class Roster:
         )
 
     def drop_stranded(self) -> None:
-        """End the connections from addresses that this host has no more.
+        """End the connections from addresses that this host no longer has.
 
         Nothing comes or goes over them, and no error would tell.
         """
@@ -219,8 +218,8 @@ class Roster:
     def _see_off(self, old: Connection, reason: str, *, wait: float = 0.0) -> None:
         """Close a connection that is out of the table, `wait` seconds from now.
 
-        It counts for no bound any more: so it must go soon, though the peer reads nothing, and
-        no peer has more than one such.
+        It no longer counts towards any limit: so it must go soon, even if the peer reads nothing,
+        and no peer has more than one such.
         """
         earlier = self._retiring.get(old.node_id)
         if earlier is not None:
@@ -266,16 +265,16 @@ class Roster:
         )
 
     def check_room(self, direction: Direction, *, coming: int) -> None:
-        """Raise `Busy` where one more would find no place, besides so many that are `coming`."""
+        """Raise `Busy` where one more would find no place, besides those that are `coming`."""
         held, missing = self._places(direction, coming)
         if missing > 0 and len(_idle(held)) < missing:
             raise self._full(direction, held)
 
     def make_room(self, direction: Direction, *, newcomer: str | None = None) -> None:
-        """At the bound of a direction, close the one unused for longest, or raise `Busy`.
+        """Where a direction is full, close the connection unused for longest, or raise `Busy`.
 
         Connections in passing go first, as soon as nothing is under way on them. Inbound, the
-        host `newcomer` takes no place from one that holds fewer than itself.
+        host `newcomer` takes no place from a host that holds fewer than it does.
         """
         held, missing = self._places(direction)
         if missing <= 0:
@@ -290,7 +289,7 @@ class Roster:
         self._see_off(victim, MAKING_ROOM)
 
     def _places(self, direction: Direction, coming: int = 0) -> tuple[list[Connection], int]:
-        """Return who has a place in a direction, and how many are missing for one more."""
+        """Return the connections in a direction, and how many places are missing for one more."""
         inbound = direction is Direction.INBOUND
         most = self.config.max_inbound if inbound else self.config.max_outbound
         held = [each for each in self.connections.values() if each.direction is direction]
@@ -396,7 +395,7 @@ def _moved_away(old: Connection, new: Connection) -> bool:
 
 
 def _idle(connections: Iterable[Connection]) -> list[Connection]:
-    """Return those of which each may go to make room."""
+    """Return the connections that may each go to make room."""
     now = trio.current_time()
     return [
         each
@@ -408,7 +407,7 @@ def _idle(connections: Iterable[Connection]) -> list[Connection]:
 def _idle_after(connection: Connection) -> float:
     """Return for how many seconds a connection must have been unused to make room.
 
-    One in passing that we dialled, for none: what we ask on it is known to us.
+    For one in passing that we dialled, that is 0: we know what we ask on it.
     """
     if not connection.passing:
         return IDLE_AFTER

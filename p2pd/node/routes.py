@@ -29,24 +29,25 @@ from p2pd.wire.reasons import APART
 # Kademlia, section 2.3: a range in which nothing was looked up for an hour.
 REFRESH_AFTER = 3600.0
 _REFRESH_CHECK = 300.0
-# Who joins makes itself known to so many of its neighbours. They name it to all who look up
-# something near it; each one more would cost every newcomer a dial for little. Where it then
-# knows no more peers than `FEW`, it goes on to k: in a small network all shall know each other.
+# A node that joins makes itself known to this many of its neighbours. They name it to all nodes
+# that look up something near it; each one more would cost every newcomer a dial for little. Where
+# it then knows no more peers than `FEW`, it goes on to k: in a small network all should know each
+# other.
 JOIN_WIDTH = 8
 FEW = 64
-# Seconds until it does the same in all other ranges, where it still knows so few: not while a
-# large network starts.
+# Seconds until it does the same in all other ranges, if it still knows so few: not while a large
+# network starts.
 REFRESH_FIRST = (10.0, 20.0)
-# A lookup starts from so many times k contacts: where half of the closest died at one moment, all
-# others name the same dead ones.
+# A lookup starts from this many times k contacts: if half of the closest died at once, the
+# survivors all name the same dead nodes.
 BEYOND_THE_DEAD = 3
-# Who was silent for longer is away: nobody waits for it any more, and quorums are of the others.
+# A node silent for longer is away: nobody waits for it any more, and quorums are of the others.
 AWAY_AFTER = 60.0
-# At the bound the oldest is judged anew.
+# When full, the oldest is forgotten, and judged anew.
 MAX_GONE = 4096
-# Whoever was a contact is remembered; at the bound not who was the first.
+# Nodes that were contacts are remembered; when full, the one entered first is forgotten.
 MAX_ONCE_CONTACTS = 4096
-# All nodes within so many times the distance that holds about k nodes are asked at once.
+# All nodes within this many times the distance that holds about k nodes are asked at once.
 # Measured with `simulation.lookups`: less leads to one more round of questions, more to no
 # fewer.
 NEAR = 2
@@ -81,7 +82,7 @@ class Route:
 
 
 class Routes:
-    """Who is close to what, as far as this node knows or can find out."""
+    """Which nodes are close to what, as far as this node knows or can find out."""
 
     def __init__(
         self,
@@ -103,10 +104,10 @@ class Routes:
         self._started = trio.current_time()
         self._connected = trio.Event()
         self._joined = trio.Event()
-        # Who left, or whose host refused the last dial: they don't run, and nobody need wait for
-        # their answer.
+        # Nodes that left, or whose host refused the last dial: they don't run, and nobody need
+        # wait for their answer.
         self._gone = BoundedTable[NodeId, None](MAX_GONE)
-        # Contacts, also those of before: who only dialled us has proven nothing else.
+        # Contacts, former ones too: those that only dialled us have proven nothing else.
         self._once_contacts = BoundedTable[NodeId, None](MAX_ONCE_CONTACTS)
         # Since when each has answered no question.
         self._unanswered = BoundedTable[NodeId, float](MAX_GONE)
@@ -116,9 +117,9 @@ class Routes:
         roster.on_disconnected.append(self._note_end)
 
     async def run(self) -> None:
-        """Join once somebody is connected, by looking oneself up; then refresh at times.
+        """Join once a peer is connected, by a lookup of this node's own ID; refresh at times.
 
-        Kademlia, section 2.3, but that a newcomer asks fewer of its neighbours than k.
+        Kademlia, section 2.3, except that a newcomer asks fewer of its neighbours than k.
         """
         await self._connected.wait()
         await self.look_up(self._own_id, FindNode(self._own_id), k=JOIN_WIDTH, urgent=False)
@@ -137,20 +138,20 @@ class Routes:
                 await self._probe(contact)
 
     async def _refresh(self, before: float) -> None:
-        """Look up a random ID in each bucket in whose range nothing was looked up since then."""
+        """Look up a random ID in each bucket whose range had no lookup since `before`."""
         for target in self.table.to_refresh(before, self._env.rng):
             await self.look_up(target, FindNode(target), urgent=False)
 
     async def _probe(self, contact: Contact) -> None:
         """Ask a contact of which nothing was heard for long whether it is still there."""
         if contact.node_id not in self._roster.connections:
-            # That it connects is a sign of life already.
+            # That this connects it is a sign of life already.
             await self.ask(contact.node_id, Ping())
         else:
             self._note_life(self._roster.connections[contact.node_id], contact.signed)
 
     def died(self, node_id: NodeId) -> None:
-        """Take note that a node is dead: whoever waits for its place gets it."""
+        """Take note that a node is dead: a node that waits for its place gets it."""
         for _ in range(MAX_FAILURES):
             self._failed(node_id)
 
@@ -186,7 +187,7 @@ class Routes:
     async def join(self) -> None:
         """Wait until this node has joined, at most for `dht.request_timeout`.
 
-        It does not wait where nobody is known, or everybody known has been dialled in vain.
+        It does not wait where no peer is known, or dials of all that are known have failed.
         """
         untried = any(not each.failures_in_row for each in self._dialable())
         if untried and not self._joined.is_set():
@@ -194,10 +195,10 @@ class Routes:
                 await self._joined.wait()
 
     def missing(self, excused: Collection[NodeId]) -> list[Entry]:
-        """Return the others that should answer: heard of lately, and not known to be gone.
+        """Return the others that should answer: heard lately, and not known to be gone.
 
-        Before this node has joined, those that it has not dialled in vain yet, and for
-        `AWAY_AFTER` from its start all that it was once connected to: it may be cut off itself.
+        Before this node has joined, those of which no dial has failed yet, and for `AWAY_AFTER`
+        from its start all that it was once connected to: it may be cut off itself.
         """
         others = [
             each
@@ -223,26 +224,26 @@ class Routes:
         return was_contact and self._was_heard_lately(node_id, entry)
 
     def _dialable(self) -> list[Entry]:
-        """Return those peers that have an address: nobody else is any part of this.
+        """Return those peers that have an address: no other node plays a part in this.
 
-        Whoever was refused may have made himself known without one, and need prove nothing for it.
+        A peer that was refused may have become known without one, and need prove nothing for it.
         """
         return [each for each in self._roster.registry if each.addresses]
 
     def _was_heard_lately(self, node_id: NodeId, entry: Entry) -> bool:
         connection = self._roster.connections.get(node_id)
         if connection is not None:
-            # Who is heard, but answers no questions, shall hold nobody up.
+            # A node that is heard, but answers no questions, should hold nobody up.
             if connection.last_heard > self._unanswered.get(node_id, math.inf):
                 return False
             return trio.current_time() - connection.last_heard < AWAY_AFTER
         return 0 <= self._env.wall_clock() - (entry.last_seen or 0) < AWAY_AFTER
 
     def known_closest(self, target: bytes, count: int) -> list[NodeId] | None:
-        """Return who is closest, this node among them, if no lookup is needed to know that.
+        """Return the closest nodes, this one among them, if no lookup is needed to know them.
 
-        That is so in a network of no more nodes than k, once every peer that anybody told of has
-        been a contact or could not be reached: who joins makes itself known to k others.
+        That is so in a network of no more nodes than k, once every peer that others told of has
+        been a contact or could not be reached: a node that joins makes itself known to k others.
         """
         known = self._dialable()
         if not self._joined.is_set() or len(known) >= self._config.k:
@@ -273,11 +274,11 @@ class Routes:
         enough: Callable[[Route], bool] | None = None,
         urgent: bool = True,
     ) -> Route:
-        """Ask one's way to the k nodes closest to `target`; see `core.lookup`.
+        """Find the way to the k nodes closest to `target`; see `core.lookup`.
 
         `k` is `dht.k` where none is given. `enough` is asked after each answer whether the
         route will do as it is; if so, the lookup ends there. Nodes held dead are not asked.
-        Where nobody waits for it, it is not `urgent`: it asks no more nodes than it must.
+        A lookup that nobody waits for is not `urgent`: it asks no more nodes than it must.
         """
         route = Route()
         lookup = self._begin(target, k or self._config.k, urgent=urgent)
@@ -320,7 +321,7 @@ class Routes:
         self.table.looked_up(target, trio.current_time())
         count = BEYOND_THE_DEAD * self._config.k
         known = self.table.closest(target, count, but_for=self._is_dead)
-        # Where all are held dead, it may be this node that was cut off.
+        # Where all contacts are held dead, it may be this node that was cut off.
         known = known or self.table.closest(target, self._config.k)
         start = {contact.node_id: contact.signed for contact in known}
         return Lookup(
@@ -336,17 +337,17 @@ class Routes:
         )
 
     def _heard_of(self, target: bytes) -> dict[NodeId, Signed]:
-        """Return the k closest peers of which others told, and that were not dialled in vain.
+        """Return the k closest peers of which others told, and of which no dial has failed.
 
-        They may not be there; but where few have looked up anything yet, contacts know of the
-        middle distances little more than who happened to connect.
+        They may not be there; but where few nodes have looked up anything yet, contacts know at
+        the middle distances little more than the nodes that happened to connect.
         """
         entries = {
             each.node_id: each.signed
             for each in self._roster.registry
             if each.node_id is not None
             and each.signed is not None
-            # Who only ever dialled us may not be there to be dialled.
+            # A peer that only ever dialled us may not be there to be dialled.
             and not (each.dead or each.failures_in_row or (each.proven and not each.answered))
         }
         return {each: entries[each] for each in closest_first(entries, target)[: self._config.k]}
@@ -410,7 +411,7 @@ class Routes:
     def note_failure(self, node_id: NodeId, error: P2PError) -> bool:
         """Note that a node did not answer; returns whether it is known not to run."""
         nobody = isinstance(error, DialFailed) and error.refused
-        # Nor is anybody a replica of ours who is refused, or refuses us, as of another network.
+        # A node refused, or refusing us, as of another network is not a replica of ours, either.
         apart = (
             isinstance(error, HandshakeRefused)
             and error.reason in APART
@@ -447,15 +448,15 @@ class Routes:
             self._connected.set()
 
     def _note_end(self, connection: Connection) -> None:
-        # It seemed to be one of us, until it had seen who we are.
+        # The peer seemed to be one of us, until it had seen who we are.
         if connection.refusal is not None and connection.refusal.reason in APART:
             self.stopped(connection.node_id)
 
     def _note_life(self, connection: Connection, signed: Signed) -> None:
-        """Enter who is at the other end into the table, if it can be dialled.
+        """Enter the node at the other end into the table, if it can be dialled.
 
-        Who dialled us has not proven that. If it comes from an address that it announces, or
-        from the very same link, no address translation lies between, and it is taken until
+        A node that dialled us has not proven that. If it comes from an address that it announces,
+        or from the very same link, no address translation lies between, and it is taken until
         that turns out wrong.
         """
         host = connection.remote.host

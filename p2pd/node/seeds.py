@@ -21,23 +21,22 @@ from p2pd.node.env import Env
 from p2pd.node.events import Events
 from p2pd.node.roster import Roster
 
-# What a node that is a seed says of itself in its peer record.
-# While too few seeds are connected, each that is left is tried again so often, in seconds. No
-# address is tried more often, whatever its node does, nor a name looked up.
+# Seconds after which each seed that is left is tried again while too few are connected. No address
+# is tried more often, whatever its node does, and no name looked up more often.
 TRY_INTERVAL = 5.0
 # A name may come to stand for other addresses.
 RESOLVE_INTERVAL = 300.0
-# Seconds that seeds wait for the names of the others to be looked up, before they are dialled.
+# Seconds that dials of seeds wait for the names of the others to be looked up.
 RESOLVE_WITHIN = 1.0
 
 
 def quorum(seeds: int) -> int:
-    """Return to how many of so many seeds a node connects: more than half, none of none."""
+    """Return how many of `seeds` seeds a node connects to: more than half; of none, none."""
     return seeds // 2 + 1 if seeds else 0
 
 
 class Seeds:
-    """Keeps connections to a quorum of the seeds; each address of a name is one of them."""
+    """Keeps connections to a quorum of the seeds; each address of a name counts as one seed."""
 
     def __init__(
         self,
@@ -65,7 +64,7 @@ class Seeds:
         roster.on_disconnected.append(self._lost)
 
     def set_addresses(self, texts: tuple[str, ...]) -> None:
-        """Take a new list; connections to seeds that left it are kept as any other."""
+        """Take a new list; connections to seeds no longer in it are kept like any others."""
         self._texts = texts
         self._found = {text: self._found[text] for text in texts if text in self._found}
         self._resolve_at = -math.inf
@@ -73,12 +72,12 @@ class Seeds:
         self._wake.set()
 
     def connected(self) -> dict[Address, NodeId]:
-        """Return the seeds that are connected to stay, by the address of the configuration."""
+        """Return the seeds with lasting connections, by the address in the configuration."""
         lasting = {each.node_id for each in self._roster.lasting()}
         return {at: node for at, node in self._holders.items() if node in lasting}
 
     async def run(self) -> None:
-        """Connect to a quorum, and replace who fails, until cancelled."""
+        """Connect to a quorum, and replace seeds that fail, until cancelled."""
         async with trio.open_nursery() as nursery:
             while True:
                 self._wake = trio.Event()
@@ -108,7 +107,7 @@ class Seeds:
         self._holders = {at: node for at, node in self._holders.items() if at in known}
         self._tried = {at: when for at, when in self._tried.items() if at in known}
         self._registry.forget_unidentified(Source.SEED, keep=known)
-        # An unresolved name may stand for any seed of before the restart.
+        # An unresolved name may stand for any seed known before the restart.
         if all(found.values()):
             self._give_back(known)
 
@@ -123,9 +122,9 @@ class Seeds:
             self._wake.set()
 
     def _give_back(self, known: set[Address]) -> None:
-        """Make those that are seeds no longer peers like any other, which may be released."""
+        """Turn former seeds into peers like any other, which may be released."""
         seeds = set(self._holders.values())
-        # At an address that has a holder, nobody else is.
+        # At an address that has a holder, there is no other node.
         open_addresses = known - self._holders.keys()
         for entry in self._registry:
             if (
@@ -158,9 +157,9 @@ class Seeds:
                 break
             if self._tried.get(address, -math.inf) + TRY_INTERVAL <= trio.current_time():
                 await self._dial(address)
-                # From its end on: one that times out is not tried again at once.
+                # Counted from the end of the dial: one that times out is not repeated at once.
                 self._tried[address] = trio.current_time()
-        # Names may have come to stand for others meanwhile.
+        # Names may have come to stand for other addresses meanwhile.
         wanted = quorum(len(self._addresses()))
         missing = max(0, wanted - len(self.connected()))
         if (missing > 0) is not self._short:
@@ -177,7 +176,7 @@ class Seeds:
         try:
             connection = await self._dialer.dial_to_stay(address, Source.SEED)
         except Busy:
-            # Our own bound is no fault of the seed's.
+            # Our own limit is not the seed's fault.
             return
         except P2PError as error:
             self._registry.failed(entry, str(error), trio.current_time())

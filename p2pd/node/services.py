@@ -134,7 +134,7 @@ def wire_services(config: Config, env: Env, events: Events, listening: list[Addr
     reconciler = Reconciler(env, roster, requester, replica, confirmations, stalemates, dispatch)
     repair = Repair(env, config.dht, roster, routes, replica, reconciler, confirmations)
     liveness.on_dead += [routes.died, registry.died, repair.changed]
-    # Who said goodbye keeps no place in the routing table from others.
+    # A node that said goodbye keeps no place in the routing table from others.
     liveness.on_left += [routes.stopped, repair.changed]
     return Services(
         events=events,

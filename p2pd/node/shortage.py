@@ -7,8 +7,8 @@ import trio
 from p2pd.node.connection import Direction
 from p2pd.node.roster import Roster
 
-# For so many seconds from its start a node leaves it to others to dial it, for half of its
-# target: were each to dial all it needs, every node would end up with twice as many.
+# For this many seconds from its start, a node leaves half of its target to others that dial it:
+# were each to dial all it needs, every node would end up with twice as many.
 WELCOME = 30.0
 
 
@@ -27,12 +27,12 @@ class Shortage:
         """Return how many connections are to be made, not counting dials under way."""
         lasting, config = self._roster.lasting(), self._roster.config
         made = sum(each.direction is Direction.OUTBOUND for each in lasting)
-        # Whoever fills a node with connections of his own must not keep it from choosing some.
-        # In a small network nobody else might come.
+        # A peer that fills a node with connections of its own must not keep it from choosing some.
+        # In a small network no others might come.
         young = trio.current_time() < self.alone_from
         enough = config.target if self.is_small() or not young else (config.target + 1) // 2
         wanted = max(enough - len(lasting), config.target // 2 - made)
-        # One at the bound would only take the place of another.
+        # When full, one more would only take the place of another.
         return min(wanted, config.max_outbound - made)
 
     def is_small(self) -> bool:

@@ -1,6 +1,6 @@
 """What a node looks like from outside at one moment: plain frozen values, ready for JSON.
 
-Field names are those of the control interface, so that `attrs.asdict` is the answer.
+Field names are those of the control interface; for some of these, `attrs.asdict` is the answer.
 """
 
 import datetime as dt
@@ -32,7 +32,7 @@ class StoreUse:
 
 @attrs.frozen
 class GossipUse:
-    """Messages since the start: own ones sent, ones delivered here, copies that were spare.
+    """Messages since the start: own ones sent, ones delivered here, superfluous copies.
 
     `dropped`: too old, too long, or too many.
     """
@@ -190,7 +190,7 @@ class WhyStep:
 
 @attrs.frozen
 class WhyResult:
-    """Why a peer has the standing that it has: one sentence, then what led to it, in order.
+    """Why a peer is in its present state: one sentence, then what led to it, in order.
 
     `status` and `liveness` are those of `PeerSnapshot`.
     """

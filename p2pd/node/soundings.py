@@ -14,9 +14,9 @@ from p2pd.node.discovery import ANSWER_GAP, Discovery, Link, Tally
 from p2pd.node.env import Env
 from p2pd.wire.beacon import read_beacon
 
-# Seconds for answers, which take a moment. A datagram may be lost: it is sent three times.
+# Seconds for answers, which take a moment. A datagram may be lost: three queries share this time.
 LISTEN = 1.5
-# The same where this node takes no part otherwise.
+# The same for links on which this node otherwise takes no part.
 LISTEN_ASIDE = 1.0
 
 # What was seen of each link, by the name of its interface and its group.
@@ -72,7 +72,7 @@ class Soundings:
         news: trio.lowlevel.ParkingLot,
     ) -> None:
         def answered(link: Link, tally: Tally) -> bool:
-            # On loopback there need be nobody else.
+            # On loopback there need be no other node.
             others = set(map(unscoped, tally.hosts)) - own_hosts
             return tally.looped and (link.interface.loopback or bool(others))
 
@@ -85,7 +85,7 @@ class Soundings:
             with trio.move_on_after(LISTEN / 3):
                 while not all(map(answered, links, tallies)):
                     await news.park()
-                # Others may have answered somebody just before.
+                # Others may have answered another query just before.
                 await trio.sleep(ANSWER_GAP)
                 return
 
@@ -105,7 +105,7 @@ class Soundings:
             looped=tally.looped,
             hosts=tuple(sorted(hosts)),
             own_hosts=tuple(sorted(hosts & own_hosts)),
-            # What else runs on this host says nothing of the LAN.
+            # What else runs on this host says nothing about the LAN.
             foreign=tuple(sorted(set(map(unscoped, tally.foreign)) - own_hosts)),
         )
 

@@ -1,12 +1,12 @@
 """Connections beyond the target: where both ends have enough of them, one goes.
 
-Who joins dials others, and is dialled by those who join later: without this, every node
+A node that joins dials others, and is dialled by those that join later: without this, every node
 would keep, and probe, more than it needs. Nothing is closed unless both ends agree, so that
-no release makes anybody dial. Only who has far too many asks those that need theirs, too:
+no release makes anybody dial. Only a node with far too many also asks peers that need theirs:
 they find another one first.
 
-Now and then a node dials one more, taken at random; one too many then goes, at either end,
-rather a young one than an old one. So the network stays well mixed, as by the shuffles of HyParView
+Now and then a node dials one more, taken at random; one too many then goes at either end, a young
+one rather than an old one. So the network stays well mixed, as by the shuffles of HyParView
 (Leitao, Pereira, Rodrigues 2007, section 4.4), and some connections last.
 """
 
@@ -25,7 +25,7 @@ from p2pd.node.env import Env
 from p2pd.node.roster import Roster
 from p2pd.wire.messages import Release, Released
 
-# So many times the target are far too many.
+# More than this many times the target is far too many.
 MANY = 2
 LEAST_PAUSE = 2.0
 MOST_PAUSE = 60.0
@@ -34,10 +34,11 @@ _REQUEST_TIMEOUT = 5.0
 
 
 class Surplus:
-    """Asks peers, one at a time, whether a connection may go; answers who asks.
+    """Asks peers, one at a time, whether a connection may go; answers peers that ask.
 
     `carries` says whether the tree of gossip has settled, and goes over the connection to a
-    peer: then it is thin, and what would tear it stays, but where there are far too many.
+    peer: then the tree is thin, and connections whose end would tear it stay, unless there are
+    far too many.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Surplus:
         dispatch.add(Release, self._answer)
 
     async def run(self) -> None:
-        """Give up what is too many, until cancelled; who is refused asks less often."""
+        """Give up what is too many, until cancelled; when refused, ask less often."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._mix)
             await self._release()
@@ -90,7 +91,7 @@ class Surplus:
         return False
 
     async def _replace(self, connection: Connection) -> None:
-        """Find another one for a connection of which the peer has far too many.
+        """Replace a connection whose peer has far too many by one to another peer.
 
         Once in `LEAST_PAUSE`, however often peers ask for it.
         """
@@ -102,11 +103,11 @@ class Surplus:
             self._replacing = False
 
     async def _release_one(self) -> bool:
-        # All may be of the tree, where it is a star with us at its centre.
+        # All connections may be of the tree, where it is a star with us at its centre.
         spare = self._releasable() or self._releasable(of_tree=self._has_many())
         if not spare:
             return False
-        # They stand in the order of their making: the young go first, mostly.
+        # They stand in the order in which they were made: mostly, young ones go first.
         youth = max(self._env.rng.randrange(len(spare)) for _ in range(2))
         connection = spare[youth]
         self._asking = True
@@ -135,7 +136,7 @@ class Surplus:
         return Released(agreed)
 
     def _enough(self) -> int:
-        # Who is to dial nobody by itself keeps one that a user or a peer made.
+        # A node that is to dial nobody by itself keeps one that a user or a peer made.
         return max(1, self._roster.config.target)
 
     def _has_many(self) -> bool:
@@ -146,8 +147,8 @@ class Surplus:
 
         Those of the tree of gossip only where `of_tree` says so.
 
-        The last few that this node chose itself stay: who fills it with connections of his
-        own must not have it to himself.
+        The last few that this node chose itself stay: a peer that fills it with connections of
+        its own must not have it to itself.
         """
         config, lasting = self._roster.config, self._roster.lasting()
         # Another node may be agreeing just now to what we asked.
@@ -168,6 +169,6 @@ class Surplus:
         return not self._replacing and not connection.passing and self._is_free(connection)
 
     def _is_free(self, connection: Connection) -> bool:
-        """Whether it may go at all: seeds, and whom a user asked for, stay."""
+        """Whether it may go at all: those to seeds, and to peers that a user asked for, stay."""
         entry = self._roster.registry.get(connection.node_id)
         return entry is not None and entry.source not in {Source.MANUAL, Source.SEED}

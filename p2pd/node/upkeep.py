@@ -1,4 +1,4 @@
-"""Keeps up as many connections as `connections.target` says: dials whoever comes next."""
+"""Keeps up as many connections as `connections.target` says: dials the peers next in line."""
 
 import math
 
@@ -12,7 +12,7 @@ from p2pd.node.env import Env
 from p2pd.node.roster import Roster
 from p2pd.node.shortage import Shortage
 
-# Under way at once.
+# Dials under way at once.
 MAX_DIALS = 8
 
 
@@ -85,7 +85,7 @@ class Upkeep:
             self.wake()
 
     def _disconnected(self, connection: Connection) -> None:
-        # One in passing was none of those that are to be kept up.
+        # One in passing was not among those that are to be kept up.
         if connection.passing:
             self.wake_if_short()
         else:

@@ -86,7 +86,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _farewell(entry: Entry) -> str:
-    # That nobody listens there any more follows from it, and is not the cause.
+    # That nobody listens there any more follows from the goodbye, and is not its cause.
     since = f"; since then: {entry.last_error}" if entry.failures_in_row else ""
     return f"{describe(entry)} stopped properly, with a goodbye{since}"
 
@@ -97,7 +97,7 @@ def _summary(entry: Entry, liveness: Liveness, connection: Connection | None, ac
         silent = ", but silent" if liveness is Liveness.SUSPECT else ""
         return f"{who} is connected, {connection.direction}, at {connection.remote}{silent}"
     if liveness in {Liveness.DEAD, Liveness.SUSPECT}:
-        # Where no dial failed since the last connection, its end says nothing of now.
+        # Where no dial failed since the last connection, its end says nothing about now.
         own = entry.last_error if entry.failures_in_row or not accusers else None
         reported = f"reported by {_count(accusers, 'peer')}" if accusers else None
         said = ", and ".join(each for each in (own, reported) if each)
