@@ -139,7 +139,7 @@ class Dht:
         needed = self._needed(consistency)
         holding = await self._quorum.read(Key.of(name, owner), needed, until_found=True)
         self._check_answers(name, holding, needed)
-        # A delete leaves standing the write of somebody who did not see it.
+        # A write by somebody who did not see a delete still stands.
         found = living(holding.versions, self._env.wall_ms())
         if not found:
             raise self._absence(_shown(name, owner), holding)

@@ -240,7 +240,7 @@ class Doctor:
             return there
         try:
             with trio.move_on_after(WITHIN):
-                # Not as a seed: its connection would be kept, however many there are.
+                # Not as a seed: that connection would be kept, however many there are.
                 await self._dialer.dial(address, Source.BOOTSTRAP)
                 return there
         except P2PError as error:

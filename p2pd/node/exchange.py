@@ -1,4 +1,4 @@
-"""Peer exchange: connected nodes tell each other of peers, by records that these signed."""
+"""Peer exchange: connected nodes tell each other of peers, by the records these signed."""
 
 import random
 from itertools import islice

@@ -189,8 +189,8 @@ class Reconciler:
         in_vain = [each for each in wanted if tree.digest(each.key) == each.ours]
         # What replaces something first: a peer that is full takes that, and nothing else.
         given, refused = await self._give(partner, [*different, *only_here], theirs)
-        # Not before all is given: where ours is the newer version, to fetch the peer's changes
-        # nothing here by nature.
+        # Not before all is given: where our version is the newer one, it is natural that
+        # fetching the peer's changed nothing here.
         self._note_stalemates(peer, [*in_vain, *refused])
         lacking = comparison.different or comparison.only_here
         return Outcome(

@@ -94,7 +94,7 @@ class Republisher:
         return [*foreign, *unseen]
 
     async def _bring_home(self, prefix: Prefix) -> Prefix:
-        """Give keys of a prefix to the nodes they belong to; drop them if this is none of those.
+        """Give keys of a prefix to the nodes they belong to; drop them if this node is not one.
 
         Returns the part of the prefix for which that was done: around a key drawn at random,
         all keys with the same closest nodes. Raises what `Reconciler.reconcile` raises, and

@@ -407,7 +407,7 @@ def _idle(connections: Iterable[Connection]) -> list[Connection]:
 def _idle_after(connection: Connection) -> float:
     """Return for how many seconds a connection must have been unused to make room.
 
-    For one in passing that we dialled, that is 0: we know what we ask on it.
+    For one in passing that we dialled, none: we know what we ask on it.
     """
     if not connection.passing:
         return IDLE_AFTER

@@ -145,7 +145,7 @@ class Routes:
     async def _probe(self, contact: Contact) -> None:
         """Ask a contact of which nothing was heard for long whether it is still there."""
         if contact.node_id not in self._roster.connections:
-            # That this connects it is a sign of life already.
+            # To get a connection is a sign of life already.
             await self.ask(contact.node_id, Ping())
         else:
             self._note_life(self._roster.connections[contact.node_id], contact.signed)
