@@ -147,9 +147,9 @@ class Keepalive:
     def _look_after_passing(self, connection: Connection, now: float) -> float:
         """Close a passing one that is not needed, or silent; returns when to look again.
 
-        The end that dialled closes it, or the close would cross with its next question. Beyond
-        that, one probe decides at either end: by then the connection was silent for as long as a
-        lasting one may be.
+        The end that dialled closes it first, or the close would cross with its next question.
+        Beyond that, one probe decides at either end: by then the connection was silent for as long
+        as a lasting one may be.
         """
         mine = connection.direction is Direction.OUTBOUND
         kept_until = connection.last_used + (PASSING_SECONDS if mine else 3 * PASSING_SECONDS)

@@ -55,8 +55,8 @@ class PeerBook:
     ) -> OpenedRecord | None:
         """Take a record that was passed on, and return it; None if it is no good.
 
-        The teller is believed nothing but what the record's owner signed. `told_over` is the
-        host from which the record came, `told_by` the peer, where it is known.
+        Nothing is believed but what the record's owner signed. `told_over` is the host from
+        which the record came, `told_by` the peer, where it is known.
         """
         try:
             opened = self._env.records.open(signed)
