@@ -47,8 +47,8 @@ _ASK_AGAIN = 10
 def run(invocation: Invocation) -> int:
     """Run a node until it is told to stop.
 
-    Returns 0 after a graceful stop, 1 after a forced one or a bug. Raises `StartError` or
-    `ConfigError` if the node can't run as it is told to.
+    Returns 0 after a graceful stop, 1 after a forced one or a bug. Raises `StartError`,
+    `ConfigError` or another `P2PError` if the node can't run as it is told to.
     """
     # The watchdog kills with SIGABRT: the journal then shows where the node hung.
     if sys.stderr is not None:  # it may be closed
