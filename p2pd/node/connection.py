@@ -84,12 +84,12 @@ class Connection:
     """An authenticated connection; `run` serves it, the rest may be called meanwhile.
 
     `last_heard` and `last_used` are monotonic: when a whole message last came, and when a request
-    last went out or a message other than a probe or a goodbye came. `rtt` is the smoothed round trip in seconds, None before
-    anything came back. `local` and `remote` are the addresses of the two ends. `end_reason` is
-    None while the connection lives; `ending` then says what it means. `refusal` is set when the
-    dialling peer refused us after seeing our proof. `passing` marks a connection that was made
-    for a question, and is closed when it is of no more use. `on_request`: a user, at either end,
-    asked for its end.
+    last went out or a message other than a probe or a goodbye came. `rtt` is the smoothed round
+    trip in seconds, None before anything came back. `local` and `remote` are the addresses of the
+    two ends. `end_reason` is None while the connection lives; `ending` then says what it means.
+    `refusal` is set when the dialling peer refused us after seeing our proof. `passing` marks a
+    connection that was made for a question, and is closed when it is of no more use. `on_request`:
+    a user, at either end, asked for its end.
     """
 
     def __init__(
