@@ -353,7 +353,7 @@ def versions(entries: "Iterable[tuple[results.VersionJson, bytes]]", style: Styl
         for entry, value in listed
     ]
     if style.width is not None:
-        headers, rows = _fitted(headers, rows, style.width, ())
+        headers, rows = _fitted(headers, rows, style.width, ("SIZE", "WRITER"))
     return table(headers, rows)
 
 

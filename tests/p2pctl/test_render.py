@@ -144,8 +144,8 @@ def test_a_value_can_not_drive_the_terminal_but_keeps_its_lines() -> None:
 
 def test_a_table_of_versions_fits_into_a_terminal_and_is_whole_in_a_pipe() -> None:
     value = b"a sentence of more characters than are left in the line"
-    one: VersionJson = {"version": "5" * 32, "writer": "a" * 64}
-    other: VersionJson = {"version": "6" * 32, "writer": "a" * 64}
+    one: VersionJson = {"version": "5" * 64, "writer": "a" * 64}
+    other: VersionJson = {"version": "6" * 64, "writer": "a" * 64}
     shown = [(one, value), (other, b"short")]
     style = render.Style(Terminal(), {"COLUMNS": "80", "NO_COLOR": "1"})
     lines = render.versions(shown, style).splitlines()
