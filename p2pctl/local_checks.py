@@ -166,11 +166,12 @@ def _targets(config: Path, *, must_be: bool) -> "Iterable[FindingJson]":
     try:
         discovery = read_config(config, {}, "default").discovery
     except ConfigError as error:
-        mended = (
-            f"mend it; `p2pd --config {shlex.quote(str(config))} --check` says when it is right"
-        )
+        check = f"`p2pd --config {shlex.quote(str(config))} --check`"
         for problem in error.problems:
-            yield _finding("config.refused", "problem", problem, mended)
+            unread = problem.startswith("can't read")
+            remedy = "name the right file with --config, or use sudo" if unread else "mend it"
+            text = f"{remedy}; {check} says when it is right"
+            yield _finding("config.refused", "problem", problem, text)
         return
     targets = [("seed", text) for text in discovery.seeds]
     targets += [("bootstrap", text) for text in discovery.bootstrap]

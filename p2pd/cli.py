@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
                 from p2pd import daemon  # noqa: PLC0415 - loads Trio and all the rest
 
                 daemon.check(invocation.config)
-            _write(_report(invocation))
+            _write(_report(invocation, flags))
             return 0
         from p2pd import daemon  # noqa: PLC0415 - loads Trio and all the rest
 
@@ -254,14 +254,16 @@ def _parse_assignment(text: str) -> tuple[str, object]:
     return path, value
 
 
-def _report(invocation: Invocation) -> str:
+def _report(invocation: Invocation, flags: argparse.Namespace) -> str:
     # A service gets other paths from systemd: see docs/operations.md.
-    of_unit = "" if "STATE_DIRECTORY" in os.environ else " (as run by hand, not as a service)"
+    by_hand = "" if "STATE_DIRECTORY" in os.environ else " (as run by hand, not as a service)"
+    of_state = by_hand if flags.state_dir is None else ""
+    of_socket = "" if invocation.config.control.socket else by_hand
     file = "none" if invocation.config_file is None else f"{str(invocation.config_file)!a}"
     return (
         f"# instance: {invocation.instance}\n"
         f"# configuration file: {file}\n"
-        f"# state directory: {str(invocation.state_dir)!a}{of_unit}\n"
-        f"# control socket: {str(invocation.control_path)!a}{of_unit}\n\n"
+        f"# state directory: {str(invocation.state_dir)!a}{of_state}\n"
+        f"# control socket: {str(invocation.control_path)!a}{of_socket}\n\n"
         f"{effective(invocation.config)}"
     )

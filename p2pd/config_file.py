@@ -24,7 +24,6 @@ ORDERED = (
     ("dht.write_quorum", "dht.replication"),
     ("dht.read_quorum", "dht.replication"),
     ("store.max_value_bytes", "store.max_bytes"),
-    ("gossip.retention", "gossip.seen_ttl"),
 )
 
 

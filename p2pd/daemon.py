@@ -9,6 +9,7 @@
           `- watchdog
 """
 
+import errno
 import faulthandler
 import gc
 import logging
@@ -39,6 +40,7 @@ from p2pd.node.node import Node, open_node
 from p2pd.notify import Manager, watchdog_interval
 from p2pd.store.sqlite import SqliteStore, open_sqlite_store
 
+_TERMINAL = "/dev/tty"  # that of this process; see tty(4)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # Seconds between two requests for more time; each asks for twice as many.
 _ASK_AGAIN = 10
@@ -102,10 +104,9 @@ class Daemon:
         self._node: Node | None = None
         self._manager = Manager()
         self._manager_hears = True
-        # A process started by nohup(1) is meant to outlive its terminal.
-        self._follows_terminal = _has_terminal() and (
-            signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
-        )
+        # A process started by nohup(1), or in the background, is meant to outlive its terminal.
+        ignores = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        self._follows_terminal = not ignores and _is_in_foreground()
         self._starting = trio.CancelScope()
         self._everything = trio.CancelScope()
 
@@ -244,8 +245,7 @@ class Daemon:
         with trio.open_signal_receiver(*_SIGNALS) as received:
             task_status.started()
             async for number in received:
-                hung_up = self._follows_terminal and not _has_terminal()
-                if number == signal.SIGHUP and not hung_up:
+                if number == signal.SIGHUP and not (self._follows_terminal and _has_hung_up()):
                     self._reload()
                 elif self._node is None or self._node.stopping.is_set():
                     self.exit_code = 0 if self._node is None else 1
@@ -274,13 +274,25 @@ class Daemon:
         self._tell_manager("READY=1")
 
 
-def _has_terminal() -> bool:
-    """Whether this process has a controlling terminal that is still open."""
+def _is_in_foreground() -> bool:
+    """Whether this process was started in the foreground of a terminal."""
     try:
-        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+        terminal = os.open(_TERMINAL, os.O_RDONLY | os.O_NOCTTY)
     except OSError:
         return False
-    return True
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    finally:
+        os.close(terminal)
+
+
+def _has_hung_up() -> bool:
+    """Whether the terminal of this process was closed."""
+    try:
+        os.close(os.open(_TERMINAL, os.O_RDONLY | os.O_NOCTTY))
+    except OSError as error:
+        return error.errno == errno.ENXIO
+    return False
 
 
 def _reason(group: BaseExceptionGroup[BaseException]) -> P2PError | None:

@@ -111,7 +111,7 @@ MAX_TOPIC_BYTES: Final = 64
 MAX_ECHO_BYTES: Final = 1 << 18
 
 _PEER = Param("string", "a node ID, a unique prefix of one (4 digits at least), or a unique name")
-_KEY = Param("string", "the key", min_bytes=1)
+_KEY = Param("string", "the key")
 _OWNED = Param("boolean", "under the key that only this node can write", required=False)
 _TOPIC = Param("string", "the topic", min_bytes=1, max_bytes=MAX_TOPIC_BYTES)
 _STATUS = Param("string", "only peers with this status", required=False, choices=PEER_STATUSES)
@@ -142,7 +142,8 @@ METHODS: Final[Mapping[str, Method]] = {
     "put": Method(
         "write a record",
         {
-            "key": _KEY,
+            # One that was stored under no name can still be read, and deleted.
+            "key": Param("string", "the key", min_bytes=1),
             "value": Param("string", "the value, as text", required=False),
             "value_base64": Param("string", "the value, as base64 of any bytes", required=False),
             "ttl": Param(

@@ -6,6 +6,9 @@ from p2pd.core.merkle import Prefix
 
 # When full, what was confirmed longest ago is forgotten: that only costs a needless lookup.
 MAX_CONFIRMED = 4096
+# A prefix of more bits holds a single key: whoever confirms such ones confirms little, and to find
+# what is outside of them takes long.
+MAX_BITS = 48
 
 
 class Confirmations:
@@ -20,7 +23,8 @@ class Confirmations:
 
     def note(self, prefix: Prefix, now: float) -> None:
         """Note that everything under a prefix is the same elsewhere."""
-        self._seen_at[prefix] = now
+        if prefix.bits <= MAX_BITS:
+            self._seen_at[prefix] = now
 
     def since(self, then: float) -> list[Prefix]:
         """Return all that was confirmed since `then`."""

@@ -98,8 +98,8 @@ class DialingBack:
         with trio.move_on_after(WITHIN):
             try:
                 stream = await self._env.network.dial(address)
-            except DialFailed as error:
-                return REFUSED if error.refused else SILENT
+            except DialFailed:
+                return REFUSED
             await stream.aclose()
             return REACHED
         return SILENT

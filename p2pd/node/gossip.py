@@ -67,7 +67,9 @@ class GossipService:
         self._roster = roster
         self._own_id = env.identity.node_id
         self._own_name = name
-        self._history = History(retention=config.retention, seen_ttl=config.seen_ttl)
+        # What is no old news yet must be recognized, or it would be delivered twice.
+        seen_ttl = max(config.seen_ttl, config.retention)
+        self._history = History(retention=config.retention, seen_ttl=seen_ttl)
         self._machine = Broadcast(
             self._own_id,
             self._history,

@@ -134,6 +134,8 @@ class LivenessService:
         self._note_touch(now)
         if late < LATE:
             self._machine.on_time()
+            # Verdicts may be due sooner now.
+            self._alarm.no_later_than(self._machine.next_due())
             if self._machine.isolated:
                 self._machine.in_touch(self._last_heard(), now)
                 self._wake()

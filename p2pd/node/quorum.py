@@ -6,7 +6,7 @@ finds them.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from itertools import chain
 
@@ -114,13 +114,13 @@ class _Reading:
         versions = [self._open(signed) for signed in told]
         self._enter(node, [each for each in versions if each is not None])
 
-    @property
-    def ahead(self) -> bool:
-        """Whether at least half of the nodes that answered have a version dated too far ahead.
+    def ahead(self, replicas: Collection[NodeId]) -> bool:
+        """Whether at least half of the replicas that answered have versions dated too far ahead.
 
-        A single node may lie.
+        One of them alone may lie.
         """
-        return bool(self._ahead) and 2 * len(self._ahead) >= len(self.held)
+        answered = [each for each in replicas if each in self.held]
+        return 0 < len(answered) <= 2 * sum(each in self._ahead for each in answered)
 
     def _enter(self, node: NodeId, versions: list[Version]) -> None:
         now_ms = self._wall_ms() - READERS_MARGIN_MS
@@ -198,7 +198,8 @@ class Quorum:
             rest = [*reading.pending, *self._missing_ids(reading)]
             await self._ask_as_needed(reading, rest, lambda: self._lacking(reading))
             found = self._turnout(reading)
-        return Holding(reading.versions(), reading.ahead, found, self._late(reading, found.nodes))
+        late = self._late(reading, found.nodes)
+        return Holding(reading.versions(), reading.ahead(found.nodes), found, late)
 
     async def store(self, version: Version, nodes: Sequence[NodeId], needed: int) -> StoreResult:
         """Give a record of this node's to all these nodes at once, within `dht.request_timeout`.

@@ -57,8 +57,8 @@ MAX_CACHED = 1 << 22
 # everywhere: otherwise the trees of two replicas would differ for a while over each record.
 PURGE_INTERVAL = 600.0
 _PURGE_MS = int(PURGE_INTERVAL * 1000)
-# After this many keys read at the start, or bytes of records decoded or encoded, all other tasks
-# have their turn.
+# After this many versions read at the start, or bytes of records decoded or encoded, all other
+# tasks have their turn.
 _SLICE = 32
 _SLICE_BYTES = 1 << 20
 # A disk that refuses does so for each record; only this often is it worth a line in the log.
@@ -284,8 +284,10 @@ class Replica:
         saved = await self._env.store.get_many(Table.RECORDS, unknown) if unknown else {}
         size = 0
         for key, value in saved.items():
-            stored[Key(key)] = self._versions_in(Key(key), value)
-            size = await _take_turns(size + len(value))
+            versions = stored[Key(key)] = self._versions_in(Key(key), value)
+            # Before all is in the tree, each signature is checked.
+            checked = 0 if self.loaded.is_set() else len(versions)
+            size = await _take_turns(size + len(value) + checked * (_SLICE_BYTES // _SLICE))
         return {key: versions or [] for key, versions in stored.items()}
 
     def _known(self, key: Key) -> Sequence[Version] | None:
@@ -371,9 +373,9 @@ class Replica:
         while not self.loaded.is_set():
             try:
                 async for raw, value in self._env.store.scan(Table.RECORDS, last):
-                    last, count = raw, count + 1
-                    self._load_one(raw, value)
-                    if count % _SLICE == 0:
+                    last, count = raw, count + self._load_one(raw, value)
+                    if count >= _SLICE:
+                        count = 0
                         await trio.lowlevel.checkpoint()
             except StoreError as error:
                 what = "the stored records can't be read, and repair waits for them"
@@ -383,14 +385,18 @@ class Replica:
                 self._changed_early.clear()
                 self.loaded.set()
 
-    def _load_one(self, raw: bytes, value: bytes) -> None:
+    def _load_one(self, raw: bytes, value: bytes) -> int:
+        """Enter what lies under a key into the tree; returns how many versions, at least one."""
         try:
             key = Key(raw)
         except ValueError as error:
             self._tell("store.unreadable", "what lies under a decayed key is lost here", error)
-            return
-        if key not in self._changed_early:
-            self._note(key, self._versions_in(key, value))
+            return 1
+        if key in self._changed_early:
+            return 1
+        versions = self._versions_in(key, value)
+        self._note(key, versions)
+        return max(1, len(versions))
 
     def _versions_in(self, key: Key, saved: bytes) -> list[Version]:
         """Return what lies on the disk under a key; nothing where it decayed.

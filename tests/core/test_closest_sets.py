@@ -16,6 +16,7 @@ from p2pd.core.closest_sets import (
     shared,
     without,
 )
+from p2pd.core.confirmations import MAX_BITS, MAX_CONFIRMED
 from p2pd.core.merkle import EVERYTHING, Prefix
 from p2pd.ids import ID_BITS, distance
 
@@ -144,7 +145,9 @@ def test_what_is_outside_of_some_prefixes(some: list[Prefix]) -> None:
 
 
 def test_what_is_outside_of_many_single_keys_costs_no_more_than_the_bound() -> None:
-    known = [Prefix(ID_BITS, int.from_bytes(sha256(number))) for number in range(4096)]
+    bits = MAX_BITS
+    ids = (int.from_bytes(sha256(number)) for number in range(MAX_CONFIRMED))
+    known = [Prefix(bits, each >> ID_BITS - bits) for each in ids]
     looked_at = 0
 
     def count(_: Prefix) -> bool:

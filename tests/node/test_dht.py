@@ -911,6 +911,19 @@ async def test_one_replica_that_shows_what_is_dated_ahead_does_not_hide_that_a_k
             await nodes[0].node.delete("k")
 
 
+async def test_who_is_far_behind_says_so_however_many_others_were_asked_on_the_way(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        nodes = await network(world, 30, dht__replication=3)
+        reader = nodes[0]
+        reader.clock_error = -30 * 3600.0
+        for number in range(5):
+            await nodes[1].node.put(f"k{number}", b"v")
+            with pytest.raises(TooFewReplicas, match="ahead of this node's clock"):
+                await reader.node.get(f"k{number}")
+
+
 async def test_who_is_far_behind_says_so_instead_of_that_there_is_nothing(
     autojump_clock: MockClock,
 ) -> None:

@@ -7,7 +7,7 @@ import trio
 from trio.testing import MockClock
 
 from p2pd.address import Address
-from p2pd.errors import DialFailed, Exhausted
+from p2pd.errors import Exhausted
 from p2pd.ids import NodeId
 from p2pd.net import sim
 from p2pd.node.dial_back import DIAL_BACK_AGAIN, DIALS_BACK_AT_ONCE, MAX_DIALS_BACK
@@ -158,19 +158,6 @@ async def test_who_comes_over_loopback_or_announces_nothing_is_not_dialled(
         reply = await silent.ask(DialBack())
         assert isinstance(reply, Failed)
         assert dialled == []
-
-
-async def test_who_is_out_of_reach_is_silent_and_has_not_refused(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def dial(network: sim.SimNetwork, address: Address) -> Any:
-        raise DialFailed(f"can't dial {address}: No route to host")
-
-    async with open_world(9) as world:
-        a = await world.start("a", lan=None, connections__target=0)
-        line = await announcing(world, a, Address("10.9.0.1", 41007))
-        monkeypatch.setattr(sim.SimNetwork, "dial", dial)
-        assert await line.ask(DialBack()) == DialedBack("10.9.0.1:41007", "silent")
 
 
 async def test_who_has_no_descriptors_left_dials_nobody_back(

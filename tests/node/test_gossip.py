@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from p2pd.core import admission
+from p2pd.core import admission, history
 from p2pd.core.missing import GRAFT_AFTER
 from p2pd.errors import Busy, InvalidRequest
 from p2pd.net.faults import Cut
@@ -449,3 +449,20 @@ async def test_who_reconnects_may_not_bring_more(
                 await line.stream.aclose()
                 await trio.sleep(0.1)
             assert 50 <= len(inbox.got) <= 53
+
+
+async def test_what_is_no_old_news_yet_is_delivered_once_whatever_seen_ttl_says(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "MAX_ITEMS", 1)
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, gossip__seen_ttl=1, gossip__retention=600)
+        origin = stranger(world.rng)
+        signed = [publication(origin, data) for data in (b"one", b"two")]
+        with ExitStack() as stack:
+            inbox = Inbox(stack, a)
+            line = await ScriptedPeer(world).connect(a)
+            for _ in range(2):
+                await line.send(*(Gossip(each, 1) for each in signed))
+                await trio.sleep(60)
+            assert inbox.data() == {b"one": 1, b"two": 1}
