@@ -461,8 +461,8 @@ async def test_what_is_no_old_news_yet_is_delivered_once_whatever_seen_ttl_says(
         signed = [publication(origin, data) for data in (b"one", b"two")]
         with ExitStack() as stack:
             inbox = Inbox(stack, a)
-            line = await ScriptedPeer(world).connect(a)
             for _ in range(2):
+                line = await ScriptedPeer(world).connect(a)
                 await line.send(*(Gossip(each, 1) for each in signed))
                 await trio.sleep(60)
             assert inbox.data() == {b"one": 1, b"two": 1}
