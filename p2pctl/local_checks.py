@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from p2pd.control.client import unit_of
 from p2pd.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -46,8 +47,7 @@ def look(
     if directory is None and state_dir is not None:
         directory = Path(state_dir)
     owner = None if directory is None else _owner(directory)
-    unit = "p2pd" if instance in {None, "default"} else f"p2pd@{instance}"
-    log = f"why it stopped or hangs is in its log: `journalctl -u {unit}`"
+    log = f"why it stopped or hangs is in its log: `journalctl -u {unit_of(instance)}`"
     if denied:  # it may well run; the error says what to do
         control = _finding("control.denied", "problem", error)
     elif owner is None:

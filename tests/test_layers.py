@@ -127,7 +127,10 @@ RULES = (
     Rule("p2pd.daemon", ("p2pd", "p2pd.*"), ("attrs", "trio")),
     Rule("p2pd.__main__", ("p2pd.cli",)),
     # It reads the configuration as the daemon would.
-    Rule("p2pctl.local_checks", ("p2pd.errors", "p2pd.invocation", "p2pd.control.results")),
+    Rule(
+        "p2pctl.local_checks",
+        ("p2pd.errors", "p2pd.invocation", "p2pd.control.client", "p2pd.control.results"),
+    ),
     Rule(
         "p2pctl.lab*",
         ("p2pd", "p2pd.errors", "p2pd.control.client", "p2pctl.*"),

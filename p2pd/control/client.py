@@ -249,7 +249,7 @@ class Client:
     def _lost(self, reason: str) -> DaemonUnreachable:
         return DaemonUnreachable(
             f"{self.path}: the connection to p2pd ended: {reason}; "
-            f"see `systemctl status {_unit(self._instance)}`"
+            f"see `systemctl status {unit_of(self._instance)}`"
         )
 
 
@@ -297,7 +297,7 @@ def _connect(
             sock.close()
             raise DaemonUnreachable(
                 f"{path}: p2pd does not accept within {timeout:g} s; "
-                f"see `systemctl status {_unit(instance)}`"
+                f"see `systemctl status {unit_of(instance)}`"
             ) from None
         except OSError as error:
             refused = refused or f"{path}: {error}; choose another socket with --socket PATH"
@@ -322,10 +322,11 @@ def _is_socket(path: str) -> bool:
 
 def _how_to_start(instance: str | None) -> str:
     flag = "" if instance in {None, "default"} else f" --instance {instance}"
-    return f"`systemctl start {_unit(instance)}` or `p2pd{flag}`"
+    return f"`systemctl start {unit_of(instance)}` or `p2pd{flag}`"
 
 
-def _unit(instance: str | None) -> str:
+def unit_of(instance: str | None) -> str:
+    """Name the systemd unit of an instance; None is the default one, too."""
     return "p2pd" if instance in {None, "default"} else f"p2pd@{instance}"
 
 

@@ -288,20 +288,18 @@ class Comparison:
             there = theirs.pop(key, None)
             if there == digest:
                 continue
-            if not self._claim_room():
+            if not self._room:
+                self._bounded = True
                 return
             if there is None:
                 self.only_here.append(key)
             else:
                 self.different[key] = there
         for key, there in theirs.items():
-            if self._claim_room():
-                self.only_there[key] = there
-
-    def _claim_room(self) -> bool:
-        """Whether one more key may be found; if not, something is noted to be left out."""
-        self._bounded = self._bounded or self._room == 0
-        return self._room > 0
+            if not self._room:
+                self._bounded = True
+                return
+            self.only_there[key] = there
 
     def _add(self, prefixes: Iterable[Prefix]) -> None:
         added = list(prefixes)

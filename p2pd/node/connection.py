@@ -176,6 +176,7 @@ class Connection:
                 if self.end_reason is None:
                     await self._read()
         except Exception:
+            # So that the peer, and the log, do not hear that this node stops.
             self._end(BUG)
             raise
         finally:

@@ -6,18 +6,19 @@ on which nothing happens but the opening of TLS.
 """
 
 from contextlib import suppress
+from functools import partial
 
 import trio
 
 from p2pd.address import Address
 from p2pd.core.bounded import BoundedTable
 from p2pd.core.budget import Budget
-from p2pd.errors import BadMessage, Busy, DialFailed, Exhausted, NotFound, P2PError
+from p2pd.errors import BadMessage, Busy, DialFailed, NotFound, P2PError
 from p2pd.node.connection import Connection
-from p2pd.node.dispatch import Call, Dispatch, failure
+from p2pd.node.dispatch import Call, Dispatch
 from p2pd.node.env import Env
 from p2pd.node.roster import Roster
-from p2pd.wire.messages import DialBack, DialedBack, Failed, Message
+from p2pd.wire.messages import DialBack, DialedBack, Failed
 from p2pd.wire.reasons import REACHED, REFUSED, SILENT
 
 # Seconds that a dial for another node may take. An honest one on a LAN takes milliseconds.
@@ -40,7 +41,7 @@ class DialingBack:
         self._budget = Budget(DIALS_BACK_AT_ONCE, DIALS_BACK_PER_SECOND)
         self._under_way = 0
         self._last = BoundedTable[str, float](_MAX_HOSTS)
-        self._boundary = dispatch.boundary
+        self._answer_later = dispatch.answer_later
         dispatch.add(DialBack, self._take)
 
     async def ask(self, connection: Connection) -> DialedBack | None:
@@ -85,21 +86,17 @@ class DialingBack:
 
     async def _answer(self, call: Call, question: DialBack, address: Address) -> None:
         try:
-            with self._boundary(call.connection, question):
-                try:
-                    reply: Message = DialedBack(str(address)[:64], await self._dial(address))
-                except Exhausted as error:
-                    reply = failure(error)
-                call.answer(reply)
+            await self._answer_later(call, question, partial(self._dial, address))
         finally:
             self._under_way -= 1
 
-    async def _dial(self, address: Address) -> str:
+    async def _dial(self, address: Address) -> DialedBack:
+        outcome = SILENT
         with trio.move_on_after(WITHIN):
             try:
                 stream = await self._env.network.dial(address)
+                await stream.aclose()
+                outcome = REACHED
             except DialFailed:
-                return REFUSED
-            await stream.aclose()
-            return REACHED
-        return SILENT
+                outcome = REFUSED
+        return DialedBack(str(address)[:64], outcome)

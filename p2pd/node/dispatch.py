@@ -4,7 +4,7 @@ A handler is a plain function `(call, message) -> reply | None`. It must not blo
 work goes to its service's own bounded channel, which answers later by `call.answer`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -92,7 +92,7 @@ class Dispatch:
         if handler is None:
             call.answer(Failed("unknown", f"{type(message).__name__} is not served here"))
             return
-        with self.boundary(connection, message):
+        with self._boundary(connection, message):
             try:
                 reply = handler(call, message)
             except P2PError as error:
@@ -100,8 +100,19 @@ class Dispatch:
             if reply is not None:
                 call.answer(reply)
 
+    async def answer_later(
+        self, call: Call, question: Message, answer: Callable[[], Awaitable[Message]]
+    ) -> None:
+        """Send what `answer` returns or raises, as `handle` would, for a handler that gave None."""
+        with self._boundary(call.connection, question):
+            try:
+                reply = await answer()
+            except P2PError as error:
+                reply = failure(error)
+            call.answer(reply)
+
     @contextmanager
-    def boundary(self, connection: Caller, message: Message) -> Iterator[None]:
+    def _boundary(self, connection: Caller, message: Message) -> Iterator[None]:
         """Keep a bug in handling a peer's message within the `with` from ending the node.
 
         Any exception is a bug: it is reported with its traceback and costs this one connection.

@@ -364,7 +364,7 @@ class LivenessService:
         opened = self._book.learn(signed, told_over=here, told_by=None)
         if opened is None or opened.node_id != origin:
             return None
-        return self._env.records.open(signed).record
+        return opened.record
 
     def _refute_due(self) -> float:
         return self._refute_at if self._refuting else math.inf

@@ -8,6 +8,7 @@ connected to before, or anybody could make us dial anywhere.
 import enum
 import math
 from contextlib import suppress
+from functools import partial
 
 import attrs
 import trio
@@ -105,7 +106,7 @@ class Probing:
         self._redialled = BoundedTable[NodeId, float](MAX_REDIALLED)
         self._reaches = 0
         self._budget = Budget(REACHES_AT_ONCE, REACHES_PER_SECOND)
-        self._boundary = dispatch.boundary
+        self._answer_later = dispatch.answer_later
         dispatch.add(Reach, self._take_reach)
 
     async def probe(self, node: NodeId, *, last: bool = False) -> Outcome:
@@ -273,8 +274,7 @@ class Probing:
 
     async def _answer(self, call: Call, question: Reach, node: NodeId) -> None:
         try:
-            with self._boundary(call.connection, question):
-                call.answer(await self._reach(node))
+            await self._answer_later(call, question, partial(self._reach, node))
         finally:
             self._reaches -= 1
 

@@ -1,20 +1,20 @@
 """Questions of other nodes that take a while to answer: they wait, and the askers take turns."""
 
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
+from functools import partial
 from typing import Generic, TypeVar
 
 import trio
 
-from p2pd.errors import Busy, P2PError
+from p2pd.errors import Busy
 from p2pd.ids import NodeId
-from p2pd.node.dispatch import Call, Caller, failure
+from p2pd.node.dispatch import Call, failure
 from p2pd.node.fair_channel import FairChannel
 from p2pd.wire.messages import Message
 
 Question = TypeVar("Question", bound=Message)
 Answer = Callable[[Call, Question], Awaitable[Message]]
-Boundary = Callable[[Caller, Message], AbstractContextManager[None]]
+AnswerLater = Callable[[Call, Message, Callable[[], Awaitable[Message]]], Awaitable[None]]
 
 # How many answers at once may wait for askers that read too slowly, until they read on; further
 # ones queue behind them.
@@ -24,12 +24,12 @@ MOST_ANSWERS_HELD = 4
 class Questions(Generic[Question]):
     """A queue of questions; `take` is their handler, `answer_all` must be running.
 
-    `boundary` is that of `Dispatch`. `most` may wait; beyond it, the asker with the most waiting
+    `answer` is `Dispatch.answer_later`. `most` may wait; beyond it, the asker with the most waiting
     is told `busy`, in the words of `refusal`.
     """
 
-    def __init__(self, boundary: Boundary, most: int, refusal: str) -> None:
-        self._boundary = boundary
+    def __init__(self, answer: AnswerLater, most: int, refusal: str) -> None:
+        self._answer_question = answer
         self._waiting: FairChannel[NodeId, tuple[Call, Question]] = FairChannel(most)
         self._refusal = refusal
 
@@ -65,9 +65,4 @@ class Questions(Generic[Question]):
     async def _answer(self, call: Call, question: Question, answer: Answer[Question]) -> None:
         if call.connection.end_reason is not None:
             return
-        with self._boundary(call.connection, question):
-            try:
-                reply = await answer(call, question)
-            except P2PError as error:
-                reply = failure(error)
-            call.answer(reply)
+        await self._answer_question(call, question, partial(answer, call, question))

@@ -57,10 +57,10 @@ MAX_CACHED = 1 << 22
 # everywhere: otherwise the trees of two replicas would differ for a while over each record.
 PURGE_INTERVAL = 600.0
 _PURGE_MS = int(PURGE_INTERVAL * 1000)
-# After this many versions read at the start, or bytes of records decoded or encoded, all other
-# tasks have their turn.
-_SLICE = 32
+# After this many bytes of records decoded or encoded, all other tasks have their turn; the check
+# of a signature counts as so many of them.
 _SLICE_BYTES = 1 << 20
+_CHECK_BYTES = _SLICE_BYTES // 32
 # A disk that refuses does so for each record; only this often is it worth a line in the log.
 TELL_AGAIN_AFTER = 600.0
 # Seconds after which the reading at the start goes on where the disk had failed.
@@ -287,7 +287,7 @@ class Replica:
             versions = stored[Key(key)] = self._versions_in(Key(key), value)
             # Before all is in the tree, each signature is checked.
             checked = 0 if self.loaded.is_set() else len(versions)
-            size = await _take_turns(size + len(value) + checked * (_SLICE_BYTES // _SLICE))
+            size = await _take_turns(size + len(value) + checked * _CHECK_BYTES)
         return {key: versions or [] for key, versions in stored.items()}
 
     def _known(self, key: Key) -> Sequence[Version] | None:
@@ -369,14 +369,12 @@ class Replica:
 
     async def _load(self) -> None:
         """Make the tree of what is on disk, while everything else goes on."""
-        count, last = 0, b""
+        size, last = 0, b""
         while not self.loaded.is_set():
             try:
                 async for raw, value in self._env.store.scan(Table.RECORDS, last):
-                    last, count = raw, count + self._load_one(raw, value)
-                    if count >= _SLICE:
-                        count = 0
-                        await trio.lowlevel.checkpoint()
+                    last, checked = raw, self._load_one(raw, value)
+                    size = await _take_turns(size + len(value) + checked * _CHECK_BYTES)
             except StoreError as error:
                 what = "the stored records can't be read, and repair waits for them"
                 self._tell("store.unreadable", what, error)

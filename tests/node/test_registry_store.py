@@ -1,6 +1,7 @@
 """What a node knows of its peers reaches the disk, also where the disk is slow or refuses."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import attrs
 import msgpack
@@ -93,33 +94,40 @@ async def test_where_a_peer_answered_is_known_after_a_restart(autojump_clock: Mo
         assert entry.answered == (b.address,)
 
 
+async def start_again(
+    world: World, a: SimNode, b: SimNode, edit: Callable[[list[Any]], list[Any]]
+) -> None:
+    """Stop a node, edit the fields of what it saved of its peer, and start it again."""
+    await world.stop(a)
+    saved = await a.store.get(Table.PEERS, b.node_id)
+    assert saved is not None
+    edited = msgpack.packb(edit(msgpack.unpackb(saved)))
+    await a.store.apply([Change(Table.PEERS, b.node_id, edited)])
+    await world.start("a", connections__target=0)
+
+
 async def test_a_time_that_no_calendar_has_is_not_read(autojump_clock: MockClock) -> None:
-    async with open_world(1) as world:
-        store = MoodyStore()
-        a, b = await two(world, store)
-        await world.stop(a)
-        saved = await store.get(Table.PEERS, b.node_id)
-        assert saved is not None
-        fields = msgpack.unpackb(saved)
+    def edit(fields: list[Any]) -> list[Any]:
         names = [field.name for field in attrs.fields(SavedPeer)]
         fields[names.index("first_seen")] |= 1 << 50
-        await store.apply([Change(Table.PEERS, b.node_id, msgpack.packb(fields))])
-        await world.start("a", connections__target=0)
+        return fields
+
+    async with open_world(1) as world:
+        a, b = await two(world, MoodyStore())
+        await start_again(world, a, b, edit)
         assert a.node.peers() == []
         assert "registry.unreadable" in a.codes()
 
 
 async def test_what_an_earlier_version_saved_is_read(autojump_clock: MockClock) -> None:
-    async with open_world(1) as world:
-        store = MoodyStore()
-        a, b = await two(world, store)
-        await world.stop(a)
-        saved = await store.get(Table.PEERS, b.node_id)
-        assert saved is not None
-        *fields, answered = msgpack.unpackb(saved)
+    def edit(fields: list[Any]) -> list[Any]:
+        *before, answered = fields
         assert answered == [str(b.address)]
-        await store.apply([Change(Table.PEERS, b.node_id, msgpack.packb(fields))])
-        await world.start("a", connections__target=0)
+        return before
+
+    async with open_world(1) as world:
+        a, b = await two(world, MoodyStore())
+        await start_again(world, a, b, edit)
         [entry] = a.services.registry
         assert (entry.node_id, entry.proven) == (b.node_id, True)
         assert "registry.unreadable" not in a.codes()
