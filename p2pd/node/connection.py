@@ -84,12 +84,12 @@ class Connection:
     """An authenticated connection; `run` serves it, the rest may be called meanwhile.
 
     `last_heard` and `last_used` are monotonic: when a whole message last came, and when a request
-    last went out or a message other than a probe or a goodbye came. `rtt` is the smoothed round
-    trip in seconds, None before anything came back. `local` and `remote` are the addresses of the
-    two ends. `end_reason` is None while the connection lives; `ending` then says what it means.
-    `refusal` is set when the dialling peer refused us after seeing our proof. `passing` marks a
-    connection that was made for a question, and is closed when it is of no more use. `on_request`:
-    a user, at either end, asked for its end.
+    last went out or a message other than a probe or a goodbye came; in passing, only a request.
+    `rtt` is the smoothed round trip in seconds, None before anything came back. `local` and
+    `remote` are the addresses of the two ends. `end_reason` is None while the connection lives;
+    `ending` then says what it means. `refusal` is set when the dialling peer refused us after
+    seeing our proof. `passing` marks a connection that was made for a question, and is closed when
+    it is of no more use. `on_request`: a user, at either end, asked for its end.
     """
 
     def __init__(
@@ -325,7 +325,10 @@ class Connection:
                 self.refusal = event.message
                 self._end(f"the peer refused: {event.message.message}", by_reader=True)
             else:
-                if not isinstance(event.message, Ping):
+                # One in passing is there for questions: a peer that takes it for one that lasts,
+                # and gossips over it, does not keep it.
+                is_use = event.request_id is not None or not self.passing
+                if is_use and not isinstance(event.message, Ping):
                     self.last_used = self.last_heard
                 self._dispatch.handle(self, event)
             if self._told_busy:

@@ -20,7 +20,7 @@ from p2pd.errors import BadMessage, Busy, InvalidRequest
 from p2pd.ids import NodeId
 from p2pd.node.alarms import Alarm
 from p2pd.node.connection import Connection, Direction
-from p2pd.node.dispatch import Call, Dispatch
+from p2pd.node.dispatch import Call, Caller, Dispatch
 from p2pd.node.env import Env
 from p2pd.node.roster import Roster
 from p2pd.node.snapshot import Delivery, GossipUse
@@ -223,11 +223,27 @@ class GossipService:
             self._machine.digest_to(connection.node_id)
         self._wake()
 
+    def _note_gossip(self, caller: Caller) -> None:
+        """Link a connection in passing over which its dialler gossips: it means it to last.
+
+        For the dialler it took the place of one that we had dialled at the same time, to last. With
+        a link at one end only, what comes over it here first would cut our links of the tree. Where
+        we dialled, nothing changes: whom we ask a question may not choose to stay.
+        """
+        connection = self._roster.connections.get(caller.node_id)
+        if connection is None or connection is not caller or not connection.passing:
+            return
+        # One that was to last, and is in passing now, was given up.
+        if connection.direction is Direction.INBOUND and connection.peer.passing:
+            connection.passing = False
+            self._link_up(connection)
+
     def _link_down(self, connection: Connection) -> None:
         self._machine.link_down(connection.node_id, trio.current_time())
         self._wake()
 
     def _take(self, call: Call, gossip: Gossip) -> None:
+        self._note_gossip(call.connection)
         signed, peer = gossip.publication, call.connection.node_id
         now, now_ms = trio.current_time(), self._env.wall_ms()
         try:
@@ -300,6 +316,7 @@ class GossipService:
         self, dispatch: Dispatch, kind: type[M], take: Callable[[NodeId, M, float], None]
     ) -> None:
         def handler(call: Call, message: M) -> None:
+            self._note_gossip(call.connection)
             take(call.connection.node_id, message, trio.current_time())
             self._flush()
 

@@ -3,23 +3,26 @@
 import itertools
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 from p2pd.core import admission, history
+from p2pd.core.entries import Source
 from p2pd.core.missing import GRAFT_AFTER
 from p2pd.errors import Busy, InvalidRequest
 from p2pd.net.faults import Cut
 from p2pd.node import exchange, gossip
 from p2pd.node.exchange import MOST_EXCHANGE_INTERVAL
+from p2pd.node.keepalive import PASSING_SECONDS
 from p2pd.node.snapshot import Delivery
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.wire.identity import Identity
-from p2pd.wire.messages import Gossip, Publication, Signed
+from p2pd.wire.messages import Gossip, Graft, Have, Publication, Release, Released, Signed
 from tests.node.scripted import (
+    Line,
     ScriptedPeer,
     assert_unharmed,
     connected,
@@ -405,6 +408,56 @@ async def test_a_connection_that_comes_to_stay_has_its_part(autojump_clock: Mock
             while pushed != after:
                 pushed = gossip.message_id_of((await line.expect(Gossip)).publication).hex()
                 assert pushed != before
+
+
+async def test_who_came_in_passing_and_gossips_is_linked(autojump_clock: MockClock) -> None:
+    """For the peer it took the place of a connection that was to last: else one end has a link."""
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        line = await ScriptedPeer(world).connect(a, passing=True)
+        await trio.sleep(1)
+        assert not a.services.roster.lasting()
+        await line.send(Have(()))
+        await trio.sleep(0.1)
+        published = await a.node.publish("t", b"1")
+        with trio.fail_after(1):
+            pushed = (await line.expect(Gossip)).publication
+        assert gossip.message_id_of(pushed).hex() == published
+        assert len(a.services.roster.lasting()) == 1
+
+
+async def test_whom_we_ask_in_passing_does_not_stay_by_gossiping(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__target=0)
+        peer = ScriptedPeer(world, listens=True)
+
+        async def gossips(line: Line) -> None:
+            with suppress(trio.BrokenResourceError):
+                while True:
+                    await line.send(Have(()), Graft(()))
+                    await trio.sleep(1)
+
+        async with trio.open_nursery() as nursery:
+            await nursery.start(peer.listen, gossips)
+            await a.services.dialer.dial(peer.address, Source.EXCHANGE)
+            await trio.sleep(PASSING_SECONDS / 2)
+            assert connected(a) == {peer.identity.node_id.hex()}
+            assert not a.services.roster.lasting()
+            await world.until(lambda: not connected(a), within=PASSING_SECONDS)
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_connection_that_was_given_up_is_not_linked_again(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__target=1)
+        peers = [ScriptedPeer(world, host=f"10.9.0.{number}") for number in (1, 2)]
+        line, _ = [await peer.connect(a) for peer in peers]
+        assert await line.ask(Release(many=True)) == Released(agreed=True)
+        await line.send(Have(()))
+        await trio.sleep(0.1)
+        assert len(a.services.roster.lasting()) == 1
 
 
 @pytest.mark.parametrize("cut_off", [0, 1])
