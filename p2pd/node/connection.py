@@ -12,7 +12,14 @@ import attrs
 import trio
 
 from p2pd.address import Address
-from p2pd.errors import BadMessage, Busy, ConnectionLost, RequestTimedOut
+from p2pd.errors import (
+    BadMessage,
+    Busy,
+    ConnectionLost,
+    PeerError,
+    RequestRefused,
+    RequestTimedOut,
+)
 from p2pd.ids import NodeId
 from p2pd.net.base import Stream
 from p2pd.node.alarms import Alarm, Alarms
@@ -20,7 +27,7 @@ from p2pd.node.background import Background
 from p2pd.node.dispatch import BUG, Dispatch
 from p2pd.wire.framing import MAX_PAYLOAD
 from p2pd.wire.handshake import RemotePeer
-from p2pd.wire.messages import Failed, Goodbye, Message, Ping, Refused
+from p2pd.wire.messages import Failed, Goodbye, M, Message, Ping, Refused
 from p2pd.wire.reasons import LEAVING, ON_REQUEST
 from p2pd.wire.session import Replied, Session
 
@@ -229,12 +236,23 @@ class Connection:
         self._told_busy |= isinstance(message, Failed) and message.code == Busy.code
         self._queue(self._session.reply(request_id, message))
 
-    async def request(self, message: Message, within: float) -> Message:
-        """Send a request and wait up to `within` seconds for its reply.
+    async def request(self, message: Message, kind: type[M], within: float) -> M:
+        """Send a request and wait up to `within` seconds for its reply, which is of a `kind`.
 
         A message that went along with the handshake, this very object, is not sent again. Raises
+        `RequestRefused` where the peer declines, `PeerError` for a reply of another kind,
         `RequestTimedOut`, `ConnectionLost`, or `Busy` where too many are under way.
         """
+        reply = await self._reply_to(message, within)
+        if isinstance(reply, kind):
+            return reply
+        who, what = self.node_id.short, type(message).__name__
+        if isinstance(reply, Failed):
+            text = f"{who} refuses {what}: {reply.message}"
+            raise RequestRefused(text, reason=reply.code)
+        raise PeerError(f"{who} answers {what} with {type(reply).__name__}")
+
+    async def _reply_to(self, message: Message, within: float) -> Message:
         until = trio.current_time() + within
         with trio.move_on_at(until):
             await self.wait_for_room()

@@ -13,12 +13,12 @@ import trio
 from p2pd.address import Address
 from p2pd.core.bounded import BoundedTable
 from p2pd.core.budget import Budget
-from p2pd.errors import BadMessage, Busy, DialFailed, NotFound, P2PError
+from p2pd.errors import BadMessage, Busy, DialFailed, NotFound, P2PError, RequestRefused
 from p2pd.node.connection import Connection
 from p2pd.node.dispatch import Call, Dispatch
 from p2pd.node.env import Env
 from p2pd.node.roster import Roster
-from p2pd.wire.messages import DialBack, DialedBack, Failed
+from p2pd.wire.messages import DialBack, DialedBack
 from p2pd.wire.reasons import REACHED, REFUSED, SILENT
 
 # Seconds that a dial for another node may take. An honest one on a LAN takes milliseconds.
@@ -47,14 +47,18 @@ class DialingBack:
     async def ask(self, connection: Connection) -> DialedBack | None:
         """Have a peer dial this node; None where it can't or won't say what came of it."""
         with suppress(P2PError):
-            # Its dial takes its time, and so does the way there and back.
-            reply = await connection.request(DialBack(), WITHIN + 1)
-            if isinstance(reply, Failed) and reply.code == Busy.code:
-                await trio.sleep(DIAL_BACK_AGAIN)
-                reply = await connection.request(DialBack(), WITHIN + 1)
-            if isinstance(reply, DialedBack):
-                return reply
+            try:
+                return await self._ask(connection)
+            except RequestRefused as refusal:
+                if refusal.reason != Busy.code:
+                    return None
+            await trio.sleep(DIAL_BACK_AGAIN)
+            return await self._ask(connection)
         return None
+
+    async def _ask(self, connection: Connection) -> DialedBack:
+        # Its dial takes its time, and so does the way there and back.
+        return await connection.request(DialBack(), DialedBack, WITHIN + 1)
 
     def _take(self, call: Call, question: DialBack) -> None:
         address, now = self._address_of(call), trio.current_time()

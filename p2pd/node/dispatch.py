@@ -6,20 +6,18 @@ work goes to its service's own bounded channel, which answers later by `call.ans
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 from p2pd.address import Address
 from p2pd.errors import P2PError, StoreError
 from p2pd.ids import NodeId
 from p2pd.node.events import Events
 from p2pd.wire.codec import clip
-from p2pd.wire.messages import MAX_TEXT, Failed, Message
+from p2pd.wire.messages import MAX_TEXT, Failed, M, Message
 from p2pd.wire.session import Received
 
 # Why a connection ends on which a bug showed.
 BUG = "a bug in this node; see its log"
-
-M = TypeVar("M", bound=Message)
 
 
 class Caller(Protocol):

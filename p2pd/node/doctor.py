@@ -34,7 +34,7 @@ from p2pd.node.roster import Roster, describe
 from p2pd.node.soundings import Soundings
 from p2pd.node.upkeep import Upkeep
 from p2pd.store.base import Table
-from p2pd.wire.messages import Echo, Ping
+from p2pd.wire.messages import Echo, Echoed, Ping, Pong
 from p2pd.wire.reasons import DIALLED_BACK, Reason
 
 # Seconds that each question, dial and name lookup may take; they go side by side.
@@ -190,7 +190,7 @@ class Doctor:
     async def _read_clock(self, connection: Connection, notes: _Notes) -> None:
         asked_at = trio.current_time()
         try:
-            await connection.request(Ping(), WITHIN)
+            await connection.request(Ping(), Pong, WITHIN)
         except P2PError:
             return
         notes.answering.append(connection)
@@ -206,7 +206,7 @@ class Doctor:
             return
         came_back = True
         try:
-            await connection.request(Echo(_LONG), WITHIN)
+            await connection.request(Echo(_LONG), Echoed, WITHIN)
         except RequestTimedOut:
             came_back = False
         except P2PError:

@@ -100,12 +100,12 @@ class Exchange:
 
     async def _ask_for_peers(self, connection: Connection) -> None:
         try:
-            reply = await connection.request(GetPeers(PEERS_PER_ANSWER), _REQUEST_TIMEOUT)
+            question = GetPeers(PEERS_PER_ANSWER)
+            reply = await connection.request(question, Peers, _REQUEST_TIMEOUT)
         except P2PError:
             return
-        if isinstance(reply, Peers):
-            for signed in reply.records[:PEERS_PER_ANSWER]:
-                self._learn(signed, connection)
+        for signed in reply.records[:PEERS_PER_ANSWER]:
+            self._learn(signed, connection)
 
     def _learn(self, signed: Signed, told_by: Caller) -> OpenedRecord | None:
         return self._book.learn(signed, told_over=told_by.remote.host, told_by=told_by.node_id)

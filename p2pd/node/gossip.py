@@ -8,7 +8,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
 import trio
 
@@ -31,7 +30,7 @@ from p2pd.wire.messages import (
     Graft,
     Have,
     Held,
-    Message,
+    M,
     Prune,
     Publication,
     Signed,
@@ -50,8 +49,6 @@ MAX_WAITING = 1 << 20
 _OVERSIZED = "oversized"
 _ORIGIN_FLOOD = "origin_flood"
 _FOR_GOOD = {_OVERSIZED, _ORIGIN_FLOOD}
-
-M = TypeVar("M", bound=Message)
 Sink = Callable[[Delivery], None]
 SystemHandler = Callable[[NodeId, Publication], None]
 

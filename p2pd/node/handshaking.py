@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import TypeVar
 
 import trio
 
@@ -22,14 +21,13 @@ from p2pd.wire.messages import (
     FindNode,
     FindValue,
     Hello,
+    M,
     Message,
     Proof,
     Refused,
 )
 from p2pd.wire.reasons import Reason
 from p2pd.wire.session import Replied, Session
-
-M = TypeVar("M", bound=Message)
 
 
 class Introducer:

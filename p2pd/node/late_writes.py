@@ -8,11 +8,11 @@ import trio
 
 from p2pd.core.bounded import BoundedTable
 from p2pd.core.records import Version
-from p2pd.errors import Busy, P2PError
+from p2pd.errors import Busy, P2PError, RequestRefused
 from p2pd.ids import NodeId
 from p2pd.node.fair_channel import FairChannel
 from p2pd.node.requester import Requester
-from p2pd.wire.messages import Store
+from p2pd.wire.messages import Store, Stored
 
 # Bytes of bodies that wait; when full, the node with the most waiting loses its newest.
 MAX_LATE_BYTES = 16 << 20
@@ -48,9 +48,9 @@ class LateWrites:
     async def _give(self, node: NodeId, store: Store, limit: trio.Semaphore) -> None:
         try:
             if trio.current_time() >= self._left_until.get(node, 0):
-                await self._requester.request(node, store, self._timeout)
-        except Busy:
-            # Our own limit says nothing about the node.
+                await self._requester.request(node, store, Stored, self._timeout)
+        except (Busy, RequestRefused):
+            # Our own limit says nothing about the node; nor does that it won't have this record.
             return
         except P2PError:
             self._left_until[node] = trio.current_time() + LEFT_FOR

@@ -49,7 +49,7 @@ from p2pd.node.snapshot import (
 )
 from p2pd.node.why import explain
 from p2pd.store.base import Table
-from p2pd.wire.messages import PROTOCOL_VERSION, Echo, Echoed, FindNode, Message, Ping
+from p2pd.wire.messages import PROTOCOL_VERSION, Echo, Echoed, FindNode, M, Message, Ping, Pong
 from p2pd.wire.reasons import ON_REQUEST
 
 _ECHO_TIMEOUT = 10.0
@@ -211,23 +211,21 @@ class Node:
 
     async def ping(self, peer: NodeId) -> float:
         """Return the seconds of one round trip; dials if need be. Raises `P2PError`."""
-        _, seconds = await self._request(peer, Ping(), self._config.liveness.ping_timeout)
+        _, seconds = await self._request(peer, Ping(), Pong, self._config.liveness.ping_timeout)
         return seconds
 
     async def echo(self, peer: NodeId, data: bytes) -> tuple[bytes, float]:
         """Send bytes there and back; returns them and the seconds. Raises `P2PError`."""
-        reply, seconds = await self._request(peer, Echo(data), _ECHO_TIMEOUT)
-        if not isinstance(reply, Echoed):
-            raise PeerError(f"{peer.short} answered {type(reply).__name__}")
+        reply, seconds = await self._request(peer, Echo(data), Echoed, _ECHO_TIMEOUT)
         return reply.data, seconds
 
     async def _request(
-        self, peer: NodeId, message: Message, within: float
-    ) -> tuple[Message, float]:
+        self, peer: NodeId, message: Message, kind: type[M], within: float
+    ) -> tuple[M, float]:
         """Return a reply, and the seconds that it took, not counting those of a dial."""
         await self.services.dialer.connect_to(peer)
         sent_at = trio.current_time()
-        reply = await self.services.requester.request(peer, message, within)
+        reply = await self.services.requester.request(peer, message, kind, within)
         return reply, trio.current_time() - sent_at
 
     async def put(

@@ -16,7 +16,15 @@ import trio
 from p2pd.config import LivenessConfig
 from p2pd.core.bounded import BoundedTable
 from p2pd.core.budget import Budget
-from p2pd.errors import Busy, ConnectionLost, DialFailed, HandshakeRefused, NotFound, P2PError
+from p2pd.errors import (
+    Busy,
+    ConnectionLost,
+    DialFailed,
+    HandshakeRefused,
+    NotFound,
+    P2PError,
+    RequestRefused,
+)
 from p2pd.ids import NodeId
 from p2pd.node.connection import Connection
 from p2pd.node.dialer import Dialer
@@ -25,7 +33,7 @@ from p2pd.node.env import Env
 from p2pd.node.peer_book import PeerBook
 from p2pd.node.requester import Requester
 from p2pd.node.roster import Roster
-from p2pd.wire.messages import Failed, Message, Ping, Reach, Reached, Signed
+from p2pd.wire.messages import Failed, Message, Ping, Pong, Reach, Reached, Signed
 
 # Probes of our own under way at once; the others wait their turn.
 MAX_PROBES = 16
@@ -154,7 +162,7 @@ class Probing:
     async def _ping(self, other: Connection, answers: _Answers, at: float) -> None:
         await trio.sleep_until(at)
         with suppress(P2PError):
-            await other.request(Ping(), self.config.ping_timeout)
+            await other.request(Ping(), Pong, self.config.ping_timeout)
             answers.first_at = min(answers.first_at, trio.current_time())
             answers.came.set()
 
@@ -197,13 +205,12 @@ class Probing:
     async def _ask(self, other: Connection, record: Signed) -> Word:
         within = self._seconds() + self.config.ping_timeout
         try:
-            reply = await other.request(Reach(record), within)
+            reply = await other.request(Reach(record), Reached, within)
+        except RequestRefused as refusal:
+            return Word.UNKNOWN if refusal.reason == NotFound.code else Word.NONE
         except P2PError:
             return Word.NONE
-        if isinstance(reply, Reached):
-            return Word.REACHED if reply.alive else Word.TRIED
-        unknown = isinstance(reply, Failed) and reply.code == NotFound.code
-        return Word.UNKNOWN if unknown else Word.NONE
+        return Word.REACHED if reply.alive else Word.TRIED
 
     def _others(self, node: NodeId) -> list[Connection]:
         """Return the lasting connections to others than a node, in a random order."""
@@ -244,7 +251,7 @@ class Probing:
         with trio.move_on_after(seconds):
             if node in self._roster.connections:
                 # Should the connection end meanwhile, the node is dialled.
-                await self._requester.request(node, Ping(), self.config.ping_timeout)
+                await self._requester.request(node, Ping(), Pong, self.config.ping_timeout)
             else:
                 await self._dialer.connect_to(node, most=PROBED_ADDRESSES)
             return True

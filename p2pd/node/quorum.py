@@ -25,7 +25,7 @@ from p2pd.core.records import (
     merge,
     version_of,
 )
-from p2pd.errors import BadMessage, P2PError, StoreError
+from p2pd.errors import BadMessage, P2PError, RequestRefused, StoreError
 from p2pd.ids import Key, NodeId, closest_first
 from p2pd.node.env import Env
 from p2pd.node.replica import Replica
@@ -35,7 +35,6 @@ from p2pd.node.routes import Route, Routes
 from p2pd.wire.identity import open_record
 from p2pd.wire.messages import (
     MAX_SIBLINGS,
-    Failed,
     FindValue,
     Message,
     Signed,
@@ -216,21 +215,20 @@ class Quorum:
             try:
                 if node == self._own_id:
                     await self._replica.write(version)
-                    reply: Message = Stored()
                 else:
-                    reply = await self._requester.request(node, Store(version.signed), math.inf)
+                    await self._requester.request(node, Store(version.signed), Stored, math.inf)
             except P2PError as error:
                 refusals.append(str(error))
+                # Given once more, it would be refused once more.
+                if isinstance(error, RequestRefused):
+                    late.pop(node, None)
                 return
             late.pop(node, None)
-            if isinstance(reply, Failed):
-                refusals.append(f"{node.short} refuses: {reply.message}")
-            elif isinstance(reply, Stored):
-                stored += 1
-                if stored == needed:
-                    taken = trio.current_time() - started
-                    patience = max(_PATIENCE * taken, self._patience(nodes))
-                    scope.deadline = min(scope.deadline, started + patience)
+            stored += 1
+            if stored == needed:
+                taken = trio.current_time() - started
+                patience = max(_PATIENCE * taken, self._patience(nodes))
+                scope.deadline = min(scope.deadline, started + patience)
 
         with trio.move_on_after(self._config.request_timeout) as scope:
             async with trio.open_nursery() as nursery:
@@ -306,14 +304,14 @@ class Quorum:
 
     async def _ask(self, reading: _Reading, node: NodeId) -> None:
         """Ask a node what it holds under a key, and enter what it says, or its silence."""
-        reply: Message | None = None
+        value: Value | None = None
         if node == self._own_id:
             with suppress(StoreError):
                 reading.take_own(node, await self._replica.read(reading.key))
         else:
-            reply = await self._routes.ask(node, FindValue(reading.key, closer=False))
-        if isinstance(reply, Value):
-            reading.take(node, reply)
+            value = await self._routes.ask(node, FindValue(reading.key, closer=False), Value)
+        if value is not None:
+            reading.take(node, value)
         elif node not in reading.held:
             self._note_silence(reading, node)
 

@@ -10,7 +10,7 @@ from p2pd.ids import NodeId
 from p2pd.node.connection import Connection
 from p2pd.node.dialer import Dialer
 from p2pd.node.roster import Roster
-from p2pd.wire.messages import Message
+from p2pd.wire.messages import M, Message
 
 # The context that a request enters while it can't be on its way.
 HeldUp = Callable[[], AbstractContextManager[None]]
@@ -25,9 +25,14 @@ class Requester:
         roster.on_disconnected.append(self._disconnected)
 
     async def request(
-        self, peer: NodeId, message: Message, within: float, held_up: HeldUp = nullcontext
-    ) -> Message:
-        """Send a request to a peer, dialling it if need be; returns its reply.
+        self,
+        peer: NodeId,
+        message: Message,
+        kind: type[M],
+        within: float,
+        held_up: HeldUp = nullcontext,
+    ) -> M:
+        """Send a request to a peer, dialling it if need be; returns its reply, of a `kind`.
 
         All together takes at most `within` seconds. Where there is no room for the connection, it
         waits until others make some. Where the connection ends under the request, as a duplicate
@@ -40,19 +45,21 @@ class Requester:
         if connection is None:
             connection = await self._connect(peer, message, until, held_up)
         try:
-            return await self._send(connection, message, until)
+            return await self._send(connection, message, kind, until)
         except ConnectionLost:
             with held_up(), trio.move_on_at(until):
                 await connection.ended.wait()
             again = await self._connect(peer, message, until, held_up)
-        return await self._send(again, message, until)
+        return await self._send(again, message, kind, until)
 
     def _disconnected(self, _: Connection) -> None:
         self._dialer.room.unpark()
 
-    async def _send(self, connection: Connection, message: Message, until: float) -> Message:
+    async def _send(
+        self, connection: Connection, message: Message, kind: type[M], until: float
+    ) -> M:
         try:
-            return await connection.request(message, max(0, until - trio.current_time()))
+            return await connection.request(message, kind, max(0, until - trio.current_time()))
         finally:
             # A connection that is quiet makes room.
             if not connection.requests_under_way:

@@ -14,7 +14,7 @@ from p2pd.core.entries import Entry, Status
 from p2pd.core.lookup import Candidate, Lookup
 from p2pd.core.round_trips import RoundTrips
 from p2pd.core.routing import MAX_FAILURES, Contact, RoutingTable
-from p2pd.errors import Busy, DialFailed, HandshakeRefused, P2PError
+from p2pd.errors import Busy, DialFailed, HandshakeRefused, P2PError, RequestRefused
 from p2pd.ids import NodeId, closest_first
 from p2pd.node.alarms import Alarm
 from p2pd.node.connection import Connection
@@ -23,7 +23,18 @@ from p2pd.node.env import Env
 from p2pd.node.peer_book import PeerBook
 from p2pd.node.requester import Requester
 from p2pd.node.roster import Roster
-from p2pd.wire.messages import MAX_RECORDS, FindNode, FindValue, Message, Nodes, Ping, Signed, Value
+from p2pd.wire.messages import (
+    MAX_RECORDS,
+    FindNode,
+    FindValue,
+    M,
+    Message,
+    Nodes,
+    Ping,
+    Pong,
+    Signed,
+    Value,
+)
 from p2pd.wire.reasons import APART
 
 # Kademlia, section 2.3: a range in which nothing was looked up for an hour.
@@ -146,7 +157,7 @@ class Routes:
         """Ask a contact of which nothing was heard for long whether it is still there."""
         if contact.node_id not in self._roster.connections:
             # To get a connection is a sign of life already.
-            await self.ask(contact.node_id, Ping())
+            await self.ask(contact.node_id, Ping(), Pong)
         else:
             self._note_life(self._roster.connections[contact.node_id], contact.signed)
 
@@ -301,11 +312,14 @@ class Routes:
         self._round_trips.came_back(*lookup.tally())
         return route
 
-    async def ask(self, node_id: NodeId, question: Message) -> Message | None:
-        """Ask one node, and note how long it takes; None where no answer comes in time."""
+    async def ask(self, node_id: NodeId, question: Message, kind: type[M]) -> M | None:
+        """Ask one node, and note how long it takes; None where no such answer comes in time."""
         dialed, sent_at = node_id not in self._roster.connections, trio.current_time()
+        within = self._config.request_timeout
         try:
-            answer = await self._requester.request(node_id, question, self._config.request_timeout)
+            answer = await self._requester.request(node_id, question, kind, within)
+        except RequestRefused:
+            return None
         except P2PError as error:
             self.note_failure(node_id, error)
             return None
@@ -372,6 +386,7 @@ class Routes:
         """Ask a candidate of a lookup; enter its answer and the hop, and wake the lookup."""
         node_id, asked_at = candidate.node_id, trio.current_time()
         dialed = node_id not in self._roster.connections
+        kind: type[Nodes | Value] = Nodes if isinstance(question, FindNode) else Value
         outcome, answer, gone = "answered", None, False
 
         @contextmanager
@@ -386,12 +401,14 @@ class Routes:
 
         try:
             within = self._config.request_timeout
-            answer = await self._requester.request(node_id, question, within, held_up)
+            answer = await self._requester.request(node_id, question, kind, within, held_up)
+        except RequestRefused:
+            outcome = "refused"
         except P2PError as error:
             outcome = error.code
             gone = self.note_failure(node_id, error)
         now = trio.current_time()
-        if isinstance(answer, Nodes | Value):
+        if answer is not None:
             route.answers[node_id] = answer
             self._note_answer(node_id, now - candidate.sent_at, dialed=dialed)
             connection = self._roster.connections.get(node_id)
@@ -399,7 +416,6 @@ class Routes:
                 self._note_life(connection, candidate.signed)
             lookup.answered(candidate, self._named(answer, connection))
         else:
-            outcome = outcome if answer is None else "refused"
             lookup.failed(candidate, gone=gone)
         route.hops.append(Hop(node_id, candidate.depth, now - asked_at, outcome))
         wake()

@@ -112,12 +112,13 @@ class Surplus:
         connection = spare[youth]
         self._asking = True
         try:
-            reply = await connection.request(Release(self._has_many()), _REQUEST_TIMEOUT)
+            release = Release(self._has_many())
+            reply = await connection.request(release, Released, _REQUEST_TIMEOUT)
         except P2PError:
             return False
         finally:
             self._asking = False
-        if reply != Released(agreed=True):
+        if not reply.agreed:
             return False
         connection.close("both ends have enough connections")
         return True

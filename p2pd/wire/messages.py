@@ -7,7 +7,7 @@ version if old nodes must not see it. Bounds stand in the types: `codec` checks 
 against them; code that fills in a message must keep to them itself.
 """
 
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, TypeVar
 
 import attrs
 
@@ -547,6 +547,9 @@ Message = (
     | DialBack
     | DialedBack
 )
+
+# One kind of them.
+M = TypeVar("M", bound=Message)
 
 TAGS: dict[int, type[Message]] = {
     1: Hello,

@@ -30,6 +30,7 @@ from p2pd.wire.messages import (
     Message,
     Nodes,
     Peers,
+    Value,
 )
 from tests.node.scripted import (
     Line,
@@ -91,18 +92,22 @@ async def test_no_room_for_a_dial_is_no_failure_of_the_peer(autojump_clock: Mock
 
 
 @pytest.mark.parametrize(
-    ("question", "network_key", "round_trips"),
+    ("question", "kind", "network_key", "round_trips"),
     [
         # TCP, TLS, the handshake.
-        (FindNode(bytes(32)), b"", 3),
-        (FindValue(bytes(32), closer=True), b"", 3),
-        (Echo(b"hello"), b"", 4),
-        (FindNode(bytes(32)), b"key", 4),
+        (FindNode(bytes(32)), Nodes, b"", 3),
+        (FindValue(bytes(32), closer=True), Value, b"", 3),
+        (Echo(b"hello"), Echoed, b"", 4),
+        (FindNode(bytes(32)), Nodes, b"key", 4),
     ],
     ids=["FindNode", "FindValue", "Echo", "private network"],
 )
 async def test_a_question_that_anybody_may_hear_goes_along_with_the_handshake(
-    autojump_clock: MockClock, question: Message, network_key: bytes, round_trips: int
+    autojump_clock: MockClock,
+    question: Message,
+    kind: type[Message],
+    network_key: bytes,
+    round_trips: int,
 ) -> None:
     async with open_world(1, constant_latency(0.05)) as world:
         a, b = [
@@ -111,7 +116,7 @@ async def test_a_question_that_anybody_may_hear_goes_along_with_the_handshake(
         ]
         await meet(a, b)
         began = trio.current_time()
-        await a.services.requester.request(b.node_id, question, within=5)
+        await a.services.requester.request(b.node_id, question, kind, within=5)
         assert trio.current_time() - began == pytest.approx(0.1 * round_trips, abs=0.02)
         assert_unharmed(a, b)
 
@@ -127,7 +132,7 @@ async def test_an_address_that_is_silent_does_not_hide_those_behind_it(
         assert entry is not None
         entry.addresses.insert(0, Address("203.0.113.9", 41000))
         began = trio.current_time()
-        reply = await a.services.requester.request(b.node_id, FindNode(bytes(32)), within=2)
+        reply = await a.services.requester.request(b.node_id, FindNode(bytes(32)), Nodes, within=2)
         assert isinstance(reply, Nodes)
         assert trio.current_time() - began == pytest.approx(HEAD_START + 0.3, abs=0.02)
         # The next dial begins there.
@@ -250,7 +255,7 @@ async def test_what_went_along_with_the_handshake_is_not_asked_again(
             # Along with the handshake, then over the connection that it made.
             for _ in range(2):
                 reply = await a.services.requester.request(
-                    peer.identity.node_id, question, within=5
+                    peer.identity.node_id, question, Nodes, within=5
                 )
                 assert reply == Nodes(())
             assert heard.count(question) == 2
@@ -268,7 +273,9 @@ async def test_requests_wait_for_room_while_others_are_answered(
         answered: list[str] = []
 
         async def ask(other: SimNode) -> None:
-            reply = await a.services.requester.request(other.node_id, Echo(b"hello"), within=5)
+            reply = await a.services.requester.request(
+                other.node_id, Echo(b"hello"), Echoed, within=5
+            )
             assert reply == Echoed(b"hello")
             answered.append(other.name)
 
@@ -287,7 +294,7 @@ async def test_no_request_waits_for_room_without_end(autojump_clock: MockClock) 
         await a.node.connect(str(b.address))
         began = trio.current_time()
         with pytest.raises(Busy):
-            await a.services.requester.request(c.node_id, Echo(b""), within=7)
+            await a.services.requester.request(c.node_id, Echo(b""), Echoed, within=7)
         assert trio.current_time() - began == pytest.approx(7)
 
 

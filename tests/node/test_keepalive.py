@@ -20,7 +20,7 @@ from p2pd.node.connection import Connection
 from p2pd.node.gossip import MAX_WAITING
 from p2pd.node.keepalive import Keepalive
 from p2pd.simulation.world import SimNode, World, open_world
-from p2pd.wire.messages import Echo, Message, Ping, Pong
+from p2pd.wire.messages import Echo, Echoed, Message, Ping, Pong
 from tests.node.scripted import HungUp, Line, ScriptedPeer, assert_unharmed, connected
 
 
@@ -156,7 +156,7 @@ async def test_probes_go_on_where_all_requests_are_stuck(autojump_clock: MockClo
 
         async def ask() -> None:
             try:
-                await a.services.requester.request(peer.identity.node_id, Echo(b""), 60)
+                await a.services.requester.request(peer.identity.node_id, Echo(b""), Echoed, 60)
             except P2PError:
                 return
 
@@ -315,7 +315,7 @@ async def test_questions_that_nobody_answers_do_not_keep_a_passing_connection(
         async def ask() -> None:
             while True:
                 with suppress(P2PError):
-                    await a.services.requester.request(peer.identity.node_id, Echo(b""), 1)
+                    await a.services.requester.request(peer.identity.node_id, Echo(b""), Echoed, 1)
                 await trio.sleep(5)
 
         async with trio.open_nursery() as nursery:
