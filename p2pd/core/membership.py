@@ -14,29 +14,15 @@ import random
 from collections.abc import Callable
 
 from p2pd.core.acquaintances import Acquaintances, Known
-from p2pd.core.budget import Budget, Budgets
 from p2pd.core.isolation import Isolation
-from p2pd.core.reporters import REPORT_TTL, Reporters
+from p2pd.core.reporters import REPORT_EARLY, REPORT_TTL, Reporters
 from p2pd.core.suspects import Suspects
 from p2pd.core.suspicion import ASK_AGAIN, MAX_REPORTS, MOST_UNCLEAR, Case, Statement
 from p2pd.core.verdicts import Action, Evidence, Liveness
 from p2pd.ids import NodeId
 
-# How far in the future a report may be dated, in seconds, since clocks differ. The accused dates
-# its refutation after the report: how far the reporter's clock is ahead of the accused's, and that
-# one ahead of the receiver's, must together stay within `history.MAX_SKEW`, or the refutation is
-# dropped.
-REPORT_EARLY = 30.0
 # If all is well, a connected peer is heard at least once in so many seconds.
 HEARD_LATELY = 15.0
-# Reports of this node that it refutes: burst, then rate per second, for each reporter and for all
-# strangers together.
-REFUTED_OF_ONE_AT_ONCE = 3
-REFUTED_OF_ONE_PER_SECOND = 0.05
-REFUTED_AT_ONCE = 10
-REFUTED_PER_SECOND = 0.1
-# Reporters whose budget for this is remembered.
-MAX_REFUTED = 4096
 # Lifeguard's S: the worst local health; waits are multiplied by 1 + the score.
 WORST_HEALTH = 8
 
@@ -64,10 +50,6 @@ class Membership:
         self._reporters = Reporters()
         self._isolation = Isolation()
         self._suspects = Suspects(rng, self._reporters, self._isolation, last_heard)
-        self._by_strangers = Budget(REFUTED_AT_ONCE, REFUTED_PER_SECOND)
-        self._by_reporter = Budgets[NodeId](
-            MAX_REFUTED, REFUTED_OF_ONE_AT_ONCE, REFUTED_OF_ONE_PER_SECOND
-        )
 
     @property
     def isolated(self) -> bool:
@@ -223,9 +205,10 @@ class Membership:
         self._suspects.schedule(node)
 
     def dial_unclear(self, node: NodeId, now: float) -> None:
-        """Note that our dial of a node failed while we were not in touch with others.
+        """Note that our dial of a node told nothing: it is dialled again.
 
-        We may be cut off ourselves: the node is dialled again.
+        It failed while we were not in touch with others, and may be cut off ourselves; or we dial
+        too many strangers already.
         """
         case = self._suspects.case(node)
         if case is not None:
@@ -288,7 +271,7 @@ class Membership:
         stranger: bool = False,
         saw: str = "",
     ) -> bool:
-        """Note somebody's signed dead report; returns whether it counts.
+        """Note somebody's signed dead report; returns whether it counts, now or when more is known.
 
         `observed_ms` and `sequence` (of the accused's record) are the report's, `wall_ms` is the
         present in Unix milliseconds, `known_sequence` that of the latest record we know, `heard_at`
@@ -320,23 +303,13 @@ class Membership:
         # Nothing issued now could refute a report dated in the future.
         statement = Statement(self._network_of(reporter), min(observed_ms, wall_ms), saw)
         if heard_at is not None and now - known.heard_at <= HEARD_LATELY:
-            _keep_claim(known, reporter, statement, observed_at)
-            return False
+            return _keep_claim(known, reporter, statement, observed_at)
         if known.heard_at > observed_at or not self._suspects.accuse(
             accused, reporter, statement, now
         ):
             return False
         known.alive = False
         return True
-
-    def claim_refutation(self, reporter: NodeId, now: float, *, stranger: bool) -> bool:
-        """Whether to refute a report of this node, however old, as others may believe it.
-
-        Each reporter has a budget, and all strangers share another, as these may be invented: false
-        reports must not cause a storm of answers. Takes from these budgets.
-        """
-        allowed = self._by_reporter.spend(reporter, 1, now)
-        return allowed and (not stranger or self._by_strangers.spend(1, now))
 
     def forget(self, node: NodeId) -> None:
         """Give up suspecting a node of which nothing is known any more: nobody can dial it."""
@@ -384,12 +357,14 @@ class Membership:
         self._suspects.set_patience(1.0 + score)
 
 
-def _keep_claim(known: Known, reporter: NodeId, statement: Statement, observed_at: float) -> None:
+def _keep_claim(known: Known, reporter: NodeId, statement: Statement, observed_at: float) -> bool:
     """Keep a report of a node that we hear, unless all that we know of it is later.
 
     It might be dying just now, with the reporter's clock a little slow: only what we hear later
     refutes the report.
     """
     linked_since = known.linked_at is None or known.linked_at > observed_at
-    if not (known.heard_at > observed_at and linked_since) and len(known.claims) < MAX_REPORTS:
+    kept = not (known.heard_at > observed_at and linked_since) and len(known.claims) < MAX_REPORTS
+    if kept:
         known.claims[reporter] = statement
+    return kept

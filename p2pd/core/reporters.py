@@ -9,6 +9,11 @@ from p2pd.ids import NodeId
 
 # Seconds after which a report is too old.
 REPORT_TTL = 300.0
+# How far in the future a report may be dated, in seconds, since clocks differ. The accused dates
+# its refutation after the report: how far the reporter's clock is ahead of the accused's, and that
+# one ahead of the receiver's, must together stay within `history.MAX_SKEW`, or the refutation is
+# dropped.
+REPORT_EARLY = 30.0
 # A reporter's next report of the same node counts after so many seconds.
 REPORT_AGAIN = 60.0
 # A node's own reports in any minute; more are left to others that noticed, too.

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import attrs
 import trio
 
 from p2pd.config import GossipConfig
@@ -232,6 +233,7 @@ class GossipService:
             return
         # One that was to last, and is in passing now, was given up.
         if connection.direction is Direction.INBOUND and connection.peer.passing:
+            connection.peer = attrs.evolve(connection.peer, passing=False)
             connection.passing = False
             self._link_up(connection)
 

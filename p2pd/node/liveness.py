@@ -14,7 +14,8 @@ import trio
 
 from p2pd.address import Address
 from p2pd.core.entries import Source
-from p2pd.core.membership import HEARD_LATELY, REPORT_EARLY, Membership
+from p2pd.core.membership import HEARD_LATELY, Membership
+from p2pd.core.signs_of_life import SignsOfLife
 from p2pd.core.verdicts import (
     Action,
     AskOthers,
@@ -44,8 +45,6 @@ from p2pd.wire.messages import MAX_IDS, DeadReport, DeadReports, PeerRecord, Pub
 DEAD_TOPIC = "$dead"
 ALIVE_TOPIC = "$alive"
 LEFT_TOPIC = "$left"
-# A node accused by many, or again and again, says only this often that it is alive.
-REFUTE_INTERVAL = 1.0
 # This many seconds after its start, a node that heard others on the LAN, and knows at most
 # `INTRODUCE_TO` peers, tells everybody who it is: nodes that only heard its beacon have no record
 # of it, and no name.
@@ -90,9 +89,7 @@ class LivenessService:
         )
         self._feelers = Feelers(env, roster, probing, self._machine, self._wake)
         self._under_way: dict[NodeId, None] = {}
-        self._refute_at = 0.0
-        self._refuting = False
-        self._refuted = 0
+        self._signs_of_life = SignsOfLife()
         # When anybody was heard last, and whether that was so long ago that this node was away.
         self._heard_at = -math.inf
         self._was_away = False
@@ -163,15 +160,9 @@ class LivenessService:
             self._was_away = False
             self.say_alive()
 
-    def say_alive(self, *, after: int = 0) -> None:
-        """Tell everybody that this node is alive, with its current peer record.
-
-        At most once in `REFUTE_INTERVAL`. `after`: when the reporter saw this node dead, by the
-        reporter's clock in Unix milliseconds. The announcement is dated later than that; otherwise
-        it would refute nothing.
-        """
-        self._refuting = True
-        self._refuted = max(self._refuted, after + 1)
+    def say_alive(self) -> None:
+        """Tell everybody soon that this node is alive, with its current peer record."""
+        self._signs_of_life.want(trio.current_time())
         self._wake()
 
     def say_goodbye(self) -> None:
@@ -188,9 +179,9 @@ class LivenessService:
                 self.say_alive()
             nursery.start_soon(self._introduce)
             while True:
-                due = min(self._machine.next_due(), self._refute_due())
+                due = min(self._machine.next_due(), self._signs_of_life.due)
                 await self._alarm.wait(due)
-                self._refute()
+                self._give_sign_of_life()
                 self._count()
                 actions = self._machine.take_actions(trio.current_time())
                 for action in actions:
@@ -217,7 +208,8 @@ class LivenessService:
 
     async def _redial(self, node: NodeId, last: bool = False) -> None:  # noqa: FBT001, FBT002 - a task's argument
         """Probe a node, unless that is under way, and tell the machine the outcome."""
-        if self._registry.get(node) is None:
+        entry = self._registry.get(node)
+        if entry is None:
             self._machine.forget(node)
             return
         if node in self._under_way:
@@ -230,10 +222,11 @@ class LivenessService:
         now = trio.current_time()
         if outcome is Outcome.ANSWERED:
             self._machine.heard(node, now)
-        elif outcome is Outcome.NOT_TRIED:
+        elif outcome is Outcome.NOT_TRIED and entry.proven:
             # Others have to judge, and the machine asks again.
             await self._ask_others(node)
-        elif outcome is Outcome.UNCLEAR:
+        elif outcome in {Outcome.NOT_TRIED, Outcome.UNCLEAR}:
+            # If nobody was ever connected to it, all others would be asked in vain.
             self._machine.dial_unclear(node, now)
         else:
             self._machine.dial_failed(node, now, refused=outcome is Outcome.REFUSED)
@@ -312,15 +305,15 @@ class LivenessService:
         # An identity of which nothing is known may have cost nothing.
         stranger = self._registry.get(reporter) is None
         if accused == self._own_id:
-            if self._machine.claim_refutation(reporter, now, stranger=stranger):
-                # Beyond that nobody believes the report.
-                latest = self._env.wall_ms() + round(REPORT_EARLY * 1000)
-                self.say_alive(after=min(report.observed, latest))
+            self._signs_of_life.accused(
+                reporter, report.observed, wall_ms=self._env.wall_ms(), stranger=stranger, now=now
+            )
+            self._wake()
             return
         if entry is None:
             return
         connection = self._roster.connections.get(accused)
-        self._machine.reported(
+        noted = self._machine.reported(
             accused,
             reporter,
             observed_ms=report.observed,
@@ -333,7 +326,7 @@ class LivenessService:
             saw=_saw(report),
         )
         self._alarm.no_later_than(self._machine.next_due())
-        if connection is not None and not stranger:
+        if noted and connection is not None:
             # Its word against the reporter's.
             self._env.background.start(self._redial, accused)
 
@@ -366,21 +359,17 @@ class LivenessService:
             return None
         return opened.record
 
-    def _refute_due(self) -> float:
-        return self._refute_at if self._refuting else math.inf
-
-    def _refute(self) -> None:
+    def _give_sign_of_life(self) -> None:
         now = trio.current_time()
-        if not self._refuting or now < self._refute_at:
+        if now < self._signs_of_life.due:
             return
-        self._refuting = False
-        self._refute_at = now + REFUTE_INTERVAL
+        issued = self._signs_of_life.date(self._env.wall_ms())
         try:
-            issued = max(self._env.wall_ms(), self._refuted)
             self._gossip.publish_system(ALIVE_TOPIC, codec.encode(self._own.signed), issued)
-            self._refuted = 0
         except Busy:
-            self._refuting = True
+            self._signs_of_life.put_off(now)
+        else:
+            self._signs_of_life.said(issued, now)
 
     def _declare(self, node: NodeId, evidence: Evidence, reporters: int) -> None:
         if self._hears(node):

@@ -1,10 +1,8 @@
 """Who is alive by what we see ourselves, and when we are the ones who are not well."""
 
-from functools import partial
-
 import pytest
 
-from p2pd.core.membership import REFUTED_AT_ONCE, REFUTED_OF_ONE_AT_ONCE, WORST_HEALTH
+from p2pd.core.membership import WORST_HEALTH
 from p2pd.core.own_reports import GATHER
 from p2pd.core.suspects import (
     OUTCOME_WITHIN,
@@ -267,18 +265,6 @@ def test_a_word_that_is_dated_ahead_hides_no_later_report() -> None:
     machine = membership()
     machine.vouched(ACCUSED, wall(39.0), 10.0, wall(10.0))
     assert accuse(machine, ACCUSED, LIAR, 12.0)
-
-
-def test_of_reports_of_ourselves_those_are_refuted_that_others_may_believe() -> None:
-    machine = membership()
-    worth = partial(machine.claim_refutation, stranger=False)
-    in_a_row = sum(worth(LIAR, 1000.0 + each / 10) for each in range(100))
-    assert REFUTED_OF_ONE_AT_ONCE <= in_a_row <= REFUTED_OF_ONE_AT_ONCE + 1
-    assert worth(LIAR, 1080.0)
-    strangers = [node(1000 + each) for each in range(100)]
-    invented = [machine.claim_refutation(each, 1100.0, stranger=True) for each in strangers]
-    assert sum(invented) == REFUTED_AT_ONCE
-    assert worth(node(5), 1100.0)
 
 
 def test_when_most_fall_silent_nobody_is_declared() -> None:

@@ -460,6 +460,20 @@ async def test_a_connection_that_was_given_up_is_not_linked_again(
         assert len(a.services.roster.lasting()) == 1
 
 
+async def test_nor_is_one_that_came_to_stay_and_was_given_up(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__target=1)
+        await ScriptedPeer(world, host="10.9.0.1").connect(a)
+        line = await ScriptedPeer(world, host="10.9.0.2").connect(a, passing=True)
+        await line.send(Have(()))
+        await trio.sleep(0.1)
+        assert len(a.services.roster.lasting()) == 2
+        assert await line.ask(Release(many=True)) == Released(agreed=True)
+        await line.send(Have(()))
+        await trio.sleep(0.1)
+        assert len(a.services.roster.lasting()) == 1
+
+
 @pytest.mark.parametrize("cut_off", [0, 1])
 async def test_a_message_survives_the_loss_of_the_way_it_was_on(
     autojump_clock: MockClock, cut_off: int

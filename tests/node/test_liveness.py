@@ -7,10 +7,12 @@ import trio
 from trio.testing import MockClock
 
 from p2pd.address import Address
-from p2pd.core import own_reports
+from p2pd.core import own_reports, suspects
 from p2pd.core.isolation import LONGEST
 from p2pd.core.membership import HEARD_LATELY
+from p2pd.core.signs_of_life import ANSWERED_AT_ONCE
 from p2pd.errors import Busy
+from p2pd.ids import NodeId
 from p2pd.net.faults import Cut
 from p2pd.net.sim import SimStream
 from p2pd.node import feelers, liveness, probing, routes
@@ -23,6 +25,7 @@ from p2pd.wire.messages import (
     Gossip,
     Message,
     Nodes,
+    Ping,
     Publication,
     Reach,
     Reached,
@@ -652,9 +655,98 @@ async def test_a_refutation_that_has_to_wait_is_still_dated_after_the_report(
             return publish(topic, data, issued)
 
         monkeypatch.setattr(gossip, "publish_system", busy_once)
+        reporter = ScriptedPeer(world)
+        line = await reporter.connect(a)
         # The reporter's clock is ahead.
         reported = now_ms() + 20_000
-        a.services.liveness.say_alive(after=reported)
+        await line.send(report(reporter, a, observed=reported))
         await trio.sleep(5)
         assert len(said) == 2
         assert min(said) > reported
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_liars_do_not_use_up_what_an_accused_answers(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Reports of invented peers cost nothing; then come those that others believe."""
+    async with open_world(seed) as world:
+        nodes = await settled(world, 8, target=3)
+        accused, others = nodes[5], [each for each in nodes if each is not nodes[5]]
+        # As in a large network, where a dial of one's own mostly comes too late to save it.
+        monkeypatch.setattr(suspects, "DIALS_PER_SECOND", 0.01)
+        liars = [ScriptedPeer(world, host=f"10.9.{number}.1") for number in range(3)]
+        lines = [await liar.connect(each) for liar, each in zip(liars, others, strict=False)]
+        for line in lines:
+            world.meanwhile(line.serve, lambda _: None)
+        # Known to all, so that their reports count.
+        for each in nodes:
+            for liar in liars:
+                book = each.services.exchange._book
+                book.learn(liar.record(), told_over=liar.host, told_by=None)
+        await trio.sleep(1)
+
+        for number in range(4 * ANSWERED_AT_ONCE):
+            invented = ScriptedPeer(world, host=f"10.200.0.{number}")
+            await lines[0].send(report(invented, accused))
+            await trio.sleep(0.2)
+        before = deaths(*others)
+        for liar, line in zip(liars, lines, strict=True):
+            await line.send(report(liar, accused))
+        await trio.sleep(10)
+        assert deaths(*others) == before
+        assert seen(others[0], accused) == ["alive"]
+
+
+async def test_reports_of_peers_that_nobody_knows_make_nobody_ask(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No one was ever connected to what a liar invents: all would be asked, and know nothing."""
+    asked: list[NodeId] = []
+    ask_others = probing.Probing.ask_others
+
+    async def ask(self: probing.Probing, node: NodeId) -> probing.Word:
+        asked.append(node)
+        return await ask_others(self, node)
+
+    monkeypatch.setattr(probing.Probing, "ask_others", ask)
+    async with open_world(1) as world:
+        nodes = await settled(world, 4)
+        a, liar = nodes[0], ScriptedPeer(world)
+        line = await liar.connect(a)
+        world.meanwhile(line.serve, lambda _: None)
+        invented = [ScriptedPeer(world, f"10.200.0.{number}", listens=True) for number in range(99)]
+        for each in invented:
+            told_by = liar.identity.node_id
+            a.services.exchange._book.learn(each.record(), told_over=liar.host, told_by=told_by)
+        for each in invented:
+            await line.send(report(liar, each))
+        await trio.sleep(5)
+        # They are more than may be dialled at once.
+        assert set(seen(a, *invented)) == {"suspect", "dead"}
+        assert not asked
+
+
+async def test_a_repeated_report_of_a_peer_in_good_connection_makes_no_probe(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a, b = await settled(world, 2)
+        liar = ScriptedPeer(world)
+        line = await liar.connect(a)
+        world.meanwhile(line.serve, lambda _: None)
+        await trio.sleep(1)
+        probes = 0
+        connection = a.services.roster.connections[b.node_id]
+        request = connection._session.request
+
+        def count(message: Message) -> tuple[int, bytes]:
+            nonlocal probes
+            probes += isinstance(message, Ping)
+            return request(message)
+
+        connection._session.request = count  # type: ignore[method-assign]  # to count, only
+        for _ in range(20):
+            await line.send(report(liar, b))
+            await trio.sleep(1)
+        assert 1 <= probes <= 3
