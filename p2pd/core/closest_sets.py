@@ -19,7 +19,7 @@ from p2pd.ids import ID_BITS, distance
 MAX_VISITS = 128
 # Prefixes looked at to find what is `outside` of others. A peer that confirms single keys could
 # make this look at 256 prefixes for each of them.
-MAX_OUTSIDE = 8192
+MAX_OUTSIDE = 2048
 
 
 @attrs.frozen

@@ -5,10 +5,10 @@ from p2pd.core.closest_sets import merged
 from p2pd.core.merkle import Prefix
 
 # When full, what was confirmed longest ago is forgotten: that only costs a needless lookup.
-MAX_CONFIRMED = 4096
-# A prefix of more bits holds a single key: whoever confirms such ones confirms little, and to find
-# what is outside of them takes long.
-MAX_BITS = 48
+MAX_CONFIRMED = 2048
+# A prefix of more bits holds hardly more than one key, even where a million nodes have to be told
+# apart: whoever confirms such ones confirms little, and to find what is outside of them takes long.
+MAX_BITS = 24
 
 
 class Confirmations:

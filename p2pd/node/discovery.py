@@ -138,7 +138,8 @@ class Discovery:
         self._fits_none = False
         self.links: dict[tuple[str, str], Link] = {}
         self._seen = BoundedTable[tuple[NodeId, str, str], None](MAX_SEEN)
-        # Bounds the dials of known peers for beacons: anybody can send one in any name.
+        # Bounds the dials for beacons of known peers, and of this node: anybody can send one in any
+        # name.
         self._redials = Budget(STRANGERS_AT_ONCE, STRANGERS_PER_SECOND)
         self.follow_addresses()
 
@@ -345,8 +346,9 @@ class Discovery:
         wall, now = self._env.wall_clock(), trio.current_time()
         if beacon.node_id == self._env.identity.node_id:
             # Perhaps a copy of this node. The handshake will tell, on both sides.
-            self._registry.configured(address, Source.MULTICAST, wall)
-            self._upkeep.wake()
+            if self._redials.spend(1, now):
+                self._registry.configured(address, Source.MULTICAST, wall)
+                self._upkeep.wake()
             return
         entry = self._registry.heard(beacon.node_id, address, Source.MULTICAST, wall)
         if entry is None:

@@ -29,6 +29,8 @@ from p2pd.wire.messages import FindNode
 MAX_LOOKUPS = 32
 # A key is taken at random from up to this many.
 AMONG = 1024
+# Keys that are brought home, and dropped, at once; of more, only those nearer to the one drawn.
+MAX_AT_ONCE = 4096
 # Tenders get this many of their rounds before what no comparison confirmed is looked up.
 PATIENCE = 2.0
 
@@ -107,7 +109,10 @@ class Republisher:
         if len(home) < min(self._repair.replication, len(self._repair.alive()) + 1):
             raise PeerError("too few nodes were found to tell whose it is")
         around = _around(key, found, len(home), prefix)
-        held = {Key(each): digest for each, digest in self._replica.tree.entries(around)}
+        held = self._held(around)
+        while len(held) > MAX_AT_ONCE:
+            around = Prefix(around.bits + 1, int.from_bytes(key) >> ID_BITS - around.bits - 1)
+            held = self._held(around)
         for node in home:
             if node != self._own_id:
                 await self._make_sure(node, around)
@@ -116,6 +121,11 @@ class Republisher:
         else:
             await self._replica.drop(held)
         return around
+
+    def _held(self, prefix: Prefix) -> dict[Key, bytes]:
+        """Return the keys under a prefix with their digests; of many, one more than allowed."""
+        entries = islice(self._replica.tree.entries(prefix), MAX_AT_ONCE + 1)
+        return {Key(each): digest for each, digest in entries}
 
     async def _closest(self, key: Key) -> list[NodeId]:
         """Return the nodes closest to a key, this one among them, and one more if there is."""

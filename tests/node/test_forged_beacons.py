@@ -5,6 +5,8 @@ import trio
 from trio.testing import MockClock
 
 from p2pd.address import Address
+from p2pd.core.entries import Entry, Source
+from p2pd.core.registry import Registry
 from p2pd.ids import NodeId
 from p2pd.net.sim import SimMulticastSocket, SimNetwork, SimStream
 from p2pd.node import discovery
@@ -142,3 +144,26 @@ async def test_a_flood_of_beacons_is_answered_seldom(
             await trio.sleep(0.1)
         answers = sent.count(a.address.host)
         assert ANSWERS_AT_ONCE / 2 <= answers <= ANSWERS_AT_ONCE + 60 * ANSWERS_PER_SECOND + 4
+
+
+async def test_beacons_in_the_name_of_the_node_itself_cost_little(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each may be of a copy of it, and all entries are looked through for its address."""
+    looked_through = 0
+    configured = Registry.configured
+
+    def count(registry: Registry, address: Address, source: Source, wall: float) -> Entry | None:
+        nonlocal looked_through
+        looked_through += 1
+        return configured(registry, address, source, wall)
+
+    async with open_world(1) as world:
+        a = await world.start("a")
+        monkeypatch.setattr(Registry, "configured", count)
+        socket = socket_of(ScriptedPeer(world))
+        for number in range(1000):
+            await socket.send(forged(world, a.node_id, 1024 + number))
+            await trio.sleep(0.01)
+        assert 0 < looked_through <= STRANGERS_AT_ONCE + 10 * STRANGERS_PER_SECOND + 1
+        assert_unharmed(a)
