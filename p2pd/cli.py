@@ -18,6 +18,7 @@ from p2pd.config import Config
 from p2pd.config_file import effective
 from p2pd.errors import ConfigError, P2PError
 from p2pd.invocation import Invocation, read_config
+from p2pd.preflight import check_host
 from p2pd.rules import show
 from p2pd.typos import nearest
 
@@ -45,10 +46,7 @@ def main(argv: Sequence[str]) -> int:
             return 0
         invocation = _invocation(flags)
         if flags.check:
-            if invocation.config.node.network_key_file or invocation.config.control.group:
-                from p2pd import daemon  # noqa: PLC0415 - loads Trio and all the rest
-
-                daemon.check(invocation.config)
+            check_host(invocation.config, invocation.control_path)
             _write(_report(invocation, flags))
             return 0
         from p2pd import daemon  # noqa: PLC0415 - loads Trio and all the rest
@@ -168,7 +166,7 @@ def _invocation(flags: argparse.Namespace) -> Invocation:
             path, value = _parse_assignment(assignment)
             by_set[path] = value
     overrides = by_flag | by_set
-    config_file = Path(flags.config).absolute() if flags.config else None
+    config_file = _absolute("--config", flags.config) if flags.config else None
     config = Config()
     try:
         config = read_config(config_file, overrides, flags.instance)
@@ -188,14 +186,13 @@ def _located(
 ) -> Invocation:
     instance, uid = flags.instance, os.getuid()
     if flags.state_dir is not None:
-        state_dir = Path(flags.state_dir).absolute()
+        state_dir = _absolute("--state-dir", flags.state_dir)
     else:
         state_dir = paths.state_directory(instance, os.environ, uid)
     if config.control.socket:
         control_path = Path(config.control.socket)
     else:
         control_path = paths.control_socket(instance, os.environ, uid)
-    paths.check_socket_path(control_path)
     return Invocation(config, instance, state_dir, control_path, config_file, overrides)
 
 
@@ -219,7 +216,7 @@ def _values_of_flags(flags: argparse.Namespace, problems: list[str]) -> dict[str
         "node.name": flags.name,
         "listen.addresses": flags.listen,
         "discovery.bootstrap": flags.bootstrap,
-        "control.socket": flags.control and str(Path(flags.control).absolute()),
+        "control.socket": flags.control and str(_absolute("--control", flags.control)),
         "log.level": flags.log_level,
         "log.format": flags.log_format,
     }
@@ -230,6 +227,14 @@ def _values_of_flags(flags: argparse.Namespace, problems: list[str]) -> dict[str
             port = int(flags.port)
             values["listen.addresses"] = [f"0.0.0.0:{port}", f"[::]:{port}"]
     return {path: value for path, value in values.items() if value is not None}
+
+
+def _absolute(flag: str, path: str) -> Path:
+    try:
+        return Path(path).absolute()
+    except OSError:
+        text = f"{flag}: the current directory is gone; give a path that begins with /"
+        raise ConfigError(text) from None
 
 
 def _by_its_flag(problem: str, given: Collection[str]) -> str:

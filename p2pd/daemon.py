@@ -20,13 +20,12 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
+from pathlib import Path
 
 import trio
 
 from p2pd import __version__, logs, paths, state
-from p2pd.config import Config
 from p2pd.config_file import after_reload
-from p2pd.control.endpoint import group_number
 from p2pd.control.server import serve_control
 from p2pd.errors import ConfigError, P2PError
 from p2pd.heap import keep_trimmed
@@ -38,6 +37,7 @@ from p2pd.node.env import Env
 from p2pd.node.events import Events
 from p2pd.node.node import Node, open_node
 from p2pd.notify import Manager, watchdog_interval
+from p2pd.preflight import check_host
 from p2pd.store.sqlite import SqliteStore, open_sqlite_store
 
 _TERMINAL = "/dev/tty"  # that of this process; see tty(4)
@@ -58,6 +58,7 @@ def run(invocation: Invocation) -> int:
     # The files are private even in an existing state directory that is not.
     os.umask(0o077)
     config = invocation.config
+    check_host(config, invocation.control_path)
     with logs.logging_to(config.log, invocation.instance):
         paths.make_state_directory(invocation.state_dir)
         paths.make_socket_directory(invocation.control_path, os.getuid())
@@ -72,22 +73,6 @@ def run(invocation: Invocation) -> int:
                 logging.getLogger(__name__).critical("a bug stops p2pd", exc_info=group)
                 return 1
             return daemon.exit_code
-
-
-def check(config: Config) -> None:
-    """Look for what the configuration names on this host; raises `ConfigError` as `run` would."""
-    problems: list[str] = []
-    for look_up, name in (
-        (state.load_network_key, config.node.network_key_file),
-        (group_number, config.control.group),
-    ):
-        try:
-            if name:
-                look_up(name)
-        except ConfigError as error:
-            problems += error.problems
-    if problems:
-        raise ConfigError(*problems)
 
 
 class Daemon:
@@ -145,7 +130,7 @@ class Daemon:
             trio.open_nursery() as nursery,
         ):
             self._node = node
-            self._look_at_mode(config.node.network_key_file)
+            self._look_at_modes(config.node.network_key_file)
             await nursery.start(self._serve_control, node)
             nursery.start_soon(self._feed_watchdog)
             nursery.start_soon(keep_trimmed)
@@ -155,7 +140,14 @@ class Daemon:
             self._events.emit("node.stopping", "leaving: telling the peers and saving the registry")
             nursery.cancel_scope.cancel()
 
-    def _look_at_mode(self, key_file: str) -> None:
+    def _look_at_modes(self, key_file: str) -> None:
+        directory = self._invocation.state_dir
+        if state.is_identity_exposed(directory):
+            text = (
+                f"other users of this host can take or replace the private key in {directory}, "
+                f"and pass for this node: chmod -R go= {directory}"
+            )
+            self._events.emit("node.identity_exposed", text, level=logging.WARNING)
         if key_file and state.is_readable_by_all(key_file):
             text = (
                 f"every user of this host can read {key_file}, and enter the network with it: "
@@ -259,6 +251,8 @@ class Daemon:
         self._tell_manager("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             fresh = reload(self._invocation)
+            chosen = fresh.control.socket
+            check_host(fresh, Path(chosen) if chosen else self._invocation.control_path)
         except ConfigError as error:
             self._events.emit(
                 "config.refused",
@@ -270,7 +264,11 @@ class Daemon:
             self._node.reload(self._config)
             logs.set_level(self._config.log.level)
             later = f"; after a restart: {', '.join(waiting)}" if waiting else ""
-            self._events.emit("config.reloaded", f"the configuration is reloaded{later}")
+            self._events.emit(
+                "config.reloaded",
+                f"the configuration is reloaded{later}",
+                level=logging.WARNING if waiting else logging.INFO,
+            )
         self._tell_manager("READY=1")
 
 

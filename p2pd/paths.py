@@ -111,8 +111,10 @@ def _make(path: Path, mode: int, what: str, flag: str) -> None:
             # Whatever the umask.
             path.chmod(mode)
     except OSError as error:
+        is_file = isinstance(error, FileExistsError)
+        reason = "it exists, and is no directory" if is_file else error.strerror
         raise StartError(
-            f"can't make the {what} {path}: {error.strerror}; choose another with {flag}"
+            f"can't make the {what} {path}: {reason}; choose another with {flag}"
         ) from error
 
 

@@ -43,7 +43,8 @@ def locked(directory: Path) -> Iterator[None]:
             owner = (lock.read(20) or b"").decode(errors="replace").strip()
             raise StartError(
                 f"another p2pd (process {owner or 'unknown'}) uses the state "
-                f"directory {directory}: stop it, or give this one a name with --instance NAME"
+                f"directory {directory}: stop it, or choose another with --state-dir DIR, or, "
+                "without that flag, --instance NAME"
             ) from None
         # Only that message needs the process ID: on a full disk it may be missing.
         with suppress(OSError):
@@ -106,9 +107,22 @@ def load_network_key(file: str) -> bytes:
 
 def is_readable_by_all(file: str) -> bool:
     """Whether any user of this host may read a file, as far as its own mode says."""
+    return bool(_mode(Path(file)) & stat.S_IROTH)
+
+
+def is_identity_exposed(state_dir: Path) -> bool:
+    """Whether other users may read the private key, or put another one in its place."""
+    directory, key = _mode(state_dir), _mode(state_dir / IDENTITY_FILE)
+    others = stat.S_IRWXG | stat.S_IRWXO
+    may_replace = directory & (stat.S_IWGRP | stat.S_IWOTH)
+    return bool(directory & others and (may_replace or key & others))
+
+
+def _mode(path: Path) -> int:
+    """Return the permissions of a file; none where they can't be told."""
     with suppress(OSError):
-        return bool(Path(file).stat().st_mode & stat.S_IROTH)
-    return False
+        return path.stat().st_mode
+    return 0
 
 
 def _nonce(stored: object) -> int:

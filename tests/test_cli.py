@@ -160,7 +160,6 @@ class TestMistakes:
             ("--log-level loud", '--log-level: expected one of "debug"'),
             ("--log-level x --set log.level=loud", 'log.level: expected one of "debug"'),
             ("--instance ../x", "--instance: expected 1 to 64 of"),
-            ("--control /" + "x" * 107, "control.socket: the path has 108 bytes"),
             ("--config=", "--config: expected a path, not ''"),
             ("--state-dir=", "--state-dir: expected a path, not ''"),
             ("--control=", "--control: expected a path, not ''"),

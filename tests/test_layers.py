@@ -118,10 +118,17 @@ RULES = (
         ),
         ("attrs", "cattrs", "matplotlib", "tabulate", "trio"),
     ),
+    Rule(
+        "p2pd.preflight",
+        (*GROUND, "p2pd.config", "p2pd.paths", "p2pd.state", "p2pd.control.endpoint"),
+    ),
     Rule("p2pd.invocation", (*GROUND, *CONFIG, "p2pd.paths"), ("attrs",)),
     Rule(
         "p2pd.cli",
-        ("p2pd", *GROUND, *CONFIG, "p2pd.paths", "p2pd.invocation", "p2pd.daemon"),
+        (
+            *("p2pd", *GROUND, *CONFIG, "p2pd.paths", "p2pd.invocation", "p2pd.preflight"),
+            "p2pd.daemon",
+        ),
         ("attrs", "argparse"),
     ),
     Rule("p2pd.daemon", ("p2pd", "p2pd.*"), ("attrs", "trio")),

@@ -104,7 +104,7 @@ def test_a_place_where_one_may_not_look_is_said(
 def test_a_file_in_its_place_is_said(tmp_path: Path) -> None:
     wanted = tmp_path / "state"
     wanted.write_text("")
-    with pytest.raises(StartError, match=f"{wanted}: File exists; choose another with --state-dir"):
+    with pytest.raises(StartError, match="it exists, and is no directory; choose another"):
         paths.make_state_directory(wanted)
 
 

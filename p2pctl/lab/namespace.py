@@ -30,12 +30,14 @@ class Namespace:
     def __init__(self) -> None:
         before = _network_of_this_thread()
         try:
+            # Root in a user namespace only may make one, but not come back from it.
+            _enter(before)
             _checked(_libc.unshare(_CLONE_NEWNET))
             self._descriptor = _network_of_this_thread()
             _enter(before)
         except OSError as error:
             raise NoNamespace(
-                f"a network namespace needs root (sudo, or unshare -Ur): {error.strerror}"
+                f"a network namespace needs root (sudo, or unshare -Urn): {error.strerror}"
             ) from None
         finally:
             os.close(before)

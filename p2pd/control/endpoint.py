@@ -15,12 +15,9 @@ from typing import Final
 
 from p2pd.errors import ConfigError, StartError
 
-# unix(7): sun_path has 108 bytes, one of them for the terminating zero.
-MAX_PATH_BYTES: Final = 107
-
 BACKLOG: Final = 64
 
-_OTHER_SOCKET = "choose another socket with --instance NAME or --control PATH"
+_OTHER_SOCKET = "choose another with --control PATH, or, without that flag, --instance NAME"
 
 
 @contextmanager
@@ -28,15 +25,9 @@ def listening_socket(path: Path, mode: int, group: str | None) -> Iterator[socke
     """Listen at `path`, with `mode` and, unless None, the group named `group`.
 
     A socket file that nobody listens on any more is replaced. On exit the file is removed,
-    unless somebody has put another in its place. Raises `ConfigError` for a path that is
-    too long or an unknown group, `StartError` for everything that the system refuses.
+    unless somebody has put another in its place. Raises `ConfigError` for an unknown group,
+    `StartError` for everything that the system refuses.
     """
-    length = len(os.fsencode(path))
-    if length > MAX_PATH_BYTES:
-        raise ConfigError(
-            f"control.socket: {path} has {length} bytes, a socket's path at most "
-            f"{MAX_PATH_BYTES}; choose a shorter one with --control PATH"
-        )
     group_id = None if group is None else group_number(group)
     _remove_stale(path)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
