@@ -161,7 +161,16 @@ def _unknown(path: str) -> str:
     if path in sections:
         key = next(each for each in known if each.rpartition(".")[0] == path)
         return f"this is a section, not a key: set one of its keys, such as {key}"
-    name = path.rpartition(".")[2]
+    section, _, name = path.rpartition(".")
+    if section in sections:
+        here = [each for each in known if each.rpartition(".")[0] == section]
+        near = nearest(path.lower(), here)
+        if near is None:
+            # The same name elsewhere means something else.
+            return (
+                f"unknown key; {section} has {', '.join(each[len(section) + 1 :] for each in here)}"
+            )
+        return f"unknown key; did you mean {near}?"
     names = {each.rpartition(".")[2]: each for each in reversed(known)}
     near = None
     if "." not in path:

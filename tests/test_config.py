@@ -159,6 +159,7 @@ class TestStrictness:
             ("[multicast]", "multicast: unknown key; did you mean discovery.multicast?"),
             ("[log]\nLEVEL = 3", "log.LEVEL: unknown key; did you mean log.level?"),
             ("[liveness]\nzzz = 3", "liveness.zzz: unknown key"),
+            ("[listen]\nport = 41000", "listen.port: unknown key; listen has addresses"),
             ('"connections.target" = 3', '"connections.target": unknown key'),
             ('"a\\nb" = 3', '"a\\nb": unknown key'),
         ],

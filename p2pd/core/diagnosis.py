@@ -80,7 +80,7 @@ _REFUSALS = {
     Reason.NETWORK: (
         "network.name",
         "is in another network than {network!r}",
-        "set the same node.network on all nodes",
+        "set the same node.network on all nodes, then restart p2pd",
     ),
     Reason.VERSION: (
         "network.version",
@@ -89,7 +89,7 @@ _REFUSALS = {
     ),
     Reason.DIFFICULTY: (
         "network.difficulty",
-        "asks for more proof of work than the other has",
+        "and this one do not ask for the same proof of work",
         "set the same identity.difficulty on all nodes, then restart p2pd",
     ),
     Reason.MAN_IN_THE_MIDDLE: (

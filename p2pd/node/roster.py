@@ -38,6 +38,8 @@ MAKING_ROOM = "making room for others"
 # Peers whose replaced processes are remembered, and how many of each, the last ones.
 _MAX_REPLACED = 1024
 _MAX_INSTANCES = 8
+# Peers that are remembered because they refused us; beyond that it is news again.
+_MAX_REFUSING = 1024
 
 
 @attrs.frozen
@@ -65,6 +67,8 @@ class Roster:
         self._events = events
         self._retiring: dict[NodeId, Connection] = {}
         self._replaced = BoundedTable[NodeId, _Replaced](_MAX_REPLACED)
+        # Their last connection ended so: that they come again, and again refuse, is no news.
+        self._refusing = BoundedTable[NodeId, None](_MAX_REFUSING)
         self._empty = trio.Event()
 
     def lasting(self) -> list[Connection]:
@@ -333,6 +337,7 @@ class Roster:
         self._events.emit(
             "peer.connected",
             f"connected to {describe(entry)}, {connection.direction}, at {connection.remote}",
+            level=logging.DEBUG if peer.node_id in self._refusing else logging.INFO,
             peer=peer.node_id,
             address=str(connection.remote),
             direction=connection.direction,
@@ -354,9 +359,14 @@ class Roster:
             on_request=connection.on_request,
             left=connection.ending is Ending.LEFT,
         )
+        known = peer in self._refusing
+        self._refusing.pop(peer, None)
+        if connection.refusal is not None:
+            self._refusing[peer] = None
         self._events.emit(
             "peer.disconnected",
             f"disconnected from {describe(entry)}: {reason}",
+            level=logging.DEBUG if known and connection.refusal is not None else logging.INFO,
             peer=peer,
             address=str(connection.remote),
             reason=reason,
