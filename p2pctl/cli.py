@@ -76,7 +76,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "connect": Command(
         "dial a node now",
         "p2pctl connect 192.168.1.20:41000",
-        (argument("address", metavar="ADDR:PORT", help="where it listens, or [IPV6]:PORT"),),
+        (argument("address", metavar="HOST:PORT", help="where it listens; or [IPV6]:PORT"),),
         commands.connect,
     ),
     "disconnect": Command(

@@ -114,7 +114,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--port", help="accept connections on all addresses at this port; 0: any free one"
     )
     add(
-        "--bootstrap", metavar="ADDR:PORT", action="append", help="a node to dial first; repeatable"
+        "--bootstrap", metavar="HOST:PORT", action="append", help="a node to dial first; repeatable"
     )
     add("--state-dir", metavar="DIR", help="where identity, registry and records are kept")
     add("--control", metavar="PATH", help="the control socket")
