@@ -17,7 +17,7 @@ class Link:
     `instance` tells processes of the peer apart; `dial_number` is the dialler's count.
     """
 
-    dialer: NodeId
+    dialler: NodeId
     dial_number: int
     peer_instance: bytes
 
@@ -32,6 +32,6 @@ def new_one_stays(new: Link, old: Link, own_id: NodeId, peer_id: NodeId) -> bool
     """
     if new.peer_instance != old.peer_instance:
         return True
-    if new.dialer == old.dialer:
+    if new.dialler == old.dialler:
         return new.dial_number > old.dial_number
-    return new.dialer == min(own_id, peer_id)
+    return new.dialler == min(own_id, peer_id)

@@ -66,7 +66,7 @@ class Entry:
     retry_at: float = 0.0
     parted: bool = False
     left: bool = False
-    dialing: bool = False
+    dialling: bool = False
     dead: bool = False
     anchor: bool = False
     origin: Source = attrs.field(init=False)

@@ -154,7 +154,7 @@ class Registry:
         wall: float,
         *,
         remote: Address,
-        dialed: bool,
+        dialled: bool,
         passing: bool = False,
     ) -> Entry:
         """Note a finished handshake with the peer at `remote`, and whether we dialled it.
@@ -164,7 +164,7 @@ class Registry:
         public network already fills its share, the worst of that network.
         """
         node_id = NodeId.of(record.public_key)
-        first = self._unidentified.pop(remote, None) if dialed else None
+        first = self._unidentified.pop(remote, None) if dialled else None
         entry = self._entries.get(node_id)
         if entry is None:
             entry = first or Entry(node_id, source, wall)
@@ -182,7 +182,7 @@ class Registry:
         entry.last_seen = wall
         entry.last_error = None
         entry.reasons.clear()
-        self._note_connection(entry, remote, dialed=dialed, passing=passing)
+        self._note_connection(entry, remote, dialled=dialled, passing=passing)
         return entry
 
     def reconnected(
@@ -191,7 +191,7 @@ class Registry:
         record: PeerRecord,
         *,
         remote: Address,
-        dialed: bool,
+        dialled: bool,
         passing: bool,
     ) -> Entry:
         """Note a connection that replaces another one to the same process.
@@ -201,14 +201,14 @@ class Registry:
         entry = self._entries[NodeId.of(record.public_key)]
         if record.sequence > entry.sequence:
             _take_record(entry, signed, record)
-        self._note_connection(entry, remote, dialed=dialed, passing=passing)
+        self._note_connection(entry, remote, dialled=dialled, passing=passing)
         return entry
 
     def _note_connection(
-        self, entry: Entry, remote: Address, *, dialed: bool, passing: bool
+        self, entry: Entry, remote: Address, *, dialled: bool, passing: bool
     ) -> None:
         entry.last_host, entry.network = remote.host, public_network(remote)
-        if dialed:
+        if dialled:
             self._answered(entry, remote)
         if not (passing and entry.parted):
             entry.retry_at, entry.parted = 0.0, False
@@ -332,7 +332,7 @@ class Registry:
             entry
             for entry in self
             if entry.status is not Status.CONNECTED
-            and not entry.dialing
+            and not entry.dialling
             and entry.addresses
             and entry.retry_at <= now
         ]

@@ -44,13 +44,13 @@ class RoundTrips:
     def __init__(self) -> None:
         self._peers = BoundedTable[NodeId, _Estimate](MAX_PEERS)
         self._asked: deque[float] = deque(maxlen=RECENT)
-        self._dialed: deque[float] = deque(maxlen=RECENT)
+        self._dialled: deque[float] = deque(maxlen=RECENT)
         self.lost = 0.0
 
-    def took(self, peer: NodeId, seconds: float, *, dialed: bool) -> None:
-        """Note how long an answer took; `dialed`: there was no connection before."""
-        if dialed:
-            self._dialed.append(seconds)
+    def took(self, peer: NodeId, seconds: float, *, dialled: bool) -> None:
+        """Note how long an answer took; `dialled`: there was no connection before."""
+        if dialled:
+            self._dialled.append(seconds)
             return
         self._asked.append(seconds)
         self._peers[peer] = _updated(self._peers.get(peer), seconds)
@@ -68,15 +68,15 @@ class RoundTrips:
         lost = min(self.lost, 1 / 3)
         return round(count * lost / (1 - lost))
 
-    def expected(self, peer: NodeId, *, dialed: bool) -> float:
+    def expected(self, peer: NodeId, *, dialled: bool) -> float:
         """Return within how many seconds to expect an answer.
 
         It follows from the peer's own answers, else from those of all peers asked in the same way.
         """
-        own = None if dialed else self._peers.get(peer)
+        own = None if dialled else self._peers.get(peer)
         if own is not None:
             return max(LEAST_SECONDS, own.smoothed + _K * own.variation)
-        longest = sorted(self._dialed if dialed else self._asked)[-2:]
+        longest = sorted(self._dialled if dialled else self._asked)[-2:]
         return max(LEAST_SECONDS, _MARGIN * longest[0]) if longest else FIRST_SECONDS
 
 

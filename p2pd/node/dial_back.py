@@ -18,7 +18,7 @@ from p2pd.node.connection import Connection
 from p2pd.node.dispatch import Call, Dispatch
 from p2pd.node.env import Env
 from p2pd.node.roster import Roster
-from p2pd.wire.messages import DialBack, DialedBack
+from p2pd.wire.messages import DialBack, DialledBack
 from p2pd.wire.reasons import REACHED, REFUSED, SILENT
 
 # Seconds that a dial for another node may take. An honest one on a LAN takes milliseconds.
@@ -32,7 +32,7 @@ DIAL_BACK_AGAIN = 1.0
 _MAX_HOSTS = 1024
 
 
-class DialingBack:
+class DiallingBack:
     """Dials back nodes that ask for it, and asks others to dial this one."""
 
     def __init__(self, env: Env, roster: Roster, dispatch: Dispatch) -> None:
@@ -44,7 +44,7 @@ class DialingBack:
         self._answer_later = dispatch.answer_later
         dispatch.add(DialBack, self._take)
 
-    async def ask(self, connection: Connection) -> DialedBack | None:
+    async def ask(self, connection: Connection) -> DialledBack | None:
         """Have a peer dial this node; None where it can't or won't say what came of it."""
         with suppress(P2PError):
             try:
@@ -56,9 +56,9 @@ class DialingBack:
             return await self._ask(connection)
         return None
 
-    async def _ask(self, connection: Connection) -> DialedBack:
+    async def _ask(self, connection: Connection) -> DialledBack:
         # Its dial takes its time, and so does the way there and back.
-        return await connection.request(DialBack(), DialedBack, WITHIN + 1)
+        return await connection.request(DialBack(), DialledBack, WITHIN + 1)
 
     def _take(self, call: Call, question: DialBack) -> None:
         address, now = self._address_of(call), trio.current_time()
@@ -94,7 +94,7 @@ class DialingBack:
         finally:
             self._under_way -= 1
 
-    async def _dial(self, address: Address) -> DialedBack:
+    async def _dial(self, address: Address) -> DialledBack:
         outcome = SILENT
         with trio.move_on_after(WITHIN):
             try:
@@ -103,4 +103,4 @@ class DialingBack:
                 outcome = REACHED
             except DialFailed:
                 outcome = REFUSED
-        return DialedBack(str(address)[:64], outcome)
+        return DialledBack(str(address)[:64], outcome)

@@ -21,7 +21,7 @@ from p2pd.errors import BadMessage, Exhausted
 from p2pd.ids import NodeId
 from p2pd.net.base import Interface, MulticastSocket
 from p2pd.node.addresses import announced, covering, suitable
-from p2pd.node.dialer import STRANGERS_AT_ONCE, STRANGERS_PER_SECOND
+from p2pd.node.dialler import STRANGERS_AT_ONCE, STRANGERS_PER_SECOND
 from p2pd.node.env import Env
 from p2pd.node.events import Events
 from p2pd.node.exchange import Exchange
@@ -379,7 +379,7 @@ class Discovery:
     def _claim_redial(self, entry: Entry, at: float) -> bool:
         """Take the right to have a peer dialled by `at` for a beacon; False where there is none.
 
-        The dialer counts strangers itself. A peer that was connected once may be dialled when its
+        The dialler counts strangers itself. A peer that was connected once may be dialled when its
         time has come, and before that within a budget: otherwise a flood of beacons in its name
         would have it dialled without end.
         """

@@ -25,8 +25,8 @@ from p2pd.errors import DialFailed, HandshakeRefused, P2PError, RequestTimedOut
 from p2pd.hosts import parse_address
 from p2pd.net.base import Interface
 from p2pd.node.connection import Connection
-from p2pd.node.dial_back import DialingBack
-from p2pd.node.dialer import Dialer
+from p2pd.node.dial_back import DiallingBack
+from p2pd.node.dialler import Dialler
 from p2pd.node.env import Env
 from p2pd.node.own_record import OwnRecord
 from p2pd.node.refusals import Refusals
@@ -81,19 +81,19 @@ class Doctor:
         self,
         env: Env,
         roster: Roster,
-        dialer: Dialer,
+        dialler: Dialler,
         upkeep: Upkeep,
         soundings: Soundings,
-        dialing_back: DialingBack,
+        dialling_back: DiallingBack,
         own: OwnRecord,
     ) -> None:
         self.refusals = Refusals()
         self._env = env
         self._roster = roster
-        self._dialer = dialer
+        self._dialler = dialler
         self._upkeep = upkeep
         self._soundings = soundings
-        self._dialing_back = dialing_back
+        self._dialling_back = dialling_back
         self._own = own
         self._turn = trio.Lock()
 
@@ -177,7 +177,7 @@ class Doctor:
                     nursery.start_soon(self._try_long, connection, notes)
 
     async def _have_dialled(self, connection: Connection, notes: _Notes) -> None:
-        reply = await self._dialing_back.ask(connection)
+        reply = await self._dialling_back.ask(connection)
         if reply is None or reply.outcome not in DIALLED_BACK:
             return
         try:
@@ -241,7 +241,7 @@ class Doctor:
         try:
             with trio.move_on_after(WITHIN):
                 # Not as a seed: that connection would be kept, however many there are.
-                await self._dialer.dial(address, Source.BOOTSTRAP)
+                await self._dialler.dial(address, Source.BOOTSTRAP)
                 return there
         except P2PError as error:
             reason = error.reason if isinstance(error, HandshakeRefused) else error.code

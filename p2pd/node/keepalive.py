@@ -109,11 +109,11 @@ class Keepalive:
     def _look_round(self, now: float, shortest: float) -> tuple[float, float]:
         """Look after all connections; returns when the next is due, and when one is evicted."""
         self._unanswered.clear()
-        dialed, accepted = self._interval(Direction.OUTBOUND), self._interval(Direction.INBOUND)
-        due, longest_silent = now + dialed, math.inf
+        dialled, accepted = self._interval(Direction.OUTBOUND), self._interval(Direction.INBOUND)
+        due, longest_silent = now + dialled, math.inf
         for connection in tuple(self._roster.connections.values()):
             heard = connection.last_heard
-            quiet_at = heard + (dialed if connection.direction is Direction.OUTBOUND else accepted)
+            quiet_at = heard + (dialled if connection.direction is Direction.OUTBOUND else accepted)
             if connection.passing:
                 quiet_at = self._look_after_passing(connection, now)
             else:
@@ -191,8 +191,8 @@ class Keepalive:
         Nobody is evicted without a probe, however soon that is.
         """
         config = self.config
-        dialed = direction is Direction.OUTBOUND
-        interval = config.ping_interval + (0 if dialed else config.ping_timeout / 2)
+        dialled = direction is Direction.OUTBOUND
+        interval = config.ping_interval + (0 if dialled else config.ping_timeout / 2)
         return min(interval, self._longest())
 
     def _longest(self) -> float:

@@ -182,7 +182,7 @@ class Node:
     async def connect(self, address: str) -> NodeId:
         """Dial HOST:PORT now; returns who is there. The connection lasts until a user ends it.
 
-        Raises `InvalidRequest`, or the last of what `Dialer.dial` raises.
+        Raises `InvalidRequest`, or the last of what `Dialler.dial` raises.
         """
         try:
             host, port = parse_address(address)
@@ -191,7 +191,7 @@ class Node:
         failure: Exception = DialFailed(f"{host} has no address")
         for each in await self._env.network.resolve(host, port):
             try:
-                connection = await self.services.dialer.dial_to_stay(each, Source.MANUAL)
+                connection = await self.services.dialler.dial_to_stay(each, Source.MANUAL)
             except (DialFailed, PeerError) as error:
                 failure = error
                 continue
@@ -223,7 +223,7 @@ class Node:
         self, peer: NodeId, message: Message, kind: type[M], within: float
     ) -> tuple[M, float]:
         """Return a reply, and the seconds that it took, not counting those of a dial."""
-        await self.services.dialer.connect_to(peer)
+        await self.services.dialler.connect_to(peer)
         sent_at = trio.current_time()
         reply = await self.services.requester.request(peer, message, kind, within)
         return reply, trio.current_time() - sent_at

@@ -27,7 +27,7 @@ from p2pd.errors import (
 )
 from p2pd.ids import NodeId
 from p2pd.node.connection import Connection
-from p2pd.node.dialer import Dialer
+from p2pd.node.dialler import Dialler
 from p2pd.node.dispatch import Call, Dispatch
 from p2pd.node.env import Env
 from p2pd.node.peer_book import PeerBook
@@ -99,7 +99,7 @@ class Probing:
         env: Env,
         config: LivenessConfig,
         roster: Roster,
-        dialer: Dialer,
+        dialler: Dialler,
         requester: Requester,
         book: PeerBook,
         dispatch: Dispatch,
@@ -107,7 +107,7 @@ class Probing:
         self.config = config
         self._env = env
         self._roster = roster
-        self._dialer = dialer
+        self._dialler = dialler
         self._requester = requester
         self._book = book
         self._limit = trio.CapacityLimiter(MAX_PROBES)
@@ -126,7 +126,7 @@ class Probing:
         if not last:
             await self._pace(node)
         entry = self._roster.registry.get(node)
-        if entry is None or not self._dialer.claim_dial(entry, most=PROBED_ADDRESSES):
+        if entry is None or not self._dialler.claim_dial(entry, most=PROBED_ADDRESSES):
             return Outcome.NOT_TRIED
         soon = self.config.ping_timeout / 2
         seconds = soon if last else self._seconds()
@@ -172,11 +172,11 @@ class Probing:
         The connection may be the only one that leads to others that were out of reach as well.
         """
         entry = self._roster.registry.get(node)
-        if entry is None or not self._dialer.claim_dial(entry, most=PROBED_ADDRESSES):
+        if entry is None or not self._dialler.claim_dial(entry, most=PROBED_ADDRESSES):
             return
         async with self._limit:
             with suppress(P2PError), trio.move_on_after(self._seconds()):
-                await self._dialer.connect_to(node, stay=True, most=PROBED_ADDRESSES)
+                await self._dialler.connect_to(node, stay=True, most=PROBED_ADDRESSES)
 
     async def ask_others(self, node: NodeId) -> Word:
         """Ask `liveness.indirect_probes` connected peers that know a node to reach it."""
@@ -253,7 +253,7 @@ class Probing:
                 # Should the connection end meanwhile, the node is dialled.
                 await self._requester.request(node, Ping(), Pong, self.config.ping_timeout)
             else:
-                await self._dialer.connect_to(node, most=PROBED_ADDRESSES)
+                await self._dialler.connect_to(node, most=PROBED_ADDRESSES)
             return True
         return False
 

@@ -8,7 +8,7 @@ import trio
 from p2pd.errors import Busy, ConnectionLost, Exhausted, P2PError, RequestTimedOut
 from p2pd.ids import NodeId
 from p2pd.node.connection import Connection
-from p2pd.node.dialer import Dialer
+from p2pd.node.dialler import Dialler
 from p2pd.node.roster import Roster
 from p2pd.wire.messages import M, Message
 
@@ -19,9 +19,9 @@ HeldUp = Callable[[], AbstractContextManager[None]]
 class Requester:
     """Sends requests over the connections there are, and over new ones."""
 
-    def __init__(self, roster: Roster, dialer: Dialer) -> None:
+    def __init__(self, roster: Roster, dialler: Dialler) -> None:
         self._roster = roster
-        self._dialer = dialer
+        self._dialler = dialler
         roster.on_disconnected.append(self._disconnected)
 
     async def request(
@@ -38,7 +38,7 @@ class Requester:
         waits until others make some. Where the connection ends under the request, as a duplicate
         or to make room, the request is sent once more over another one. Both of these happen
         within a `held_up()`. Raises `NotFound` for a peer without a known address, `Busy` where
-        there was no room in time, and what `Dialer.connect_to` and `Connection.request` raise.
+        there was no room in time, and what `Dialler.connect_to` and `Connection.request` raise.
         """
         until = trio.current_time() + within
         connection = self._roster.connections.get(peer)
@@ -53,7 +53,7 @@ class Requester:
         return await self._send(again, message, kind, until)
 
     def _disconnected(self, _: Connection) -> None:
-        self._dialer.room.unpark()
+        self._dialler.room.unpark()
 
     async def _send(
         self, connection: Connection, message: Message, kind: type[M], until: float
@@ -63,7 +63,7 @@ class Requester:
         finally:
             # A connection that is quiet makes room.
             if not connection.requests_under_way:
-                self._dialer.room.unpark()
+                self._dialler.room.unpark()
 
     async def _connect(
         self, peer: NodeId, question: Message, until: float, held_up: HeldUp
@@ -72,12 +72,12 @@ class Requester:
             error: P2PError = RequestTimedOut(f"peer {peer.short} was not reached in time")
             with trio.move_on_at(until):
                 try:
-                    return await self._dialer.connect_to(peer, question=question)
+                    return await self._dialler.connect_to(peer, question=question)
                 except Exhausted:
                     raise
                 except Busy as full:
                     error = full
                 with held_up():
-                    await self._dialer.room.park()
+                    await self._dialler.room.park()
                 continue
             raise error

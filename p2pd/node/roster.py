@@ -117,7 +117,7 @@ class Roster:
                 peer.signed_record,
                 peer.record,
                 remote=connection.remote,
-                dialed=connection.direction is Direction.OUTBOUND,
+                dialled=connection.direction is Direction.OUTBOUND,
                 passing=connection.passing,
             )
             _order_addresses(entry, connection)
@@ -330,7 +330,7 @@ class Roster:
             source,
             wall,
             remote=connection.remote,
-            dialed=connection.direction is Direction.OUTBOUND,
+            dialled=connection.direction is Direction.OUTBOUND,
             passing=connection.passing,
         )
         _order_addresses(entry, connection)
@@ -377,7 +377,7 @@ class Roster:
     def _link(self, connection: Connection) -> Link:
         outbound = connection.direction is Direction.OUTBOUND
         return Link(
-            dialer=self._own_id if outbound else connection.node_id,
+            dialler=self._own_id if outbound else connection.node_id,
             dial_number=connection.peer.dial_number,
             peer_instance=connection.peer.instance,
         )
@@ -386,8 +386,8 @@ class Roster:
 def _order_addresses(entry: Entry, connection: Connection) -> None:
     """Put first what was dialled just now, then what the peer says now, then what was known."""
     claimed = reachable(connection.peer.addresses, connection.remote.host)
-    dialed = entry.addresses[: connection.direction is Direction.OUTBOUND]
-    known = dict.fromkeys([*dialed, *claimed, *entry.addresses])
+    dialled = entry.addresses[: connection.direction is Direction.OUTBOUND]
+    known = dict.fromkeys([*dialled, *claimed, *entry.addresses])
     entry.addresses[:] = list(known)[:MAX_ADDRESSES]
 
 

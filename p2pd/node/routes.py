@@ -314,7 +314,7 @@ class Routes:
 
     async def ask(self, node_id: NodeId, question: Message, kind: type[M]) -> M | None:
         """Ask one node, and note how long it takes; None where no such answer comes in time."""
-        dialed, sent_at = node_id not in self._roster.connections, trio.current_time()
+        dialled, sent_at = node_id not in self._roster.connections, trio.current_time()
         within = self._config.request_timeout
         try:
             answer = await self._requester.request(node_id, question, kind, within)
@@ -323,13 +323,13 @@ class Routes:
         except P2PError as error:
             self.note_failure(node_id, error)
             return None
-        self._note_answer(node_id, trio.current_time() - sent_at, dialed=dialed)
+        self._note_answer(node_id, trio.current_time() - sent_at, dialled=dialled)
         return answer
 
     def patience(self, node_id: NodeId) -> float:
         """Return within how many seconds an answer of a node can be expected."""
-        dialed = node_id not in self._roster.connections
-        return self._round_trips.expected(node_id, dialed=dialed)
+        dialled = node_id not in self._roster.connections
+        return self._round_trips.expected(node_id, dialled=dialled)
 
     def _begin(self, target: bytes, k: int, *, urgent: bool) -> Lookup:
         self.table.looked_up(target, trio.current_time())
@@ -385,18 +385,18 @@ class Routes:
     ) -> None:
         """Ask a candidate of a lookup; enter its answer and the hop, and wake the lookup."""
         node_id, asked_at = candidate.node_id, trio.current_time()
-        dialed = node_id not in self._roster.connections
+        dialled = node_id not in self._roster.connections
         kind: type[Nodes | Value] = Nodes if isinstance(question, FindNode) else Value
         outcome, answer, gone = "answered", None, False
 
         @contextmanager
         def held_up() -> Iterator[None]:
-            nonlocal dialed
+            nonlocal dialled
             lookup.held_up(candidate)
             wake()
             yield
             lookup.sent(candidate, trio.current_time())
-            dialed = node_id not in self._roster.connections
+            dialled = node_id not in self._roster.connections
             wake()
 
         try:
@@ -410,7 +410,7 @@ class Routes:
         now = trio.current_time()
         if answer is not None:
             route.answers[node_id] = answer
-            self._note_answer(node_id, now - candidate.sent_at, dialed=dialed)
+            self._note_answer(node_id, now - candidate.sent_at, dialled=dialled)
             connection = self._roster.connections.get(node_id)
             if connection is not None:
                 self._note_life(connection, candidate.signed)
@@ -420,8 +420,8 @@ class Routes:
         route.hops.append(Hop(node_id, candidate.depth, now - asked_at, outcome))
         wake()
 
-    def _note_answer(self, node_id: NodeId, seconds: float, *, dialed: bool) -> None:
-        self._round_trips.took(node_id, seconds, dialed=dialed)
+    def _note_answer(self, node_id: NodeId, seconds: float, *, dialled: bool) -> None:
+        self._round_trips.took(node_id, seconds, dialled=dialled)
         self._unanswered.pop(node_id, None)
 
     def note_failure(self, node_id: NodeId, error: P2PError) -> bool:

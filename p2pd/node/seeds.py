@@ -16,7 +16,7 @@ from p2pd.errors import Busy, DialFailed, P2PError
 from p2pd.hosts import parse_address
 from p2pd.ids import NodeId
 from p2pd.node.connection import Connection
-from p2pd.node.dialer import Dialer
+from p2pd.node.dialler import Dialler
 from p2pd.node.env import Env
 from p2pd.node.events import Events
 from p2pd.node.roster import Roster
@@ -43,14 +43,14 @@ class Seeds:
         env: Env,
         texts: tuple[str, ...],
         roster: Roster,
-        dialer: Dialer,
+        dialler: Dialler,
         events: Events,
     ) -> None:
         self._env = env
         self._texts = texts
         self._roster = roster
         self._registry: Registry = roster.registry
-        self._dialer = dialer
+        self._dialler = dialler
         self._events = events
         self._found: dict[str, list[Address]] = {}
         self._holders: dict[Address, NodeId] = {}
@@ -174,7 +174,7 @@ class Seeds:
         if entry is None or self._is_parted(entry, address):
             return
         try:
-            connection = await self._dialer.dial_to_stay(address, Source.SEED)
+            connection = await self._dialler.dial_to_stay(address, Source.SEED)
         except Busy:
             # Our own limit is not the seed's fault.
             return

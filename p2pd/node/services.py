@@ -11,8 +11,8 @@ from p2pd.core.registry import Registry
 from p2pd.core.stalemates import Stalemates
 from p2pd.node.bootstrap import Bootstrap
 from p2pd.node.dht import Dht
-from p2pd.node.dial_back import DialingBack
-from p2pd.node.dialer import Dialer
+from p2pd.node.dial_back import DiallingBack
+from p2pd.node.dialler import Dialler
 from p2pd.node.discovery import Discovery
 from p2pd.node.dispatch import Call, Dispatch
 from p2pd.node.doctor import Doctor
@@ -56,7 +56,7 @@ class Services:
     registry: Registry
     roster: Roster
     inbound: Inbound
-    dialer: Dialer
+    dialler: Dialler
     requester: Requester
     upkeep: Upkeep
     bootstrap: Bootstrap
@@ -74,7 +74,7 @@ class Services:
     reconciler: Reconciler
     repair: Repair
     republisher: Republisher
-    dialing_back: DialingBack
+    dialling_back: DiallingBack
     doctor: Doctor
 
 
@@ -98,9 +98,9 @@ def wire_services(config: Config, env: Env, events: Events, listening: list[Addr
     book = PeerBook(env, registry, difficulty=config.identity.difficulty)
     introducer = Introducer(env, terms, own, book, dispatch)
     shortage = Shortage(roster)
-    dialer = Dialer(env, introducer, roster, shortage, events)
-    requester = Requester(roster, dialer)
-    upkeep = Upkeep(env, roster, dialer, shortage)
+    dialler = Dialler(env, introducer, roster, shortage, events)
+    requester = Requester(roster, dialler)
+    upkeep = Upkeep(env, roster, dialler, shortage)
     book.on_news.append(upkeep.wake_if_short)
     exchange = Exchange(env, roster, book, own, dispatch)
     discovery = Discovery(
@@ -122,13 +122,13 @@ def wire_services(config: Config, env: Env, events: Events, listening: list[Addr
             connection.probe()
 
     gossip = GossipService(env, config.gossip, roster, dispatch, name=config.node.name)
-    probing = Probing(env, config.liveness, roster, dialer, requester, book, dispatch)
+    probing = Probing(env, config.liveness, roster, dialler, requester, book, dispatch)
     liveness = LivenessService(env, roster, probing, book, own, gossip, events)
     limit = config.store.max_value_bytes
     replica = Replica(env, dispatch, events, max_value_bytes=limit)
     routes = Routes(env, config.dht, roster, requester, book, dispatch)
     quorum = Quorum(env, config.dht, roster, routes, requester, replica)
-    dialing_back = DialingBack(env, roster, dispatch)
+    dialling_back = DiallingBack(env, roster, dispatch)
     confirmations = Confirmations(trio.current_time())
     stalemates = Stalemates(config.dht.repair_interval)
     reconciler = Reconciler(env, roster, requester, replica, confirmations, stalemates, dispatch)
@@ -143,14 +143,14 @@ def wire_services(config: Config, env: Env, events: Events, listening: list[Addr
         registry=registry,
         roster=roster,
         inbound=Inbound(env, introducer, roster, events),
-        dialer=dialer,
+        dialler=dialler,
         requester=requester,
         upkeep=upkeep,
         bootstrap=Bootstrap(env, config.discovery.bootstrap, registry, roster, upkeep, events),
-        seeds=Seeds(env, config.discovery.seeds, roster, dialer, events),
+        seeds=Seeds(env, config.discovery.seeds, roster, dialler, events),
         keepalive=Keepalive(env, config.liveness, roster, events, woke, liveness.timer_came),
         exchange=exchange,
-        surplus=Surplus(env, roster, dialer, dispatch, gossip.carries),
+        surplus=Surplus(env, roster, dialler, dispatch, gossip.carries),
         discovery=discovery,
         gossip=gossip,
         probing=probing,
@@ -172,8 +172,8 @@ def wire_services(config: Config, env: Env, events: Events, listening: list[Addr
         republisher=Republisher(
             env, config.dht, routes, replica, reconciler, confirmations, repair
         ),
-        dialing_back=dialing_back,
-        doctor=Doctor(env, roster, dialer, upkeep, Soundings(env, discovery), dialing_back, own),
+        dialling_back=dialling_back,
+        doctor=Doctor(env, roster, dialler, upkeep, Soundings(env, discovery), dialling_back, own),
     )
 
 

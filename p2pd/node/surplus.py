@@ -19,7 +19,7 @@ from p2pd.core.entries import Source
 from p2pd.errors import P2PError
 from p2pd.ids import NodeId
 from p2pd.node.connection import Connection, Direction
-from p2pd.node.dialer import Dialer
+from p2pd.node.dialler import Dialler
 from p2pd.node.dispatch import Call, Dispatch
 from p2pd.node.env import Env
 from p2pd.node.roster import Roster
@@ -45,13 +45,13 @@ class Surplus:
         self,
         env: Env,
         roster: Roster,
-        dialer: Dialer,
+        dialler: Dialler,
         dispatch: Dispatch,
         carries: Callable[[NodeId], bool],
     ) -> None:
         self._env = env
         self._carries = carries
-        self._dialer = dialer
+        self._dialler = dialler
         self._roster = roster
         self._asking = False
         self._replacing = False
@@ -86,7 +86,7 @@ class Surplus:
         if not others:
             return False
         with suppress(P2PError):
-            await self._dialer.dial_entry(self._env.rng.choice(others), stay=True)
+            await self._dialler.dial_entry(self._env.rng.choice(others), stay=True)
             return True
         return False
 

@@ -7,7 +7,7 @@ import trio
 from p2pd.errors import P2PError
 from p2pd.node.alarms import Alarm
 from p2pd.node.connection import Connection
-from p2pd.node.dialer import Dial, Dialer
+from p2pd.node.dialler import Dial, Dialler
 from p2pd.node.env import Env
 from p2pd.node.roster import Roster
 from p2pd.node.shortage import Shortage
@@ -19,9 +19,9 @@ MAX_DIALS = 8
 class Upkeep:
     """Replaces connections that are lost, until `stop` is called."""
 
-    def __init__(self, env: Env, roster: Roster, dialer: Dialer, shortage: Shortage) -> None:
+    def __init__(self, env: Env, roster: Roster, dialler: Dialler, shortage: Shortage) -> None:
         self._registry = roster.registry
-        self._dialer = dialer
+        self._dialler = dialler
         self._shortage = shortage
         self._alarm = Alarm(env.alarms)
         # Whether there were too few connections when it looked last.
@@ -29,7 +29,7 @@ class Upkeep:
         self._scope = trio.CancelScope()
         roster.on_disconnected.append(self._disconnected)
         # When to try a peer again is known only then.
-        dialer.on_end.append(self.wake_if_short)
+        dialler.on_end.append(self.wake_if_short)
 
     def wake(self) -> None:
         """Look again at whom to dial: connections are missing, or their number has changed."""
@@ -50,7 +50,7 @@ class Upkeep:
 
     def stop(self) -> None:
         """Replace no lost connections any more, and give up the dials for that."""
-        self._dialer.stop()
+        self._dialler.stop()
         self._scope.cancel()
 
     async def _keep_up(self, limit: trio.CapacityLimiter, nursery: trio.Nursery) -> None:
@@ -62,11 +62,11 @@ class Upkeep:
             candidates = self._registry.candidates(now)[:room] if room > 0 else []
             next_retry = self._registry.next_retry(now) if wanted > 0 else None
             for entry in candidates:
-                if not self._dialer.claim_dial(entry):
-                    allowed_at = self._dialer.may_dial_strangers_at()
+                if not self._dialler.claim_dial(entry):
+                    allowed_at = self._dialler.may_dial_strangers_at()
                     next_retry = min(next_retry or math.inf, allowed_at)
                     break
-                dial = self._dialer.begin(entry)
+                dial = self._dialler.begin(entry)
                 limit.acquire_on_behalf_of_nowait(dial)
                 nursery.start_soon(self._carry_out, dial, limit)
             next_look = next_retry or math.inf
@@ -76,7 +76,7 @@ class Upkeep:
 
     async def _carry_out(self, dial: Dial, limit: trio.CapacityLimiter) -> None:
         try:
-            await self._dialer.carry_out(dial)
+            await self._dialler.carry_out(dial)
         except P2PError:
             # It is in the registry and in the log.
             return

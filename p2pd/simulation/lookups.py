@@ -97,7 +97,7 @@ class Net:
             own_id=asker,
             k=self.k,
             alpha=alpha,
-            patience=lambda node_id: trips.expected(node_id, dialed=True),
+            patience=lambda node_id: trips.expected(node_id, dialled=True),
             near=NEAR * self._table(asker).radius(self.k),
             spare=trips.spare(self.k),
             paths=paths,
@@ -117,7 +117,7 @@ class Net:
                 continue
             now, _, candidate = heapq.heappop(events)
             if candidate.node_id in self._is_living:
-                trips.took(candidate.node_id, now - candidate.sent_at, dialed=True)
+                trips.took(candidate.node_id, now - candidate.sent_at, dialled=True)
                 lookup.answered(candidate, self._answer(candidate.node_id, target))
             else:
                 lookup.failed(candidate)

@@ -500,7 +500,7 @@ class DialBack:
 
 
 @attrs.frozen
-class DialedBack:
+class DialledBack:
     """What came of the dial: `outcome` is reached, refused or silent."""
 
     address: Label
@@ -545,7 +545,7 @@ Message = (
     | Give
     | Given
     | DialBack
-    | DialedBack
+    | DialledBack
 )
 
 # One kind of them.
@@ -589,5 +589,5 @@ TAGS: dict[int, type[Message]] = {
     35: Give,
     36: Given,
     37: DialBack,
-    38: DialedBack,
+    38: DialledBack,
 }

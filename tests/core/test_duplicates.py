@@ -32,7 +32,7 @@ def test_both_ends_keep_the_same_one_in_every_order(
     for own, peer in (pair, pair[::-1]):
         links = [Link(pair[who], number, bytes(16)) for who, number in dialled]
         survivors = {
-            (link.dialer, link.dial_number)
+            (link.dialler, link.dial_number)
             for order in permutations(links)
             for link in [kept(list(order), own, peer)]
         }
@@ -45,9 +45,9 @@ def test_both_ends_keep_the_same_one_in_every_order(
 def test_of_two_dials_by_one_node_the_later_stays(
     pair: tuple[NodeId, NodeId], first: int, second: int
 ) -> None:
-    for dialer in pair:
+    for dialler in pair:
         stays = new_one_stays(
-            Link(dialer, second, b"i" * 16), Link(dialer, first, b"i" * 16), *pair
+            Link(dialler, second, b"i" * 16), Link(dialler, first, b"i" * 16), *pair
         )
         assert stays is (second > first)
 

@@ -76,14 +76,19 @@ def learn(
 
 
 def connect(
-    table: Registry, number: int, remote: Address = HOME, *, dialed: bool = True, wall: float = WALL
+    table: Registry,
+    number: int,
+    remote: Address = HOME,
+    *,
+    dialled: bool = True,
+    wall: float = WALL,
 ) -> Entry:
-    source = Source.MULTICAST if dialed else Source.INBOUND
-    return table.connected(*facts(key(number)), source, wall, remote=remote, dialed=dialed)
+    source = Source.MULTICAST if dialled else Source.INBOUND
+    return table.connected(*facts(key(number)), source, wall, remote=remote, dialled=dialled)
 
 
 def meet(table: Registry, number: int, remote: Address, wall: float = WALL) -> Entry:
-    connect(table, number, remote, dialed=False, wall=wall)
+    connect(table, number, remote, dialled=False, wall=wall)
     return table.disconnected(node(number), "gone", wall, 0.0)
 
 
@@ -394,9 +399,9 @@ def test_candidates_come_in_their_order_of_promise() -> None:
     for _ in range(8):
         table.failed(hopeless, "refused", now=-1000.0)
     connect(table, 7)
-    dialing = table.heard(node(8), lan(8), Source.MULTICAST, WALL)
-    assert dialing is not None
-    dialing.dialing = True
+    dialling = table.heard(node(8), lan(8), Source.MULTICAST, WALL)
+    assert dialling is not None
+    dialling.dialling = True
     waiting = table.heard(node(9), lan(9), Source.MULTICAST, WALL)
     assert waiting is not None
     waiting.retry_at = 100.1
@@ -459,7 +464,7 @@ def test_a_configured_address_of_a_known_peer_merges_into_its_entry() -> None:
 def test_an_inbound_connection_says_nothing_of_where_its_peer_listens() -> None:
     table = registry()
     waiting = table.configured(lan(1), Source.BOOTSTRAP, WALL)
-    entry = connect(table, 1, lan(1), dialed=False)
+    entry = connect(table, 1, lan(1), dialled=False)
     assert entry is not waiting
     assert entry.addresses == []
     assert waiting in list(table)
@@ -517,7 +522,7 @@ def test_no_source_takes_the_room_of_configured_addresses() -> None:
 
 def test_beacons_with_false_addresses_push_out_no_true_one() -> None:
     table = registry()
-    entry = connect(table, 1, lan(1), dialed=True)
+    entry = connect(table, 1, lan(1), dialled=True)
     for number in range(100, 130):
         table.heard(node(1), lan(number), Source.MULTICAST, WALL)
     assert len(entry.addresses) == MAX_ADDRESSES

@@ -101,7 +101,7 @@ def test_a_key_outlives_the_nodes_that_store_it(make_daemon: MakeDaemon) -> None
 
 
 def test_both_dial_at_once_and_one_connection_stays(make_daemon: MakeDaemon) -> None:
-    # The dialers stay still: only the two `connect`s make connections.
+    # The diallers stay still: only the two `connect`s make connections.
     alone = (*NO_MULTICAST, "--set", "connections.target=0")
     one, two = (make_daemon(name, *alone).start() for name in "ab")
     with ThreadPoolExecutor(2) as pool:

@@ -23,11 +23,11 @@ def errors_shown(daemon: Daemon) -> list[str]:
     return [each["last_error"] for each in daemon.call("peers") if each["last_error"]]
 
 
-def assert_refused(dialer: Daemon, listener: Daemon, reason: str, words: str) -> None:
+def assert_refused(dialler: Daemon, listener: Daemon, reason: str, words: str) -> None:
     """Both daemons run; check that each keeps the other out, and tells the same reason."""
-    until("the dialer says why", lambda: logged(dialer, "peer.dial_failed", reason))
+    until("the dialler says why", lambda: logged(dialler, "peer.dial_failed", reason))
     until("the listener says why", lambda: logged(listener, "peer.refused", reason))
-    for daemon in (dialer, listener):
+    for daemon in (dialler, listener):
         assert daemon.connected() == set()
         assert any(words in each for each in errors_shown(daemon)), errors_shown(daemon)
 
@@ -35,22 +35,22 @@ def assert_refused(dialer: Daemon, listener: Daemon, reason: str, words: str) ->
 def test_another_network_name(make_daemon: MakeDaemon) -> None:
     listener = make_daemon("a", *NO_MULTICAST).start()
     flags = ("--set", "node.network=other", "--bootstrap", listener.address)
-    dialer = make_daemon("b", *NO_MULTICAST, *flags).start()
-    assert_refused(dialer, listener, "network", "node.network")
+    dialler = make_daemon("b", *NO_MULTICAST, *flags).start()
+    assert_refused(dialler, listener, "network", "node.network")
 
 
-@pytest.mark.parametrize("dialer_has_key", [True, False])
+@pytest.mark.parametrize("dialler_has_key", [True, False])
 def test_another_network_key(
-    make_daemon: MakeDaemon, tmp_path: Path, *, dialer_has_key: bool
+    make_daemon: MakeDaemon, tmp_path: Path, *, dialler_has_key: bool
 ) -> None:
     keys = [tmp_path / "one.key", tmp_path / "two.key"]
     for key in keys:
         key.write_text(f"a secret of at least 32 bytes: {key.stem}\n")
     with_key = [("--set", f"node.network_key_file={key}") for key in keys]
     listener = make_daemon("a", *NO_MULTICAST, *with_key[0]).start()
-    own = with_key[1] if dialer_has_key else ()
-    dialer = make_daemon("b", *NO_MULTICAST, *own, "--bootstrap", listener.address).start()
-    assert_refused(dialer, listener, "network_key", "node.network_key_file")
+    own = with_key[1] if dialler_has_key else ()
+    dialler = make_daemon("b", *NO_MULTICAST, *own, "--bootstrap", listener.address).start()
+    assert_refused(dialler, listener, "network_key", "node.network_key_file")
 
 
 def test_the_same_network_key_lets_in(make_daemon: MakeDaemon, tmp_path: Path) -> None:
@@ -77,8 +77,8 @@ def test_an_identity_with_too_little_work(make_daemon: MakeDaemon) -> None:
     strict = ("--set", "identity.difficulty=16")
     listener = make_daemon("a", *NO_MULTICAST, *strict).start()
     cheap = ("--set", "identity.difficulty=0", "--bootstrap", listener.address)
-    dialer = make_daemon("b", *NO_MULTICAST, *cheap).start()
-    assert_refused(dialer, listener, "difficulty", "identity.difficulty")
+    dialler = make_daemon("b", *NO_MULTICAST, *cheap).start()
+    assert_refused(dialler, listener, "difficulty", "identity.difficulty")
 
 
 def test_oneself(make_daemon: MakeDaemon) -> None:

@@ -14,7 +14,7 @@ from p2pd.node.dial_back import DIAL_BACK_AGAIN, DIALS_BACK_AT_ONCE, MAX_DIALS_B
 from p2pd.node.env import Env
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.wire.beacon import Beacon, network_tag, read_beacon, write_beacon
-from p2pd.wire.messages import DialBack, DialedBack, Failed
+from p2pd.wire.messages import DialBack, DialledBack, Failed
 from tests.node.scripted import Line, ScriptedPeer, assert_unharmed, make_record
 
 GROUP = "239.255.0.1"
@@ -130,13 +130,13 @@ async def test_only_the_host_that_asks_is_dialled(
         line = await announcing(world, a, Address("10.1.2.3", 22), Address("10.9.0.1", 41007))
         dialled.clear()
         reply = await line.ask(DialBack())
-        assert reply == DialedBack("10.9.0.1:41007", "refused")
+        assert reply == DialledBack("10.9.0.1:41007", "refused")
         assert dialled == [Address("10.9.0.1", 41007)]
         # As one behind a router that translates addresses: where it comes from, all the same.
         other = await announcing(world, a, Address("10.1.2.3", 22))
         dialled.clear()
         await trio.sleep(DIAL_BACK_AGAIN)
-        assert await other.ask(DialBack()) == DialedBack("10.9.0.1:22", "refused")
+        assert await other.ask(DialBack()) == DialledBack("10.9.0.1:22", "refused")
         assert dialled == [Address("10.9.0.1", 22)]
         assert_unharmed(a)
 
@@ -197,7 +197,7 @@ async def test_dials_back_are_few(autojump_clock: MockClock) -> None:
         dialled = 0
         for turn in range(200):
             for line in lines:
-                dialled += isinstance(await line.ask(DialBack()), DialedBack)
+                dialled += isinstance(await line.ask(DialBack()), DialledBack)
             await trio.sleep(0.25)
             # They are three, but of one host.
             assert dialled <= 1 + (trio.current_time() - began) / DIAL_BACK_AGAIN, turn

@@ -79,11 +79,11 @@ async def assert_one_connection(world: World, a: SimNode, b: SimNode) -> None:
 
 async def dial_at_once(world: World, *dials: tuple[SimNode, SimNode], spread: float = 0.05) -> None:
     async with trio.open_nursery() as nursery:
-        for dialer, listener in dials:
+        for dialler, listener in dials:
 
-            async def dial(dialer: SimNode = dialer, listener: SimNode = listener) -> None:
+            async def dial(dialler: SimNode = dialler, listener: SimNode = listener) -> None:
                 await trio.sleep(world.rng.uniform(0, spread))
-                await try_to(dialer.node.connect, str(listener.address))
+                await try_to(dialler.node.connect, str(listener.address))
 
             nursery.start_soon(dial)
 
@@ -382,10 +382,10 @@ async def test_two_dials_find_another_node_at_a_known_address(autojump_clock: Mo
                     failures.append(str(error))
 
             entry = a.node.services.registry.get(b.node_id)
-            dialer = a.node.services.dialer
+            dialler = a.node.services.dialler
             async with trio.open_nursery() as dials:
                 dials.start_soon(ping)
-                dials.start_soon(try_to, dialer.dial_entry, entry)
+                dials.start_soon(try_to, dialler.dial_entry, entry)
             nursery.cancel_scope.cancel()
         assert len(failures) == 1
         assert "another node" in failures[0]
@@ -424,7 +424,7 @@ async def test_a_dial_for_a_question_does_not_end_what_was_to_last(
         a, b = await two(world)
         await a.node.connect(str(b.address))
         [lasting] = a.services.roster.connections.values()
-        connection = await a.services.dialer.dial(b.address, Source.EXCHANGE)
+        connection = await a.services.dialler.dial(b.address, Source.EXCHANGE)
         assert connection is not lasting
         await trio.sleep(60)
         for node in (a, b):
@@ -433,6 +433,6 @@ async def test_a_dial_for_a_question_does_not_end_what_was_to_last(
         entry = Entry(stranger(world.rng).node_id, Source.EXCHANGE, 0.0, addresses=[b.address])
         dialled = len(a.codes())
         with pytest.raises(DialFailed, match="another node"):
-            await a.services.dialer.dial_entry(entry)
+            await a.services.dialler.dial_entry(entry)
         assert "peer.connected" not in a.codes()[dialled:]
         assert a.services.roster.connections[b.node_id] is connection

@@ -10,7 +10,7 @@ from p2pd.core.registry import Registry
 from p2pd.ids import NodeId
 from p2pd.net.sim import SimMulticastSocket, SimNetwork, SimStream
 from p2pd.node import discovery
-from p2pd.node.dialer import STRANGERS_AT_ONCE, STRANGERS_PER_SECOND
+from p2pd.node.dialler import STRANGERS_AT_ONCE, STRANGERS_PER_SECOND
 from p2pd.node.discovery import ANSWERS_AT_ONCE, ANSWERS_PER_SECOND
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.wire.beacon import Beacon, network_tag, write_beacon

@@ -439,7 +439,7 @@ async def test_whom_we_ask_in_passing_does_not_stay_by_gossiping(autojump_clock:
 
         async with trio.open_nursery() as nursery:
             await nursery.start(peer.listen, gossips)
-            await a.services.dialer.dial(peer.address, Source.EXCHANGE)
+            await a.services.dialler.dial(peer.address, Source.EXCHANGE)
             await trio.sleep(PASSING_SECONDS / 2)
             assert connected(a) == {peer.identity.node_id.hex()}
             assert not a.services.roster.lasting()

@@ -17,7 +17,7 @@ from p2pd.net.faults import constant_latency
 from p2pd.net.sim import SimStream
 from p2pd.node import inbound, reconciler, replica
 from p2pd.node.connection import TIME_SLICE
-from p2pd.node.dialer import STRANGERS_AT_ONCE, STRANGERS_PER_SECOND
+from p2pd.node.dialler import STRANGERS_AT_ONCE, STRANGERS_PER_SECOND
 from p2pd.node.dispatch import BUG, Call
 from p2pd.node.handshaking import Introducer
 from p2pd.simulation.world import SimNode, World, open_world

@@ -48,7 +48,7 @@ def let_nobody_ask(node: SimNode, patch: pytest.MonkeyPatch) -> None:
         await trio.lowlevel.checkpoint()
         raise DialFailed("not in this test")
 
-    patch.setattr(node.services.dialer, "dial_entry", refuse)
+    patch.setattr(node.services.dialler, "dial_entry", refuse)
 
 
 def sources(node: SimNode) -> list[str]:

@@ -61,7 +61,7 @@ dial_number passing
 35 Give versions
 36 Given stored
 37 DialBack
-38 DialedBack address outcome
+38 DialledBack address outcome
 """
 FACT_FIELDS = """
 Signed body signature

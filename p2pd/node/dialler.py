@@ -84,7 +84,7 @@ class _Race:
             yield
 
 
-class Dialer:
+class Dialler:
     """Makes outbound connections.
 
     Tasks that wait for room for one more are parked in `room`; each of `on_end` is called at the
@@ -195,7 +195,7 @@ class Dialer:
         dial = Dial(entry, stay, most, question)
         if entry.node_id is not None:
             self._dials[entry.node_id] = dial
-        entry.dialing = True
+        entry.dialling = True
         return dial
 
     async def carry_out(self, dial: Dial) -> Connection:
@@ -219,7 +219,7 @@ class Dialer:
             silent = entry.node_id not in self._roster.connections
             if cut_short and silent and trio.current_time() - began >= CUT_SHORT:
                 self._note_failure(entry, DialTimedOut("no answer while somebody waited for it"))
-            entry.dialing = False
+            entry.dialling = False
             if entry.node_id is not None and self._dials.get(entry.node_id) is dial:
                 del self._dials[entry.node_id]
             dial.done.set()

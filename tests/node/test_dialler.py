@@ -17,7 +17,7 @@ from p2pd.ids import NodeId
 from p2pd.net.faults import Cut, constant_latency
 from p2pd.net.sim import SimPending, SimStream
 from p2pd.node.connection import Direction
-from p2pd.node.dialer import HEAD_START
+from p2pd.node.dialler import HEAD_START
 from p2pd.node.shortage import WELCOME
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.wire.messages import (
@@ -163,7 +163,7 @@ async def test_a_peer_that_did_not_run_for_a_moment_gets_one_connection(
 
         monkeypatch.setattr(SimPending, "secure", secure_once_it_runs)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(partial(a.services.dialer.connect_to, b.node_id, stay=True))
+            nursery.start_soon(partial(a.services.dialler.connect_to, b.node_id, stay=True))
             await trio.sleep(HEAD_START + 0.3)
             runs.set()
         for _ in range(30):
@@ -184,7 +184,7 @@ async def test_addresses_dialled_side_by_side_need_one_place(autojump_clock: Moc
         entry = a.services.registry.get(b.node_id)
         assert entry is not None
         entry.addresses.insert(0, Address("203.0.113.9", 41000))
-        await a.services.dialer.connect_to(b.node_id)
+        await a.services.dialler.connect_to(b.node_id)
         assert a.is_connected_to(b, c)
 
 
@@ -198,7 +198,7 @@ async def test_a_dial_that_replaces_what_the_peer_made_needs_a_place(
         await a.node.connect(str(c.address))
         await b.node.connect(str(a.address))
         with suppress(Busy):
-            await a.services.dialer.dial(b.address, Source.MANUAL, stay=True)
+            await a.services.dialler.dial(b.address, Source.MANUAL, stay=True)
         held = a.services.roster.connections.values()
         assert sum(each.direction is Direction.OUTBOUND for each in held) == 1
 
@@ -339,7 +339,7 @@ async def test_a_leaving_node_makes_no_more_connections(autojump_clock: MockCloc
 
 
 async def test_a_dial_that_somebody_else_made_is_tried_again(autojump_clock: MockClock) -> None:
-    """It was under way when the backoff ended: the dialer hears of its end."""
+    """It was under way when the backoff ended: the dialler hears of its end."""
     async with open_world(1) as world:
         a = await world.start("a", lan=None, connections__target=1, connections__backoff_max=4)
         [b] = await passive(world, "b")
@@ -357,7 +357,7 @@ async def test_a_dial_that_somebody_else_made_is_tried_again(autojump_clock: Moc
 
 
 async def test_who_asks_while_a_dial_begins_waits_for_that_one(autojump_clock: MockClock) -> None:
-    """And who gives up waiting does not make the dialer begin another one."""
+    """And who gives up waiting does not make the dialler begin another one."""
     async with open_world(1) as world:
         a = await world.start("a", lan=None, connections__target=3)
         [b] = await passive(world, "b")
@@ -370,7 +370,7 @@ async def test_who_asks_while_a_dial_begins_waits_for_that_one(autojump_clock: M
         for _ in range(30):
             a.services.registry.retry_now()
             a.services.upkeep.wake()
-            # Whoever is first, the dialer or the user, is up to Trio.
+            # Whoever is first, the dialler or the user, is up to Trio.
             await trio.lowlevel.checkpoint()
             with trio.move_on_after(0.5):
                 with suppress(P2PError):
@@ -421,7 +421,7 @@ async def test_who_joins_a_dial_has_all_addresses_tried(autojump_clock: MockCloc
 
             async def probe() -> None:
                 with suppress(P2PError):
-                    await a.services.dialer.connect_to(peer.identity.node_id, most=2)
+                    await a.services.dialler.connect_to(peer.identity.node_id, most=2)
 
             nursery.start_soon(probe)
             await trio.sleep(0.05)
