@@ -26,7 +26,7 @@ from p2pd.control.endpoint import listening_socket
 from p2pd.control.methods import HANDLERS, Node
 from p2pd.control.subscriptions import FEEDS, Feed
 from p2pd.errors import Busy, P2PError
-from p2pd.node.events import SHORTAGE_PAUSE
+from p2pd.node.events import EXHAUSTED_PAUSE
 
 MAX_CLIENTS: Final = 128
 MAX_REQUESTS: Final = 64
@@ -62,8 +62,8 @@ async def serve_control(
                 try:
                     stream = await listener.accept()
                 except OSError as error:
-                    node.events.emit_shortage(f"can't take clients of {path}: {error.strerror}")
-                    await trio.sleep(SHORTAGE_PAUSE)
+                    node.events.emit_exhausted(f"can't take clients of {path}: {error.strerror}")
+                    await trio.sleep(EXHAUSTED_PAUSE)
                 else:
                     nursery.start_soon(clients.serve, stream)
 
@@ -274,7 +274,7 @@ class _Client:
             await _hung_up(self._stream.socket)
         except OSError as error:
             # Then the client gets its answers, whether it is still there or not.
-            self._node.events.emit_shortage(f"can't watch a client: {error.strerror}")
+            self._node.events.emit_exhausted(f"can't watch a client: {error.strerror}")
         else:
             self.close()
 

@@ -31,8 +31,8 @@ KNOWN_AT_ONCE = 1200
 KNOWN_PER_SECOND = 20.0
 # What such an origin says on the network's own topics ($dead, $alive, $left) is paid from this
 # first.
-WORDS_AT_ONCE = 30
-WORDS_PER_SECOND = 1.0
+SYSTEM_AT_ONCE = 30
+SYSTEM_PER_SECOND = 1.0
 # For each origin that we only heard of, at least this many seconds ago. A peer that invents origins
 # has no more of them this old than its share of the registry (`hearsay`).
 ACQUAINTED_AFTER = 60.0
@@ -77,7 +77,7 @@ class Admission:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._known = _budgets(KNOWN_AT_ONCE, KNOWN_PER_SECOND)
-        self._known_words = _budgets(WORDS_AT_ONCE, WORDS_PER_SECOND)
+        self._known_system = _budgets(SYSTEM_AT_ONCE, SYSTEM_PER_SECOND)
         # A peer that accuses a node again and again makes it speak: that must not cost the node, or
         # those who pass on what it says, their other messages. So the network's own topics have
         # budgets of their own.
@@ -114,10 +114,10 @@ class Admission:
         is then left alone. `now` is monotonic, `wall` Unix seconds.
         """
         entry, origin = self._registry.get(item.origin), item.origin
-        is_word = publication.topic.startswith(SYSTEM)
-        if entry is not None and self._pays_itself(entry, origin, now, wall, is_word=is_word):
+        is_system = publication.topic.startswith(SYSTEM)
+        if entry is not None and self._pays_itself(entry, origin, now, wall, is_system=is_system):
             return Grant.SPREAD
-        if not self._pay_shared(entry, peer, item, now, asked=asked, is_word=is_word):
+        if not self._pay_shared(entry, peer, item, now, asked=asked, is_system=is_system):
             self._scarce_until = now + SCARCE_FOR
             return Grant.DROP
         return Grant.KEEP if now < self._scarce_until else Grant.SPREAD
@@ -132,13 +132,13 @@ class Admission:
         self._issued[slice_] = self._issued.get(slice_, 0) + 1
 
     def _pays_itself(
-        self, entry: Entry, origin: NodeId, now: float, wall: float, *, is_word: bool
+        self, entry: Entry, origin: NodeId, now: float, wall: float, *, is_system: bool
     ) -> bool:
         if entry.proven:
-            word = is_word and self._known_words.spend(origin, 1, now)
-            return word or self._known.spend(origin, 1, now)
+            by_system = is_system and self._known_system.spend(origin, 1, now)
+            return by_system or self._known.spend(origin, 1, now)
         acquainted = _is_acquainted(entry, wall)
-        return acquainted and self._acquainted[is_word].spend(origin, 1, now)
+        return acquainted and self._acquainted[is_system].spend(origin, 1, now)
 
     def _pay_shared(
         self,
@@ -148,16 +148,16 @@ class Admission:
         now: float,
         *,
         asked: bool,
-        is_word: bool,
+        is_system: bool,
     ) -> bool:
         teller = entry.told_by if entry is not None and not entry.proven else None
         cost = 1 + len(item.signed.body) // BYTES_COUNT
         # A flooder may be known to an honest neighbour: it must not use up all of that neighbour's
         # budget here.
-        if self._heard_of[is_word].spend(item.origin, 1, now):
+        if self._heard_of[is_system].spend(item.origin, 1, now):
             if teller and self._told.spend(teller, 1, now):
                 return True
-            if not asked and self._peer[is_word].spend(peer, cost, now):
+            if not asked and self._peer[is_system].spend(peer, cost, now):
                 return True
         return self._all.spend(cost, now)
 
@@ -167,7 +167,7 @@ def _budgets(at_once: float, per_second: float) -> Budgets[NodeId]:
 
 
 def _apart(at_once: float, per_second: float) -> dict[bool, Budgets[NodeId]]:
-    return {is_word: _budgets(at_once, per_second) for is_word in (False, True)}
+    return {is_system: _budgets(at_once, per_second) for is_system in (False, True)}
 
 
 def _slice(origin: NodeId, issued: int) -> tuple[NodeId, int]:

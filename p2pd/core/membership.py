@@ -13,12 +13,12 @@ import math
 import random
 from collections.abc import Callable
 
-from p2pd.core.acquaintances import Acquaintances, Known
+from p2pd.core.actions import Action, Evidence, Liveness
 from p2pd.core.isolation import Isolation
+from p2pd.core.known_nodes import Known, KnownNodes
 from p2pd.core.reporters import REPORT_EARLY, REPORT_TTL, Reporters
 from p2pd.core.suspects import Suspects
-from p2pd.core.suspicion import ASK_AGAIN, MAX_REPORTS, MOST_UNCLEAR, Case, Statement
-from p2pd.core.verdicts import Action, Evidence, Liveness
+from p2pd.core.suspicion import ASK_AGAIN, MAX_REPORTS, MOST_UNCLEAR, Statement, Suspicion
 from p2pd.ids import NodeId
 
 # If all is well, a connected peer is heard at least once in so many seconds.
@@ -46,7 +46,7 @@ class Membership:
         self._own_id = own_id
         self._network_of = network_of
         self._health = 0
-        self._known = Acquaintances()
+        self._known = KnownNodes()
         self._reporters = Reporters()
         self._isolation = Isolation()
         self._suspects = Suspects(rng, self._reporters, self._isolation, last_heard)
@@ -58,7 +58,7 @@ class Membership:
 
     def liveness(self, node: NodeId) -> Liveness:
         """Return what we believe of a node."""
-        if self._suspects.case(node) is not None:
+        if self._suspects.suspicion(node) is not None:
             return Liveness.SUSPECT
         if self._suspects.dead(node) is not None:
             return Liveness.DEAD
@@ -72,8 +72,10 @@ class Membership:
 
     def accusers(self, node: NodeId) -> dict[NodeId, Statement]:
         """Return who reports a node dead, and what each says; for people."""
-        case, dead = self._suspects.case(node), self._suspects.dead(node)
-        return dict(case.reports if case is not None else dead.reports if dead is not None else {})
+        suspicion, dead = self._suspects.suspicion(node), self._suspects.dead(node)
+        return dict(
+            suspicion.reports if suspicion is not None else dead.reports if dead is not None else {}
+        )
 
     def set_population(self, connected: int, known: int, now: float) -> None:
         """Note how many lasting connections there are, and how many nodes are known in all.
@@ -101,7 +103,7 @@ class Membership:
         known.heard_at = now
         self._suspects.refute(known.claims, now)
         known.claims = {}
-        self._acquit(node, known, now)
+        self._declare_alive(node, known, now)
         if known.lost:
             known.lost = False
             self._isolation.back(node)
@@ -138,7 +140,7 @@ class Membership:
             gone_at = max(gone_at, dead.failed_at)
         gone_since = now - (wall_ms - issued_ms) / 1000 <= gone_at
         if self._suspects.refute_older(node, issued_ms, now, gone_since=gone_since):
-            self._acquit(node, known, now)
+            self._declare_alive(node, known, now)
 
     def unlinked(self, node: NodeId) -> None:
         """Note that our connection to a node ended, even if the reason says nothing about it."""
@@ -174,10 +176,10 @@ class Membership:
         claims, known.claims = known.claims, {}
         if self._suspects.dead(node) is not None:
             return
-        case = self._suspects.open_lost(node, claims, now)
+        suspicion = self._suspects.open_lost(node, claims, now)
         if not reset:
-            case.ask_due = now
-            self._fell_silent(node, case, now)
+            suspicion.ask_due = now
+            self._fell_silent(node, suspicion, now)
         self._suspects.schedule(node)
 
     def dial_failed(self, node: NodeId, now: float, *, refused: bool) -> None:
@@ -185,22 +187,22 @@ class Membership:
 
         `refused`: at once, by its host; else there was no answer, or no route to it.
         """
-        case = self._suspects.case(node)
-        if case is None:
+        suspicion = self._suspects.suspicion(node)
+        if suspicion is None:
             return
         if refused:
-            self._suspects.convict(node, Evidence.REFUSED, now, now)
+            self._suspects.declare_dead(node, Evidence.REFUSED, now, now)
             return
-        case.dial_due = math.inf
-        case.dial_failed = True
-        if case.last_chance and not self.isolated:
-            self._suspects.convict(node, Evidence.SILENT, case.dialled_at, now)
+        suspicion.dial_due = math.inf
+        suspicion.dial_failed = True
+        if suspicion.last_chance and not self.isolated:
+            self._suspects.declare_dead(node, Evidence.SILENT, suspicion.dialled_at, now)
             return
-        if case.lost:
-            self._fell_silent(node, case, now)
-            if not case.others_failed and case.ask_due == math.inf:
-                case.ask_due = now
-        case.note_failure(now)
+        if suspicion.lost:
+            self._fell_silent(node, suspicion, now)
+            if not suspicion.others_failed and suspicion.ask_due == math.inf:
+                suspicion.ask_due = now
+        suspicion.note_failure(now)
         self._suspects.announce(node, now)
         self._suspects.schedule(node)
 
@@ -210,35 +212,35 @@ class Membership:
         It failed while we were not in touch with others, and may be cut off ourselves; or we dial
         too many strangers already.
         """
-        case = self._suspects.case(node)
-        if case is not None:
-            case.dial_due = now + ASK_AGAIN
-            if case.lost:
-                self._fell_silent(node, case, now)
+        suspicion = self._suspects.suspicion(node)
+        if suspicion is not None:
+            suspicion.dial_due = now + ASK_AGAIN
+            if suspicion.lost:
+                self._fell_silent(node, suspicion, now)
             self._suspects.schedule(node)
 
     def others_reached(self, node: NodeId, now: float) -> None:
         """Note that a peer we asked reached a suspect: it is alive, though we can't reach it."""
-        case = self._suspects.case(node)
-        if case is not None:
+        suspicion = self._suspects.suspicion(node)
+        if suspicion is not None:
             # This is only one peer's word: it costs no reporter any credit.
-            case.reports.clear()
-            self._acquit(node, self._known.of(node), now)
+            suspicion.reports.clear()
+            self._declare_alive(node, self._known.of(node), now)
 
     def others_failed(self, node: NodeId, now: float, *, tried: bool = True) -> None:
         """Note that no peer that we asked reached a node.
 
         `tried`: at least one tried; else there was no peer to ask that knew it.
         """
-        case = self._suspects.case(node)
-        if case is not None:
-            case.ask_due = math.inf
-            case.others_failed = True
-            case.others_tried = tried
-            if case.last_chance:
+        suspicion = self._suspects.suspicion(node)
+        if suspicion is not None:
+            suspicion.ask_due = math.inf
+            suspicion.others_failed = True
+            suspicion.others_tried = tried
+            if suspicion.last_chance:
                 # They were asked because it could not be dialled.
-                case.dial_due = now + ASK_AGAIN
-            case.note_failure(now)
+                suspicion.dial_due = now + ASK_AGAIN
+            suspicion.note_failure(now)
             self._suspects.announce(node, now)
             self._suspects.schedule(node)
 
@@ -247,14 +249,14 @@ class Membership:
 
         They, too, may be out of our reach: peers are asked again, for `MOST_UNCLEAR` rounds in all.
         """
-        case = self._suspects.case(node)
-        if case is None:
+        suspicion = self._suspects.suspicion(node)
+        if suspicion is None:
             return
-        case.unclear += 1
-        if case.unclear >= MOST_UNCLEAR:
+        suspicion.unclear += 1
+        if suspicion.unclear >= MOST_UNCLEAR:
             self.others_failed(node, now, tried=False)
             return
-        case.ask_due = now + ASK_AGAIN
+        suspicion.ask_due = now + ASK_AGAIN
         self._suspects.schedule(node)
 
     def reported(
@@ -280,7 +282,7 @@ class Membership:
         Strangers' reports do not count, but when enough have come, the accused is dialled. `saw` is
         for `accusers`.
         """
-        self._suspects.told(accused, now)
+        self._suspects.note_report(accused, now)
         age = (wall_ms - observed_ms) / 1000
         if (
             accused in (self._own_id, reporter)
@@ -298,7 +300,7 @@ class Membership:
         observed_at = now - max(age, 0.0)
         if stranger or not self._reporters.admit(accused, reporter, now):
             if stranger and heard_at is None and known.heard_at <= observed_at:
-                self._suspects.look_at_told(accused, now)
+                self._suspects.suspect_if_quorum_reported(accused, now)
             return False
         # Nothing issued now could refute a report dated in the future.
         statement = Statement(self._network_of(reporter), min(observed_ms, wall_ms), saw)
@@ -342,14 +344,14 @@ class Membership:
         """Return what is to be done now, in order; each is returned once."""
         return self._suspects.take(now)
 
-    def _acquit(self, node: NodeId, known: Known, now: float) -> None:
+    def _declare_alive(self, node: NodeId, known: Known, now: float) -> None:
         known.alive = True
         known.left = False
-        self._suspects.acquit(node, now)
+        self._suspects.declare_alive(node, now)
 
-    def _fell_silent(self, node: NodeId, case: Case, now: float) -> None:
-        if self._known.of(node).had_link and not case.silent:
-            case.silent = True
+    def _fell_silent(self, node: NodeId, suspicion: Suspicion, now: float) -> None:
+        if self._known.of(node).had_link and not suspicion.silent:
+            suspicion.silent = True
             self._isolation.lost(node, now)
 
     def _set_health(self, score: int) -> None:

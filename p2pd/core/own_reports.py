@@ -9,10 +9,10 @@ import random
 from collections import deque
 from collections.abc import Callable
 
+from p2pd.core.actions import Report
 from p2pd.core.bounded import BoundedTable
 from p2pd.core.reporters import REPORT_TTL, REPORTS_PER_MINUTE
 from p2pd.core.suspicion import QUORUM
-from p2pd.core.verdicts import Report
 from p2pd.ids import NodeId
 
 # A node with a death to report waits for other deaths to report with it: at random up to `GATHER`
@@ -46,7 +46,7 @@ class OwnReports:
         """When `take` has something to return; infinity for never."""
         return self._due
 
-    def note_told(self, accused: NodeId, now: float) -> None:
+    def note_report(self, accused: NodeId, now: float) -> None:
         """Note that a report came, even from a node of which nothing is known."""
         count, since = self._told_of.get(accused, (0, now))
         fresh = now - since <= REPORT_TTL
@@ -56,7 +56,7 @@ class OwnReports:
         """Forget the reports of an earlier death, so that the next one is reported."""
         self._told_of.pop(node, None)
 
-    def is_told(self, node: NodeId) -> bool:
+    def quorum_reported(self, node: NodeId) -> bool:
         """Whether a quorum has reported a death; its members may be invented."""
         count, _ = self._told_of.get(node, (0, 0.0))
         return count >= QUORUM
@@ -94,5 +94,5 @@ class OwnReports:
         return [
             report
             for node, report in waiting.items()
-            if is_wanted(node) and (not self.is_told(node) or self.is_drawn())
+            if is_wanted(node) and (not self.quorum_reported(node) or self.is_drawn())
         ]

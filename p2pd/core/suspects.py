@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable
 
 import attrs
 
+from p2pd.core.actions import Action, AskOthers, Declare, Evidence, Redial, Report, Revive
 from p2pd.core.bounded import BoundedTable
 from p2pd.core.budget import Budget
 from p2pd.core.isolation import CUT_OFF, Isolation
 from p2pd.core.own_reports import OwnReports
 from p2pd.core.reporters import Reporters
-from p2pd.core.suspicion import MAX_REPORTS, QUORUM, REFUTE_WAIT, Case, Statement
-from p2pd.core.verdicts import Action, AskOthers, Declare, Evidence, Redial, Report, Revive
+from p2pd.core.suspicion import MAX_REPORTS, QUORUM, REFUTE_WAIT, Statement, Suspicion
 from p2pd.ids import NodeId
 
 # How often all nodes together dial an accused, and how often we dial because of reports. A probe
@@ -72,13 +72,13 @@ class Suspects:
         self._reporters = reporters
         self._isolation = isolation
         self._last_heard = last_heard
-        self._cases: dict[NodeId, Case] = {}
+        self._suspicions: dict[NodeId, Suspicion] = {}
         self._dead = BoundedTable[NodeId, Dead](MAX_DEAD)
         self._windows = BoundedTable[NodeId, _Window](MAX_WINDOWS)
         self._probes = Budget(DIALS_PER_SECOND, DIALS_PER_SECOND)
         self._own_reports = OwnReports(rng)
         self._news: list[Action] = []
-        # (due, count, node): a case may have several entries; outdated ones do nothing.
+        # (due, count, node): a suspect may have several entries; outdated ones do nothing.
         self._agenda: list[tuple[float, int, NodeId]] = []
         self._entries = 0
 
@@ -88,27 +88,27 @@ class Suspects:
         if sooner:
             self._renew_agenda()
 
-    def case(self, node: NodeId) -> Case | None:
+    def suspicion(self, node: NodeId) -> Suspicion | None:
         """Return the suspicion of a node, if one is under way."""
-        return self._cases.get(node)
+        return self._suspicions.get(node)
 
     def dead(self, node: NodeId) -> Dead | None:
         """Return the verdict on a node, if there is one."""
         return self._dead.get(node)
 
-    def open_lost(self, node: NodeId, reports: dict[NodeId, Statement], now: float) -> Case:
+    def open_lost(self, node: NodeId, reports: dict[NodeId, Statement], now: float) -> Suspicion:
         """Suspect a node that we lost; `reports` are added to those that already stand."""
-        case = self._cases.get(node)
-        if case is None:
-            if len(self._cases) >= MAX_SUSPECTS:
-                reported = (each for each, other in self._cases.items() if not other.lost)
-                del self._cases[next(reported, next(iter(self._cases)))]
-            case = self._cases[node] = Case(now)
-        case.lost = True
+        suspicion = self._suspicions.get(node)
+        if suspicion is None:
+            if len(self._suspicions) >= MAX_SUSPECTS:
+                reported = (each for each, other in self._suspicions.items() if not other.lost)
+                del self._suspicions[next(reported, next(iter(self._suspicions)))]
+            suspicion = self._suspicions[node] = Suspicion(now)
+        suspicion.lost = True
         self.start_over(node, now, count_silence_again=True)
-        case.reports |= reports
-        self.recount(case, now)
-        return case
+        suspicion.reports |= reports
+        self.recount(suspicion, now)
+        return suspicion
 
     def accuse(self, accused: NodeId, reporter: NodeId, statement: Statement, now: float) -> bool:
         """Note a report; False if there is no room for it, or there are enough already.
@@ -116,19 +116,21 @@ class Suspects:
         A node that is not suspect yet becomes so; for a dead one the report is kept, since a
         standing quorum is what keeps it dead.
         """
-        case, dead = self._cases.get(accused), self._dead.get(accused)
-        reports = case.reports if case is not None else dead.reports if dead is not None else {}
+        suspicion, dead = self._suspicions.get(accused), self._dead.get(accused)
+        reports = (
+            suspicion.reports if suspicion is not None else dead.reports if dead is not None else {}
+        )
         if reporter not in reports and len(reports) >= MAX_REPORTS:
             return False
         if dead is not None:
             dead.reports[reporter] = statement
             return True
-        if case is None:
-            case = self._open(accused, now)
-        if case is None:
+        if suspicion is None:
+            suspicion = self._open(accused, now)
+        if suspicion is None:
             return False
-        case.reports[reporter] = statement
-        self.recount(case, now)
+        suspicion.reports[reporter] = statement
+        self.recount(suspicion, now)
         self.schedule(accused)
         return True
 
@@ -136,18 +138,18 @@ class Suspects:
         """Note how many nodes may probe, and report."""
         self._own_reports.population = self._population = known
 
-    def told(self, accused: NodeId, now: float) -> None:
+    def note_report(self, accused: NodeId, now: float) -> None:
         """Note that a report came, even from a node of which nothing is known."""
-        self._own_reports.note_told(accused, now)
+        self._own_reports.note_report(accused, now)
 
-    def look_at_told(self, accused: NodeId, now: float) -> None:
+    def suspect_if_quorum_reported(self, accused: NodeId, now: float) -> None:
         """Suspect a node that a quorum of reporters accused, though they may be invented.
 
         Only our own dials decide then. When full, the accused is not suspected.
         """
-        if accused in self._cases or self._dead.get(accused) is not None:
+        if accused in self._suspicions or self._dead.get(accused) is not None:
             return
-        if self._own_reports.is_told(accused):
+        if self._own_reports.quorum_reported(accused):
             self._open(accused, now)
 
     def refute_older(self, node: NodeId, issued_ms: int, now: float, *, gone_since: bool) -> bool:
@@ -156,7 +158,7 @@ class Suspects:
         `gone_since`: we lost it, or failed to dial it, later than that. A verdict by reports then
         becomes a suspicion again: only what we saw is left, and that was not enough.
         """
-        case, dead = self._cases.get(node), self._dead.get(node)
+        suspicion, dead = self._suspicions.get(node), self._dead.get(node)
         if dead is not None and dead.failed_at is None:
             newer = _newer(dead.reports, issued_ms)
             if independent(newer.values()) >= QUORUM:
@@ -165,15 +167,15 @@ class Suspects:
                 self.drop(node)
                 self.open_lost(node, newer, now)
             return not gone_since
-        if case is None:
+        if suspicion is None:
             return not gone_since
-        newer, still_lost = _newer(case.reports, issued_ms), case.lost and gone_since
+        newer, still_lost = _newer(suspicion.reports, issued_ms), suspicion.lost and gone_since
         if not newer and not still_lost:
             return not gone_since
-        if not case.lost:
-            self.refute((each for each in case.reports if each not in newer), now)
-        case.reports, case.lost = newer, still_lost
-        self.recount(case, now)
+        if not suspicion.lost:
+            self.refute((each for each in suspicion.reports if each not in newer), now)
+        suspicion.reports, suspicion.lost = newer, still_lost
+        self.recount(suspicion, now)
         if still_lost:
             self.schedule(node)
         else:
@@ -185,38 +187,38 @@ class Suspects:
 
         `count_silence_again`: its silence may count for our isolation once more.
         """
-        case = self._cases[node]
-        case.start_over(now)
-        case.silent = case.silent and not count_silence_again
-        case.dial_due = now if case.lost else self._probe_at(node, now)
+        suspicion = self._suspicions[node]
+        suspicion.start_over(now)
+        suspicion.silent = suspicion.silent and not count_silence_again
+        suspicion.dial_due = now if suspicion.lost else self._probe_at(node, now)
         self.schedule(node)
 
     def start_all_over(self, now: float, *, count_silence_again: bool = False) -> None:
         """Judge all suspects anew; see `start_over`."""
-        for node in self._cases:
+        for node in self._suspicions:
             self.start_over(node, now, count_silence_again=count_silence_again)
 
     def release(self) -> None:
         """Go on with the verdicts that waited for the end of what was not an isolation."""
-        for node, case in self._cases.items():
+        for node, suspicion in self._suspicions.items():
             # A last dial that failed meanwhile decided nothing.
-            case.held = case.last_chance = False
+            suspicion.held = suspicion.last_chance = False
             self.schedule(node)
 
-    def recount(self, case: Case, now: float) -> None:
+    def recount(self, suspicion: Suspicion, now: float) -> None:
         """Count the independent reporters that are still believed."""
-        case.recount(
+        suspicion.recount(
             independent(
                 each
-                for reporter, each in case.reports.items()
+                for reporter, each in suspicion.reports.items()
                 if not self._reporters.is_discredited(reporter, now)
             ),
             now,
         )
 
     def schedule(self, node: NodeId) -> None:
-        """Note that a suspect's case changed; rebuilds the agenda if it has grown too long."""
-        if len(self._agenda) > 4 * len(self._cases) + 64:
+        """Note that a suspicion changed; rebuilds the agenda if it has grown too long."""
+        if len(self._agenda) > 4 * len(self._suspicions) + 64:
             # This drops what was put off or settled, or false reports would fill the agenda.
             self._renew_agenda()
         else:
@@ -224,25 +226,25 @@ class Suspects:
 
     def _renew_agenda(self) -> None:
         self._agenda.clear()
-        for each in self._cases:
+        for each in self._suspicions:
             self._push(each)
 
     def drop(self, node: NodeId) -> None:
         """Forget a suspicion or verdict."""
-        self._cases.pop(node, None)
+        self._suspicions.pop(node, None)
         self._dead.pop(node, None)
 
-    def acquit(self, node: NodeId, now: float) -> None:
+    def declare_alive(self, node: NodeId, now: float) -> None:
         """End a suspicion or verdict: the node is alive, and its reporters lose credit.
 
         If we saw the same ourselves, their reports were no lies.
         """
         self._own_reports.forget(node)
-        case, dead = self._cases.pop(node, None), self._dead.pop(node, None)
-        if case is None and dead is None:
+        suspicion, dead = self._suspicions.pop(node, None), self._dead.pop(node, None)
+        if suspicion is None and dead is None:
             return
-        if case is not None and not case.lost:
-            self.refute(case.reports, now)
+        if suspicion is not None and not suspicion.lost:
+            self.refute(suspicion.reports, now)
         if dead is not None and dead.failed_at is None:
             self.refute(dead.reports, now)
         self._news.append(Revive(node))
@@ -252,7 +254,7 @@ class Suspects:
         for reporter in reports:
             self._reporters.refuted(reporter, now)
 
-    def convict(
+    def declare_dead(
         self, node: NodeId, evidence: Evidence, failed_at: float | None, now: float
     ) -> None:
         """Declare a suspect dead, and report it if our own probe says so (`failed_at`).
@@ -260,17 +262,17 @@ class Suspects:
         We don't report deaths that a quorum has reported by the time our report is due, most of
         those that we looked at only because of reports, and more than `REPORTS_PER_MINUTE`.
         """
-        case = self._cases.pop(node)
-        self._dead[node] = Dead(failed_at, case.reports)
-        self._news.append(Declare(node, evidence, tuple(case.reports)))
+        suspicion = self._suspicions.pop(node)
+        self._dead[node] = Dead(failed_at, suspicion.reports)
+        self._news.append(Declare(node, evidence, tuple(suspicion.reports)))
         if failed_at is None:
             return
-        for reporter in case.reports:
+        for reporter in suspicion.reports:
             self._reporters.confirmed(reporter)
         own = self._own_reports
-        wanted = case.independent < QUORUM and not case.announced
-        if wanted and (case.lost or own.is_drawn()) and own.count_one(now):
-            own.add(Report(node, evidence, now), now, suspects=len(self._cases))
+        wanted = suspicion.independent < QUORUM and not suspicion.announced
+        if wanted and (suspicion.lost or own.is_drawn()) and own.count_one(now):
+            own.add(Report(node, evidence, now), now, suspects=len(self._suspicions))
 
     def announce(self, node: NodeId, now: float) -> None:
         """Report a suspect before the verdict if no peer that was asked could try to reach it.
@@ -278,12 +280,12 @@ class Suspects:
         It may be out of reach for us alone: this way it learns of the suspicion, and can refute it
         in time.
         """
-        case = self._cases[node]
-        alone = case.lost and case.others_failed and not case.others_tried
-        complete = case.failed_at is not None and not case.announced
-        if alone and complete and not case.independent and not self._isolation.isolated:
-            case.announced = self._own_reports.count_one(now)
-            if case.announced:
+        suspicion = self._suspicions[node]
+        alone = suspicion.lost and suspicion.others_failed and not suspicion.others_tried
+        complete = suspicion.failed_at is not None and not suspicion.announced
+        if alone and complete and not suspicion.independent and not self._isolation.isolated:
+            suspicion.announced = self._own_reports.count_one(now)
+            if suspicion.announced:
                 self._news.append(Report(node, Evidence.SILENT, now))
 
     def _is_dead_to_few(self, node: NodeId) -> bool:
@@ -296,11 +298,11 @@ class Suspects:
             return -math.inf
         while self._agenda:
             due, _, node = self._agenda[0]
-            case = self._cases.get(node)
-            if case is not None and case.due(self._patience) <= due:
+            suspicion = self._suspicions.get(node)
+            if suspicion is not None and suspicion.due(self._patience) <= due:
                 return min(due, self._own_reports.due)
             heapq.heappop(self._agenda)
-            if case is not None:
+            if suspicion is not None:
                 self._push(node)
         return self._own_reports.due
 
@@ -308,55 +310,55 @@ class Suspects:
         """Return what is to be done now, in order; each is returned once."""
         while self._agenda and self._agenda[0][0] <= now:
             node = heapq.heappop(self._agenda)[2]
-            case = self._cases.get(node)
-            if case is not None:
-                self._look_at(node, case, now)
+            suspicion = self._suspicions.get(node)
+            if suspicion is not None:
+                self._look_at(node, suspicion, now)
         self._news += self._own_reports.take(now, self._is_dead_to_few)
         news, self._news = self._news, []
         return news
 
-    def _look_at(self, node: NodeId, case: Case, now: float) -> None:
-        self._ask_for_probes(node, case, now)
-        if case.quorum_due(self._patience) <= now and self._quorum_stands(case, now):
-            self.convict(node, Evidence.SILENT, None, now)
+    def _look_at(self, node: NodeId, suspicion: Suspicion, now: float) -> None:
+        self._ask_for_probes(node, suspicion, now)
+        if suspicion.quorum_due(self._patience) <= now and self._quorum_stands(suspicion, now):
+            self.declare_dead(node, Evidence.SILENT, None, now)
         else:
             self._push(node)
 
-    def _ask_for_probes(self, node: NodeId, case: Case, now: float) -> None:
-        if case.verdict_due(self._patience) <= now:
-            case.held = self._isolation.isolated
+    def _ask_for_probes(self, node: NodeId, suspicion: Suspicion, now: float) -> None:
+        if suspicion.verdict_due(self._patience) <= now:
+            suspicion.held = self._isolation.isolated
             # It may have come back since it was dialled.
-            case.last_chance = not case.held
-            case.dial_due = math.inf if case.held else now
-        if case.dial_due <= now:
-            if case.lost or case.last_chance or self._probes.spend(1, now):
-                case.dial_due, case.dialled_at = now + OUTCOME_WITHIN, now
-                if case.lost and case.last_chance:
+            suspicion.last_chance = not suspicion.held
+            suspicion.dial_due = math.inf if suspicion.held else now
+        if suspicion.dial_due <= now:
+            if suspicion.lost or suspicion.last_chance or self._probes.spend(1, now):
+                suspicion.dial_due, suspicion.dialled_at = now + OUTCOME_WITHIN, now
+                if suspicion.lost and suspicion.last_chance:
                     # It may be back for all but us.
                     self._news.append(AskOthers(node, last=True))
-                self._news.append(Redial(node, case.last_chance))
+                self._news.append(Redial(node, suspicion.last_chance))
             else:
-                spread = max(1.0, len(self._cases) / DIALS_PER_SECOND)
-                case.dial_due = now + self._rng.uniform(0.05, spread)
-        if case.ask_due <= now:
-            case.ask_due = now + OUTCOME_WITHIN
+                spread = max(1.0, len(self._suspicions) / DIALS_PER_SECOND)
+                suspicion.dial_due = now + self._rng.uniform(0.05, spread)
+        if suspicion.ask_due <= now:
+            suspicion.ask_due = now + OUTCOME_WITHIN
             self._news.append(AskOthers(node))
 
-    def _quorum_stands(self, case: Case, now: float) -> bool:
+    def _quorum_stands(self, suspicion: Suspicion, now: float) -> bool:
         """Whether enough reports stand unrefuted after the wait; else it goes on, or is over."""
         silence = now - self._last_heard()
         if silence > IN_TOUCH:
             # No refutation could have reached us: look again in a moment.
-            case.cut_off |= silence > CUT_OFF
-            case.quorum_at = now + IN_TOUCH / 2 - REFUTE_WAIT * self._patience
+            suspicion.cut_off |= silence > CUT_OFF
+            suspicion.quorum_at = now + IN_TOUCH / 2 - REFUTE_WAIT * self._patience
             return False
-        if case.cut_off and not case.waited_anew:
+        if suspicion.cut_off and not suspicion.waited_anew:
             # Only once: among few peers silences are long, and a verdict must come in the end.
-            case.waited_anew, case.quorum_at = True, now
+            suspicion.waited_anew, suspicion.quorum_at = True, now
             return False
         # Somebody may have been discredited meanwhile.
-        self.recount(case, now)
-        return case.quorum_at is not None
+        self.recount(suspicion, now)
+        return suspicion.quorum_at is not None
 
     def _probe_at(self, node: NodeId, now: float) -> float:
         """Return when to probe next: once in a window, however many reports there are.
@@ -371,16 +373,16 @@ class Suspects:
         self._windows[node] = window
         return window.probe_at
 
-    def _open(self, accused: NodeId, now: float) -> Case | None:
+    def _open(self, accused: NodeId, now: float) -> Suspicion | None:
         """Suspect a node that others reported; None if there is no room."""
-        if len(self._cases) >= MAX_SUSPECTS:
+        if len(self._suspicions) >= MAX_SUSPECTS:
             return None
-        case = self._cases[accused] = Case(now)
+        suspicion = self._suspicions[accused] = Suspicion(now)
         self.start_over(accused, now)
-        return case
+        return suspicion
 
     def _push(self, node: NodeId) -> None:
-        due = self._cases[node].due(self._patience)
+        due = self._suspicions[node].due(self._patience)
         if due < math.inf:
             self._entries += 1
             heapq.heappush(self._agenda, (due, self._entries, node))

@@ -54,7 +54,7 @@ class Statement:
 
 
 @attrs.define(eq=False)
-class Case:
+class Suspicion:
     """A suspicion under way. Times are monotonic seconds; infinity: not due.
 
     `lost`: by a lost connection of our own, or by a failed probe that nothing asked for; then

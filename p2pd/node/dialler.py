@@ -287,8 +287,8 @@ class Dialler:
         with trio.move_on_after(timeout):
             try:
                 stream = await self._env.network.dial(address)
-            except Exhausted as shortage:
-                self._events.emit_shortage(str(shortage))
+            except Exhausted as error:
+                self._events.emit_exhausted(str(error))
                 raise
             try:
                 async with race.turn():

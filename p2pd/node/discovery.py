@@ -172,7 +172,7 @@ class Discovery:
                 try:
                     interfaces = self.follow_addresses()
                 except Exhausted as shortage:
-                    self._events.emit_shortage(str(shortage))
+                    self._events.emit_exhausted(str(shortage))
                     await trio.sleep(_LOOK_AGAIN)
                     continue
                 self._follow(interfaces, nursery)

@@ -13,10 +13,10 @@ import trio
 
 from p2pd.ids import NodeId
 
-# Seconds. A shortage shows at each attempt, but is reported only this often; after it, the next
-# attempt is put off by the pause.
-SHORTAGE_TOLD_AGAIN = 600.0
-SHORTAGE_PAUSE = 0.1
+# Seconds. That there are no file descriptors left shows at each attempt, but is reported only this
+# often; after it, the next attempt is put off by the pause.
+EXHAUSTED_TOLD_AGAIN = 600.0
+EXHAUSTED_PAUSE = 0.1
 
 FieldValue = str | int | float | bool | None
 
@@ -78,10 +78,10 @@ class Events:
         """Report a bug in `what`, something that was done for a peer."""
         self.emit("bug", f"a bug in {what}: {error!r}", level=logging.ERROR, peer=peer, error=error)
 
-    def emit_shortage(self, problem: str) -> None:
+    def emit_exhausted(self, problem: str) -> None:
         """Tell that file descriptors or memory are used up; every ten minutes at most."""
         now = trio.current_time()
-        if now - self._short_since >= SHORTAGE_TOLD_AGAIN:
+        if now - self._short_since >= EXHAUSTED_TOLD_AGAIN:
             self._short_since = now
             self.emit(
                 "node.exhausted",

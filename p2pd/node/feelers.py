@@ -14,12 +14,12 @@ from collections.abc import Callable
 
 import trio
 
+from p2pd.core.actions import Liveness
 from p2pd.core.entries import Status
 from p2pd.core.membership import Membership
-from p2pd.core.verdicts import Liveness
 from p2pd.ids import NodeId
 from p2pd.node.env import Env
-from p2pd.node.probing import Outcome, Probing
+from p2pd.node.probing import ProbeOutcome, Probing
 from p2pd.node.roster import Roster
 
 FEELERS_PER_DEATH = 20
@@ -99,9 +99,9 @@ class Feelers:
 
     async def _touch(self, node: NodeId) -> None:
         outcome, now = await self._probing.probe(node), trio.current_time()
-        refused = outcome is Outcome.REFUSED
+        refused = outcome is ProbeOutcome.REFUSED
         # Without any connection, silence may be that of our own link.
-        silent = outcome is Outcome.SILENT and self._roster.lasting()
+        silent = outcome is ProbeOutcome.SILENT and self._roster.lasting()
         if not (refused or silent):
             return
         # It may have said goodbye meanwhile, or have connected by itself. Or others reported it:

@@ -15,7 +15,7 @@ from p2pd.net.base import Listener, Pending
 from p2pd.node.connection import Connection, Direction
 from p2pd.node.dispatch import BUG
 from p2pd.node.env import Env
-from p2pd.node.events import SHORTAGE_PAUSE, Events
+from p2pd.node.events import EXHAUSTED_PAUSE, Events
 from p2pd.node.handshaking import Introducer
 from p2pd.node.roster import Roster
 from p2pd.wire.reasons import Reason
@@ -65,8 +65,8 @@ class Inbound:
                 try:
                     pending = await listener.accept()
                 except OSError as error:
-                    self._events.emit_shortage(f"can't take connections: {error.strerror}")
-                    await trio.sleep(SHORTAGE_PAUSE)
+                    self._events.emit_exhausted(f"can't take connections: {error.strerror}")
+                    await trio.sleep(EXHAUSTED_PAUSE)
                     continue
                 handshake = self._handshakes[pending] = _Handshake()
                 nursery.start_soon(self._serve, pending, handshake)

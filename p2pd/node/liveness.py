@@ -13,10 +13,7 @@ from contextlib import suppress
 import trio
 
 from p2pd.address import Address
-from p2pd.core.entries import Source
-from p2pd.core.membership import HEARD_LATELY, Membership
-from p2pd.core.signs_of_life import SignsOfLife
-from p2pd.core.verdicts import (
+from p2pd.core.actions import (
     Action,
     AskOthers,
     Declare,
@@ -26,6 +23,9 @@ from p2pd.core.verdicts import (
     Report,
     Revive,
 )
+from p2pd.core.entries import Source
+from p2pd.core.membership import HEARD_LATELY, Membership
+from p2pd.core.signs_of_life import SignsOfLife
 from p2pd.errors import BadMessage, Busy
 from p2pd.ids import NodeId
 from p2pd.node.alarms import Alarm
@@ -36,7 +36,7 @@ from p2pd.node.feelers import Feelers
 from p2pd.node.gossip import GossipService
 from p2pd.node.own_record import OwnRecord
 from p2pd.node.peer_book import PeerBook
-from p2pd.node.probing import Outcome, Probing, Word
+from p2pd.node.probing import IndirectOutcome, ProbeOutcome, Probing
 from p2pd.node.roster import Roster, describe
 from p2pd.node.snapshot import WhyStep
 from p2pd.wire import codec
@@ -111,7 +111,7 @@ class LivenessService:
         """Whether a peer stopped properly, and nothing was heard of it since."""
         return peer not in self._roster.connections and self._machine.has_left(peer)
 
-    def account(self, peer: NodeId) -> list[WhyStep]:
+    def accusations(self, peer: NodeId) -> list[WhyStep]:
         """Return who says that a peer is dead, for `p2pctl why`."""
         return [
             WhyStep(
@@ -220,28 +220,28 @@ class LivenessService:
         finally:
             del self._under_way[node]
         now = trio.current_time()
-        if outcome is Outcome.ANSWERED:
+        if outcome is ProbeOutcome.ANSWERED:
             self._machine.heard(node, now)
-        elif outcome is Outcome.NOT_TRIED and entry.proven:
+        elif outcome is ProbeOutcome.NOT_TRIED and entry.proven:
             # Others have to judge, and the machine asks again.
             await self._ask_others(node)
-        elif outcome in {Outcome.NOT_TRIED, Outcome.UNCLEAR}:
+        elif outcome in {ProbeOutcome.NOT_TRIED, ProbeOutcome.UNCLEAR}:
             # If nobody was ever connected to it, all others would be asked in vain.
             self._machine.dial_unclear(node, now)
         else:
-            self._machine.dial_failed(node, now, refused=outcome is Outcome.REFUSED)
+            self._machine.dial_failed(node, now, refused=outcome is ProbeOutcome.REFUSED)
         self._wake()
 
     async def _ask_others(self, node: NodeId, last: bool = False) -> None:  # noqa: FBT001, FBT002 - a task's argument
-        word, now = await self._probing.ask_others(node), trio.current_time()
-        if word is Word.REACHED:
+        outcome, now = await self._probing.ask_others(node), trio.current_time()
+        if outcome is IndirectOutcome.REACHED:
             self._machine.others_reached(node, now)
         elif last:
             return
-        elif word is Word.NONE:
+        elif outcome is IndirectOutcome.NO_ANSWER:
             self._machine.others_unclear(node, now)
         else:
-            self._machine.others_failed(node, now, tried=word is Word.TRIED)
+            self._machine.others_failed(node, now, tried=outcome is IndirectOutcome.TRIED)
         self._wake()
 
     def _connected(self, connection: Connection) -> None:

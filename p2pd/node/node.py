@@ -10,9 +10,9 @@ import trio
 import p2pd
 from p2pd.address import Address
 from p2pd.config import Config
+from p2pd.core.actions import Liveness
 from p2pd.core.entries import Backoff, Source, Status
 from p2pd.core.records import Version
-from p2pd.core.verdicts import Liveness
 from p2pd.errors import (
     AmbiguousPeer,
     DialFailed,

@@ -57,7 +57,7 @@ MARGIN = 0.25
 MAX_REACHES = 16
 
 
-class Outcome(enum.Enum):
+class ProbeOutcome(enum.Enum):
     """What came of a probe.
 
     `NOT_TRIED`: there was no room, or a stranger had to wait. `UNCLEAR`: no answer, but
@@ -79,16 +79,16 @@ class _Answers:
     came: trio.Event = attrs.field(factory=trio.Event)
 
 
-class Word(enum.Enum):
+class IndirectOutcome(enum.Enum):
     """What others say of a node: they reached it, they tried and failed, they do not know it.
 
-    `NONE`: they gave no answer, or were busy.
+    `NO_ANSWER`: they gave none, or were busy.
     """
 
     REACHED = enum.auto()
     TRIED = enum.auto()
     UNKNOWN = enum.auto()
-    NONE = enum.auto()
+    NO_ANSWER = enum.auto()
 
 
 class Probing:
@@ -117,7 +117,7 @@ class Probing:
         self._answer_later = dispatch.answer_later
         dispatch.add(Reach, self._take_reach)
 
-    async def probe(self, node: NodeId, *, last: bool = False) -> Outcome:
+    async def probe(self, node: NodeId, *, last: bool = False) -> ProbeOutcome:
         """Ask a node on its connection, or dial it; waits for a turn (`MAX_PROBES`) first.
 
         `last`: the node did not answer before. It is asked at once, for half a `ping_timeout`,
@@ -127,7 +127,7 @@ class Probing:
             await self._pace(node)
         entry = self._roster.registry.get(node)
         if entry is None or not self._dialler.claim_dial(entry, most=PROBED_ADDRESSES):
-            return Outcome.NOT_TRIED
+            return ProbeOutcome.NOT_TRIED
         soon = self.config.ping_timeout / 2
         seconds = soon if last else self._seconds()
         others, answers = self._others(node)[:MAX_PINGS], _Answers()
@@ -138,26 +138,26 @@ class Probing:
             outcome = await self._outcome(node, seconds)
             # Where the others answer only at the end, the node had no time to answer, either.
             latest = max(trio.current_time(), began + soon) - soon * MARGIN
-            if outcome is Outcome.SILENT and others:
+            if outcome is ProbeOutcome.SILENT and others:
                 with trio.move_on_at(latest):
                     await answers.came.wait()
                 if answers.first_at > latest:
-                    outcome = Outcome.UNCLEAR
+                    outcome = ProbeOutcome.UNCLEAR
             nursery.cancel_scope.cancel()
         return outcome
 
-    async def _outcome(self, node: NodeId, seconds: float) -> Outcome:
+    async def _outcome(self, node: NodeId, seconds: float) -> ProbeOutcome:
         try:
             answered = await self._try_until_settled(node, seconds)
         except HandshakeRefused as refusal:
             answered = refusal.proven and refusal.claimed == node
         except DialFailed as error:
-            return Outcome.REFUSED if error.refused else Outcome.SILENT
+            return ProbeOutcome.REFUSED if error.refused else ProbeOutcome.SILENT
         except (Busy, NotFound):
-            return Outcome.NOT_TRIED
+            return ProbeOutcome.NOT_TRIED
         except P2PError:
             answered = False
-        return Outcome.ANSWERED if answered else Outcome.SILENT
+        return ProbeOutcome.ANSWERED if answered else ProbeOutcome.SILENT
 
     async def _ping(self, other: Connection, answers: _Answers, at: float) -> None:
         await trio.sleep_until(at)
@@ -178,39 +178,43 @@ class Probing:
             with suppress(P2PError), trio.move_on_after(self._seconds()):
                 await self._dialler.connect_to(node, stay=True, most=PROBED_ADDRESSES)
 
-    async def ask_others(self, node: NodeId) -> Word:
+    async def ask_others(self, node: NodeId) -> IndirectOutcome:
         """Ask `liveness.indirect_probes` connected peers that know a node to reach it."""
         entry = self._roster.registry.get(node)
         if entry is None or entry.signed is None:
-            return Word.UNKNOWN
+            return IndirectOutcome.UNKNOWN
         record = entry.signed
         # Peers that fell silent together with it can say nothing: the silent are asked last.
         others = sorted(self._others(node), key=lambda each: -each.unanswered_probes)
-        words: list[Word] = []
+        outcomes: list[IndirectOutcome] = []
 
         async def ask_one_who_knows() -> None:
-            word = Word.UNKNOWN
-            while word is Word.UNKNOWN and others:
-                word = await self._ask(others.pop(), record)
-            words.append(word)
-            if word is Word.REACHED:
+            outcome = IndirectOutcome.UNKNOWN
+            while outcome is IndirectOutcome.UNKNOWN and others:
+                outcome = await self._ask(others.pop(), record)
+            outcomes.append(outcome)
+            if outcome is IndirectOutcome.REACHED:
                 nursery.cancel_scope.cancel()
 
         async with trio.open_nursery() as nursery:
             for _ in range(self.config.indirect_probes):
                 nursery.start_soon(ask_one_who_knows)
-        by_weight = Word.REACHED, Word.TRIED, Word.NONE
-        return next((each for each in by_weight if each in words), Word.UNKNOWN)
+        by_weight = IndirectOutcome.REACHED, IndirectOutcome.TRIED, IndirectOutcome.NO_ANSWER
+        return next((each for each in by_weight if each in outcomes), IndirectOutcome.UNKNOWN)
 
-    async def _ask(self, other: Connection, record: Signed) -> Word:
+    async def _ask(self, other: Connection, record: Signed) -> IndirectOutcome:
         within = self._seconds() + self.config.ping_timeout
         try:
             reply = await other.request(Reach(record), Reached, within)
         except RequestRefused as refusal:
-            return Word.UNKNOWN if refusal.reason == NotFound.code else Word.NONE
+            return (
+                IndirectOutcome.UNKNOWN
+                if refusal.reason == NotFound.code
+                else IndirectOutcome.NO_ANSWER
+            )
         except P2PError:
-            return Word.NONE
-        return Word.REACHED if reply.alive else Word.TRIED
+            return IndirectOutcome.NO_ANSWER
+        return IndirectOutcome.REACHED if reply.alive else IndirectOutcome.TRIED
 
     def _others(self, node: NodeId) -> list[Connection]:
         """Return the lasting connections to others than a node, in a random order."""

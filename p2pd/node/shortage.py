@@ -17,11 +17,11 @@ class Shortage:
 
     def __init__(self, roster: Roster) -> None:
         self._roster = roster
-        self.alone_from = math.inf
+        self.welcome_until = math.inf
 
     def begin(self) -> None:
         """Start the time in which others are to dial this node; it ends at `alone_from`."""
-        self.alone_from = trio.current_time() + WELCOME
+        self.welcome_until = trio.current_time() + WELCOME
 
     def wanted(self) -> int:
         """Return how many connections are to be made, not counting dials under way."""
@@ -29,7 +29,7 @@ class Shortage:
         made = sum(each.direction is Direction.OUTBOUND for each in lasting)
         # A peer that fills a node with connections of its own must not keep it from choosing some.
         # In a small network no others might come.
-        young = trio.current_time() < self.alone_from
+        young = trio.current_time() < self.welcome_until
         enough = config.target if self.is_small() or not young else (config.target + 1) // 2
         wanted = max(enough - len(lasting), config.target // 2 - made)
         # When full, one more would only take the place of another.

@@ -70,8 +70,8 @@ class Upkeep:
                 limit.acquire_on_behalf_of_nowait(dial)
                 nursery.start_soon(self._carry_out, dial, limit)
             next_look = next_retry or math.inf
-            if now < self._shortage.alone_from:
-                next_look = min(next_look, self._shortage.alone_from)
+            if now < self._shortage.welcome_until:
+                next_look = min(next_look, self._shortage.welcome_until)
             await self._alarm.wait(next_look)
 
     async def _carry_out(self, dial: Dial, limit: trio.CapacityLimiter) -> None:

@@ -2,8 +2,8 @@
 
 import trio
 
+from p2pd.core.actions import Liveness
 from p2pd.core.entries import Entry, Status
-from p2pd.core.verdicts import Liveness
 from p2pd.errors import NotFound
 from p2pd.ids import NodeId
 from p2pd.node.chronicle import Chronicle
@@ -30,7 +30,7 @@ def explain(peer: NodeId, services: Services, chronicle: Chronicle, wall: float)
     connection = services.roster.connections.get(peer)
     liveness = services.liveness.of(peer)
     steps = [_heard_of(entry), *chronicle.steps(peer)]
-    reports = services.liveness.account(peer)
+    reports = services.liveness.accusations(peer)
     steps = sorted([*steps, *reports], key=lambda step: step.time or 0)
     if connection is not None:
         steps.append(_probes(connection, wall))

@@ -4,8 +4,8 @@ import math
 import random
 from collections.abc import Callable
 
+from p2pd.core.actions import Action, AskOthers, Redial
 from p2pd.core.membership import Membership
-from p2pd.core.verdicts import Action, AskOthers, Redial
 from p2pd.ids import NodeId
 
 OWN = NodeId(b"\xff" * 32)

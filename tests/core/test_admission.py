@@ -102,7 +102,7 @@ def test_a_word_of_one_who_floods_is_heard() -> None:
     while gate.brings(LIAR, KNOWN):
         pass
     words = sum(gate.brings(LIAR, KNOWN, topic="$alive") for _ in range(100))
-    assert words == admission.WORDS_AT_ONCE
+    assert words == admission.SYSTEM_AT_ONCE
     assert not gate.brings(LIAR, stranger(1), topic="$alive")
 
 

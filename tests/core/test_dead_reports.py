@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from p2pd.core.actions import Action, Declare, Evidence, Liveness, Redial, Report, Revive
 from p2pd.core.membership import HEARD_LATELY, Membership
 from p2pd.core.own_reports import GATHER, GATHER_MOST, TELL_AGAIN
 from p2pd.core.reporters import (
@@ -18,7 +19,6 @@ from p2pd.core.suspects import (
     PROBE_WINDOW_LEAST,
 )
 from p2pd.core.suspicion import QUORUM, REFUTE_WAIT, SUSPICION_MOST
-from p2pd.core.verdicts import Action, Declare, Evidence, Liveness, Redial, Report, Revive
 from p2pd.ids import NodeId
 from tests.core.evidence import (
     ACCUSED,

@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
+from p2pd.core.actions import AskOthers, Declare, Evidence, Liveness, Redial, Report
 from p2pd.core.isolation import CUT_OFF, LONGEST
-from p2pd.core.verdicts import AskOthers, Declare, Evidence, Liveness, Redial, Report
 from p2pd.ids import NodeId
 from tests.core.evidence import fail_silently, heard_of, membership, node, run, run_unanswered
 

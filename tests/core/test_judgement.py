@@ -9,12 +9,12 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from p2pd.core.actions import Declare, Evidence, Liveness, Redial, Report
 from p2pd.core.membership import Membership
 from p2pd.core.suspects import (
     DIALS_PER_SECOND,
 )
 from p2pd.core.suspicion import MAX_REPORTS, QUORUM
-from p2pd.core.verdicts import Declare, Evidence, Liveness, Redial, Report
 from p2pd.ids import NodeId
 from tests.core.evidence import (
     accuse,

@@ -2,6 +2,7 @@
 
 import pytest
 
+from p2pd.core.actions import AskOthers, Declare, Evidence, Liveness, Redial, Report, Revive
 from p2pd.core.membership import WORST_HEALTH
 from p2pd.core.own_reports import GATHER
 from p2pd.core.suspects import (
@@ -15,7 +16,6 @@ from p2pd.core.suspicion import (
     REFUTE_WAIT,
     SUSPICION_MOST,
 )
-from p2pd.core.verdicts import AskOthers, Declare, Evidence, Liveness, Redial, Report, Revive
 from tests.core.evidence import (
     ACCUSED,
     LIAR,

@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from p2pd.core.actions import Declare, Liveness, Redial, Report
 from p2pd.core.own_reports import GATHER, MAX_TOLD_OF, OwnReports
 from p2pd.core.reporters import (
     REPORT_TTL,
@@ -16,7 +17,6 @@ from p2pd.core.suspects import (
     PROBE_WINDOW_LEAST,
 )
 from p2pd.core.suspicion import MAX_REPORTS, QUORUM
-from p2pd.core.verdicts import Declare, Liveness, Redial, Report
 from tests.core.evidence import ACCUSED, LIAR, accuse, membership, node, run, wall
 
 
@@ -110,6 +110,6 @@ def test_whose_deaths_were_told_of_is_remembered_within_a_bound() -> None:
     own = OwnReports(random.Random(0))
     for number in range(MAX_TOLD_OF + 100):
         for _ in range(QUORUM):
-            own.note_told(node(number), 100.0)
-    assert [own.is_told(node(number)) for number in (0, 99)] == [False, False]
-    assert all(own.is_told(node(number)) for number in range(100, MAX_TOLD_OF + 100))
+            own.note_report(node(number), 100.0)
+    assert [own.quorum_reported(node(number)) for number in (0, 99)] == [False, False]
+    assert all(own.quorum_reported(node(number)) for number in range(100, MAX_TOLD_OF + 100))

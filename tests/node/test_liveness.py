@@ -705,7 +705,7 @@ async def test_reports_of_peers_that_nobody_knows_make_nobody_ask(
     asked: list[NodeId] = []
     ask_others = probing.Probing.ask_others
 
-    async def ask(self: probing.Probing, node: NodeId) -> probing.Word:
+    async def ask(self: probing.Probing, node: NodeId) -> probing.IndirectOutcome:
         asked.append(node)
         return await ask_others(self, node)
 

@@ -33,7 +33,7 @@ class Known:
     claims: dict[NodeId, Statement] = attrs.field(factory=dict)
 
 
-class Acquaintances:
+class KnownNodes:
     """The nodes of which anything is known, the oldest first."""
 
     def __init__(self) -> None:
