@@ -225,7 +225,7 @@ class Registry:
     def disconnected(
         self,
         node_id: NodeId,
-        reason: str,
+        reason: str | None,
         wall: float,
         now: float,
         *,
@@ -234,14 +234,16 @@ class Registry:
     ) -> Entry:
         """Note that a connection ended, `left` if the peer is stopping; returns the entry.
 
-        The first redial waits only the least delay, or the longest if a user on either side asked
-        for the end.
+        `reason`: why; None if this node is stopping, which is no error of the peer's. The first
+        redial waits only the least delay, or the longest if a user on either side asked for the
+        end.
         """
         entry = self._entries[node_id]
         entry.status = Status.DISCONNECTED
         entry.left = left
         entry.last_seen = wall
-        entry.last_error = reason
+        if reason is not None:
+            entry.last_error = reason
         if on_request or not entry.parted:
             pause = self.backoff.most if on_request else self.backoff.delay(1, self._rng)
             entry.retry_at = now + pause
@@ -301,20 +303,24 @@ class Registry:
         entry = self._entries.get(node_id)
         if entry is not None and entry.dead:
             entry.dead = False
-            self.retry_now(entry)
+            self.retry_by(entry, 0.0)
 
-    def retry_now(self, entry: Entry | None = None, *, at: float = 0.0) -> None:
-        """Cut one entry's backoff short, or all of them (an interface up, a wake-up).
+    def retry_by(self, entry: Entry, at: float) -> None:
+        """Cut an entry's backoff short, so that it ends at `at` (monotonic) at the latest.
 
-        `at` (monotonic) instead puts off a first dial a little, and no later one. Nothing changes
-        where a user asked for the end of the connection.
+        A first dial is put off until then, and no later one. Nothing changes where a user asked for
+        the end of the connection.
         """
-        for each in self if entry is None else (entry,):
-            if not each.parted:
-                # A peer that is heard again and again would never be dialled if it were put off
-                # each time.
-                each.retry_at = min(each.retry_at or at, at)
-                each.failures_in_row = min(each.failures_in_row, 1)
+        if not entry.parted:
+            # A peer that is heard again and again would never be dialled if it were put off each
+            # time.
+            entry.retry_at = min(entry.retry_at or at, at)
+            entry.failures_in_row = min(entry.failures_in_row, 1)
+
+    def retry_all(self) -> None:
+        """Cut all backoffs short: what failed may succeed by now."""
+        for entry in self:
+            self.retry_by(entry, 0.0)
 
     def postpone(self, entry: Entry, until: float) -> None:
         """Do not dial before `until` (monotonic), for a reason that is not the peer's."""

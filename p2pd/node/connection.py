@@ -45,8 +45,6 @@ WRITE_BYTES = 1 << 16
 TIME_SLICE = 0.002
 # After a `busy` nothing is read from the peer for this long: refusing a flood costs, too.
 BUSY_PAUSE = 0.05
-# How `end_reason` begins where it was this node that said goodbye.
-OWN_GOODBYE = "this node said goodbye: "
 _RTT_WEIGHT = 0.125
 
 
@@ -201,8 +199,8 @@ class Connection:
         if self._goodbye is None:
             self.notify(Goodbye(reason))
             self.on_request = reason == ON_REQUEST
-            # Without that, a log or the registry would read as if the peer had said it.
-            self._goodbye = reason = OWN_GOODBYE + reason
+            # Or a log or the registry would read as if the peer had said it.
+            self._goodbye = reason = f"this node said goodbye: {reason}"
             if self._may_send_at_once and not self._outbox:
                 self._end(reason)
             else:

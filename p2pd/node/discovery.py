@@ -188,8 +188,7 @@ class Discovery:
     def _follow(self, interfaces: list[Interface], nursery: trio.Nursery) -> None:
         if not self._followed.issuperset(interfaces):
             # A new way out: peers that were out of reach may be within it now.
-            self._registry.retry_now()
-            self._upkeep.wake()
+            self._upkeep.retry_all()
         self._followed = set(interfaces)
         wanted = {
             (interface.name, group): interface
@@ -373,7 +372,7 @@ class Discovery:
         if is_news:
             entry.reasons -= APART
         if entry.reasons.isdisjoint(APART) and self._claim_redial(entry, at):
-            self._registry.retry_now(entry, at=at)
+            self._registry.retry_by(entry, at)
             self._upkeep.wake()
 
     def _claim_redial(self, entry: Entry, at: float) -> bool:

@@ -109,8 +109,7 @@ class Doctor:
         up = self._env.network.interfaces()
         notes = _Notes(up, {host for each in up for host in each.addresses})
         # What failed long ago may fail for another reason now.
-        self._roster.registry.retry_now()
-        self._upkeep.wake()
+        self._upkeep.retry_all()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._sound, notes)
             nursery.start_soon(self._try_disk, config, notes)

@@ -96,8 +96,7 @@ class Node:
         services.discovery.reload(config.discovery.multicast)
         services.bootstrap.set_addresses(config.discovery.bootstrap)
         services.seeds.set_addresses(config.discovery.seeds)
-        services.registry.retry_now()
-        services.upkeep.wake()
+        services.upkeep.retry_all()
         self._config = config
 
     def snapshot(self) -> NodeSnapshot:

@@ -11,13 +11,11 @@ from p2pd.core.entries import Entry, Source, Status
 from p2pd.core.registry import Registry
 from p2pd.errors import BadMessage, StoreError
 from p2pd.ids import NodeId
-from p2pd.node.connection import OWN_GOODBYE
 from p2pd.node.env import Env
 from p2pd.node.events import Events
 from p2pd.store.base import Change, Table
 from p2pd.wire import codec
 from p2pd.wire.messages import Labels, Length, Range, Signed
-from p2pd.wire.reasons import LEAVING
 
 SAVE_INTERVAL = 30.0
 _MAX_ERROR = 1024
@@ -104,8 +102,6 @@ async def save_registry(
 
 
 def _saved(entry: Entry) -> bytes:
-    # After a restart, that this node had stopped does not explain why a peer is out of reach.
-    error = "" if entry.last_error == OWN_GOODBYE + LEAVING else entry.last_error or ""
     return codec.encode(
         SavedPeer(
             source=entry.source.value,
@@ -117,7 +113,7 @@ def _saved(entry: Entry) -> bytes:
             fail_count=entry.fail_count,
             first_seen=int(entry.first_seen * 1000),
             last_seen=int((entry.last_seen or 0) * 1000),
-            last_error=codec.clip(error, _MAX_ERROR),
+            last_error=codec.clip(entry.last_error or "", _MAX_ERROR),
             answered=tuple(map(str, entry.answered)),
         )
     )

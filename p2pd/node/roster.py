@@ -70,6 +70,7 @@ class Roster:
         # Their last connection ended so: that they come again, and again refuse, is no news.
         self._refusing = BoundedTable[NodeId, None](_MAX_REFUSING)
         self._empty = trio.Event()
+        self._leaving = False
 
     def lasting(self) -> list[Connection]:
         """Return the connections that are meant to stay."""
@@ -90,6 +91,7 @@ class Roster:
 
     async def say_goodbye(self) -> None:
         """Tell all peers that this node leaves, and give them a moment to hear it."""
+        self._leaving = True
         for connection in self.connections.values():
             connection.close(LEAVING)
         if self.connections:
@@ -353,7 +355,7 @@ class Roster:
         wall, now = self._env.wall_clock(), trio.current_time()
         entry = self.registry.disconnected(
             peer,
-            reason,
+            None if self._leaving else reason,
             wall,
             now,
             on_request=connection.on_request,

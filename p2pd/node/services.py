@@ -116,8 +116,7 @@ def wire_services(config: Config, env: Env, events: Events, listening: list[Addr
     )
 
     def woke() -> None:
-        registry.retry_now()
-        upkeep.wake()
+        upkeep.retry_all()
         for connection in roster.connections.values():
             connection.probe()
 

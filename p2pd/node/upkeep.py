@@ -35,6 +35,11 @@ class Upkeep:
         """Look again at whom to dial: connections are missing, or their number has changed."""
         self._alarm.ring()
 
+    def retry_all(self) -> None:
+        """Dial all that are wanted now, whatever failed before: that may be over by now."""
+        self._registry.retry_all()
+        self.wake()
+
     def wake_if_short(self) -> None:
         """Look again at whom to dial, but only where more connections are wanted."""
         if self._wants_more:

@@ -377,9 +377,10 @@ def test_backoffs_can_be_cut_short() -> None:
             table.failed(entry, "refused", now=0.0)
     assert table.candidates(1.0) == []
     first, second = entries
-    table.retry_now(first)
+    assert first is not None
+    table.retry_by(first, 0.0)
     assert table.candidates(1.0) == [first]
-    table.retry_now()
+    table.retry_all()
     assert set(table.candidates(1.0)) == {first, second}
     assert second is not None
     table.failed(second, "refused", now=0.0)

@@ -368,15 +368,13 @@ async def test_who_asks_while_a_dial_begins_waits_for_that_one(autojump_clock: M
         await world.crash(b)
         await trio.sleep(20)
         for _ in range(30):
-            a.services.registry.retry_now()
-            a.services.upkeep.wake()
+            a.services.upkeep.retry_all()
             # Whoever is first, the dialler or the user, is up to Trio.
             await trio.lowlevel.checkpoint()
             with trio.move_on_after(0.5):
                 with suppress(P2PError):
                     await a.node.ping(b.node_id)
-            a.services.registry.retry_now()
-            a.services.upkeep.wake()
+            a.services.upkeep.retry_all()
             await trio.sleep(10)
         assert_unharmed(a)
 
