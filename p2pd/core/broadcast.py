@@ -60,13 +60,6 @@ T = TypeVar("T")
 
 
 @attrs.define
-class Counts:
-    """What happened since the start: `duplicates` counts payloads that came again."""
-
-    duplicates: int = 0
-
-
-@attrs.define
 class _Link:
     """One connection.
 
@@ -92,7 +85,7 @@ class Broadcast:
 
     All times are monotonic seconds. Call `take_sends` after every call of another method,
     and at `next_due`. What comes from a peer without a link changes nothing, except for a
-    publication, which is as good from anybody.
+    publication, which is as good from anybody. `duplicates` counts those that came again.
     """
 
     def __init__(
@@ -106,7 +99,7 @@ class Broadcast:
         rng: random.Random,
         room: Callable[[NodeId], bool],
     ) -> None:
-        self.counts = Counts()
+        self.duplicates = 0
         self._own_id = own_id
         self._history = history
         self._fanout = fanout
@@ -189,7 +182,7 @@ class Broadcast:
         link = self._links.get(peer)
         wanted = self._offers.is_wanted(item.message_id, peer)
         if not self._history.add(item, now):
-            self.counts.duplicates += 1
+            self.duplicates += 1
             if link is not None and not wanted:
                 self._take_again(peer, link, item, now)
             return False

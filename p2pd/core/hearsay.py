@@ -90,7 +90,7 @@ def public_network(address: Address) -> str | None:
 
 
 def _origin(entry: Entry) -> tuple[Source, NodeId | None]:
-    return (entry.source, entry.told_by)
+    return (entry.origin, entry.told_by)
 
 
 def _take_out(shares: dict[K, dict[NodeId, Entry]], share: K, node_id: NodeId) -> None:

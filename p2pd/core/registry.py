@@ -106,8 +106,7 @@ class Registry:
             entry = self._admit(node_id, Entry(node_id, source, wall, told_by, addresses=[*usable]))
         news = entry is not None and record.sequence > entry.sequence
         if entry is not None and news and self._hearsay.move(node_id, entry, usable):
-            entry.signed, entry.sequence = signed, record.sequence
-            entry.name = record.name or None
+            _take_record(entry, signed, record)
             # What worked or was heard recently is kept after what the peer itself says.
             for address in reversed(usable):
                 _put_first(entry.addresses, address)
@@ -134,10 +133,7 @@ class Registry:
     def identified(self, address: Address, node_id: NodeId) -> None:
         """Note that the known peer `node_id` answered at a configured address."""
         self._unidentified.pop(address, None)
-        entry = self._entries.get(node_id)
-        if entry is not None:
-            self._answered(entry, address)
-            self._changed.add(node_id)
+        self.answered(node_id, address)
 
     def forget_unidentified(self, source: Source, keep: Iterable[Address]) -> None:
         """Drop the addresses of a source that have no node yet, except those to `keep`."""
@@ -209,7 +205,7 @@ class Registry:
     ) -> None:
         entry.last_host, entry.network = remote.host, public_network(remote)
         if dialled:
-            self._answered(entry, remote)
+            _note_answered(entry, remote)
         if not (passing and entry.parted):
             entry.retry_at, entry.parted = 0.0, False
         if entry.node_id is not None:
@@ -219,7 +215,7 @@ class Registry:
         """Note that a peer answered at an address while it was already connected."""
         entry = self._entries.get(node_id)
         if entry is not None:
-            self._answered(entry, address)
+            _note_answered(entry, address)
             self._changed.add(node_id)
 
     def disconnected(
@@ -444,11 +440,6 @@ class Registry:
         inside = [each for each in idle if crowded and each[1].network == network]
         self._drop(min(inside or idle, key=_worth)[0])
 
-    def _answered(self, entry: Entry, address: Address) -> None:
-        _put_first(entry.addresses, address)
-        if address not in entry.answered:
-            entry.answered = (address, *entry.answered)[:MAX_ADDRESSES]
-
     def _drop(self, node_id: NodeId) -> None:
         self._hearsay.discard(node_id)
         # Only proven peers are on disk: made-up peers must not cause a write each.
@@ -469,6 +460,12 @@ def _put_first(addresses: list[Address], address: Address) -> None:
         addresses.remove(address)
     addresses.insert(0, address)
     del addresses[MAX_ADDRESSES:]
+
+
+def _note_answered(entry: Entry, address: Address) -> None:
+    _put_first(entry.addresses, address)
+    if address not in entry.answered:
+        entry.answered = (address, *entry.answered)[:MAX_ADDRESSES]
 
 
 def _take_record(entry: Entry, signed: Signed, record: PeerRecord) -> None:

@@ -109,7 +109,7 @@ class Dht:
             )
         lifetime = self._config.record_ttl if ttl is None else ttl
         # After a check of the version, the write must follow at once.
-        async with self._seen(name, owned=owned, at_once=if_version is not None) as seen:
+        async with self._locked_and_read(name, owned=owned, at_once=if_version is not None) as seen:
             if if_version is not None:
                 self._check_answers(name, seen, self._needed(Consistency.QUORUM))
                 self._check_version(seen.versions, if_version)
@@ -122,7 +122,7 @@ class Dht:
         Raises `NotFound` where there is nothing to delete, else as `put`.
         """
         # A tombstone does not hide versions that were not seen.
-        async with self._seen(name, owned=owned, consistency=Consistency.ALL) as seen:
+        async with self._locked_and_read(name, owned=owned, consistency=Consistency.ALL) as seen:
             if not living(seen.versions, self._env.wall_ms()):
                 raise self._absence(_shown(name, self._owner(owned=owned)), seen)
             return await self._write(name, None, seen, owned=owned, lifetime=0)
@@ -158,7 +158,7 @@ class Dht:
         return Needed(counts[consistency])
 
     @asynccontextmanager
-    async def _seen(
+    async def _locked_and_read(
         self,
         name: str,
         *,
@@ -220,7 +220,7 @@ class Dht:
             )
 
     def _absence(self, shown: str, holding: Holding) -> P2PError:
-        """Raise `NotFound`, or `TooFewReplicas` where the absence is not established."""
+        """Return `NotFound`, or `TooFewReplicas` where the absence is not established."""
         if holding.ahead:
             return TooFewReplicas(
                 f"what is stored under {shown} is dated a day or so ahead of this node's clock; "

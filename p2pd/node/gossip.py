@@ -101,7 +101,7 @@ class GossipService:
     @property
     def use(self) -> GossipUse:
         """How much was published here, delivered, came again, and was dropped."""
-        duplicates, dropped = self._machine.counts.duplicates, self.dropped.total()
+        duplicates, dropped = self._machine.duplicates, self.dropped.total()
         return GossipUse(self._published, self._delivered, duplicates, dropped)
 
     @property

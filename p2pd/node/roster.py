@@ -244,7 +244,10 @@ class Roster:
             del self._retiring[old.node_id]
 
     def admit_outbound(self, connection: Connection, source: Source) -> bool:
-        """Admit a connection that we dialled, as `admit` does; raises `Busy` where it is full."""
+        """Enter a connection that we dialled; False if another one to the peer stays instead.
+
+        Raises `Busy` where it is full.
+        """
         if self._needs_place(connection):
             self.make_room(Direction.OUTBOUND)
         return self._admit(connection, source)

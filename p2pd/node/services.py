@@ -74,7 +74,6 @@ class Services:
     reconciler: Reconciler
     repair: Repair
     republisher: Republisher
-    dialling_back: DiallingBack
     doctor: Doctor
 
 
@@ -171,7 +170,6 @@ def wire_services(config: Config, env: Env, events: Events, listening: list[Addr
         republisher=Republisher(
             env, config.dht, routes, replica, reconciler, confirmations, repair
         ),
-        dialling_back=dialling_back,
         doctor=Doctor(env, roster, dialler, upkeep, Soundings(env, discovery), dialling_back, own),
     )
 

@@ -555,7 +555,7 @@ def test_a_duplicate_makes_its_link_lazy_but_never_the_last_eager_one() -> None:
     assert not node.receive(A, come(1), 0.0)
     assert node.take_sends(0.0) == []
     assert node.eager == [A]
-    assert node.counts.duplicates == 2
+    assert node.duplicates == 2
 
 
 def test_what_is_announced_and_does_not_come_is_asked_of_one_after_the_other() -> None:
