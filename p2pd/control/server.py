@@ -12,7 +12,6 @@ error, and the connection goes on; so it does after a bug in one request, which 
 as the event `bug`. How the messages look: `p2pd.control.api`.
 """
 
-import logging
 import select
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -190,13 +189,8 @@ class _Client:
         except P2PError as error:
             await self._refuse(request, rpc.rpc_error_of(error, request.id))
         except Exception as error:  # noqa: BLE001 - a bug in one request ends that request only
-            self._node.events.emit(
-                "bug",
-                f"control request {request.method} failed: {type(error).__name__}: {error}",
-                level=logging.ERROR,
-                error=error,
-                method=request.method,
-            )
+            what = f"the control request {request.method}"
+            self._node.events.emit_bug(what, error, method=request.method)
             message = "a bug in p2pd: its log has the traceback"
             internal = rpc.RpcError(api.INTERNAL_ERROR, "internal", message, request_id=request.id)
             await self._refuse(request, internal)

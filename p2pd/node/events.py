@@ -74,9 +74,16 @@ class Events:
         for sink in tuple(self._sinks):
             sink(event)
 
-    def emit_bug(self, what: str, error: Exception, peer: NodeId | None = None) -> None:
-        """Report a bug in `what`, something that was done for a peer."""
-        self.emit("bug", f"a bug in {what}: {error!r}", level=logging.ERROR, peer=peer, error=error)
+    def emit_bug(
+        self,
+        what: str,
+        error: Exception,
+        peer: NodeId | None = None,
+        **fields: FieldValue,
+    ) -> None:
+        """Report a bug in `what`, something that was done for a peer or a user."""
+        text = f"a bug in {what}: {error!r}"
+        self.emit("bug", text, level=logging.ERROR, peer=peer, error=error, **fields)
 
     def emit_exhausted(self, problem: str) -> None:
         """Tell that file descriptors or memory are used up; every ten minutes at most."""

@@ -123,7 +123,7 @@ class Replica:
         self.on_begun: list[Callable[[], None]] = []
         self._env = env
         self._events = events
-        self._told_at: dict[tuple[str, str], float] = {}
+        self._told_at: dict[tuple[str, type[Exception]], float] = {}
         self._max_value_bytes = max_value_bytes
         self._waiting: FairChannel[NodeId, _Write] = FairChannel(MAX_WAITING)
         # Held from reading what is stored to writing it: by the writer, the purge and `drop`.
@@ -272,7 +272,7 @@ class Replica:
             self._tell("store.refuses", "records can't be stored", error)
             return error
         except Exception as error:  # noqa: BLE001 - the boundary between one record and the node
-            self._tell("bug", "a bug in storing a record", error)
+            self._events.emit_bug("storing a record", error)
             return P2PError("a bug in this node; see its log")
         finally:
             self._changing.release()
@@ -334,11 +334,11 @@ class Replica:
                 callback()
 
     def _tell(self, code: str, what: str, error: Exception) -> None:
-        now, kind = trio.current_time(), getattr(error, "code", type(error).__name__)
-        if now - self._told_at.get((code, kind), -math.inf) >= TELL_AGAIN_AFTER:
-            self._told_at[code, kind] = now
-            bug = None if isinstance(error, P2PError) else error
-            self._events.emit(code, f"{what}: {error}", level=logging.ERROR, error=bug)
+        """Report an error, but only now and then where it comes again and again."""
+        now = trio.current_time()
+        if now - self._told_at.get((code, type(error)), -math.inf) >= TELL_AGAIN_AFTER:
+            self._told_at[code, type(error)] = now
+            self._events.emit(code, f"{what}: {error}", level=logging.ERROR)
 
     def _settle(self, write: _Write, error: P2PError | None) -> None:
         write.error = error

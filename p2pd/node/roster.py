@@ -12,6 +12,7 @@ import trio
 
 from p2pd.config import ConnectionsConfig
 from p2pd.core.bounded import BoundedTable
+from p2pd.core.clones import Clones
 from p2pd.core.diagnosis import UNCLONE
 from p2pd.core.duplicates import Link, new_one_stays
 from p2pd.core.entries import Entry, Source
@@ -35,19 +36,8 @@ _GOODBYE_GRACE = 0.5
 _RETIREMENT = 1.0
 # The reason in a goodbye when full.
 MAKING_ROOM = "making room for others"
-# Peers whose replaced processes are remembered, and how many of each, the last ones.
-_MAX_REPLACED = 1024
-_MAX_INSTANCES = 8
 # Peers that are remembered because they refused us; beyond that it is news again.
 _MAX_REFUSING = 1024
-
-
-@attrs.frozen
-class _Replaced:
-    """The processes of a peer that later ones replaced; `told`: it was reported that two run."""
-
-    instances: tuple[bytes, ...] = ()
-    told: bool = False
 
 
 class Roster:
@@ -66,7 +56,7 @@ class Roster:
         self._own_id = env.identity.node_id
         self._events = events
         self._retiring: dict[NodeId, Connection] = {}
-        self._replaced = BoundedTable[NodeId, _Replaced](_MAX_REPLACED)
+        self._clones = Clones()
         # Their last connection ended so: that they come again, and again refuse, is no news.
         self._refusing = BoundedTable[NodeId, None](_MAX_REFUSING)
         self._empty = trio.Event()
@@ -156,9 +146,7 @@ class Roster:
         # A peer that asks over a new connection does not mean to end the one that was to last.
         new.passing &= old.passing or old.peer.instance != new.peer.instance
         if old.peer.instance != new.peer.instance:
-            before = self._replaced.get(new.node_id, _Replaced())
-            instances = (*before.instances, old.peer.instance)[-_MAX_INSTANCES:]
-            self._replaced[new.node_id] = attrs.evolve(before, instances=instances)
+            self._clones.replaced(new.node_id, old.peer.instance)
             self._remove(old, "the peer restarted")
             self._see_off(old, Reason.DUPLICATE)
         elif new.direction is Direction.OUTBOUND:
@@ -177,13 +165,9 @@ class Roster:
         return _moved_away(old, new) or new_one_stays(*links, self._own_id, new.node_id)
 
     def _is_clone(self, old: Connection, new: Connection) -> bool:
-        """Whether the old connection's process has taken the place of the new one's before.
-
-        A node that restarts comes as a new process each time: where one that was replaced comes
-        back, two run at once.
-        """
-        replaced = self._replaced.get(new.node_id, _Replaced())
-        return new.peer.instance != old.peer.instance and new.peer.instance in replaced.instances
+        """Whether the old connection's process has taken the place of the new one's before."""
+        another = new.peer.instance != old.peer.instance
+        return another and self._clones.was_replaced(new.node_id, new.peer.instance)
 
     def _refuse_clone(self, old: Connection, new: Connection) -> HandshakeRefused:
         """Tell of two processes with one identity; returns what to tell the second one.
@@ -191,14 +175,13 @@ class Roster:
         Were it let in, each would displace the other again and again.
         """
         peer = new.node_id
-        replaced, entry = self._replaced[peer], self.registry.get(peer)
-        self._replaced[peer] = attrs.evolve(replaced, told=True)
+        entry = self.registry.get(peer)
         who = str(new.remote) if entry is None else describe(entry)
         self._events.emit(
             "peer.cloned",
             f"two nodes run with the same identity as {who}, at {old.remote} and {new.remote}: a "
             f"cloned disk or a copied state directory? {UNCLONE}",
-            level=logging.DEBUG if replaced.told else logging.WARNING,
+            level=logging.WARNING if self._clones.is_news(peer) else logging.DEBUG,
             peer=peer,
             address=str(new.remote),
             reason=CLONED,
