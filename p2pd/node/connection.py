@@ -1,7 +1,7 @@
-"""One open connection: a reader that handles what comes, a writer that sends what waits.
+"""One open connection: hands what comes to its handlers, sends requests and matches their replies.
 
-Whatever the peer does can end only this connection, with a reason. Frames queued while a
-write is under way leave together in the next one.
+Whatever the peer does can end only this connection, with a reason. What is to be sent goes through
+its `outbox`.
 """
 
 import enum
@@ -25,22 +25,16 @@ from p2pd.net.base import Stream
 from p2pd.node.alarms import Alarm, Alarms
 from p2pd.node.background import Background
 from p2pd.node.dispatch import BUG, Dispatch
-from p2pd.wire.framing import MAX_PAYLOAD
+from p2pd.node.ending import Ending
+from p2pd.node.outbox import Outbox
 from p2pd.wire.handshake import RemotePeer
 from p2pd.wire.messages import Failed, Goodbye, M, Message, Ping, Refused
 from p2pd.wire.reasons import LEAVING, ON_REQUEST
 from p2pd.wire.session import Replied, Session
 
-# A peer that lets this much wait reads too slowly for its own requests.
-MAX_OUTBOX = 2 * MAX_PAYLOAD
-# While more than this waits, our own requests wait, too, and so does the peer's next message, for
-# `FULL_PAUSE` at most: the peer may be stuck waiting for us to read.
-FULL_OUTBOX = MAX_OUTBOX // 2
+# Seconds for which a peer's next message waits, at most, while the outbox is full: the peer may be
+# stuck waiting for us to read.
 FULL_PAUSE = 2.0
-# Seconds in which a peer must take `WRITE_BYTES`, on average over one write: a slow link gets its
-# time for a large batch, and a peer that takes nothing is found by its silence sooner.
-WRITE_TIMEOUT = 10.0
-WRITE_BYTES = 1 << 16
 # After handling one peer's messages for this many seconds, all others get their turn.
 TIME_SLICE = 0.002
 # After a `busy` nothing is read from the peer for this long: refusing a flood costs, too.
@@ -53,19 +47,6 @@ class Direction(enum.StrEnum):
 
     INBOUND = "inbound"
     OUTBOUND = "outbound"
-
-
-class Ending(enum.StrEnum):
-    """What the end of a connection says of the peer.
-
-    It left (its node stops), it broke (gone without a word), it was silent for too long, or
-    nothing: one of the two did not want the connection any more.
-    """
-
-    LEFT = "left"
-    BROKEN = "broken"
-    SILENT = "silent"
-    UNWANTED = "unwanted"
 
 
 @attrs.define(eq=False)
@@ -125,26 +106,13 @@ class Connection:
         self._session = session
         self._dispatch = dispatch
         self._alarms = alarms
-        self._background = background
-        self._outbox: list[bytes] = []
-        self._outbox_bytes = 0
-        # Out of the outbox, but not with the kernel yet.
-        self._writing_bytes = 0
-        self._wants_room = trio.lowlevel.ParkingLot()
-        # There is no writer task until something has to wait for the stream.
-        self._writer_wakes: trio.Event | None = None
-        self._writer_scope = trio.CancelScope()
-        self._writer_ended = trio.Event()
-        # Before `run`, the handshake may still be writing.
-        self._may_send_at_once = False
+        self._outbox = Outbox(stream, background, self._end)
         self._told_busy = False
         self._slots: dict[int, _Slot] = {}
         self._asked = asked
         self._probe: tuple[int, float] | None = None
         self._on_answer: Callable[[Connection], None] | None = None
         self._scope = trio.CancelScope()
-        self._is_served = False
-        self._goodbye: str | None = None
 
     @property
     def node_id(self) -> NodeId:
@@ -164,7 +132,7 @@ class Connection:
     @property
     def bytes_waiting(self) -> int:
         """How many bytes wait to be sent."""
-        return self._outbox_bytes + self._writing_bytes
+        return self._outbox.bytes_waiting
 
     async def run(self) -> None:
         """Serve the connection until it ends, and close it: `end_reason` and `ending` say why.
@@ -172,12 +140,9 @@ class Connection:
         Where writing has to wait, a task in the background does it, and ends with the connection.
         Anything this raises is a bug.
         """
-        self._is_served = True
-        self._may_send_at_once = True
         try:
             with self._scope:
-                if self._outbox:
-                    self._send_waiting()
+                self._outbox.open()
                 if self.end_reason is None:
                     await self._read()
         except Exception:
@@ -189,32 +154,26 @@ class Connection:
             for slot in self._slots.values():
                 slot.alarm.ring()
             with trio.CancelScope(shield=True):
-                if self._writer_wakes is not None:
-                    await self._writer_ended.wait()
+                await self._outbox.wait_stopped()
                 await self._stream.aclose()
             self.ended.set()
 
     def close(self, reason: str) -> None:
         """Say goodbye and end the connection once that is sent; later frames are dropped."""
-        if self._goodbye is None:
+        if not self._outbox.is_closing:
             self.notify(Goodbye(reason))
             self.on_request = reason == ON_REQUEST
             # Or a log or the registry would read as if the peer had said it.
-            self._goodbye = reason = f"this node said goodbye: {reason}"
-            if self._may_send_at_once and not self._outbox:
-                self._end(reason)
-            else:
-                self._wake_writer()
+            self._outbox.close(f"this node said goodbye: {reason}")
 
     @property
     def is_full(self) -> bool:
         """Whether so much waits to be sent that nothing should be added."""
-        return self.bytes_waiting > FULL_OUTBOX
+        return self._outbox.is_full
 
     async def wait_for_room(self) -> None:
         """Wait until it is no longer `is_full`, or has ended."""
-        while self.is_full and self.end_reason is None:
-            await self._wants_room.park()
+        await self._outbox.wait_for_room()
 
     def abort(self, reason: str, ending: Ending = Ending.UNWANTED) -> None:
         """End the connection at once."""
@@ -227,12 +186,12 @@ class Connection:
 
     def notify(self, message: Message) -> None:
         """Send a message that wants no answer."""
-        self._queue(self._session.notice(message))
+        self._outbox.put(self._session.notice(message))
 
     def reply(self, request_id: int, message: Message) -> None:
         """Answer a request of the peer."""
         self._told_busy |= isinstance(message, Failed) and message.code == Busy.code
-        self._queue(self._session.reply(request_id, message))
+        self._outbox.put(self._session.reply(request_id, message))
 
     async def request(self, message: Message, kind: type[M], within: float) -> M:
         """Send a request and wait up to `within` seconds for its reply, which is of a `kind`.
@@ -267,7 +226,7 @@ class Connection:
         else:
             asked = None
             request_id, data = self._session.request(message)
-            self._queue(data)
+            self._outbox.put(data)
         slot = self._slots[request_id] = _Slot(Alarm(self._alarms))
         try:
             await slot.alarm.wait(until)
@@ -301,7 +260,7 @@ class Connection:
             # With so many requests unanswered, one more would tell nothing new.
             return
         self._probe = (request_id, trio.current_time())
-        self._queue(data)
+        self._outbox.put(data)
 
     async def _read(self) -> None:
         try:
@@ -378,64 +337,6 @@ class Connection:
         elif self._asked is not None and event.request_id == self._asked.request_id:
             self._asked.reply = event.message
 
-    async def _write(self) -> None:
-        try:
-            with self._writer_scope:
-                await self._write_what_waits()
-        finally:
-            self._writer_ended.set()
-
-    async def _write_what_waits(self) -> None:
-        try:
-            while True:
-                while not self._outbox:
-                    if self._goodbye is not None:
-                        self._end(self._goodbye)
-                    self._writer_wakes = trio.Event()
-                    await self._writer_wakes.wait()
-                data = b"".join(self._outbox)
-                self._writing_bytes = len(data)
-                self._empty_outbox()
-                self._may_send_at_once = False
-                with trio.fail_after(WRITE_TIMEOUT * math.ceil(len(data) / WRITE_BYTES)):
-                    await self._stream.send_all(data)
-                self._may_send_at_once = True
-                self._writing_bytes = 0
-                self._wants_room.unpark_all()
-        except trio.BrokenResourceError as error:
-            self._end(f"the connection broke: {error.__cause__ or error}", Ending.BROKEN)
-        except trio.TooSlowError:
-            self._end(f"the peer did not take {self._writing_bytes} bytes in time", Ending.SILENT)
-
-    def _queue(self, data: bytes) -> None:
-        if self._goodbye is not None or self.end_reason is not None:
-            return
-        if self._may_send_at_once and not self._outbox and self._stream.send_nowait(data):
-            return
-        self._outbox.append(data)
-        self._outbox_bytes += len(data)
-        self._wake_writer()
-        if self._outbox_bytes > MAX_OUTBOX:
-            self._end("the peer reads too slowly")
-
-    def _send_waiting(self) -> None:
-        if self._stream.send_nowait(b"".join(self._outbox)):
-            self._empty_outbox()
-        if self._outbox or self._goodbye is not None:
-            self._wake_writer()
-
-    def _empty_outbox(self) -> None:
-        self._outbox.clear()
-        self._outbox_bytes = 0
-        self._wants_room.unpark_all()
-
-    def _wake_writer(self) -> None:
-        if self._writer_wakes is not None:
-            self._writer_wakes.set()
-        elif self._is_served:
-            self._writer_wakes = trio.Event()
-            self._background.start(self._write)
-
     def _end(
         self, reason: str, ending: Ending = Ending.UNWANTED, *, by_reader: bool = False
     ) -> None:
@@ -443,7 +344,6 @@ class Connection:
         if self.end_reason is None:
             self.end_reason = reason
             self.ending = ending
-            self._writer_scope.cancel()
-            self._wants_room.unpark_all()
+            self._outbox.stop()
             if not by_reader:
                 self._scope.cancel()

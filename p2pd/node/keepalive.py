@@ -13,7 +13,8 @@ import trio
 
 from p2pd.config import LivenessConfig
 from p2pd.node.alarms import Alarm
-from p2pd.node.connection import Connection, Direction, Ending
+from p2pd.node.connection import Connection, Direction
+from p2pd.node.ending import Ending
 from p2pd.node.env import Env
 from p2pd.node.events import Events
 from p2pd.node.roster import Roster

@@ -29,7 +29,8 @@ from p2pd.core.signs_of_life import SignsOfLife
 from p2pd.errors import BadMessage, Busy
 from p2pd.ids import NodeId
 from p2pd.node.alarms import Alarm
-from p2pd.node.connection import Connection, Direction, Ending
+from p2pd.node.connection import Connection, Direction
+from p2pd.node.ending import Ending
 from p2pd.node.env import Env
 from p2pd.node.events import Events
 from p2pd.node.feelers import Feelers

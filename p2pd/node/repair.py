@@ -19,7 +19,8 @@ from p2pd.core.tending import SOON, TENDERS, Tending, Visit
 from p2pd.errors import DialFailed, P2PError, RequestTimedOut
 from p2pd.ids import NodeId, closest_first, distance
 from p2pd.node.alarms import Alarm
-from p2pd.node.connection import Connection, Ending
+from p2pd.node.connection import Connection
+from p2pd.node.ending import Ending
 from p2pd.node.env import Env
 from p2pd.node.reconciler import Reconciler
 from p2pd.node.replica import Replica

@@ -21,7 +21,8 @@ from p2pd.core.registry import MAX_ADDRESSES, Registry
 from p2pd.errors import Busy, HandshakeRefused
 from p2pd.ids import NodeId
 from p2pd.node.addresses import reachable
-from p2pd.node.connection import Connection, Direction, Ending
+from p2pd.node.connection import Connection, Direction
+from p2pd.node.ending import Ending
 from p2pd.node.env import Env
 from p2pd.node.events import Events
 from p2pd.wire.reasons import LEAVING, Reason

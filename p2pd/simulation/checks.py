@@ -7,7 +7,8 @@ import trio
 from p2pd.core.entries import Status
 from p2pd.core.registry import MAX_ENTRIES, MAX_UNPROVEN
 from p2pd.ids import Key, distance, distance_bits
-from p2pd.node.connection import MAX_OUTBOX, Direction
+from p2pd.node.connection import Direction
+from p2pd.node.outbox import MAX_OUTBOX
 from p2pd.simulation.world import SimNode, World
 from p2pd.store.base import Table
 from p2pd.wire.session import MAX_PENDING

@@ -19,9 +19,10 @@ from p2pd.errors import InvalidRequest, NotFound, StoreError, TooFewReplicas, Ve
 from p2pd.ids import Key, closest_first
 from p2pd.net.faults import Cut, constant_latency
 from p2pd.node import replica
-from p2pd.node.connection import BUSY_PAUSE, Ending
+from p2pd.node.connection import BUSY_PAUSE
 from p2pd.node.dht import MAX_READS
 from p2pd.node.dispatch import Call
+from p2pd.node.ending import Ending
 from p2pd.node.replica import (
     LOAD_AGAIN_AFTER,
     MAX_BATCH,
