@@ -75,7 +75,7 @@ class Dht:
         self._writing: dict[Key, trio.Lock] = {}
         self._convoy = Convoy()
         self._reads: Questions[FindValue] = Questions(
-            dispatch.answer_later, MAX_READS, "too many reads wait for the disk; try again"
+            dispatch, MAX_READS, "too many reads wait for the disk; try again"
         )
         dispatch.add(FindValue, self._take_read)
 

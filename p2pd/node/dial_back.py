@@ -12,9 +12,9 @@ import trio
 
 from p2pd.address import Address
 from p2pd.core.bounded import BoundedTable
-from p2pd.core.budget import Budget
 from p2pd.errors import BadMessage, Busy, DialFailed, NotFound, P2PError, RequestRefused
 from p2pd.node.connection import Connection
+from p2pd.node.dials_for_others import DialsForOthers
 from p2pd.node.dispatch import Call, Dispatch
 from p2pd.node.env import Env
 from p2pd.node.roster import Roster
@@ -38,10 +38,14 @@ class DiallingBack:
     def __init__(self, env: Env, roster: Roster, dispatch: Dispatch) -> None:
         self._env = env
         self._registry = roster.registry
-        self._budget = Budget(DIALS_BACK_AT_ONCE, DIALS_BACK_PER_SECOND)
-        self._under_way = 0
+        self._dials = DialsForOthers(
+            env.background,
+            dispatch,
+            most=MAX_DIALS_BACK,
+            burst=DIALS_BACK_AT_ONCE,
+            per_second=DIALS_BACK_PER_SECOND,
+        )
         self._last = BoundedTable[str, float](_MAX_HOSTS)
-        self._answer_later = dispatch.answer_later
         dispatch.add(DialBack, self._take)
 
     async def ask(self, connection: Connection) -> DialledBack | None:
@@ -62,13 +66,10 @@ class DiallingBack:
 
     def _take(self, call: Call, question: DialBack) -> None:
         address, now = self._address_of(call), trio.current_time()
-        lately = now - self._last.get(address.host, -DIAL_BACK_AGAIN) < DIAL_BACK_AGAIN
-        full = self._under_way >= MAX_DIALS_BACK
-        if lately or full or not self._budget.spend(1, now):
-            raise Busy("too many dials back are asked for; try again")
+        if now - self._last.get(address.host, -DIAL_BACK_AGAIN) < DIAL_BACK_AGAIN:
+            raise Busy("this host was dialled back just before; try again")
+        self._dials.start(call, question, partial(self._dial, address))
         self._last[address.host] = now
-        self._under_way += 1
-        self._env.background.start(self._answer, call, question, address)
 
     def _address_of(self, call: Call) -> Address:
         """Return the address that may be dialled for the node that asks; raises `NotFound`."""
@@ -87,12 +88,6 @@ class DiallingBack:
         if not ports:
             raise NotFound("no address is announced to dial back")
         return Address(host, ports[0])
-
-    async def _answer(self, call: Call, question: DialBack, address: Address) -> None:
-        try:
-            await self._answer_later(call, question, partial(self._dial, address))
-        finally:
-            self._under_way -= 1
 
     async def _dial(self, address: Address) -> DialledBack:
         outcome = SILENT

@@ -15,7 +15,6 @@ import trio
 
 from p2pd.config import LivenessConfig
 from p2pd.core.bounded import BoundedTable
-from p2pd.core.budget import Budget
 from p2pd.errors import (
     Busy,
     ConnectionLost,
@@ -28,6 +27,7 @@ from p2pd.errors import (
 from p2pd.ids import NodeId
 from p2pd.node.connection import Connection
 from p2pd.node.dialler import Dialler
+from p2pd.node.dials_for_others import DialsForOthers
 from p2pd.node.dispatch import Call, Dispatch
 from p2pd.node.env import Env
 from p2pd.node.peer_book import PeerBook
@@ -112,9 +112,13 @@ class Probing:
         self._book = book
         self._limit = trio.CapacityLimiter(MAX_PROBES)
         self._redialled = BoundedTable[NodeId, float](MAX_REDIALLED)
-        self._reaches = 0
-        self._budget = Budget(REACHES_AT_ONCE, REACHES_PER_SECOND)
-        self._answer_later = dispatch.answer_later
+        self._reaches = DialsForOthers(
+            env.background,
+            dispatch,
+            most=MAX_REACHES,
+            burst=REACHES_AT_ONCE,
+            per_second=REACHES_PER_SECOND,
+        )
         dispatch.add(Reach, self._take_reach)
 
     async def probe(self, node: NodeId, *, last: bool = False) -> ProbeOutcome:
@@ -276,18 +280,8 @@ class Probing:
         if connection is not None and trio.current_time() - connection.last_heard < 1.0:
             return Reached(alive=True)
         dials = min(len(entry.addresses), PROBED_ADDRESSES)
-        full = self._reaches >= MAX_REACHES
-        if full or not self._budget.spend(dials, trio.current_time()):
-            raise Busy("too many nodes are asked for; try again")
-        self._reaches += 1
-        self._env.background.start(self._answer, call, question, node)
+        self._reaches.start(call, question, partial(self._reach, node), dials=dials)
         return None
-
-    async def _answer(self, call: Call, question: Reach, node: NodeId) -> None:
-        try:
-            await self._answer_later(call, question, partial(self._reach, node))
-        finally:
-            self._reaches -= 1
 
     async def _reach(self, node: NodeId) -> Message:
         try:

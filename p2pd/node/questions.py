@@ -8,13 +8,12 @@ import trio
 
 from p2pd.errors import Busy
 from p2pd.ids import NodeId
-from p2pd.node.dispatch import Call, failure
+from p2pd.node.dispatch import Call, Dispatch, failure
 from p2pd.node.fair_channel import FairChannel
 from p2pd.wire.messages import Message
 
 Question = TypeVar("Question", bound=Message)
 Answer = Callable[[Call, Question], Awaitable[Message]]
-AnswerLater = Callable[[Call, Message, Callable[[], Awaitable[Message]]], Awaitable[None]]
 
 # How many answers at once may wait for askers that read too slowly, until they read on; further
 # ones queue behind them.
@@ -24,12 +23,12 @@ MOST_ANSWERS_HELD = 4
 class Questions(Generic[Question]):
     """A queue of questions; `take` is their handler, `answer_all` must be running.
 
-    `answer` is `Dispatch.answer_later`. `most` may wait; beyond it, the asker with the most waiting
-    is told `busy`, in the words of `refusal`.
+    `most` may wait; beyond it, the asker with the most waiting is told `busy`, in the words of
+    `refusal`.
     """
 
-    def __init__(self, answer: AnswerLater, most: int, refusal: str) -> None:
-        self._answer_question = answer
+    def __init__(self, dispatch: Dispatch, most: int, refusal: str) -> None:
+        self._dispatch = dispatch
         self._waiting: FairChannel[NodeId, tuple[Call, Question]] = FairChannel(most)
         self._refusal = refusal
 
@@ -49,13 +48,13 @@ class Questions(Generic[Question]):
             while True:
                 call, question = await self._waiting.receive()
                 if call.connection.is_full:
-                    nursery.start_soon(self._answer_later, call, question, answer, limit)
+                    nursery.start_soon(self._answer_when_it_has_room, call, question, answer, limit)
                 else:
                     await self._answer(call, question, answer)
                 # A run of answers that never waited must not hold up everything else.
                 await trio.lowlevel.checkpoint()
 
-    async def _answer_later(
+    async def _answer_when_it_has_room(
         self, call: Call, question: Question, answer: Answer[Question], limit: trio.CapacityLimiter
     ) -> None:
         async with limit:
@@ -65,4 +64,4 @@ class Questions(Generic[Question]):
     async def _answer(self, call: Call, question: Question, answer: Answer[Question]) -> None:
         if call.connection.end_reason is not None:
             return
-        await self._answer_question(call, question, partial(answer, call, question))
+        await self._dispatch.answer_later(call, question, partial(answer, call, question))

@@ -149,7 +149,7 @@ class Reconciler:
         self._stalemates = stalemates
         self._budget = Budget(BYTES_AT_ONCE, BYTES_PER_SECOND)
         self._questions: Questions[Compare | Fetch] = Questions(
-            dispatch.answer_later, MAX_QUESTIONS_WAITING, "too many questions wait; try again"
+            dispatch, MAX_QUESTIONS_WAITING, "too many questions wait; try again"
         )
         dispatch.add(Compare, self._questions.take)
         dispatch.add(Fetch, self._questions.take)
