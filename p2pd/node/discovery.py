@@ -17,16 +17,16 @@ from p2pd.config import MulticastConfig
 from p2pd.core.bounded import BoundedTable
 from p2pd.core.budget import Budget
 from p2pd.core.entries import Entry, Source, Status
-from p2pd.errors import BadMessage, Exhausted
+from p2pd.core.registry import Registry
+from p2pd.errors import BadMessage
 from p2pd.ids import NodeId
 from p2pd.net.base import Interface, MulticastSocket
-from p2pd.node.addresses import announced, covering, suitable
+from p2pd.node.addresses import covering
 from p2pd.node.dialler import STRANGERS_AT_ONCE, STRANGERS_PER_SECOND
 from p2pd.node.env import Env
 from p2pd.node.events import Events
-from p2pd.node.exchange import Exchange
+from p2pd.node.interfaces import Interfaces
 from p2pd.node.own_record import OwnRecord
-from p2pd.node.roster import Roster
 from p2pd.node.upkeep import Upkeep
 from p2pd.wire.beacon import Beacon, read_beacon, write_beacon
 from p2pd.wire.reasons import APART
@@ -46,8 +46,6 @@ POLITE_DELAY = 0.3
 MAX_SEEN = 8192
 # Hosts that a tally counts; more are passed over.
 MAX_TALLIED = 256
-_SETTLE = 0.05
-_LOOK_AGAIN = 1.0
 
 
 @attrs.define(eq=False)
@@ -109,16 +107,16 @@ class Link:
 
 
 class Discovery:
-    """Sends and hears beacons; keeps the node's announced addresses up to date."""
+    """Sends and hears beacons; `run` must be running."""
 
     def __init__(
         self,
         env: Env,
         config: MulticastConfig,
+        interfaces: Interfaces,
         own: OwnRecord,
-        roster: Roster,
+        registry: Registry,
         upkeep: Upkeep,
-        exchange: Exchange,
         events: Events,
         *,
         network: str,
@@ -126,22 +124,18 @@ class Discovery:
     ) -> None:
         self.config = config
         self._env = env
+        self._interfaces = interfaces
         self._own = own
-        self._roster = roster
-        self._registry = roster.registry
+        self._registry = registry
         self._upkeep = upkeep
-        self._exchange = exchange
         self._events = events
         self._network = network
         self._instance = instance
-        self._followed: set[Interface] = set()
-        self._fits_none = False
         self.links: dict[tuple[str, str], Link] = {}
         self._seen = BoundedTable[tuple[NodeId, str, str], None](MAX_SEEN)
         # Bounds the dials for beacons of known peers, and of this node: anybody can send one in any
         # name.
         self._redials = Budget(STRANGERS_AT_ONCE, STRANGERS_PER_SECOND)
-        self.follow_addresses()
 
     def reload(self, config: MulticastConfig) -> None:
         """Use other intervals from now on; each link sends a beacon soon."""
@@ -150,49 +144,22 @@ class Discovery:
             link.answer.set()
             link.retry.set()
 
-    def follow_addresses(self) -> list[Interface]:
-        """Announce the addresses that the host has now; returns the interfaces in use.
-
-        Peers that were connected from an address that is gone are dialled anew.
-        """
-        self._roster.drop_stranded()
-        interfaces = suitable(self._env.network.interfaces(), self.config.interfaces)
-        self._tell_of_none(interfaces)
-        if self._own.update(announced(interfaces, self._own.listening)):
-            self._exchange.announce()
-        return interfaces
-
     async def run(self) -> None:
-        """Follow the interfaces, with beacons where configured, until cancelled."""
-        async with (
-            self._env.network.interface_changes() as changed,
-            trio.open_nursery() as nursery,
-        ):
+        """Send and hear beacons where configured, until cancelled."""
+        async with trio.open_nursery() as nursery:
             while True:
-                try:
-                    interfaces = self.follow_addresses()
-                except Exhausted as shortage:
-                    self._events.emit_exhausted(str(shortage))
-                    await trio.sleep(_LOOK_AGAIN)
-                    continue
-                self._follow(interfaces, nursery)
-                await changed()
-                # Changes come in bursts, and are taken together.
-                await trio.sleep(_SETTLE)
+                self._follow(nursery)
+                await self._interfaces.changes.park()
 
     async def say_goodbye(self) -> None:
         """Tell the LAN that this node leaves."""
         for link in list(self.links.values()):
             await self._send(link, leaving=True)
 
-    def _follow(self, interfaces: list[Interface], nursery: trio.Nursery) -> None:
-        if not self._followed.issuperset(interfaces):
-            # A new way out: peers that were out of reach may be within it now.
-            self._upkeep.retry_all()
-        self._followed = set(interfaces)
+    def _follow(self, nursery: trio.Nursery) -> None:
         wanted = {
             (interface.name, group): interface
-            for interface in interfaces
+            for interface in self._interfaces.in_use
             for group in self.groups(interface)
             if self.config.enabled
         }
@@ -396,18 +363,6 @@ class Discovery:
         news = heard not in self._seen
         self._seen[heard] = None
         return news
-
-    def _tell_of_none(self, interfaces: list[Interface]) -> None:
-        """Tell when no interface matches any more what the configuration names."""
-        names = [each for each in self.config.interfaces if not each.startswith("!")]
-        if names and not interfaces and not self._fits_none:
-            self._events.emit(
-                "discovery.trouble",
-                f"no interface that is up fits discovery.multicast.interfaces = {names}: no "
-                "address is announced, no beacon sent; `p2pctl doctor` shows those that are up",
-                level=logging.WARNING,
-            )
-        self._fits_none = bool(names) and not interfaces
 
     def _tell(self, link: Link, before: str | None, what: str, error: OSError) -> str:
         """Put trouble into words, and report it, unless there was some `before`."""

@@ -380,6 +380,7 @@ async def _running(
             services.upkeep.run,
             services.bootstrap.run,
             services.seeds.run,
+            services.interfaces.run,
             services.discovery.run,
             services.routes.run,
         ):

@@ -22,6 +22,7 @@ from p2pd.node.exchange import Exchange
 from p2pd.node.gossip import GossipService
 from p2pd.node.handshaking import Introducer
 from p2pd.node.inbound import Inbound
+from p2pd.node.interfaces import Interfaces
 from p2pd.node.keepalive import Keepalive
 from p2pd.node.late_writes import LateWrites
 from p2pd.node.liveness import LivenessService
@@ -64,6 +65,7 @@ class Services:
     keepalive: Keepalive
     exchange: Exchange
     surplus: Surplus
+    interfaces: Interfaces
     discovery: Discovery
     gossip: GossipService
     probing: Probing
@@ -102,13 +104,15 @@ def wire_services(config: Config, env: Env, events: Events, listening: list[Addr
     upkeep = Upkeep(env, roster, dialler, shortage)
     book.on_news.append(upkeep.wake_if_short)
     exchange = Exchange(env, roster, book, own, dispatch)
+    multicast = config.discovery.multicast
+    interfaces = Interfaces(env, multicast.interfaces, own, roster, upkeep, exchange, events)
     discovery = Discovery(
         env,
-        config.discovery.multicast,
+        multicast,
+        interfaces,
         own,
-        roster,
+        registry,
         upkeep,
-        exchange,
         events,
         network=network_tag(config.node.network),
         instance=terms.instance.hex(),
@@ -149,6 +153,7 @@ def wire_services(config: Config, env: Env, events: Events, listening: list[Addr
         keepalive=Keepalive(env, config.liveness, roster, events, woke, liveness.timer_came),
         exchange=exchange,
         surplus=Surplus(env, roster, dialler, dispatch, gossip.carries),
+        interfaces=interfaces,
         discovery=discovery,
         gossip=gossip,
         probing=probing,
