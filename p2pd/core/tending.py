@@ -6,8 +6,9 @@ so it finds everything equal unless the first is gone or a liar. No other replic
 comparisons for a record grow with `replication`, not with its square.
 
 A comparison is due soon with a replica that is new, has come back, or is responsible for more keys
-than before because another died; with the others in turn. A tender that is displaced by newcomers
-brings them, once, the records that are now theirs to tend.
+than before because another died; with the others in turn. After a death it is due soon with those,
+too, that were never visited: the writers may have known nearer nodes, and given them nothing. A
+tender that is displaced by newcomers brings them, once, the records that are now theirs to tend.
 """
 
 import math
@@ -25,6 +26,7 @@ from p2pd.core.closest_sets import (
     without,
 )
 from p2pd.core.merkle import Prefix
+from p2pd.ids import distance
 
 # How many of the closest tend a record.
 TENDERS = 2
@@ -93,7 +95,8 @@ class Tending:
         """Take the other nodes that are known to be alive nearby, closest first.
 
         A replica of more keys than at the last survey is visited soon, but not with `all_known`:
-        then these are not newcomers, this node only learned of them just now.
+        then these are not newcomers, this node only learned of them just now, and whoever wrote the
+        records is assumed to have known all that are nearer.
         """
         self.population = population(self._own_id, nodes[: self._replication])
         if len(nodes) <= self._replication:
@@ -103,7 +106,7 @@ class Tending:
         within = min(TENDERS, self._replication)
         counts = tuple(sorted({1, within, self._replication}))
         sets = closest_sets(self._own_id, nodes, counts, within=within)
-        self._plan_visits(sets, now, all_known=all_known)
+        self._plan_visits(sets, now, all_known=all_known, after_deaths=self._has_lost_any(nodes))
         before, self.prefixes = self.prefixes, merged(each.prefix for each in sets)
         lost = without(before, self.prefixes)
         newcomers = [each for each in nodes if each not in self._nodes]
@@ -111,7 +114,17 @@ class Tending:
         if lost:
             self._hand_on(lost, newcomers, within, now)
 
-    def _plan_visits(self, sets: Iterable[ClosestSet], now: float, *, all_known: bool) -> None:
+    def _has_lost_any(self, nodes: Sequence[bytes]) -> bool:
+        """Whether nodes of the last survey are gone, other than by nearer ones in their place."""
+        gone = set(self._nodes).difference(nodes)
+        if not gone or not nodes:
+            return bool(gone)
+        farthest = distance(nodes[-1], self._own_id)
+        return any(distance(each, self._own_id) < farthest for each in gone)
+
+    def _plan_visits(
+        self, sets: Iterable[ClosestSet], now: float, *, all_known: bool, after_deaths: bool
+    ) -> None:
         """Visit the other replicas of what this node tends; no longer visit former replicas."""
         wanted: dict[tuple[bytes, int], list[Prefix]] = {}
         for each in sets:
@@ -122,7 +135,8 @@ class Tending:
         for (peer, rank), prefixes in wanted.items():
             visit = self._visits.get((peer, rank)) or Visit(peer, rank, [], math.inf)
             shortest = merged(prefixes)
-            if not all_known and without(shortest, visit.prefixes):
+            untried = after_deaths and visit.made_at == -math.inf
+            if not all_known and (untried or without(shortest, visit.prefixes)):
                 visit.due = min(visit.due, self._soon(rank, now))
                 visit.news = True
             visit.prefixes = shortest

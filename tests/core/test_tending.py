@@ -111,14 +111,43 @@ def test_only_what_is_new_is_due_after_a_change() -> None:
     nodes = [sha256(each) for each in range(60)]
     near = ordered(nodes[0], nodes)
     machine = tending(nodes[0], 5)
-    machine.survey(near, 0.0, all_known=True)
-    machine.survey(near, 1.0, all_known=False)
-    assert made_until(machine, 100.0) == []
+    machine.survey(near, 0.0, all_known=False)
+    assert len(made_until(machine, 100.0)) == len(machine)
+    machine.survey(near, 100.0, all_known=False)
+    assert made_until(machine, 101.0) == []
     # The farthest of the replicas dies, and the next one becomes one.
     machine.survey([each for each in near if each != near[3]], 101.0, all_known=False)
     visits = [visit for _, visit in made_until(machine, 200.0)]
     assert visits
     assert near[2] not in {visit.peer for visit in visits if visit.rank == 0}
+
+
+def test_after_a_death_whoever_was_never_visited_is_visited_soon_once() -> None:
+    """The writer knew more nodes than this one, and gave the records to nearer ones."""
+    nodes = [sha256(each) for each in range(60)]
+    near = ordered(nodes[0], nodes)
+    machine = tending(nodes[0], 5)
+    machine.survey(near, 0.0, all_known=True)
+    machine.survey(near, 1.0, all_known=False)
+    assert made_until(machine, 100.0) == []
+    for died in (near[3], near[10]):
+        near = [each for each in near if each != died]
+        machine.survey(near, 101.0, all_known=False)
+    assert len(made_until(machine, 200.0)) == len(machine)
+    near = [each for each in near if each != near[30]]
+    machine.survey(near, 200.0, all_known=False)
+    assert len(made_until(machine, 300.0)) < len(machine) / 2
+
+
+def test_nodes_that_come_nearer_make_nobody_visit_the_others() -> None:
+    nodes = [sha256(each) for each in range(60)]
+    near = ordered(nodes[0], nodes)
+    machine = tending(nodes[0], 5)
+    machine.survey(near[1:29], 0.0, all_known=True)
+    machine.survey(near[:28], 1.0, all_known=False)
+    visited = {visit.peer for _, visit in made_until(machine, 100.0)}
+    assert near[0] in visited
+    assert len(visited) < 10
 
 
 def test_the_death_of_the_closest_makes_the_second_tend_its_keys() -> None:
