@@ -29,7 +29,7 @@ from p2pd.config_file import after_reload
 from p2pd.control.server import serve_control
 from p2pd.errors import ConfigError, P2PError
 from p2pd.heap import keep_trimmed
-from p2pd.invocation import Invocation, reload
+from p2pd.invocation import Invocation, reread_config
 from p2pd.net.certificate import make_tls_contexts
 from p2pd.net.real import RealNetwork
 from p2pd.node.alarms import Alarms
@@ -250,7 +250,7 @@ class Daemon:
             return
         self._tell_manager("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
-            fresh = reload(self._invocation)
+            fresh = reread_config(self._invocation)
             chosen = fresh.control.socket
             check_host(fresh, Path(chosen) if chosen else self._invocation.control_path)
         except ConfigError as error:

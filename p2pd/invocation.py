@@ -30,7 +30,7 @@ class Invocation:
     overrides: Mapping[str, object]
 
 
-def reload(invocation: Invocation) -> Config:
+def reread_config(invocation: Invocation) -> Config:
     """Read the configuration again, from the same file and under the same flags.
 
     `config_file.after_reload` says what of it a running node can adopt. Raises

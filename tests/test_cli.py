@@ -14,7 +14,7 @@ from p2pd import __version__, cli
 from p2pd.config import Config
 from p2pd.config_file import load
 from p2pd.errors import ConfigError, StartError, StoreError
-from p2pd.invocation import Invocation, reload
+from p2pd.invocation import Invocation, reread_config
 
 
 @pytest.fixture
@@ -193,9 +193,9 @@ class TestMistakes:
 class TestReload:
     def test_reads_the_file_again_under_the_same_flags(self, config_file: Path) -> None:
         invocation = cli.parse(["--config", str(config_file), "--log-level", "debug"])
-        assert reload(invocation) == invocation.config
+        assert reread_config(invocation) == invocation.config
         config_file.write_text("[connections]\ntarget = 9\n[log]\nlevel = 'error'")
-        config = reload(invocation)
+        config = reread_config(invocation)
         assert (config.connections.target, config.log.level) == (9, "debug")
         assert config.node.name == invocation.config.node.name
 
@@ -203,7 +203,7 @@ class TestReload:
         invocation = cli.parse(["--config", str(config_file)])
         config_file.write_text("[connections]\ntarget = 'x'")
         with pytest.raises(ConfigError, match=r"connections\.target"):
-            reload(invocation)
+            reread_config(invocation)
 
 
 class TestMain:

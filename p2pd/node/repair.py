@@ -117,19 +117,19 @@ class Repair:
                     limit.acquire_on_behalf_of_nowait(visit)
                     nursery.start_soon(self._visit, visit, limit)
 
-    def changed(self, node_id: NodeId) -> None:
+    def note_gone(self, node_id: NodeId) -> None:
         """Take note that a node died, left, or could not be reached."""
         if not self._is_near(node_id):
             return
         # Also before there are records: they may be written while it is away.
         self._gone[node_id] = None
         if self._watching:
-            self._survey_by(self._soon(), LOOK_AGAIN)
+            self._plan_survey(self._soon(), LOOK_AGAIN)
 
-    def _survey_by(self, survey_at: float, look_again: float) -> None:
+    def _plan_survey(self, survey_at: float, look_again: float) -> None:
         self._survey_at = min(self._survey_at, survey_at)
-        at_once = max(self._survey_at, self._looked_at + look_again)
-        self._look_at = min(self._look_at, at_once)
+        earliest = max(self._survey_at, self._looked_at + look_again)
+        self._look_at = min(self._look_at, earliest)
         self._wake()
 
     async def hand_over(self) -> None:
@@ -218,7 +218,7 @@ class Repair:
             self.tending.failed(visit, trio.current_time())
             if isinstance(error, DialFailed | RequestTimedOut):
                 self._routes.note_failure(peer, error)
-                self.changed(peer)
+                self.note_gone(peer)
         finally:
             limit.release_on_behalf_of(visit)
             self._wake()
@@ -255,9 +255,9 @@ class Repair:
         self._gone.pop(connection.node_id, None)
         is_news = self._watching and connection.node_id not in self._near
         if is_news and self._is_near(connection.node_id):
-            self._survey_by(self._survey_for(connection, was_away=was_away), self._seldom)
+            self._plan_survey(self._survey_time(connection, was_away=was_away), self._seldom)
 
-    def _survey_for(self, connection: Connection, *, was_away: bool) -> float:
+    def _survey_time(self, connection: Connection, *, was_away: bool) -> float:
         """Return when to look again whose the records are, now that a node came.
 
         A node that is new, or was away, lacks some of them. One that we merely had not met was

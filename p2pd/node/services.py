@@ -135,9 +135,9 @@ def wire_services(config: Config, env: Env, events: Events, listening: list[Addr
     stalemates = Stalemates(config.dht.repair_interval)
     reconciler = Reconciler(env, roster, requester, replica, confirmations, stalemates, dispatch)
     repair = Repair(env, config.dht, roster, routes, replica, reconciler, confirmations)
-    liveness.on_dead += [routes.died, registry.died, repair.changed]
+    liveness.on_dead += [routes.died, registry.died, repair.note_gone]
     # A node that said goodbye keeps no place in the routing table from others.
-    liveness.on_left += [routes.stopped, repair.changed]
+    liveness.on_left += [routes.stopped, repair.note_gone]
     return Services(
         events=events,
         dispatch=dispatch,
