@@ -34,6 +34,7 @@ from p2pd.core import (
 )
 from p2pd.ids import Key
 from p2pd.node import (
+    absence,
     connection,
     dial_back,
     dialler,
@@ -191,7 +192,7 @@ def test_habits() -> None:
         "refresh_first_s": [*routes.REFRESH_FIRST],
         "beyond_the_dead": routes.BEYOND_THE_DEAD,
         "max_late_bytes": late_writes.MAX_LATE_BYTES,
-        "away_after_s": routes.AWAY_AFTER,
+        "away_after_s": absence.AWAY_AFTER,
         "busy_pause_s": connection.BUSY_PAUSE,
         "strangers_at_once": dialler.STRANGERS_AT_ONCE,
         "strangers_per_second": dialler.STRANGERS_PER_SECOND,

@@ -9,13 +9,13 @@ import trio
 
 from p2pd.address import is_local, network_group
 from p2pd.config import DhtConfig
-from p2pd.core.bounded import BoundedTable
-from p2pd.core.entries import Entry, Status
+from p2pd.core.entries import Entry
 from p2pd.core.lookup import Candidate, Lookup
 from p2pd.core.round_trips import RoundTrips
 from p2pd.core.routing import MAX_FAILURES, Contact, RoutingTable
 from p2pd.errors import Busy, DialFailed, HandshakeRefused, P2PError, RequestRefused
 from p2pd.ids import NodeId, closest_first
+from p2pd.node.absence import Absence
 from p2pd.node.alarms import Alarm
 from p2pd.node.connection import Connection
 from p2pd.node.dispatch import Call, Dispatch
@@ -52,12 +52,6 @@ REFRESH_FIRST = (10.0, 20.0)
 # A lookup starts from this many times k contacts: if half of the closest died at once, the
 # survivors all name the same dead nodes.
 BEYOND_THE_DEAD = 3
-# A node silent for longer is away: nobody waits for it any more, and quorums are of the others.
-AWAY_AFTER = 60.0
-# When full, the oldest is forgotten, and judged anew.
-MAX_GONE = 4096
-# Nodes that were contacts are remembered; when full, the one entered first is forgotten.
-MAX_ONCE_CONTACTS = 4096
 # All nodes within this many times the distance that holds about k nodes are asked at once.
 # Measured with `simulation.lookups`: less leads to one more round of questions, more to no
 # fewer.
@@ -112,16 +106,9 @@ class Routes:
         self._own_id = env.identity.node_id
         self.table = RoutingTable(self._own_id, config.k, trio.current_time())
         self._round_trips = RoundTrips()
-        self._started = trio.current_time()
+        self._absence = Absence(env, roster)
         self._connected = trio.Event()
         self._joined = trio.Event()
-        # Nodes that left, or whose host refused the last dial: they don't run, and nobody need
-        # wait for their answer.
-        self._gone = BoundedTable[NodeId, None](MAX_GONE)
-        # Contacts, former ones too: those that only dialled us have proven nothing else.
-        self._once_contacts = BoundedTable[NodeId, None](MAX_ONCE_CONTACTS)
-        # Since when each has answered no question.
-        self._unanswered = BoundedTable[NodeId, float](MAX_GONE)
         dispatch.add(FindNode, self._answer)
         roster.on_connected.append(self._heard_from)
         roster.on_renewed.append(self._heard_from)
@@ -134,12 +121,12 @@ class Routes:
         """
         await self._connected.wait()
         await self.look_up(self._own_id, FindNode(self._own_id), k=JOIN_WIDTH, urgent=False)
-        if len(self._dialable()) <= FEW:
+        if len(self._absence.dialable()) <= FEW:
             await self.look_up(self._own_id, FindNode(self._own_id), urgent=False)
         self._joined.set()
         rng = self._env.rng
         await trio.sleep(rng.uniform(*REFRESH_FIRST))
-        if len(self._dialable()) <= FEW:
+        if len(self._absence.dialable()) <= FEW:
             await self._refresh(math.inf)
         while True:
             await trio.sleep(_REFRESH_CHECK * rng.uniform(0.5, 1.5))
@@ -169,86 +156,37 @@ class Routes:
     def stopped(self, node_id: NodeId) -> None:
         """Take note that a node stopped."""
         self.died(node_id)
-        self._gone[node_id] = None
+        self._absence.stopped(node_id)
 
     def is_gone(self, node_id: NodeId) -> bool:
         """Whether a node is known not to run: it left, or its host refused the last dial."""
-        # It may have dialled us while we dialled where it was before.
-        return node_id in self._gone and node_id not in self._roster.connections
+        return self._absence.is_gone(node_id)
 
     def alive(self) -> list[NodeId]:
         """Return the contacts that did not fail, or were heard since."""
         return [
             each.node_id
             for each in self.table
-            if each.failures < MAX_FAILURES or self._was_heard_since(each.node_id)
+            if each.failures < MAX_FAILURES or self._absence.is_over(each.node_id)
         ]
-
-    def _was_heard_since(self, node_id: NodeId) -> bool:
-        """Whether a node that does not answer was heard all the same: an outage is over."""
-        connection = self._roster.connections.get(node_id)
-        since = self._unanswered.get(node_id, math.inf)
-        return connection is not None and connection.last_heard > since
 
     def _failed(self, node_id: NodeId) -> None:
         self.table.failed(node_id, connected=node_id in self._roster.connections)
-        if node_id not in self._unanswered:
-            self._unanswered[node_id] = trio.current_time()
+        self._absence.failed(node_id)
 
     async def join(self) -> None:
         """Wait until this node has joined, at most for `dht.request_timeout`.
 
         It does not wait where no peer is known, or dials of all that are known have failed.
         """
-        untried = any(not each.failures_in_row for each in self._dialable())
+        untried = any(not each.failures_in_row for each in self._absence.dialable())
         if untried and not self._joined.is_set():
             with trio.move_on_after(self._config.request_timeout):
                 await self._joined.wait()
 
     def missing(self, excused: Collection[NodeId]) -> list[Entry]:
-        """Return the others that should answer: heard lately, and not known to be gone.
-
-        Before this node has joined, those of which no dial has failed yet, and for `AWAY_AFTER`
-        from its start all that it was once connected to: it may be cut off itself.
-        """
-        others = [
-            each
-            for each in self._dialable()
-            if each.node_id is None
-            or (each.node_id not in excused and not self.is_gone(each.node_id))
-        ]
-        if self._joined.is_set():
-            return [each for each in others if self._should_answer(each)]
-        young = trio.current_time() - self._started < AWAY_AFTER
-        return [
-            each
-            for each in others
-            if each.status is not Status.CONNECTED
-            and (not each.failures_in_row or (young and each.proven))
-        ]
-
-    def _should_answer(self, entry: Entry) -> bool:
-        node_id = entry.node_id
-        if node_id is None or entry.dead or not entry.reasons.isdisjoint(APART):
-            return False
-        was_contact = bool(entry.answered) or node_id in self._once_contacts
-        return was_contact and self._was_heard_lately(node_id, entry)
-
-    def _dialable(self) -> list[Entry]:
-        """Return those peers that have an address: no other node plays a part in this.
-
-        A peer that was refused may have become known without one, and need prove nothing for it.
-        """
-        return [each for each in self._roster.registry if each.addresses]
-
-    def _was_heard_lately(self, node_id: NodeId, entry: Entry) -> bool:
-        connection = self._roster.connections.get(node_id)
-        if connection is not None:
-            # A node that is heard, but answers no questions, should hold nobody up.
-            if connection.last_heard > self._unanswered.get(node_id, math.inf):
-                return False
-            return trio.current_time() - connection.last_heard < AWAY_AFTER
-        return 0 <= self._env.wall_clock() - (entry.last_seen or 0) < AWAY_AFTER
+        """Return the nodes other than those `excused` that should answer; see `Absence.missing`."""
+        return self._absence.missing(excused, joined=self._joined.is_set())
 
     def known_closest(self, target: bytes, count: int) -> list[NodeId] | None:
         """Return the closest nodes, this one among them, if no lookup is needed to know them.
@@ -256,7 +194,7 @@ class Routes:
         That is so in a network of no more nodes than k, once every peer that others told of has
         been a contact or could not be reached: a node that joins makes itself known to k others.
         """
-        known = self._dialable()
+        known = self._absence.dialable()
         if not self._joined.is_set() or len(known) >= self._config.k:
             return None
         contacts = (contact.node_id for contact in self.table)
@@ -422,7 +360,7 @@ class Routes:
 
     def _note_answer(self, node_id: NodeId, seconds: float, *, dialled: bool) -> None:
         self._round_trips.took(node_id, seconds, dialled=dialled)
-        self._unanswered.pop(node_id, None)
+        self._absence.answered(node_id)
 
     def note_failure(self, node_id: NodeId, error: P2PError) -> bool:
         """Note that a node did not answer; returns whether it is known not to run."""
@@ -458,7 +396,7 @@ class Routes:
         return Nodes(self.closest_records(request.target, exclude=call.connection.node_id))
 
     def _heard_from(self, connection: Connection) -> None:
-        self._gone.pop(connection.node_id, None)
+        self._absence.came(connection.node_id)
         if connection.peer.record.addresses:
             self._note_life(connection, connection.peer.signed_record)
             self._connected.set()
@@ -482,8 +420,7 @@ class Routes:
         announced = any(each.host == host for each in connection.peer.addresses)
         if not (proven or near or announced):
             return
-        if connection.node_id not in self._once_contacts:
-            self._once_contacts[connection.node_id] = None
+        self._absence.note_contact(connection.node_id)
         exempt = is_local(host) and not self._config.limit_local_networks
         self.table.heard_from(
             connection.node_id,
