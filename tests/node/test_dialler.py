@@ -2,7 +2,8 @@
 
 import logging
 import random
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,7 @@ from p2pd.ids import NodeId
 from p2pd.net.faults import Cut, constant_latency
 from p2pd.net.sim import SimPending, SimStream
 from p2pd.node.connection import Direction
-from p2pd.node.dialler import HEAD_START
+from p2pd.node.dialler import CUT_SHORT, HEAD_START
 from p2pd.node.shortage import WELCOME
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.wire.messages import (
@@ -320,6 +321,58 @@ async def test_a_request_outlives_its_connection(autojump_clock: MockClock) -> N
         await a.node.connect(str(peer.address))
         answer, _ = await a.node.echo(peer.identity.node_id, echo.data)
         assert (answer, served) == (b"done", 2)
+
+
+@pytest.mark.parametrize("cause", ["no room", "lost"])
+async def test_a_request_says_while_it_can_not_be_on_its_way(
+    autojump_clock: MockClock, cause: str
+) -> None:
+    """So that a lookup asks nobody else in vain, and counts no time against the node."""
+    spans: list[tuple[float, float]] = []
+
+    @contextmanager
+    def held_up() -> Iterator[None]:
+        began = trio.current_time()
+        yield
+        spans.append((began, trio.current_time()))
+
+    async with open_world(1, constant_latency(0.05)) as world:
+        b, c = await passive(world, "b", "c")
+        a = await world.start("a", lan=None, connections__target=0, connections__max_outbound=1)
+        await meet(a, b, c)
+        held = c if cause == "lost" else b
+        await a.node.connect(str(held.address))
+        connection = a.services.roster.connections[held.node_id]
+
+        async def make_way() -> None:
+            await trio.sleep(1.02)
+            connection.close("making room for others")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(make_way)
+            if cause == "lost":
+                await trio.sleep(1)
+            began = trio.current_time()
+            await a.services.requester.request(c.node_id, Echo(b""), Echoed, 7, held_up)
+        [(since, until)] = spans
+        assert since - began == pytest.approx(0.02 if cause == "lost" else 0, abs=0.01)
+        assert until < trio.current_time()
+        # A dial and a round trip follow.
+        assert trio.current_time() - until == pytest.approx(0.4, abs=0.15)
+
+
+async def test_a_dial_that_a_leaving_node_cuts_short_is_no_failure(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        world.conditions.unreachable.add("10.7.0.1")
+        bootstrap = ["10.7.0.1:41000"]
+        a = await world.start("a", lan=None, discovery__bootstrap=bootstrap)
+        await trio.sleep(CUT_SHORT + 0.1)
+        [entry] = a.services.registry
+        assert entry.dialling
+        await world.stop(a)
+        assert "peer.dial_failed" not in a.codes()
 
 
 async def test_a_leaving_node_makes_no_more_connections(autojump_clock: MockClock) -> None:
