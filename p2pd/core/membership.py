@@ -18,8 +18,16 @@ from p2pd.core.isolation import Isolation
 from p2pd.core.known_nodes import Known, KnownNodes
 from p2pd.core.reporters import REPORT_EARLY, REPORT_TTL, Reporters
 from p2pd.core.suspects import Suspects
-from p2pd.core.suspicion import ASK_AGAIN, MAX_REPORTS, MOST_UNCLEAR, Statement, Suspicion
+from p2pd.core.suspicion import (
+    ASK_AGAIN,
+    MAX_REPORTS,
+    MOST_UNCLEAR,
+    Statement,
+    Suspicion,
+    what_it_saw,
+)
 from p2pd.ids import NodeId
+from p2pd.wire.messages import DeadReport
 
 # If all is well, a connected peer is heard at least once in so many seconds.
 HEARD_LATELY = 15.0
@@ -261,34 +269,31 @@ class Membership:
 
     def reported(
         self,
-        accused: NodeId,
+        report: DeadReport,
         reporter: NodeId,
         *,
-        observed_ms: int,
-        sequence: int,
-        wall_ms: int,
         known_sequence: int,
         heard_at: float | None,
+        wall_ms: int,
         now: float,
         stranger: bool = False,
-        saw: str = "",
     ) -> bool:
         """Note somebody's signed dead report; returns whether it counts, now or when more is known.
 
-        `observed_ms` and `sequence` (of the accused's record) are the report's, `wall_ms` is the
-        present in Unix milliseconds, `known_sequence` that of the latest record we know, `heard_at`
-        when anything last came over our connection to the accused, None without one. Reports of
-        this node itself are for the shell to refute. `stranger`: nothing is known of the reporter.
-        Strangers' reports do not count, but when enough have come, the accused is dialled. `saw` is
-        for `accusers`.
+        `known_sequence` is that of the latest record that we know of the accused, `heard_at` when
+        anything last came over our connection to it, None without one; `wall_ms` is the present in
+        Unix milliseconds. Reports of this node itself are for `SignsOfLife`. `stranger`: nothing is
+        known of the reporter. Strangers' reports do not count, but when enough have come, the
+        accused is dialled.
         """
+        accused, observed_ms = NodeId(report.accused), report.observed
         self._suspects.note_report(accused, now)
         age = (wall_ms - observed_ms) / 1000
         if (
             accused in (self._own_id, reporter)
             or reporter == self._own_id
             or not -REPORT_EARLY <= age <= REPORT_TTL
-            or sequence < known_sequence
+            or report.sequence < known_sequence
             or self._reporters.is_discredited(reporter, now)
         ):
             return False
@@ -303,7 +308,8 @@ class Membership:
                 self._suspects.suspect_if_quorum_reported(accused, now)
             return False
         # Nothing issued now could refute a report dated in the future.
-        statement = Statement(self._network_of(reporter), min(observed_ms, wall_ms), saw)
+        date = min(observed_ms, wall_ms)
+        statement = Statement(self._network_of(reporter), date, what_it_saw(report))
         if heard_at is not None and now - known.heard_at <= HEARD_LATELY:
             return _keep_claim(known, reporter, statement, observed_at)
         if known.heard_at > observed_at or not self._suspects.accuse(

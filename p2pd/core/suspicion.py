@@ -6,10 +6,14 @@ confirm it independently, and the suspecting node is in good health itself.
 """
 
 import math
+from contextlib import suppress
 
 import attrs
 
+from p2pd.address import Address
+from p2pd.core.actions import Evidence
 from p2pd.ids import NodeId
+from p2pd.wire.messages import DeadReport
 
 # How many independent reporters are enough without a probe of our own. Lifeguard's K, too.
 QUORUM = 3
@@ -38,6 +42,15 @@ def suspicion_time(confirmations: int) -> float:
     """
     share = math.log(confirmations + 1) / math.log(QUORUM + 1)
     return max(SUSPICION_LEAST, SUSPICION_MOST - (SUSPICION_MOST - SUSPICION_LEAST) * share)
+
+
+def what_it_saw(report: DeadReport) -> str:
+    """Say what a reporter saw of a node, for people."""
+    where = "it"
+    with suppress(ValueError):
+        where = str(Address.parse(report.address))
+    refused = report.evidence == Evidence.REFUSED
+    return f"a dial of {where} was refused" if refused else f"nothing came from {where}"
 
 
 @attrs.frozen

@@ -12,7 +12,6 @@ from contextlib import suppress
 
 import trio
 
-from p2pd.address import Address
 from p2pd.core.actions import (
     Action,
     AskOthers,
@@ -315,16 +314,13 @@ class LivenessService:
             return
         connection = self._roster.connections.get(accused)
         noted = self._machine.reported(
-            accused,
+            report,
             reporter,
-            observed_ms=report.observed,
-            sequence=report.sequence,
-            wall_ms=self._env.wall_ms(),
             known_sequence=max(0, entry.sequence),
             heard_at=connection.last_heard if connection is not None else None,
+            wall_ms=self._env.wall_ms(),
             now=now,
             stranger=stranger,
-            saw=_saw(report),
         )
         self._alarm.no_later_than(self._machine.next_due())
         if noted and connection is not None:
@@ -412,15 +408,6 @@ class LivenessService:
 
     def _wake(self) -> None:
         self._alarm.ring()
-
-
-def _saw(report: DeadReport) -> str:
-    """Say what a reporter saw of a node, for people."""
-    where = "it"
-    with suppress(ValueError):
-        where = str(Address.parse(report.address))
-    refused = report.evidence == Evidence.REFUSED
-    return f"a dial of {where} was refused" if refused else f"nothing came from {where}"
 
 
 def _is_no_news(connection: Connection) -> bool:

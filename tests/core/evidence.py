@@ -4,9 +4,10 @@ import math
 import random
 from collections.abc import Callable
 
-from p2pd.core.actions import Action, AskOthers, Redial
+from p2pd.core.actions import Action, AskOthers, Evidence, Redial
 from p2pd.core.membership import Membership
 from p2pd.ids import NodeId
+from p2pd.wire.messages import DeadReport
 
 OWN = NodeId(b"\xff" * 32)
 WALL = 1_700_000_000_000
@@ -49,14 +50,13 @@ def accuse(
     heard_at: float | None = None,
     stranger: bool = False,
 ) -> bool:
+    report = DeadReport(accused, "", sequence, wall(now - age), Evidence.SILENT.value)
     return machine.reported(
-        accused,
+        report,
         reporter,
-        observed_ms=wall(now - age),
-        sequence=sequence,
-        wall_ms=wall(now),
         known_sequence=known_sequence,
         heard_at=heard_at,
+        wall_ms=wall(now),
         now=now,
         stranger=stranger,
     )
