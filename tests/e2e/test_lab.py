@@ -146,3 +146,31 @@ def test_without_namespaces_nothing_goes_out(ground: Ground, tmp_path: Path) -> 
     assert report["network"] == "loopback"
     assert len(report["tables"]["baseline"]["nodes"]) == 2
     assert "needs root" in report["tables"]["hosts"]["left_out"]
+
+
+@pytest.mark.parametrize(("flags", "outcome"), [("-Ur", "refused"), ("-Urn", "made")])
+def test_a_namespace_that_one_could_not_leave_again_is_not_entered(
+    flags: str, outcome: str
+) -> None:
+    """Root in a user namespace only may make a network namespace, but not come back to the host's.
+
+    The lab would go on in one whose loopback is down, and wait there for daemons in vain.
+    """
+    unshare = [shutil.which("unshare") or "unshare", flags]
+    if subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("needs unshare(1), and user namespaces")
+    script = """
+import os
+from p2pctl.lab.namespace import Namespace, NoNamespace
+here = os.readlink("/proc/thread-self/ns/net")
+try:
+    Namespace().close()
+    print("made")
+except NoNamespace:
+    print("refused")
+print(os.readlink("/proc/thread-self/ns/net") == here)
+"""
+    command = [*unshare, sys.executable, "-c", script]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
+    assert done.stdout.split() == [outcome, "True"]
