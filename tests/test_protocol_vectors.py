@@ -275,6 +275,7 @@ def test_habits_of_repair() -> None:
         "patience_s": reconciler.PATIENCE,
         "least_bytes_per_second": reconciler.LEAST_BYTES_PER_SECOND,
         "max_lookups": republish.MAX_LOOKUPS,
+        "max_at_once": republish.MAX_AT_ONCE,
         "bytes_at_once": reconciler.BYTES_AT_ONCE,
         "bytes_per_second": reconciler.BYTES_PER_SECOND,
         "least_cost": reconciler.LEAST_COST,

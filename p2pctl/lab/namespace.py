@@ -30,7 +30,7 @@ class Namespace:
     def __init__(self) -> None:
         before = _network_of_this_thread()
         try:
-            # Root in a user namespace only may make one, but not come back from it.
+            # Who is root only in a user namespace may make one, but not enter the old one again.
             _enter(before)
             _checked(_libc.unshare(_CLONE_NEWNET))
             self._descriptor = _network_of_this_thread()

@@ -29,6 +29,10 @@ class Budget:
         self._left -= cost
         return True
 
+    def give_back(self, cost: float) -> None:
+        """Put back what was spent on something that then was not done."""
+        self._left = min(self._most, self._left + cost)
+
     def refilled_at(self) -> float:
         """Return from when on something is left, as of the last `spend`."""
         # A little later, or by rounding there might be nothing yet.

@@ -215,10 +215,9 @@ class Membership:
         self._suspects.schedule(node)
 
     def dial_unclear(self, node: NodeId, now: float) -> None:
-        """Note that our dial of a node told nothing: it is dialled again.
+        """Note that our dial of a node failed while we were not in touch with others.
 
-        It failed while we were not in touch with others, and may be cut off ourselves; or we dial
-        too many strangers already.
+        We may be cut off ourselves: the node is dialled again.
         """
         suspicion = self._suspects.suspicion(node)
         if suspicion is not None:
@@ -226,6 +225,10 @@ class Membership:
             if suspicion.lost:
                 self._fell_silent(node, suspicion, now)
             self._suspects.schedule(node)
+
+    def dial_put_off(self, node: NodeId, now: float) -> None:
+        """Note that a node was not dialled, as too many strangers are: it is dialled later."""
+        self._suspects.put_off(node, now)
 
     def others_reached(self, node: NodeId, now: float) -> None:
         """Note that a peer we asked reached a suspect: it is alive, though we can't reach it."""

@@ -304,8 +304,8 @@ class Registry:
     def retry_by(self, entry: Entry, at: float) -> None:
         """Cut an entry's backoff short, so that it ends at `at` (monotonic) at the latest.
 
-        A first dial is put off until then, and no later one. Nothing changes where a user asked for
-        the end of the connection.
+        Where no dial is planned yet, the first one waits until then; one that is planned is never
+        put off. Nothing changes where a user asked for the end of the connection.
         """
         if not entry.parted:
             # A peer that is heard again and again would never be dialled if it were put off each

@@ -59,7 +59,8 @@ class SignsOfLife:
         """Note a report that this node is dead, which says when that was observed.
 
         However old it is: after a partition, it may be all that is left of a verdict. `stranger`:
-        nothing is known of the reporter, so others do not count it, either.
+        nothing is known of the reporter. Mostly, it is invented; whom only others know is answered
+        later.
         """
         if observed_ms < self._said_ms and now - self._said_at < ANSWERS_FOR:
             return

@@ -17,7 +17,7 @@ from p2pd.core.budget import Budget
 from p2pd.core.isolation import CUT_OFF, Isolation
 from p2pd.core.own_reports import OwnReports
 from p2pd.core.reporters import Reporters
-from p2pd.core.suspicion import MAX_REPORTS, QUORUM, REFUTE_WAIT, Statement, Suspicion
+from p2pd.core.suspicion import ASK_AGAIN, MAX_REPORTS, QUORUM, REFUTE_WAIT, Statement, Suspicion
 from p2pd.ids import NodeId
 
 # How often all nodes together dial an accused, and how often we dial because of reports. A probe
@@ -338,11 +338,24 @@ class Suspects:
                     self._news.append(AskOthers(node, last=True))
                 self._news.append(Redial(node, suspicion.last_chance))
             else:
-                spread = max(1.0, len(self._suspicions) / DIALS_PER_SECOND)
-                suspicion.dial_due = now + self._rng.uniform(0.05, spread)
+                suspicion.dial_due = now + self._spread()
         if suspicion.ask_due <= now:
             suspicion.ask_due = now + OUTCOME_WITHIN
             self._news.append(AskOthers(node))
+
+    def put_off(self, node: NodeId, now: float) -> None:
+        """Have a suspect dialled later that could not be dialled: that took none of the budget."""
+        suspicion = self._suspicions.get(node)
+        if suspicion is None:
+            return
+        if not (suspicion.lost or suspicion.last_chance):
+            self._probes.give_back(1)
+        suspicion.dial_due = now + ASK_AGAIN + self._spread()
+        self.schedule(node)
+
+    def _spread(self) -> float:
+        """Return seconds at random, the more the more suspects there are."""
+        return self._rng.uniform(0.05, max(1.0, len(self._suspicions) / DIALS_PER_SECOND))
 
     def _quorum_stands(self, suspicion: Suspicion, now: float) -> bool:
         """Whether enough reports stand unrefuted after the wait; else it goes on, or is over."""

@@ -75,7 +75,8 @@ class Connection:
     `remote` are the addresses of the two ends. `end_reason` is None while the connection lives;
     `ending` then says what it means. `refusal` is set when the dialling peer refused us after
     seeing our proof. `passing` marks a connection that was made for a question, and is closed when
-    it is of no more use. `on_request`: a user, at either end, asked for its end.
+    it is of no more use; `given_up`: both ends agreed that it goes. `on_request`: a user, at either
+    end, asked for its end.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Connection:
         self.remote: Address = stream.remote
         self.direction = direction
         self.passing = peer.passing
+        self.given_up = False
         self.rtt: float | None = None
         self.last_heard = self.last_used = trio.current_time()
         self.unanswered_probes = 0

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import attrs
 import trio
 
 from p2pd.config import GossipConfig
@@ -231,9 +230,7 @@ class GossipService:
         connection = self._roster.connections.get(caller.node_id)
         if connection is None or connection is not caller or not connection.passing:
             return
-        # One that was to last, and is in passing now, was given up.
-        if connection.direction is Direction.INBOUND and connection.peer.passing:
-            connection.peer = attrs.evolve(connection.peer, passing=False)
+        if connection.direction is Direction.INBOUND and not connection.given_up:
             connection.passing = False
             self._link_up(connection)
 

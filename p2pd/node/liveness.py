@@ -225,8 +225,10 @@ class LivenessService:
         elif outcome is ProbeOutcome.NOT_TRIED and entry.proven:
             # Others have to judge, and the machine asks again.
             await self._ask_others(node)
-        elif outcome in {ProbeOutcome.NOT_TRIED, ProbeOutcome.UNCLEAR}:
+        elif outcome is ProbeOutcome.NOT_TRIED:
             # If nobody was ever connected to it, all others would be asked in vain.
+            self._machine.dial_put_off(node, now)
+        elif outcome is ProbeOutcome.UNCLEAR:
             self._machine.dial_unclear(node, now)
         else:
             self._machine.dial_failed(node, now, refused=outcome is ProbeOutcome.REFUSED)

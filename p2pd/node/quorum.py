@@ -219,7 +219,7 @@ class Quorum:
                     await self._requester.request(node, Store(version.signed), Stored, math.inf)
             except P2PError as error:
                 refusals.append(str(error))
-                # Given once more, it would be refused once more.
+                # It has its reason, or is busy: it is left to repair.
                 if isinstance(error, RequestRefused):
                     late.pop(node, None)
                 return

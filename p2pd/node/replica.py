@@ -272,7 +272,8 @@ class Replica:
             self._tell("store.refuses", "records can't be stored", error)
             return error
         except Exception as error:  # noqa: BLE001 - the boundary between one record and the node
-            self._events.emit_bug("storing a record", error)
+            if self._is_news("bug", error):
+                self._events.emit_bug("storing a record", error)
             return P2PError("a bug in this node; see its log")
         finally:
             self._changing.release()
@@ -334,11 +335,17 @@ class Replica:
                 callback()
 
     def _tell(self, code: str, what: str, error: Exception) -> None:
-        """Report an error, but only now and then where it comes again and again."""
-        now = trio.current_time()
-        if now - self._told_at.get((code, type(error)), -math.inf) >= TELL_AGAIN_AFTER:
-            self._told_at[code, type(error)] = now
+        if self._is_news(code, error):
             self._events.emit(code, f"{what}: {error}", level=logging.ERROR)
+
+    def _is_news(self, code: str, error: Exception) -> bool:
+        """Whether an error is to be reported: seldom, where it comes again and again."""
+        now = trio.current_time()
+        told_at = self._told_at.get((code, type(error)), -math.inf)
+        if now - told_at < TELL_AGAIN_AFTER:
+            return False
+        self._told_at[code, type(error)] = now
+        return True
 
     def _settle(self, write: _Write, error: P2PError | None) -> None:
         write.error = error

@@ -39,6 +39,8 @@ _RETIREMENT = 1.0
 MAKING_ROOM = "making room for others"
 # Peers that are remembered because they refused us; beyond that it is news again.
 _MAX_REFUSING = 1024
+# A peer that has not refused us so many seconds after it was admitted has accepted us.
+_ACCEPTED_AFTER = 2.0
 
 
 class Roster:
@@ -323,16 +325,33 @@ class Roster:
             passing=connection.passing,
         )
         _order_addresses(entry, connection)
+        if peer.node_id in self._refusing:
+            self._tell_connected(connection, logging.DEBUG)
+            self._env.background.start(self._tell_if_it_stays, connection)
+        else:
+            self._tell_connected(connection, logging.INFO)
+        for callback in self.on_connected:
+            callback(connection)
+
+    def _tell_connected(self, connection: Connection, level: int) -> None:
+        who = self.registry.get(connection.node_id)
         self._events.emit(
             "peer.connected",
-            f"connected to {describe(entry)}, {connection.direction}, at {connection.remote}",
-            level=logging.DEBUG if peer.node_id in self._refusing else logging.INFO,
-            peer=peer.node_id,
+            f"connected to {describe(who) if who else connection.node_id.short}, "
+            f"{connection.direction}, at {connection.remote}",
+            level=level,
+            peer=connection.node_id,
             address=str(connection.remote),
             direction=connection.direction,
         )
-        for callback in self.on_connected:
-            callback(connection)
+
+    async def _tell_if_it_stays(self, connection: Connection) -> None:
+        """Tell that a peer which refused us before does so no more."""
+        with trio.move_on_after(_ACCEPTED_AFTER):
+            await connection.ended.wait()
+        if self.connections.get(connection.node_id) is connection and connection.refusal is None:
+            self._refusing.pop(connection.node_id, None)
+            self._tell_connected(connection, logging.INFO)
 
     def _remove(self, connection: Connection, reason: str) -> None:
         peer = connection.node_id

@@ -20,7 +20,7 @@ class Shortage:
         self.welcome_until = math.inf
 
     def begin(self) -> None:
-        """Start the time in which others are to dial this node; it ends at `alone_from`."""
+        """Start the time in which others are to dial this node; it ends at `welcome_until`."""
         self.welcome_until = trio.current_time() + WELCOME
 
     def wanted(self) -> int:

@@ -130,7 +130,7 @@ class Surplus:
         agreed = connection in self._releasable(of_tree=release.many)
         if agreed:
             # Should the asker not close it, it goes as soon as it is quiet.
-            connection.passing = True
+            connection.passing = connection.given_up = True
         elif release.many and self._is_replaceable(connection):
             self._replacing = True
             self._env.background.start(self._replace, connection)

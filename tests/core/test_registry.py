@@ -602,3 +602,12 @@ def test_who_is_displaced_is_deleted_from_disk(full: Sequence[Entry]) -> None:
     table = filled(full)
     entry = connect(table, 99_999, far(60_000))
     assert table.take_changes() == ([(node(99_999), entry)], [node(0)])
+
+
+def test_who_becomes_a_seed_before_it_was_connected_is_counted_for_who_told_of_it() -> None:
+    """The first hearsay of a peer decides whose share it takes, whatever it is for us later."""
+    table = registry()
+    entry = learn(table, 1, [lan(1)], told_by=9)
+    assert entry is not None
+    entry.source = Source.SEED
+    assert connect(table, 1, lan(1)).proven

@@ -113,3 +113,18 @@ def test_whose_deaths_were_told_of_is_remembered_within_a_bound() -> None:
             own.note_report(node(number), 100.0)
     assert [own.quorum_reported(node(number)) for number in (0, 99)] == [False, False]
     assert all(own.quorum_reported(node(number)) for number in range(100, MAX_TOLD_OF + 100))
+
+
+def test_a_dial_that_had_to_be_put_off_takes_nothing_from_others() -> None:
+    """Else invented peers, of whom few may be dialled, would use up what real suspects need."""
+    machine = membership(known=20)
+    for number in range(400):
+        accuse(machine, node(1000 + number), node(2000 + number), 100.0)
+    put_off, now = 0, 100.0
+    while now < 110.0:
+        for action in run(machine, now):
+            assert isinstance(action, Redial)
+            machine.dial_put_off(action.node, now)
+            put_off += 1
+        now += 0.05
+    assert put_off > 1.2 * DIALS_PER_SECOND * 11

@@ -142,12 +142,22 @@ def test_after_a_death_whoever_was_never_visited_is_visited_soon_once() -> None:
 def test_nodes_that_come_nearer_make_nobody_visit_the_others() -> None:
     nodes = [sha256(each) for each in range(60)]
     near = ordered(nodes[0], nodes)
-    machine = tending(nodes[0], 5)
-    machine.survey(near[1:29], 0.0, all_known=True)
+    machine = tending(nodes[0])
+    machine.survey([*near[:10], *near[11:29]], 0.0, all_known=True)
     machine.survey(near[:28], 1.0, all_known=False)
     visited = {visit.peer for _, visit in made_until(machine, 100.0)}
-    assert near[0] in visited
-    assert len(visited) < 10
+    assert near[10] in visited
+    assert len(visited) < len({visit.peer for visit in machine._visits.values()}) / 2
+
+
+def test_in_a_small_network_each_death_counts() -> None:
+    nodes = [sha256(each) for each in range(12)]
+    near = ordered(nodes[0], nodes)
+    for died in near:
+        machine = tending(nodes[0], 5)
+        machine.survey(near, 0.0, all_known=True)
+        machine.survey([each for each in near if each != died], 1.0, all_known=False)
+        assert len(made_until(machine, 100.0)) == len(machine)
 
 
 def test_the_death_of_the_closest_makes_the_second_tend_its_keys() -> None:

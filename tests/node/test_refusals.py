@@ -193,6 +193,22 @@ async def test_too_little_work_of_a_node_that_is_dialled(autojump_clock: MockClo
         assert_unharmed(a, b)
 
 
+async def test_a_peer_that_refuses_no_more_is_news(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__target=0)
+        peer = ScriptedPeer(world)
+        for _ in range(2):
+            line = await peer.connect(a)
+            await line.send(Refused("difficulty", "the identity proves too little", ()))
+            await line.stream.aclose()
+            await trio.sleep(0.1)
+        line = await peer.connect(a)
+        world.meanwhile(line.serve, lambda _: None)
+        await trio.sleep(3)
+        levels = [each.level for each in a.events if each.code == "peer.connected"]
+        assert levels == [logging.INFO, logging.DEBUG, logging.DEBUG, logging.INFO]
+
+
 async def test_nodes_that_want_more_work_than_others_leave_each_other_alone(
     autojump_clock: MockClock,
 ) -> None:
