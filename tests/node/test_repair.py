@@ -1,7 +1,7 @@
 """Replicas that compare, give and fetch, among few nodes and with scripted peers."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -24,9 +24,10 @@ from p2pd.errors import (
 )
 from p2pd.ids import Key, NodeId, closest_first
 from p2pd.net.faults import Cut
+from p2pd.node import republish
 from p2pd.node.reconciler import BATCH_BYTES, BYTES_AT_ONCE, BYTES_PER_SECOND
 from p2pd.node.repair import NEW
-from p2pd.node.replica import PURGE_INTERVAL
+from p2pd.node.replica import PURGE_INTERVAL, Replica
 from p2pd.simulation.checks import closest
 from p2pd.simulation.trace import Traffic
 from p2pd.simulation.world import SimNode, World, open_world
@@ -199,9 +200,19 @@ async def test_who_leaves_hands_over(autojump_clock: MockClock) -> None:
         assert_unharmed(*nodes[6:])
 
 
+@pytest.mark.parametrize("at_once", [republish.MAX_AT_ONCE, 2])
 async def test_what_belongs_elsewhere_is_dropped_once_it_is_there(
-    autojump_clock: MockClock,
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
+    dropped: list[int] = []
+    drop = Replica.drop
+
+    async def note(replica: Replica, digests: Mapping[Key, bytes]) -> None:
+        dropped.append(len(digests))
+        await drop(replica, digests)
+
+    monkeypatch.setattr(republish, "MAX_AT_ONCE", at_once)
+    monkeypatch.setattr(Replica, "drop", note)
     async with open_world(4) as world:
         settings: dict[str, Any] = {"dht__replication": 3, "dht__repair_interval": 60.0}
         first = await network(world, 3, **settings)
@@ -214,6 +225,7 @@ async def test_what_belongs_elsewhere_is_dropped_once_it_is_there(
             lambda: all(len(holders(world, name)) == 3 for name in names), within=600
         )
         print(f"dropped after {gone:.0f} s")
+        assert 0 < max(dropped) <= at_once
         assert all_at_home(world, names, 3)
         assert_unharmed(*world.living())
 
