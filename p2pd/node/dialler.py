@@ -57,7 +57,7 @@ class Dial:
     """A dial of a peer, with the arguments of `dial_entry`; `error` is for others that wait."""
 
     entry: Entry
-    stay: bool = False
+    lasting: bool = False
     most: int = MAX_ADDRESSES
     question: Message | None = None
     done: trio.Event = attrs.field(factory=trio.Event)
@@ -102,7 +102,7 @@ class Dialler:
         self._dial_count = 0
         self._under_way = 0
         # Of these, those that are meant to last.
-        self._to_stay = 0
+        self._lasting_under_way = 0
         self._dials: dict[NodeId, Dial] = {}
         self._strangers = Budget(STRANGERS_AT_ONCE, STRANGERS_PER_SECOND)
         self._shortage = shortage
@@ -136,14 +136,14 @@ class Dialler:
         self,
         peer: NodeId,
         *,
-        stay: bool = False,
+        lasting: bool = False,
         most: int = MAX_ADDRESSES,
         question: Message | None = None,
     ) -> Connection:
         """Return the connection to a peer; where there is none, dial its known addresses.
 
         Of these at most `most`, the best first, and of a peer that was never connected no more
-        than `ADDRESSES_OF_STRANGERS`. `stay` and `question`: see `dial_entry`. Several callers
+        than `ADDRESSES_OF_STRANGERS`. `lasting` and `question`: see `dial_entry`. Several callers
         wait for one dial. Raises what `dial_entry` raises, or `NotFound` where no address is known.
         """
         while (connection := self._roster.connections.get(peer)) is None:
@@ -154,9 +154,9 @@ class Dialler:
                     raise NotFound(f"no address is known for peer {peer.short}")
                 if not entry.proven:
                     most = min(most, ADDRESSES_OF_STRANGERS)
-                return await self.dial_entry(entry, stay=stay, most=most, question=question)
+                return await self.dial_entry(entry, lasting=lasting, most=most, question=question)
             # The addresses that the dial under way has not tried yet are dialled to stay.
-            under_way.stay |= stay
+            under_way.lasting |= lasting
             await under_way.done.wait()
             if under_way.error is not None and under_way.most >= most:
                 raise under_way.error
@@ -166,25 +166,27 @@ class Dialler:
         self,
         entry: Entry,
         *,
-        stay: bool = False,
+        lasting: bool = False,
         most: int = MAX_ADDRESSES,
         question: Message | None = None,
     ) -> Connection:
         """Dial the addresses of a registry entry, and note there what came of it.
 
         At most `most` of them, the best first, each next one once the last has failed or taken
-        `HEAD_START`. `stay`: the connection is meant to last, even where there are enough. The
+        `HEAD_START`. `lasting`: the connection is meant to last, even where there are enough. The
         `question` may go along with the handshake: see `Introducer.as_client`. Raises what `dial`
         raised for the best of the addresses that failed, and `DialFailed` where another node was
         found there.
         """
-        return await self.carry_out(self.begin(entry, stay=stay, most=most, question=question))
+        return await self.carry_out(
+            self.begin(entry, lasting=lasting, most=most, question=question)
+        )
 
     def begin(
         self,
         entry: Entry,
         *,
-        stay: bool = False,
+        lasting: bool = False,
         most: int = MAX_ADDRESSES,
         question: Message | None = None,
     ) -> Dial:
@@ -192,7 +194,7 @@ class Dialler:
 
         `carry_out` must follow.
         """
-        dial = Dial(entry, stay, most, question)
+        dial = Dial(entry, lasting, most, question)
         if entry.node_id is not None:
             self._dials[entry.node_id] = dial
         entry.dialling = True
@@ -233,17 +235,17 @@ class Dialler:
         address: Address,
         source: Source,
         *,
-        stay: bool = False,
+        lasting: bool = False,
     ) -> Connection:
         """Dial an address; returns the connection to the node that listens there.
 
-        Where the new one is a duplicate, it is the one already in the table. `stay`: see
+        Where the new one is a duplicate, it is the one already in the table. `lasting`: see
         `dial_entry`. Raises `DialFailed`, `ConnectionLost`, `HandshakeRefused`, or `Busy` when
         full.
         """
         with self._place():
-            lasting = _is_to_last(source, stay=stay)
-            return await self._dial(address, source, None, _Race(), lasting=lasting)
+            lasts = _lasts(source, lasting=lasting)
+            return await self._dial(address, source, None, _Race(), lasts=lasts)
 
     @contextmanager
     def _place(self) -> Iterator[None]:
@@ -256,19 +258,19 @@ class Dialler:
             self._under_way -= 1
             self.room.unpark()
 
-    async def dial_to_stay(self, address: Address, source: Source) -> Connection:
+    async def dial_lasting(self, address: Address, source: Source) -> Connection:
         """Dial an address as `dial` does, and see that the connection is one that lasts.
 
         Where this dial is a duplicate of a connection that the peer made for a question of its
         own, that one is closed first, and the peer asks again.
         """
-        connection = await self.dial(address, source, stay=True)
+        connection = await self.dial(address, source, lasting=True)
         for _ in range(_MORE_DIALS):
             if not connection.passing:
                 break
             connection.close("another one takes its place")
             await connection.ended.wait()
-            connection = await self.dial(address, source, stay=True)
+            connection = await self.dial(address, source, lasting=True)
         return connection
 
     async def _dial(
@@ -278,9 +280,9 @@ class Dialler:
         question: Message | None,
         race: _Race,
         *,
-        lasting: bool | None,
+        lasts: bool | None,
     ) -> Connection:
-        """Dial one address; `lasting` is what `_is_to_last` returned."""
+        """Dial one address; `lasts` is what `_lasts` returned."""
         self._dial_count += 1
         number = self._dial_count
         timeout = self._roster.config.dial_timeout
@@ -292,7 +294,7 @@ class Dialler:
                 raise
             try:
                 async with race.turn():
-                    connection = await self._introduce(stream, number, question, lasting=lasting)
+                    connection = await self._introduce(stream, number, question, lasts=lasts)
             except BaseException as error:
                 with trio.CancelScope(shield=True):
                     await stream.aclose()
@@ -310,15 +312,15 @@ class Dialler:
         number: int,
         question: Message | None,
         *,
-        lasting: bool | None,
+        lasts: bool | None,
     ) -> Connection:
         # In a small network several dials under way lead to the same nodes.
-        to_stay = 0 if self._shortage.is_small() else self._to_stay
-        stays = self._shortage.wanted() > to_stay if lasting is None else lasting
-        self._to_stay += stays
+        coming = 0 if self._shortage.is_small() else self._lasting_under_way
+        is_lasting = self._shortage.wanted() > coming if lasts is None else lasts
+        self._lasting_under_way += is_lasting
         try:
             return await self._introducer.as_client(
-                stream, number, passing=not stays, question=question
+                stream, number, passing=not is_lasting, question=question
             )
         except P2PError:
             raise
@@ -327,7 +329,7 @@ class Dialler:
             self._events.emit_bug("a handshake", error)
             raise DialFailed(BUG) from error
         finally:
-            self._to_stay -= stays
+            self._lasting_under_way -= is_lasting
 
     def _admit(self, connection: Connection, source: Source) -> Connection:
         """Enter a connection into the table; returns the one already there if that one stays."""
@@ -372,8 +374,8 @@ class Dialler:
         if self._is_anothers(address, entry):
             raise DialFailed(f"at {address} there is another node now")
         parted = entry.parted and trio.current_time() < entry.retry_at
-        lasting = _is_to_last(entry.source, stay=dial.stay, parted=parted)
-        connection = await self._dial(address, entry.source, dial.question, race, lasting=lasting)
+        lasts = _lasts(entry.source, lasting=dial.lasting, parted=parted)
+        connection = await self._dial(address, entry.source, dial.question, race, lasts=lasts)
         if entry.node_id is None:
             self._registry.identified(address, connection.node_id)
         elif entry.node_id != connection.node_id:
@@ -413,13 +415,13 @@ class Dialler:
         )
 
 
-def _is_to_last(source: Source, *, stay: bool, parted: bool = False) -> bool | None:
+def _lasts(source: Source, *, lasting: bool, parted: bool = False) -> bool | None:
     """Say whether a connection is meant to last; None: only if more such are wanted.
 
     For a while after a user `parted` from a peer, no dial for a question makes one that lasts.
     """
-    if stay or parted:
-        return stay
+    if lasting or parted:
+        return lasting
     return True if source in {Source.MANUAL, Source.SEED} else None
 
 

@@ -190,7 +190,7 @@ class Node:
         failure: Exception = DialFailed(f"{host} has no address")
         for each in await self._env.network.resolve(host, port):
             try:
-                connection = await self.services.dialler.dial_to_stay(each, Source.MANUAL)
+                connection = await self.services.dialler.dial_lasting(each, Source.MANUAL)
             except (DialFailed, PeerError) as error:
                 failure = error
                 continue

@@ -180,7 +180,7 @@ class Probing:
             return
         async with self._limit:
             with suppress(P2PError), trio.move_on_after(self._seconds()):
-                await self._dialler.connect_to(node, stay=True, most=PROBED_ADDRESSES)
+                await self._dialler.connect_to(node, lasting=True, most=PROBED_ADDRESSES)
 
     async def ask_others(self, node: NodeId) -> IndirectOutcome:
         """Ask `liveness.indirect_probes` connected peers that know a node to reach it."""

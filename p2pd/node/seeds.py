@@ -174,7 +174,7 @@ class Seeds:
         if entry is None or self._is_parted(entry, address):
             return
         try:
-            connection = await self._dialler.dial_to_stay(address, Source.SEED)
+            connection = await self._dialler.dial_lasting(address, Source.SEED)
         except Busy:
             # Our own limit is not the seed's fault.
             return

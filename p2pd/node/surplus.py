@@ -86,7 +86,7 @@ class Surplus:
         if not others:
             return False
         with suppress(P2PError):
-            await self._dialler.dial_entry(self._env.rng.choice(others), stay=True)
+            await self._dialler.dial_entry(self._env.rng.choice(others), lasting=True)
             return True
         return False
 

@@ -164,7 +164,7 @@ async def test_a_peer_that_did_not_run_for_a_moment_gets_one_connection(
 
         monkeypatch.setattr(SimPending, "secure", secure_once_it_runs)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(partial(a.services.dialler.connect_to, b.node_id, stay=True))
+            nursery.start_soon(partial(a.services.dialler.connect_to, b.node_id, lasting=True))
             await trio.sleep(HEAD_START + 0.3)
             runs.set()
         for _ in range(30):
@@ -199,7 +199,7 @@ async def test_a_dial_that_replaces_what_the_peer_made_needs_a_place(
         await a.node.connect(str(c.address))
         await b.node.connect(str(a.address))
         with suppress(Busy):
-            await a.services.dialler.dial(b.address, Source.MANUAL, stay=True)
+            await a.services.dialler.dial(b.address, Source.MANUAL, lasting=True)
         held = a.services.roster.connections.values()
         assert sum(each.direction is Direction.OUTBOUND for each in held) == 1
 
