@@ -82,7 +82,7 @@ BLOCKS = re.findall(r"^```toml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 VECTORS = tomllib.loads("\n".join(BLOCKS))
 LABEL = b"p2pd handshake 1\0"
 
-REASONS = sorted(value for name, value in vars(reasons.Reason).items() if not name.startswith("_"))
+REASONS = sorted(reasons.Reason)
 
 
 def table_under(heading: str) -> list[list[str]]:

@@ -16,7 +16,7 @@ from p2pd.core.history import MAX_SKEW
 from p2pd.core.lan_diagnosis import interfaces, multicast
 from p2pd.core.observations import CLONED, Observations, RefusalSeen, TargetSeen
 from p2pd.errors import Busy
-from p2pd.wire.reasons import REACHED, REFUSED, SILENT, Reason
+from p2pd.wire.reasons import DialBackOutcome, Reason
 
 # With less free space than this the disk will soon be full: the database's log alone takes 8 MiB.
 LOW_DISK = 64 << 20
@@ -71,7 +71,7 @@ def _disk(seen: Observations) -> Findings:
         yield warning("disk.store_low", held, remedy)
 
 
-_REFUSALS = {
+_REFUSALS: dict[str, tuple[str, str, str]] = {
     Reason.NETWORK_KEY: (
         "network.key",
         "does not hold the same network key (node.network_key_file)",
@@ -188,7 +188,7 @@ def _inbound(seen: Observations) -> Findings:
             "inbound.untested", f"not tested whether others can connect to this node: {why}"
         )
         return
-    reached = [each for each in seen.dials if each.outcome == REACHED]
+    reached = [each for each in seen.dials if each.outcome is DialBackOutcome.REACHED]
     if reached:
         yield ok("inbound.ok", f"{reached[0].peer} connected to {reached[0].address}")
         return
@@ -211,11 +211,11 @@ def _inbound(seen: Observations) -> Findings:
 
 
 _CLOSED = {
-    SILENT: (
+    DialBackOutcome.SILENT: (
         "inbound.dropped",
         "got no answer: a firewall, most likely this host's, drops incoming TCP",
     ),
-    REFUSED: (
+    DialBackOutcome.REFUSED: (
         "inbound.refused",
         "was refused: a firewall rejects it, or p2pd does not listen there",
     ),

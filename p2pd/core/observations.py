@@ -2,6 +2,8 @@
 
 import attrs
 
+from p2pd.wire.reasons import DialBackOutcome
+
 # A refusal that this node saw as one of the peers of which two run with one identity.
 CLONED = "cloned"
 
@@ -66,14 +68,14 @@ class RefusalSeen:
 
 @attrs.frozen
 class DialSeen:
-    """What came of a peer's dial back: `outcome` is reached, refused or silent.
+    """What came of a peer's dial back.
 
     `own`: whether the host of `address` is one of this host's own addresses.
     """
 
     peer: str
     address: str
-    outcome: str
+    outcome: DialBackOutcome
     own: bool = True
 
 

@@ -19,7 +19,7 @@ from p2pd.node.dispatch import Call, Dispatch
 from p2pd.node.env import Env
 from p2pd.node.roster import Roster
 from p2pd.wire.messages import DialBack, DialledBack
-from p2pd.wire.reasons import REACHED, REFUSED, SILENT
+from p2pd.wire.reasons import DialBackOutcome
 
 # Seconds that a dial for another node may take. An honest one on a LAN takes milliseconds.
 WITHIN = 2.0
@@ -90,12 +90,12 @@ class DiallingBack:
         return Address(host, ports[0])
 
     async def _dial(self, address: Address) -> DialledBack:
-        outcome = SILENT
+        outcome = DialBackOutcome.SILENT
         with trio.move_on_after(WITHIN):
             try:
                 stream = await self._env.network.dial(address)
                 await stream.aclose()
-                outcome = REACHED
+                outcome = DialBackOutcome.REACHED
             except DialFailed:
-                outcome = REFUSED
+                outcome = DialBackOutcome.REFUSED
         return DialledBack(str(address)[:64], outcome)

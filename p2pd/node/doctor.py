@@ -35,7 +35,7 @@ from p2pd.node.soundings import Soundings
 from p2pd.node.upkeep import Upkeep
 from p2pd.store.base import Table
 from p2pd.wire.messages import Echo, Echoed, Ping, Pong
-from p2pd.wire.reasons import DIALLED_BACK, Reason
+from p2pd.wire.reasons import DialBackOutcome, Reason
 
 # Seconds that each question, dial and name lookup may take; they go side by side.
 WITHIN = 3.0
@@ -177,14 +177,14 @@ class Doctor:
 
     async def _have_dialled(self, connection: Connection, notes: _Notes) -> None:
         reply = await self._dialling_back.ask(connection)
-        if reply is None or reply.outcome not in DIALLED_BACK:
+        if reply is None:
             return
         try:
-            host = Address.parse(reply.address).host
+            host, outcome = Address.parse(reply.address).host, DialBackOutcome(reply.outcome)
         except ValueError:
             return
         own = unscoped(host) in notes.own_hosts
-        notes.dials.append(DialSeen(self._name(connection), reply.address, reply.outcome, own))
+        notes.dials.append(DialSeen(self._name(connection), reply.address, outcome, own))
 
     async def _read_clock(self, connection: Connection, notes: _Notes) -> None:
         asked_at = trio.current_time()

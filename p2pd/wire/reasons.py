@@ -3,8 +3,10 @@
 docs/protocol.md lists them.
 """
 
+import enum
 
-class Reason:
+
+class Reason(enum.StrEnum):
     """Why a handshake is refused: the codes that both sides log."""
 
     VERSION = "version"
@@ -30,5 +32,10 @@ APART = frozenset({Reason.VERSION, Reason.NETWORK, Reason.NETWORK_KEY, Reason.DI
 LEAVING = "leaving"
 ON_REQUEST = "disconnected on request"
 
-# What came of a dial back.
-REACHED, REFUSED, SILENT = DIALLED_BACK = ("reached", "refused", "silent")
+
+class DialBackOutcome(enum.StrEnum):
+    """What came of a dial back."""
+
+    REACHED = "reached"
+    REFUSED = "refused"
+    SILENT = "silent"

@@ -18,6 +18,7 @@ from p2pd.core.observations import (
     RefusalSeen,
     TargetSeen,
 )
+from p2pd.wire.reasons import DialBackOutcome
 
 V4, V6 = "239.255.0.1", "ff12::4100"
 OTHER = "192.168.1.3"
@@ -34,7 +35,7 @@ HEALTHY = Observations(
     multicast_port=41000,
     listening=("0.0.0.0:41000", "[::]:41000"),
     interfaces=(LOOPBACK, lan(ANSWERED)),
-    dials=(DialSeen("b", "192.168.1.2:41000", "reached"),),
+    dials=(DialSeen("b", "192.168.1.2:41000", DialBackOutcome.REACHED),),
     clocks=(ClockSeen("b", 0.02), ClockSeen("c", -1.5)),
     echoes=(EchoSeen("b", True), EchoSeen("c", True)),
     disk=DiskSeen("/var/lib/p2pd", 1 << 40),
@@ -177,17 +178,17 @@ def test_every_check_says_something() -> None:
         ),
         (
             "inbound.dropped",
-            {"dials": (DialSeen("b", "192.168.1.2:41000", "silent"),)},
+            {"dials": (DialSeen("b", "192.168.1.2:41000", DialBackOutcome.SILENT),)},
             "drops incoming TCP",
         ),
         (
             "inbound.refused",
-            {"dials": (DialSeen("b", "192.168.1.2:41000", "refused"),)},
+            {"dials": (DialSeen("b", "192.168.1.2:41000", DialBackOutcome.REFUSED),)},
             "refused",
         ),
         (
             "inbound.translated",
-            {"dials": (DialSeen("b", "203.0.113.9:41000", "silent", own=False),)},
+            {"dials": (DialSeen("b", "203.0.113.9:41000", DialBackOutcome.SILENT, own=False),)},
             "NAT",
         ),
         (
@@ -265,7 +266,10 @@ def test_nodes_of_the_same_host_are_no_sign_of_the_others() -> None:
 
 
 def test_who_reaches_this_node_counts_more_than_who_does_not() -> None:
-    dials = (DialSeen("b", "1.2.3.4:1", "silent"), DialSeen("c", "192.168.1.2:41000", "reached"))
+    dials = (
+        DialSeen("b", "1.2.3.4:1", DialBackOutcome.SILENT),
+        DialSeen("c", "192.168.1.2:41000", DialBackOutcome.REACHED),
+    )
     assert "inbound.ok" in found(Level.OK, dials=dials)
 
 
