@@ -306,8 +306,9 @@ def _connect(
         sock.close()
     if refused:
         raise DaemonUnreachable(refused, denied=denied)
+    origin = " ($P2PCTL_SOCKET)" if [os.environ.get("P2PCTL_SOCKET")] == [*sockets] else ""
     raise DaemonUnreachable(
-        f"no p2pd answers at {' or '.join(sockets)}: is it running? "
+        f"no p2pd answers at {' or '.join(sockets)}{origin}: is it running? "
         f"Start it with {_how_to_start(instance)}, or name its socket with --socket PATH",
         absent=True,
     )

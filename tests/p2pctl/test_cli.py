@@ -126,7 +126,9 @@ def test_the_socket_is_named_by_option_then_environment_then_default(
     assert main(["status"]) == 0
     assert main(["status", "--instance", "other"]) == 4
     monkeypatch.setenv("P2PCTL_SOCKET", "/nowhere/env.sock")
+    capsys.readouterr()
     assert main(["status"]) == 4
+    assert "/nowhere/env.sock ($P2PCTL_SOCKET): is it running?" in capsys.readouterr().err
     assert main(["status", "--socket", str(daemon.path)]) == 0
     monkeypatch.delenv("P2PCTL_SOCKET")
     assert main(["status", "--instance", "../x"]) == 2
