@@ -11,7 +11,7 @@ from typing import Any
 
 import trio
 
-from p2pd.address import Address
+from p2pd.address import Address, unscoped
 from p2pd.errors import DialFailed, Exhausted, StartError
 from p2pd.net.base import Interface
 from p2pd.net.certificate import TlsContexts, make_tls_contexts
@@ -206,6 +206,8 @@ def _dial_problem(address: Address, error: OSError) -> str:
     text = f"can't dial {address}: {_strerror(error)}"
     if error.errno == errno.ENETUNREACH:
         text += ": this host has no route there (`ip route`, `ip address`)"
+    if address.ip.is_link_local and unscoped(address.host) == address.host and ":" in address.host:
+        text += f": name the interface, as in [{address.host}%eth0]:{address.port}"
     return text
 
 
