@@ -251,8 +251,7 @@ class Daemon:
         self._tell_manager("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             fresh = reread_config(self._invocation)
-            chosen = fresh.control.socket
-            check_host(fresh, Path(chosen) if chosen else self._invocation.control_path)
+            check_host(fresh, Path(fresh.control.socket or self._invocation.control_path))
         except ConfigError as error:
             self._events.emit(
                 "config.refused",

@@ -111,7 +111,7 @@ class Republisher:
         around = _around(key, found, len(home), prefix)
         held = self._held(around)
         while len(held) > MAX_AT_ONCE:
-            around = Prefix(around.bits + 1, int.from_bytes(key) >> ID_BITS - around.bits - 1)
+            around = next(each for each in around.longer(1) if each.holds(key))
             held = self._held(around)
         for node in home:
             if node != self._own_id:

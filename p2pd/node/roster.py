@@ -326,32 +326,30 @@ class Roster:
         )
         _order_addresses(entry, connection)
         if peer.node_id in self._refusing:
-            self._tell_connected(connection, logging.DEBUG)
-            self._env.background.start(self._tell_if_it_stays, connection)
+            self._tell_connected(connection, entry, logging.DEBUG)
+            self._env.background.start(self._tell_if_it_stays, connection, entry)
         else:
-            self._tell_connected(connection, logging.INFO)
+            self._tell_connected(connection, entry, logging.INFO)
         for callback in self.on_connected:
             callback(connection)
 
-    def _tell_connected(self, connection: Connection, level: int) -> None:
-        who = self.registry.get(connection.node_id)
+    def _tell_connected(self, connection: Connection, entry: Entry, level: int) -> None:
         self._events.emit(
             "peer.connected",
-            f"connected to {describe(who) if who else connection.node_id.short}, "
-            f"{connection.direction}, at {connection.remote}",
+            f"connected to {describe(entry)}, {connection.direction}, at {connection.remote}",
             level=level,
             peer=connection.node_id,
             address=str(connection.remote),
             direction=connection.direction,
         )
 
-    async def _tell_if_it_stays(self, connection: Connection) -> None:
+    async def _tell_if_it_stays(self, connection: Connection, entry: Entry) -> None:
         """Tell that a peer which refused us before does so no more."""
         with trio.move_on_after(_ACCEPTED_AFTER):
             await connection.ended.wait()
         if self.connections.get(connection.node_id) is connection and connection.refusal is None:
             self._refusing.pop(connection.node_id, None)
-            self._tell_connected(connection, logging.INFO)
+            self._tell_connected(connection, entry, logging.INFO)
 
     def _remove(self, connection: Connection, reason: str) -> None:
         peer = connection.node_id
@@ -367,14 +365,16 @@ class Roster:
             on_request=connection.on_request,
             left=connection.ending is Ending.LEFT,
         )
-        known = peer in self._refusing
-        self._refusing.pop(peer, None)
-        if connection.refusal is not None:
+        refused = connection.refusal is not None
+        again = refused and peer in self._refusing
+        if refused:
             self._refusing[peer] = None
+        else:
+            self._refusing.pop(peer, None)
         self._events.emit(
             "peer.disconnected",
             f"disconnected from {describe(entry)}: {reason}",
-            level=logging.DEBUG if known and connection.refusal is not None else logging.INFO,
+            level=logging.DEBUG if again else logging.INFO,
             peer=peer,
             address=str(connection.remote),
             reason=reason,
