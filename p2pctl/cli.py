@@ -29,6 +29,7 @@ from p2pd import __version__
 from p2pd.control.api import CONSISTENCIES, DEFAULT_CONSISTENCY, PEER_STATUSES
 from p2pd.control.client import DEFAULT_TIMEOUT, RemoteError
 from p2pd.errors import P2PError
+from p2pd.printable import escaped
 from p2pd.typos import nearest
 
 INTERRUPTED: Final = 130
@@ -334,7 +335,7 @@ def _report(error: P2PError, *, as_json: bool) -> None:
     if as_json:
         text = render.json_text({"error": {"code": code, "message": str(error)}})
     else:
-        text = f"p2pctl: {render.clean(str(error))}"
+        text = f"p2pctl: {escaped(str(error))}"
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr)
 

@@ -13,6 +13,7 @@ from p2pctl.lab.plan import TABLES
 from p2pd.control.api import MAX_LINE_BYTES, decode_data, decode_value
 from p2pd.control.client import Client, default_sockets
 from p2pd.errors import ConnectionLost, DialFailed, InvalidRequest, P2PError, RequestTimedOut
+from p2pd.printable import escaped
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -132,9 +133,7 @@ def connect(run: Run) -> None:
     """Dial now."""
     run.show(
         run.call("connect", address=run.options.address),
-        lambda made: (
-            f"connected to {render.clean(made['peer'])} at {render.clean(made['address'])}"
-        ),
+        lambda made: f"connected to {escaped(made['peer'])} at {escaped(made['address'])}",
     )
 
 
@@ -142,7 +141,7 @@ def disconnect(run: Run) -> None:
     """Close the connection to a peer."""
     run.show(
         run.call("disconnect", peer=run.options.peer),
-        lambda ended: f"disconnected from {render.clean(ended['peer'])}",
+        lambda ended: f"disconnected from {escaped(ended['peer'])}",
     )
 
 
@@ -166,7 +165,7 @@ def ping(run: Run) -> None:
         else:
             peer = result["peer"]
             times += result["rtt_ms"]
-            line = f"{render.clean(peer[:16])}: {render.milliseconds(times[-1])}"
+            line = f"{escaped(peer[:16])}: {render.milliseconds(times[-1])}"
         if not run.options.json:
             print(line, flush=True)
     answered = [each for each in times if each is not None]
@@ -188,7 +187,7 @@ def echo(run: Run) -> None:
     """Send a text to a peer and back."""
     run.show(
         run.call("echo", peer=run.options.peer, text=run.options.text),
-        lambda back: f"{render.clean(back['text'])}  ({render.milliseconds(back['rtt_ms'])})",
+        lambda back: f"{escaped(back['text'])}  ({render.milliseconds(back['rtt_ms'])})",
     )
 
 
@@ -264,7 +263,7 @@ def publish(run: Run) -> None:
     data = _read_bytes(run.options.message)
     run.show(
         run.call("publish", topic=run.options.topic, data_base64=_base64(data)),
-        lambda published: render.clean(published["message_id"]),
+        lambda published: escaped(published["message_id"]),
     )
 
 

@@ -1,6 +1,6 @@
 """Turns answers into text for people, and documents into JSON that is safe to show.
 
-Much of what is shown comes from peers, who may be hostile: every text passes `clean`, so
+Much of what is shown comes from peers, who may be hostile: every text passes `escaped`, so
 that nobody's name can move the cursor or rewrite a line. Times are relative; node IDs are
 shortened only as far as all that are shown stay distinct.
 """
@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from p2pctl.terminal import columns
+from p2pd.printable import escaped
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -90,23 +91,10 @@ class Progress:
             self._shown = False
 
 
-def clean(text: str) -> str:
-    r"""Make text from outside safe for a terminal: `\x1b` and its like become visible.
-
-    What Unicode calls not printable is escaped: control, format (such as right-to-left
-    overrides) and unassigned characters, all separators but the space.
-    """
-    if text.isprintable():
-        return text
-    return "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
-    )
-
-
 def value_text(value: bytes) -> str:
     """Return a record's bytes as lines of text; what could drive a terminal is escaped."""
     lines = value.decode(errors="backslashreplace").split("\n")
-    return "\n".join("\t".join(map(clean, line.split("\t"))) for line in lines)
+    return "\n".join("\t".join(map(escaped, line.split("\t"))) for line in lines)
 
 
 def json_text(document: Any, *, indent: int | None = None) -> str:
@@ -126,7 +114,7 @@ def short_ids(ids: Iterable[str | None]) -> dict[str, str]:
     length = MIN_ID_DIGITS
     while length < longest and len({each[:length] for each in distinct}) < len(distinct):
         length += 1
-    return {each: clean(each[:length]) for each in distinct}
+    return {each: escaped(each[:length]) for each in distinct}
 
 
 def duration(seconds: float) -> str:
@@ -161,7 +149,7 @@ def ago(time: str | None, now: "datetime") -> str:
     try:
         seconds = (now - datetime.fromisoformat(time)).total_seconds()
     except (ValueError, TypeError):
-        return clean(time)
+        return escaped(time)
     return f"{duration(seconds)} ago" if seconds >= 1 else "now"
 
 
@@ -199,7 +187,7 @@ def status(result: "results.StatusResult") -> str:
         ("store", f"{store['records']} {noun}, {size(store['bytes'])}"),
         ("gossip", ", ".join(f"{count} {name}" for name, count in gossip.items())),
     ]
-    return "\n".join(f"{name:<11}{clean(value) or _ABSENT}" for name, value in lines)
+    return "\n".join(f"{name:<11}{escaped(value) or _ABSENT}" for name, value in lines)
 
 
 def peers(result: "list[results.PeerJson]", style: Style, now: "datetime") -> str:
@@ -209,15 +197,15 @@ def peers(result: "list[results.PeerJson]", style: Style, now: "datetime") -> st
     rows: Sequence[Sequence[str]] = [
         (
             _ABSENT if peer["node_id"] is None else ids[peer["node_id"]],
-            clean(peer["name"] or _ABSENT),
-            clean(peer["address"] or _ABSENT),
-            clean(peer["status"]),
-            clean(peer["liveness"]),
-            clean(peer["direction"] or _ABSENT),
+            escaped(peer["name"] or _ABSENT),
+            escaped(peer["address"] or _ABSENT),
+            escaped(peer["status"]),
+            escaped(peer["liveness"]),
+            escaped(peer["direction"] or _ABSENT),
             milliseconds(peer["rtt_ms"]),
             ago(peer["last_seen"], now),
-            clean(peer["source"]),
-            clean(peer["last_error"] or _ABSENT),
+            escaped(peer["source"]),
+            escaped(peer["last_error"] or _ABSENT),
         )
         for peer in sorted(
             result, key=lambda each: (order.get(each["status"], 3), each["name"] or "")
@@ -267,18 +255,18 @@ def _cut(text: str, most: int) -> str:
 def peer_line(peer: "results.PeerJson", style: Style) -> str:
     """Show one changed peer of `peers --watch`."""
     node = (peer["node_id"] or _ABSENT)[:MIN_ID_DIGITS]
-    shown = style.paint(f"{clean(peer['status']):<12}", peer["status"])
-    alive = style.paint(f"{clean(peer['liveness']):<8}", peer["liveness"])
-    name = clean(peer["name"] or _ABSENT)
-    address = clean(peer["address"] or _ABSENT)
-    line = f"{clean(node):<8}  {shown}  {alive}  {address:<24}  {name}"
-    return f"{line}  {clean(peer['last_error'])}" if peer["last_error"] else line
+    shown = style.paint(f"{escaped(peer['status']):<12}", peer["status"])
+    alive = style.paint(f"{escaped(peer['liveness']):<8}", peer["liveness"])
+    name = escaped(peer["name"] or _ABSENT)
+    address = escaped(peer["address"] or _ABSENT)
+    line = f"{escaped(node):<8}  {shown}  {alive}  {address:<24}  {name}"
+    return f"{line}  {escaped(peer['last_error'])}" if peer["last_error"] else line
 
 
 def event_line(event: "results.EventJson", style: Style) -> str:
     """Show one event of `watch`, with its local time."""
-    code = style.paint(f"{clean(event['code']):<24}", event["level"])
-    return f"{_clock(event['time'])}  {code}  {clean(event['message'])}"
+    code = style.paint(f"{escaped(event['code']):<24}", event["level"])
+    return f"{_clock(event['time'])}  {code}  {escaped(event['message'])}"
 
 
 def message_line(message: "results.MessageJson", data: bytes) -> str:
@@ -286,19 +274,20 @@ def message_line(message: "results.MessageJson", data: bytes) -> str:
 
     `data` holds its bytes, shown whole except for one newline at the end.
     """
-    origin = clean(message["origin_name"] or message["origin"][: 2 * MIN_ID_DIGITS])
-    text = clean(data.removesuffix(b"\n").decode(errors="backslashreplace"))
-    return f"{_clock(message['published_at'])}  {clean(message['topic']):<16}  {origin:<16}  {text}"
+    origin = escaped(message["origin_name"] or message["origin"][: 2 * MIN_ID_DIGITS])
+    text = escaped(data.removesuffix(b"\n").decode(errors="backslashreplace"))
+    time, topic = _clock(message["published_at"]), escaped(message["topic"])
+    return f"{time}  {topic:<16}  {origin:<16}  {text}"
 
 
 def why(result: "results.WhyResultJson", style: Style, now: "datetime") -> str:
     """Show `why`: the sentence, then each step with its relative time and its code."""
-    steps = [(ago(step["time"], now), clean(step["code"]), step) for step in result["steps"]]
+    steps = [(ago(step["time"], now), escaped(step["code"]), step) for step in result["steps"]]
     time_width = max((len(time) for time, _, _ in steps), default=0)
     code_width = max((len(code) for _, code, _ in steps), default=0)
-    lines = [style.paint(clean(result["summary"]), result["liveness"])]
+    lines = [style.paint(escaped(result["summary"]), result["liveness"])]
     lines += [
-        f"  {time:>{time_width}}  {code:<{code_width}}  {clean(step['text'])}"
+        f"  {time:>{time_width}}  {code:<{code_width}}  {escaped(step['text'])}"
         for time, code, step in steps
     ]
     return "\n".join(lines)
@@ -309,11 +298,11 @@ def findings(found: "Sequence[results.FindingJson]", style: Style) -> str:
     indent = " " * (_LEVEL_WIDTH + _CHECK_WIDTH)
     lines = []
     for each in found:
-        level = style.paint(f"{clean(each['level']):<{_LEVEL_WIDTH}}", each["level"])
-        head = f"{level}{clean(each['check']):<{_CHECK_WIDTH}}"
-        lines.append(head + _wrapped(clean(each["text"]), indent, style))
+        level = style.paint(f"{escaped(each['level']):<{_LEVEL_WIDTH}}", each["level"])
+        head = f"{level}{escaped(each['check']):<{_CHECK_WIDTH}}"
+        lines.append(head + _wrapped(escaped(each["text"]), indent, style))
         if each["remedy"] is not None:
-            remedy = _wrapped(f"-> {clean(each['remedy'])}", indent + "   ", style)
+            remedy = _wrapped(f"-> {escaped(each['remedy'])}", indent + "   ", style)
             lines.append(indent + remedy)
     counts = [
         f"{count} {level}{'' if count == 1 else 's'}"
@@ -338,8 +327,8 @@ def put(result: "results.PutResultJson", done: str) -> str:
     """Show `put` and `delete`; `done` is what was done."""
     replicas = result["replicas"]
     return (
-        f"{done} {clean(result['key'])} on {replicas['stored']} of {replicas['wanted']} replicas "
-        f"(quorum {replicas['quorum']}), version {clean(result['version'])}"
+        f"{done} {escaped(result['key'])} on {replicas['stored']} of {replicas['wanted']} replicas "
+        f"(quorum {replicas['quorum']}), version {escaped(result['version'])}"
     )
 
 
@@ -349,7 +338,7 @@ def versions(entries: "Iterable[tuple[results.VersionJson, bytes]]", style: Styl
     writers = short_ids(entry["writer"] for entry, _ in listed)
     headers: Sequence[str] = ("VERSION", "WRITER", "SIZE", "VALUE")
     rows: Sequence[Sequence[str]] = [
-        (clean(entry["version"]), writers[entry["writer"]], size(len(value)), _preview(value))
+        (escaped(entry["version"]), writers[entry["writer"]], size(len(value)), _preview(value))
         for entry, value in listed
     ]
     if style.width is not None:
@@ -367,18 +356,18 @@ def lookup(result: "results.LookupResultJson") -> str:
             str(hop["depth"]),
             ids[hop["node_id"]],
             milliseconds(hop["rtt_ms"]),
-            clean(hop["outcome"]),
+            escaped(hop["outcome"]),
         )
         for hop in result["hops"]
     ]
     found = [
-        (ids[node["node_id"]], clean(node["address"]), str(node["distance_bits"]))
+        (ids[node["node_id"]], escaped(node["address"]), str(node["distance_bits"]))
         for node in result["found"]
     ]
     took = f"{len(hops)} queries in {milliseconds(result['elapsed_ms'])}"
     return "\n".join(
         (
-            f"target {clean(result['target'])}, {took}",
+            f"target {escaped(result['target'])}, {took}",
             "",
             table(("DEPTH", "NODE", "RTT", "OUTCOME"), hops),
             "",
@@ -394,9 +383,9 @@ def _clock(time: str) -> str:
     try:
         return f"{datetime.fromisoformat(time).astimezone():%H:%M:%S}"
     except (ValueError, OverflowError):
-        return clean(time)
+        return escaped(time)
 
 
 def _preview(value: bytes) -> str:
-    text = clean(value[:_PREVIEW_BYTES].decode(errors="backslashreplace"))
+    text = escaped(value[:_PREVIEW_BYTES].decode(errors="backslashreplace"))
     return text if len(value) <= _PREVIEW_BYTES else f"{text}..."

@@ -19,6 +19,7 @@ from typing import TextIO
 from p2pd.config import LogConfig
 from p2pd.errors import StartError
 from p2pd.node.events import Event, FieldValue
+from p2pd.printable import escaped
 
 MAX_TEXT = 4096  # characters of one message or field
 
@@ -60,18 +61,8 @@ def logging_to(config: LogConfig, instance: str, stream: TextIO | None = None) -
 
 
 def printable(text: str) -> str:
-    """Make text from outside harmless: no control characters, no newlines, not too long.
-
-    What is not printable (terminal escapes, forged lines, text direction) becomes a
-    backslash escape.
-    """
-    if len(text) > MAX_TEXT:
-        text = text[:MAX_TEXT] + "..."
-    if text.isprintable():
-        return text
-    return "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
-    )
+    """Make text from outside harmless: no control characters, no newlines, not too long."""
+    return escaped(text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + "...")
 
 
 class ConsoleFormatter(logging.Formatter):

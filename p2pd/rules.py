@@ -6,6 +6,8 @@ from typing import Any
 
 import attrs
 
+from p2pd.printable import escaped
+
 MAX_ENTRIES = 256  # of a list
 MAX_SHOWN = 60  # characters of a wrong text
 
@@ -14,10 +16,7 @@ def show(value: object) -> str:
     """Name a wrong value in an error message: one short line, whatever it holds."""
     if isinstance(value, str):
         quoted = json.dumps(value[: MAX_SHOWN + 1], ensure_ascii=False)[1:-1]
-        shown = "".join(
-            each if each.isprintable() else each.encode("unicode_escape").decode()
-            for each in quoted
-        )
+        shown = escaped(quoted)
         return f'"{shown}"' if len(shown) <= MAX_SHOWN else f'"{shown[:MAX_SHOWN]}..."'
     if isinstance(value, bool):
         return "true" if value else "false"

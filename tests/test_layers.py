@@ -58,7 +58,8 @@ RULES = (
     ),
     Rule("p2pd.net*", (*GROUND, "p2pd.net.*"), ("attrs", "cryptography", "ifaddr", "trio")),
     Rule("p2pd.store*", (*GROUND, "p2pd.store.*"), ("attrs", "trio")),
-    Rule("p2pd.rules", GROUND, ("attrs",)),
+    Rule("p2pd.printable", (), never=IMPURE),
+    Rule("p2pd.rules", (*GROUND, "p2pd.printable"), ("attrs",)),
     Rule("p2pd.typos", ()),
     Rule("p2pd.hosts", (*GROUND, "p2pd.rules")),
     Rule("p2pd.config", (*GROUND, *CONFIG), ("attrs",)),
@@ -99,7 +100,9 @@ RULES = (
     Rule("p2pd.notify", GROUND),
     Rule("p2pd.heap", (), ("trio",)),
     Rule("p2pd.state", (*GROUND, "p2pd.wire.identity")),
-    Rule("p2pd.logs", (*GROUND, *CONFIG, "p2pd.node.events"), ("logging_journald",)),
+    Rule(
+        "p2pd.logs", (*GROUND, *CONFIG, "p2pd.printable", "p2pd.node.events"), ("logging_journald",)
+    ),
     Rule(
         "p2pd.simulation*",
         (
@@ -140,13 +143,13 @@ RULES = (
     ),
     Rule(
         "p2pctl.lab*",
-        ("p2pd", "p2pd.errors", "p2pd.control.client", "p2pctl.*"),
+        ("p2pd", "p2pd.errors", "p2pd.printable", "p2pd.control.client", "p2pctl.*"),
         ("attrs",),
     ),
     Rule(
         "p2pctl*",
         (
-            *("p2pd", "p2pd.errors", "p2pd.typos", "p2pctl.*"),
+            *("p2pd", "p2pd.errors", "p2pd.printable", "p2pd.typos", "p2pctl.*"),
             *("p2pd.control.client", "p2pd.control.api", "p2pd.control.results"),
         ),
         ("shtab", "tabulate"),

@@ -15,6 +15,7 @@ from p2pctl.lab.results import (
     Registry,
 )
 from p2pctl.render import Style
+from p2pd.printable import escaped
 
 _ABSENT: Final = "-"
 
@@ -32,9 +33,9 @@ def text(outcome: Outcome, style: Style) -> str:
     number = list(TABLES).index(outcome.table) + 1
     lines = [style.paint(f"Table {number}: {TABLES[outcome.table].title}", "heading")]
     if outcome.failure is not None:
-        lines.append(f"  {style.paint('failed', 'error')}: {render.clean(outcome.failure)}")
+        lines.append(f"  {style.paint('failed', 'error')}: {escaped(outcome.failure)}")
     elif outcome.left_out is not None:
-        lines.append(f"  left out: {render.clean(outcome.left_out)}")
+        lines.append(f"  left out: {escaped(outcome.left_out)}")
     elif outcome.result is not None:
         shown = _SHOWN[type(outcome.result)](outcome.result, style)
         lines += [render.table(shown.headers, shown.rows), shown.note]
@@ -88,7 +89,7 @@ def _registry(result: Registry, style: Style) -> _Table:
             _painted(each.liveness, style),
             _ABSENT if each.success_count is None else str(each.success_count),
             _ABSENT if each.fail_count is None else str(each.fail_count),
-            render.clean(each.last_error or _ABSENT),
+            escaped(each.last_error or _ABSENT),
         )
         for each in result.sights
     ]
@@ -151,7 +152,7 @@ def _times(node: NodeTimes) -> tuple[str, ...]:
 
 
 def _counts(sources: Mapping[str, int]) -> str:
-    return ", ".join(f"{number} {render.clean(name)}" for name, number in sources.items())
+    return ", ".join(f"{number} {escaped(name)}" for name, number in sources.items())
 
 
 def _seconds(value: float | None) -> str:
@@ -159,4 +160,4 @@ def _seconds(value: float | None) -> str:
 
 
 def _painted(word: str | None, style: Style) -> str:
-    return _ABSENT if word is None else style.paint(render.clean(word), word)
+    return _ABSENT if word is None else style.paint(escaped(word), word)

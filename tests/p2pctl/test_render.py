@@ -10,17 +10,6 @@ from p2pctl import render
 from p2pd.control.results import PeerJson, VersionJson
 
 
-@given(st.text())
-def test_clean_text_is_printable_and_printable_text_is_left_alone(text: str) -> None:
-    cleaned = render.clean(text)
-    assert cleaned.isprintable()
-    assert cleaned == text or not text.isprintable()
-
-
-def test_escapes_become_visible() -> None:
-    assert render.clean("a\x1b[2J\n\x9b\u202eü") == r"a\x1b[2J\n\x9b\u202eü"
-
-
 @given(st.recursive(st.text() | st.integers() | st.none(), st.lists, max_leaves=5))
 def test_json_text_is_printable_and_means_the_same(document: object) -> None:
     text = render.json_text(document)
