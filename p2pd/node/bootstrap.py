@@ -40,7 +40,7 @@ class Bootstrap:
         self._unresolved: set[str] = set()
         self._changed = trio.Event()
 
-    def set_addresses(self, addresses: tuple[str, ...]) -> None:
+    def reload(self, addresses: tuple[str, ...]) -> None:
         """Take a new list; addresses no longer in it are forgotten unless a node answered there."""
         self._addresses = addresses
         self._changed.set()

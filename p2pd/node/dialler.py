@@ -110,8 +110,8 @@ class Dialler:
         self.room = trio.lowlevel.ParkingLot()
         self.on_end: list[Callable[[], None]] = []
 
-    def stop(self) -> None:
-        """From now on, hold no dial that is cut short against its peer: this node leaves."""
+    def leave(self) -> None:
+        """Hold no dial that is cut short from now on against its peer: this node leaves."""
         self._leaving = True
 
     def claim_dial(self, entry: Entry, *, most: int = MAX_ADDRESSES) -> bool:

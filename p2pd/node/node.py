@@ -89,13 +89,13 @@ class Node:
     def reload(self, config: Config) -> None:
         """Apply what may change in a running node: see the `reload` mark of each key."""
         services, connections = self.services, config.connections
-        services.roster.config = connections
         services.registry.backoff = Backoff(connections.backoff_min, connections.backoff_max)
-        services.probing.config = config.liveness
+        services.roster.reload(connections)
+        services.probing.reload(config.liveness)
         services.keepalive.reload(config.liveness)
         services.discovery.reload(config.discovery.multicast)
-        services.bootstrap.set_addresses(config.discovery.bootstrap)
-        services.seeds.set_addresses(config.discovery.seeds)
+        services.bootstrap.reload(config.discovery.bootstrap)
+        services.seeds.reload(config.discovery.seeds)
         services.upkeep.retry_all()
         self._config = config
 

@@ -121,6 +121,10 @@ class Probing:
         )
         dispatch.add(Reach, self._take_reach)
 
+    def reload(self, config: LivenessConfig) -> None:
+        """Use other timeouts from now on."""
+        self.config = config
+
     async def probe(self, node: NodeId, *, last: bool = False) -> ProbeOutcome:
         """Ask a node on its connection, or dial it; waits for a turn (`MAX_PROBES`) first.
 

@@ -65,6 +65,10 @@ class Roster:
         self._empty = trio.Event()
         self._leaving = False
 
+    def reload(self, config: ConnectionsConfig) -> None:
+        """Use other bounds from now on."""
+        self.config = config
+
     def lasting(self) -> list[Connection]:
         """Return the connections that are meant to stay."""
         return [each for each in self.connections.values() if not each.passing]

@@ -63,7 +63,7 @@ class Seeds:
         self._wake = trio.Event()
         roster.on_disconnected.append(self._lost)
 
-    def set_addresses(self, texts: tuple[str, ...]) -> None:
+    def reload(self, texts: tuple[str, ...]) -> None:
         """Take a new list; connections to seeds no longer in it are kept like any others."""
         self._texts = texts
         self._found = {text: self._found[text] for text in texts if text in self._found}

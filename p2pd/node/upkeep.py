@@ -55,7 +55,7 @@ class Upkeep:
 
     def stop(self) -> None:
         """Replace no lost connections any more, and give up the dials for that."""
-        self._dialler.stop()
+        self._dialler.leave()
         self._scope.cancel()
 
     async def _keep_up(self, limit: trio.CapacityLimiter, nursery: trio.Nursery) -> None:
