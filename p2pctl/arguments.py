@@ -85,10 +85,23 @@ class Parser(argparse.ArgumentParser):
         self, argv: Sequence[str], options: argparse.Namespace | None = None
     ) -> argparse.Namespace:
         """Read a command line into `options`; a `UsageError` says what may be meant."""
-        found, unknown = self.parse_known_args(argv, options)
+        try:
+            found, unknown = self.parse_known_args(argv, options)
+        except UsageError:
+            # An unknown flag is passed over, so that something else seems to be missing.
+            for word in argv[: argv.index("--")] if "--" in argv else argv:
+                if self._is_unknown_flag(word):
+                    self._reject(word)
+            raise
         if unknown:
             self._reject(unknown[0])
         return found
+
+    def _is_unknown_flag(self, word: str) -> bool:
+        if not word.startswith("-") or word == "-" or word[1].isdigit():
+            return False
+        flag = word.partition("=")[0] if word.startswith("--") else word[:2]
+        return flag not in self._option_string_actions
 
     def _reject(self, word: str) -> NoReturn:
         if not word.startswith("-"):
@@ -97,7 +110,7 @@ class Parser(argparse.ArgumentParser):
         near = nearest(flag, self._option_string_actions)
         if near is not None:
             raise UsageError(f"unknown flag {flag!r}; did you mean {near}?")
-        self.error(f"unknown flag {flag!r}")
+        self.error(f"unknown flag {flag!r} (a text that begins with - goes after --)")
 
     def error(self, message: str) -> NoReturn:
         """Raise what is wrong."""

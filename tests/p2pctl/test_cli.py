@@ -347,11 +347,25 @@ def test_a_misspelt_flag_gets_the_nearest_one(capsys: Captured) -> None:
     for argv, told in [
         (["--jsno", "status"], "unknown flag '--jsno'; did you mean --json?"),
         (["put", "k", "v", "--tll=4"], "unknown flag '--tll'; did you mean --ttl?"),
-        (["put", "k", "v", "--zzz"], "unknown flag '--zzz'; see `p2pctl put --help`"),
-        (["put", "k", "v", "w"], "unexpected argument 'w'; see `p2pctl put --help`"),
+        (["put", "k", "v", "zzz"], "unexpected argument 'zzz'; see `p2pctl put --help`"),
     ]:
         assert main(argv) == 2
         assert capsys.readouterr().err == f"p2pctl: {told}\n"
+
+
+def test_an_unknown_flag_is_told_of_rather_than_what_it_seems_to_leave_out(
+    capsys: Captured,
+) -> None:
+    for argv, told in [
+        (["put", "k", "v", "--zzz"], "unknown flag '--zzz' (a text that begins with - goes after"),
+        (["put", "k", "-v"], "unknown flag '-v' (a text that begins with - goes after --)"),
+        (["put", "k", "--tll=4"], "unknown flag '--tll'; did you mean --ttl?"),
+        (["ping", "-c10"], "the following arguments are required: PEER"),
+        (["put", "-5"], "the following arguments are required: VALUE"),
+        (["put", "--", "-v"], "the following arguments are required: VALUE"),
+    ]:
+        assert main(argv) == 2
+        assert told in capsys.readouterr().err
 
 
 def test_json_in_a_value_is_no_option(daemon: Daemon, capsys: Captured) -> None:
