@@ -345,12 +345,12 @@ async def open_node(
     """
     async with _listening(env.network, config.listen.addresses) as listeners:
         services = wire_services(config, env, events, [each.address for each in listeners])
-        await load_registry(env, services.registry, events)
+        await load_registry(env.store, services.registry, events)
         chronicle = Chronicle()
         with events.sent_to(chronicle.sink), events.sent_to(services.doctor.refusals.sink):
             async with _running(config, env, services, chronicle, listeners, instance) as node:
                 yield node
-        await save_registry(env, services.registry, events)
+        await save_registry(env.store, services.registry, events)
 
 
 @asynccontextmanager
@@ -385,7 +385,7 @@ async def _running(
             services.routes.run,
         ):
             nursery.start_soon(run)
-        nursery.start_soon(keep_registry, env, services.registry, events)
+        nursery.start_soon(keep_registry, env.store, services.registry, events)
         node = Node(config, env, services, chronicle, instance)
         yield node
         await services.repair.hand_over()

@@ -1,5 +1,7 @@
 """What a node knows of its peers reaches the disk, also where the disk is slow or refuses."""
 
+import random
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,8 +10,12 @@ import msgpack
 import trio
 from trio.testing import MockClock
 
+from p2pd.core.entries import Backoff, Entry, Source
+from p2pd.core.registry import Registry
 from p2pd.errors import StoreError
-from p2pd.node.registry_store import SAVE_INTERVAL, SavedPeer
+from p2pd.ids import NodeId
+from p2pd.node.events import Events
+from p2pd.node.registry_store import SAVE_INTERVAL, SavedPeer, save_registry
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.store.base import Change, Table
 from p2pd.store.memory import MemoryStore
@@ -82,6 +88,23 @@ async def test_a_save_that_the_end_interrupts_is_made_up_for(autojump_clock: Moc
         await store.begun.wait()
         await world.stop(a)
         assert [key async for key, _ in store.scan(Table.PEERS)] == [b.node_id]
+
+
+async def test_others_get_a_turn_while_many_peers_are_saved() -> None:
+    store = MoodyStore()
+    registry = Registry(NodeId(bytes(32)), Backoff(1.0, 300.0), random.Random(1))
+    for number in range(1000):
+        node_id = NodeId.of(number.to_bytes(32))
+        registry.restore(Entry(node_id, Source.EXCHANGE, first_seen=1.0, success_count=1))
+        registry.not_saved([node_id])
+    turns = 0
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(save_registry, store, registry, Events(time.time))
+        while not store.begun.is_set():
+            turns += 1
+            await trio.lowlevel.checkpoint()
+    assert turns > 5
+    assert len([key async for key, _ in store.scan(Table.PEERS)]) == 1000
 
 
 async def test_where_a_peer_answered_is_known_after_a_restart(autojump_clock: MockClock) -> None:
