@@ -160,11 +160,13 @@ def _disk(directory: Path | None) -> "FindingJson":
 
 def _targets(config: Path, *, must_be: bool) -> "Iterable[FindingJson]":
     from p2pd.invocation import read_config  # noqa: PLC0415 - start-up time
+    from p2pd.preflight import check_host  # noqa: PLC0415 - start-up time
 
     if not must_be and _is_absent(config):
         return
     try:
-        discovery = read_config(config, {}, "default").discovery
+        found = read_config(config, {}, "default")
+        check_host(found, Path(found.control.socket or "/"))
     except ConfigError as error:
         check = f"`p2pd --config {shlex.quote(str(config))} --check`"
         for problem in error.problems:
@@ -173,6 +175,7 @@ def _targets(config: Path, *, must_be: bool) -> "Iterable[FindingJson]":
             text = f"{remedy}; {check} says when it is right"
             yield _finding("config.refused", "problem", problem, text)
         return
+    discovery = found.discovery
     targets = [("seed", text) for text in discovery.seeds]
     targets += [("bootstrap", text) for text in discovery.bootstrap]
     with ThreadPoolExecutor(_MAX_TARGETS) as pool:

@@ -139,7 +139,10 @@ RULES = (
     # It reads the configuration as the daemon would.
     Rule(
         "p2pctl.local_checks",
-        ("p2pd.errors", "p2pd.invocation", "p2pd.control.client", "p2pd.control.results"),
+        (
+            *("p2pd.errors", "p2pd.invocation", "p2pd.preflight"),
+            *("p2pd.control.client", "p2pd.control.results"),
+        ),
     ),
     Rule(
         "p2pctl.lab*",

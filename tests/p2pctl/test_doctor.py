@@ -123,6 +123,8 @@ def test_names_of_the_configuration_are_looked_up_and_dialled(
         ("[discovery]\nseeds = 1", "discovery.seeds: expected a list"),
         ("[dht]\nreplicaton = 3", "did you mean dht.replication?"),
         ("a = " + "[" * 100_000, "nested too deeply"),
+        ('[node]\nnetwork_key_file = "/no/key"', "can't read /no/key: No such file"),
+        ('[control]\ngroup = "no-such-group"', "there is no group 'no-such-group'"),
     ],
 )
 def test_a_configuration_with_which_p2pd_does_not_start_is_a_problem(
