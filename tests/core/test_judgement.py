@@ -4,6 +4,7 @@ import heapq
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from hypothesis import strategies as st
@@ -51,7 +52,7 @@ def test_liars_neither_evict_the_honest_nor_make_them_dialled_without_end(seed: 
             assert not isinstance(action, Declare | Report), (seed, me, action)
             if isinstance(action, Redial):
                 dials[action.node].append(now)
-                at(now + 0.05, lambda then, about=action.node: hear(me, about, then))  # type: ignore[misc]
+                at(now + 0.05, partial(hear, me, action.node))
 
     def hear(me: NodeId, about: NodeId, now: float) -> None:
         machines[me].heard(about, now)
@@ -65,16 +66,13 @@ def test_liars_neither_evict_the_honest_nor_make_them_dialled_without_end(seed: 
             if me != accused and accuse(machines[me], accused, liar, now, age=age):
                 refuted = now + rng.uniform(0.1, 0.5)
                 delay = rng.uniform(0.0, 0.4)
-                at(
-                    refuted + delay,
-                    lambda then, me=me, refuted=refuted: vouch(me, accused, refuted, then),  # type: ignore[misc]
-                )
+                at(refuted + delay, partial(vouch, me, accused, refuted))
 
     for round_begin in range(100, 1000, 20):
         for liar in liars:
             for accused in honest:
                 moment = round_begin + rng.choice([0.0, rng.uniform(0, 20)])
-                at(moment, lambda then, liar=liar, accused=accused: lie(liar, accused, then))  # type: ignore[misc]
+                at(moment, partial(lie, liar, accused))
     while queue:
         now = queue[0][0]
         due, who = min((machine.next_due(), each) for each, machine in machines.items())

@@ -1,6 +1,6 @@
 """Who died is dead to all soon; nobody else is, whatever a liar says."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import pytest
 import trio
@@ -13,8 +13,9 @@ from p2pd.core.membership import HEARD_LATELY
 from p2pd.core.signs_of_life import ANSWERED_AT_ONCE
 from p2pd.errors import Busy
 from p2pd.ids import NodeId
+from p2pd.net.base import Stream
 from p2pd.net.faults import Cut
-from p2pd.net.sim import SimStream
+from p2pd.net.sim import SimPending, SimStream
 from p2pd.node import feelers, liveness, probing, routes
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.wire import codec
@@ -100,10 +101,12 @@ class Dials:
         for address, listener in world.network.listeners.items():
 
             def connect(
-                pending: object, host: str = address.host, inner: object = listener.connect
+                pending: SimPending,
+                host: str = address.host,
+                inner: Callable[[SimPending], None] = listener.connect,
             ) -> None:
                 self.at.setdefault(host, []).append(trio.current_time())
-                inner(pending)  # type: ignore[operator]
+                inner(pending)
 
             monkeypatch.setattr(listener, "connect", connect)
 
@@ -392,9 +395,9 @@ async def test_reach_makes_a_node_dial_within_its_budget(
         tried: list[float] = []
         dial = a.network.dial
 
-        async def count(address: object) -> object:
+        async def count(address: Address) -> Stream:
             tried.append(trio.current_time())
-            return await dial(address)  # type: ignore[arg-type]
+            return await dial(address)
 
         monkeypatch.setattr(a.network, "dial", count)
         asker = await ScriptedPeer(world).connect(a)
@@ -569,10 +572,10 @@ async def test_who_leaves_while_a_feeler_is_out_is_not_missed(
         tried = 0
         dial = a.network.dial
 
-        async def count(address: object) -> object:
+        async def count(address: Address) -> Stream:
             nonlocal tried
             tried += 1
-            return await dial(address)  # type: ignore[arg-type]
+            return await dial(address)
 
         monkeypatch.setattr(a.network, "dial", count)
         await world.until(lambda: tried > 0, within=90)

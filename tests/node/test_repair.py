@@ -231,7 +231,7 @@ async def test_what_belongs_elsewhere_is_dropped_once_it_is_there(
 
 
 async def test_nothing_is_dropped_while_one_of_its_replicas_lacks_it(
-    autojump_clock: MockClock,
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_world(5) as world:
         settings: dict[str, Any] = {"dht__replication": 3, "dht__repair_interval": 60.0}
@@ -242,13 +242,13 @@ async def test_nothing_is_dropped_while_one_of_its_replicas_lacks_it(
         async def refuse(*_: object) -> None:
             raise StoreError("full")
 
-        home[2].store.apply = refuse  # type: ignore[assignment, method-assign]
-        writer = ScriptedPeer(world)
-        await elsewhere.services.replica.write_all([record(writer, "k", b"v")], {key})
-        await trio.sleep(600)
-        assert Key.of("k") in tree(elsewhere)
-        assert [Key.of("k") in tree(node) for node in home] == [True, True, False]
-        del home[2].store.apply
+        with monkeypatch.context() as patch:
+            patch.setattr(home[2].store, "apply", refuse)
+            writer = ScriptedPeer(world)
+            await elsewhere.services.replica.write_all([record(writer, "k", b"v")], {key})
+            await trio.sleep(600)
+            assert Key.of("k") in tree(elsewhere)
+            assert [Key.of("k") in tree(node) for node in home] == [True, True, False]
         await world.until(lambda: holders(world, "k") == sorted_like(nodes, home), within=600)
 
 

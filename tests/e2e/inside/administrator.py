@@ -316,8 +316,7 @@ def main() -> None:
         began = time.monotonic()
         try:
             findings[step.__name__] = step()
-        # What failed is a finding, and the next step has its turn.
-        except Exception:  # noqa: BLE001
+        except Exception:  # noqa: BLE001 - what failed is a finding, and the next step has its turn
             findings[step.__name__] = {"traceback": traceback.format_exc()}
         findings[step.__name__]["took"] = round(time.monotonic() - began, 1)
         Path(sys.argv[1]).write_text(json.dumps(findings, indent=1))
