@@ -88,6 +88,7 @@ class GossipService:
         self._alarm = Alarm(env.alarms)
         self.dropped: Counter[str] = Counter()
         roster.on_connected.append(self._link_up)
+        roster.on_renewed.append(self._renewed)
         roster.on_disconnected.append(self._link_down)
         dispatch.add(Gossip, self._take)
         self._hand_on(dispatch, Have, self._machine.take_have)
@@ -168,7 +169,6 @@ class GossipService:
         item = Item(
             message_id_of(signed), signed, self._own_id, now_ms, hops=0, account=self._own_id
         )
-        self._link_all()
         self._machine.publish(item, trio.current_time())
         self._flush()
         self._deliver(item, publication)
@@ -200,16 +200,9 @@ class GossipService:
 
     def _compare(self) -> None:
         """Send our digest to a peer chosen at random."""
-        self._link_all()
         lasting = self._roster.lasting()
         if lasting:
             self._machine.digest_to(self._env.rng.choice(lasting).node_id)
-
-    def _link_all(self) -> None:
-        """Link connections made for a question that now stay, and those that replaced such."""
-        for peer, connection in self._roster.connections.items():
-            if not self._machine.has_link(peer):
-                self._link_up(connection)
 
     def _link_up(self, connection: Connection) -> None:
         if connection.passing:
@@ -219,6 +212,11 @@ class GossipService:
         if connection.direction is Direction.OUTBOUND:
             self._machine.digest_to(connection.node_id)
         self._wake()
+
+    def _renewed(self, connection: Connection) -> None:
+        """Link one that lasts, in the place of one that was made for a question."""
+        if not self._machine.has_link(connection.node_id):
+            self._link_up(connection)
 
     def _note_gossip(self, caller: Caller) -> None:
         """Link a connection in passing over which its dialler gossips: it means it to last.
@@ -262,7 +260,6 @@ class GossipService:
                 self._machine.decline(item.message_id, now, for_good=problem in _FOR_GOOD)
                 return
             self._admission.count(item.origin, item.issued)
-            self._link_all()
         self._payloads += not publication.topic.startswith(SYSTEM)
         if self._machine.receive(peer, item, now, spread=grant is Grant.SPREAD):
             self._deliver(item, publication)

@@ -44,7 +44,11 @@ _ACCEPTED_AFTER = 2.0
 
 
 class Roster:
-    """The table of connections; tasks in the background serve them."""
+    """The table of connections; tasks in the background serve them.
+
+    `on_connected` and `on_disconnected` are called where a peer comes and goes, `on_renewed` where
+    another connection takes the place of one to the same process, or the peer's record is new.
+    """
 
     def __init__(
         self, env: Env, config: ConnectionsConfig, registry: Registry, events: Events
@@ -129,6 +133,8 @@ class Roster:
                 address=str(connection.remote),
                 direction=connection.direction,
             )
+            for callback in self.on_renewed:
+                callback(connection)
         else:
             self._enter(connection, source)
         return True

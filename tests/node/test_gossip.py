@@ -391,15 +391,16 @@ async def test_a_peer_that_reads_slowly_costs_only_so_much(autojump_clock: MockC
             await world.until(lambda: connected(a) == {b.node_id.hex()}, within=20)
 
 
-async def test_a_connection_that_comes_to_stay_has_its_part(autojump_clock: MockClock) -> None:
-    """It was made for a question, and is not closed: as that to a seed."""
+async def test_one_that_lasts_in_the_place_of_one_for_a_question_has_its_part(
+    autojump_clock: MockClock,
+) -> None:
     async with open_world(1) as world:
         a = await world.start("a", lan=None)
         peer = ScriptedPeer(world)
-        line = await peer.connect(a, passing=True)
+        await peer.connect(a, passing=True)
         await trio.sleep(1)
         before = await a.node.publish("t", b"1")
-        a.services.roster.connections[peer.identity.node_id].passing = False
+        line = await peer.connect(a)
         await trio.sleep(8)
         after = await a.node.publish("t", b"2")
         pushed = ""
