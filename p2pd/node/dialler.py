@@ -213,6 +213,11 @@ class Dialler:
             self._registry.postpone(entry, trio.current_time() + _NO_ROOM_PAUSE)
             raise
         except P2PError as error:
+            # The peer may have dialled us meanwhile, as one behind a firewall does: then it is no
+            # news that it can't be reached, and whoever waits has a connection.
+            came = self._roster.connections.get(entry.node_id) if entry.node_id else None
+            if came is not None:
+                return came
             dial.error = error
             self._note_failure(entry, error)
             raise

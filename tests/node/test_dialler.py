@@ -502,3 +502,24 @@ async def test_no_question_undoes_a_disconnect(autojump_clock: MockClock, made_b
         if made_by == "bootstrap":
             await trio.sleep(600)
             assert a.is_connected_to(b)
+
+
+async def test_a_dial_is_no_failure_where_the_peer_came_meanwhile(
+    autojump_clock: MockClock,
+) -> None:
+    """As a peer behind a firewall does: nobody reaches it, and it dials out."""
+    async with open_world(1) as world:
+        a, b = await passive(world, "a", "b")
+        await meet(a, b)
+        world.conditions.unreachable.add(b.network.host)
+        entry = a.services.registry.get(b.node_id)
+        assert entry is not None
+        failures = entry.fail_count
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(a.services.dialler.connect_to, b.node_id)
+            await trio.sleep(1)
+            await b.node.connect(str(a.address))
+        assert a.is_connected_to(b)
+        assert (entry.fail_count, entry.last_error) == (failures, None)
+        assert "peer.dial_failed" not in a.codes()
+        assert_unharmed(a, b)
