@@ -191,21 +191,37 @@ def _inbound(seen: Observations) -> Findings:
     reached = [each for each in seen.dials if each.outcome is DialBackOutcome.REACHED]
     if reached:
         yield ok("inbound.ok", f"{reached[0].peer} connected to {reached[0].address}")
+        # One that was refused may have dialled an address that is not listened on.
+        missed = [
+            each
+            for each in seen.dials
+            if each.outcome is DialBackOutcome.SILENT
+            or (each.outcome is DialBackOutcome.REFUSED and not each.own)
+        ]
+    else:
+        missed = [*seen.dials]
+    if not missed:
         return
-    first = min(seen.dials, key=lambda each: (not each.own, each.outcome))
+    # Where one gets through, the others may be meant to stay out.
+    level = Level.WARNING if reached else Level.PROBLEM
+    first = min(missed, key=lambda each: (not each.own, each.outcome))
     port = first.address.rpartition(":")[2]
     if not first.own:
-        yield problem(
+        yield Finding(
             "inbound.translated",
+            level,
             f"{first.peer} sees this node at {first.address}, which is not an address of this "
             "host, and can't connect to it: a router between translates addresses (NAT)",
             f"forward TCP port {port} of the router to this host",
         )
         return
-    code, why = _CLOSED[first.outcome]
-    yield problem(
+    code, met, cause = _CLOSED[first.outcome]
+    if reached:
+        cause = "packets get lost on the way, or a firewall lets only some in"
+    yield Finding(
         code,
-        f"{first.peer} dialled {first.address} and {why}",
+        level,
+        f"{first.peer} dialled {first.address} and {met}: {cause}",
         f"let TCP port {port} in (docs/operations.md, Ports and firewall)",
     )
 
@@ -213,11 +229,13 @@ def _inbound(seen: Observations) -> Findings:
 _CLOSED = {
     DialBackOutcome.SILENT: (
         "inbound.dropped",
-        "got no answer: a firewall, most likely this host's, drops incoming TCP",
+        "got no answer",
+        "a firewall, most likely this host's, drops incoming TCP",
     ),
     DialBackOutcome.REFUSED: (
         "inbound.refused",
-        "was refused: a firewall rejects it, or p2pd does not listen there",
+        "was refused",
+        "a firewall rejects it, or p2pd does not listen there",
     ),
 }
 

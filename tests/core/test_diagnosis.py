@@ -265,12 +265,39 @@ def test_nodes_of_the_same_host_are_no_sign_of_the_others() -> None:
     assert list(found(Level.PROBLEM, interfaces=apart)) == ["interface.wrong"]
 
 
-def test_who_reaches_this_node_counts_more_than_who_does_not() -> None:
+@pytest.mark.parametrize(
+    ("code", "missed", "named"),
+    [
+        (
+            "inbound.translated",
+            DialSeen("b", "203.0.113.9:41000", DialBackOutcome.SILENT, own=False),
+            "b sees this node at 203.0.113.9:41000",
+        ),
+        (
+            "inbound.dropped",
+            DialSeen("b", "192.168.1.2:41000", DialBackOutcome.SILENT),
+            "b dialled 192.168.1.2:41000 and got no answer: packets get lost on the way, or",
+        ),
+    ],
+)
+def test_who_reaches_this_node_counts_more_than_who_does_not(
+    code: str, missed: DialSeen, named: str
+) -> None:
+    """But a neighbour behind the same router must not hide that nobody else gets through."""
+    dials = (missed, DialSeen("c", "192.168.1.2:41000", DialBackOutcome.REACHED))
+    assert "inbound.ok" in found(Level.OK, dials=dials)
+    warned = found(Level.WARNING, dials=dials)
+    assert list(warned) == [code]
+    assert named in warned[code].text
+    assert found(Level.PROBLEM, dials=dials) == {}
+
+
+def test_an_address_that_is_not_listened_on_is_no_trouble_where_another_is_reached() -> None:
     dials = (
-        DialSeen("b", "1.2.3.4:1", DialBackOutcome.SILENT),
+        DialSeen("b", "[fd00::2]:41000", DialBackOutcome.REFUSED),
         DialSeen("c", "192.168.1.2:41000", DialBackOutcome.REACHED),
     )
-    assert "inbound.ok" in found(Level.OK, dials=dials)
+    assert found(Level.WARNING, dials=dials) == {}
 
 
 def test_one_wrong_clock_among_many_is_not_ours() -> None:
