@@ -43,20 +43,22 @@ def look(
     also a finding if there is no file `config`.
     """
     places = [Path(state_dir)] if state_dir is not None else _usual_places(instance)
-    directory = next((each for each in places if _is_state(each)), None)
-    if directory is None and state_dir is not None:
-        directory = Path(state_dir)
-    owner = None if directory is None else _owner(directory)
+    found = [each for each in places if _is_state(each)]
+    if not found and state_dir is not None:
+        found = places
+    # Where one was run by hand before there was a service, there are two: the one in use counts.
+    owners = {each: owner for each in found if (owner := _owner(each)) is not None}
+    found = list(owners)[:1] or found
     log = f"why it stopped or hangs is in its log: `journalctl -u {unit_of(instance)}`"
     if denied:  # it may well run; the error says what to do
         control = _finding("control.denied", "problem", error)
-    elif owner is None:
+    elif not owners:
         control = _finding("control.unreachable", "problem", error, log)
     else:
-        control = _silent(owner, directory, error, log, absent=absent)
+        control = _silent(owners[found[0]], found[0], error, log, absent=absent)
     return [
         control,
-        _disk(directory),
+        *([_disk(each) for each in found] or [_disk(None)]),
         *_targets(Path(config), must_be=config_must_be),
         _finding(
             "network.untested",
@@ -108,9 +110,7 @@ def _owner(directory: Path) -> int | None:
     return None
 
 
-def _silent(
-    owner: int, directory: Path | None, error: str, log: str, *, absent: bool
-) -> "FindingJson":
+def _silent(owner: int, directory: Path, error: str, log: str, *, absent: bool) -> "FindingJson":
     """Say what keeps a process that has the state directory from answering."""
     has = f"process {owner} has the state directory {directory}"
     if _is_stopped(owner):
