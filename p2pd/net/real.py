@@ -135,7 +135,10 @@ class RealNetwork:
             found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or error
-            raise DialFailed(f"can't resolve {host}: {reason}; check the name") from None
+            # No name server answered: that says nothing about the name.
+            unanswered = isinstance(error, OSError) and error.errno == socket.EAI_AGAIN
+            suspect = "name service of this host" if unanswered else "name"
+            raise DialFailed(f"can't resolve {host}: {reason}; check the {suspect}") from None
         return list(dict.fromkeys(_address(sockaddr) for *_, sockaddr in found))
 
     def interfaces(self) -> list[Interface]:

@@ -383,6 +383,25 @@ async def test_a_name_that_is_none_is_a_failed_dial(near: RealNetwork, name: str
     assert "Errno" not in str(failed.value)
 
 
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (socket.EAI_NONAME, "check the name"),
+        (socket.EAI_AGAIN, "check the name service of this host"),
+    ],
+)
+async def test_a_name_is_not_blamed_where_no_server_answers(
+    near: RealNetwork, monkeypatch: pytest.MonkeyPatch, number: int, advice: str
+) -> None:
+    async def fail(*_: object, **__: object) -> None:
+        raise socket.gaierror(number, "it failed")
+
+    monkeypatch.setattr(trio.socket, "getaddrinfo", fail)
+    with pytest.raises(DialFailed) as failed:
+        await near.resolve("seed.example", 5)
+    assert str(failed.value) == f"can't resolve seed.example: it failed; {advice}"
+
+
 @needs_v6
 async def test_a_link_local_address_without_its_interface_is_said_to_lack_it() -> None:
     network = RealNetwork()
