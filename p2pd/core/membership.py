@@ -230,6 +230,18 @@ class Membership:
         """Note that a node was not dialled, as too many strangers are: it is dialled later."""
         self._suspects.put_off(node, now)
 
+    def dial_impossible(self, node: NodeId, now: float) -> None:
+        """Note that a node can't be dialled, as no address of it is known.
+
+        If we lost it, that is as good as no answer. A node that others reported is given up in
+        time: one reporter alone must not kill it, and it would be suspect for ever.
+        """
+        suspicion = self._suspects.suspicion(node)
+        if suspicion is not None and suspicion.lost:
+            self.dial_failed(node, now, refused=False)
+        elif suspicion is not None:
+            self._suspects.give_up_in_time(node, now)
+
     def others_reached(self, node: NodeId, now: float) -> None:
         """Note that a peer we asked reached a suspect: it is alive, though we can't reach it."""
         suspicion = self._suspects.suspicion(node)

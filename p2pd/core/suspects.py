@@ -348,10 +348,24 @@ class Suspects:
         suspicion = self._suspicions.get(node)
         if suspicion is None:
             return
-        if not (suspicion.lost or suspicion.last_chance):
-            self._probes.give_back(1)
+        self._give_back(suspicion)
         suspicion.dial_due = now + ASK_AGAIN + self._spread()
         self.schedule(node)
+
+    def give_up_in_time(self, node: NodeId, now: float) -> None:
+        """Forget a suspect that nobody here can dial, unless a quorum of reports is soon there."""
+        suspicion = self._suspicions[node]
+        self._give_back(suspicion)
+        suspicion.dial_due = suspicion.since + OUTCOME_WITHIN
+        if now < suspicion.dial_due:
+            self.schedule(node)
+        else:
+            self.drop(node)
+
+    def _give_back(self, suspicion: Suspicion) -> None:
+        """Return to the budget what a dial was to cost that then was not made."""
+        if not (suspicion.lost or suspicion.last_chance):
+            self._probes.give_back(1)
 
     def _spread(self) -> float:
         """Return seconds at random, the more the more suspects there are."""

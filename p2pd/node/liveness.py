@@ -22,7 +22,7 @@ from p2pd.core.actions import (
     Report,
     Revive,
 )
-from p2pd.core.entries import Source
+from p2pd.core.entries import Entry, Source
 from p2pd.core.membership import HEARD_LATELY, Membership
 from p2pd.core.signs_of_life import SignsOfLife
 from p2pd.errors import BadMessage, Busy
@@ -222,17 +222,26 @@ class LivenessService:
         now = trio.current_time()
         if outcome is ProbeOutcome.ANSWERED:
             self._machine.heard(node, now)
-        elif outcome is ProbeOutcome.NOT_TRIED and entry.proven:
-            # Others have to judge, and the machine asks again.
-            await self._ask_others(node)
         elif outcome is ProbeOutcome.NOT_TRIED:
-            # If nobody was ever connected to it, all others would be asked in vain.
-            self._machine.dial_put_off(node, now)
+            await self._judge_untried(node, entry)
         elif outcome is ProbeOutcome.UNCLEAR:
             self._machine.dial_unclear(node, now)
         else:
             self._machine.dial_failed(node, now, refused=outcome is ProbeOutcome.REFUSED)
         self._wake()
+
+    async def _judge_untried(self, node: NodeId, entry: Entry) -> None:
+        """Tell the machine what is to become of a suspect that could not be dialled."""
+        if entry.proven:
+            # Others have to judge, and the machine asks again.
+            await self._ask_others(node)
+        now = trio.current_time()
+        if not entry.addresses:
+            # To ask again would bring nothing.
+            self._machine.dial_impossible(node, now)
+        elif not entry.proven:
+            # If nobody was ever connected to it, all others would be asked in vain.
+            self._machine.dial_put_off(node, now)
 
     async def _ask_others(self, node: NodeId, last: bool = False) -> None:  # noqa: FBT001, FBT002 - a task's argument
         outcome, now = await self._probing.ask_others(node), trio.current_time()

@@ -6,7 +6,9 @@ from p2pd.core.actions import AskOthers, Declare, Evidence, Liveness, Redial, Re
 from p2pd.core.membership import WORST_HEALTH
 from p2pd.core.own_reports import GATHER
 from p2pd.core.suspects import (
+    DIALS_PER_SECOND,
     OUTCOME_WITHIN,
+    PROBE_WINDOW_LEAST,
 )
 from p2pd.core.suspicion import (
     ASK_AGAIN,
@@ -208,6 +210,47 @@ def test_an_outcome_that_nobody_tells_is_asked_for_again() -> None:
     machine.lost(ACCUSED, 0.0, reset=False)
     run(machine, 0.0)
     assert run(machine, OUTCOME_WITHIN) == [Redial(ACCUSED), AskOthers(ACCUSED)]
+
+
+def test_who_was_lost_and_has_no_address_is_judged_like_one_that_does_not_answer() -> None:
+    machine = membership()
+    machine.heard(ACCUSED, 0.0)
+    machine.lost(ACCUSED, 1.0, reset=True)
+    assert run(machine, 1.0) == [Redial(ACCUSED)]
+    machine.dial_impossible(ACCUSED, 1.0)
+    assert run(machine, 1.0) == [AskOthers(ACCUSED)]
+    machine.others_failed(ACCUSED, 2.0)
+    due = machine.next_due()
+    assert run(machine, due) == [AskOthers(ACCUSED, last=True), Redial(ACCUSED, last=True)]
+    machine.dial_impossible(ACCUSED, due)
+    assert run(machine, due) == [Declare(ACCUSED, Evidence.SILENT, ())]
+
+
+def test_who_was_only_reported_and_has_no_address_is_given_up_in_time() -> None:
+    machine = membership(known=20)
+    accuse(machine, ACCUSED, LIAR, 0.0)
+    dials, now = 0, 0.0
+    while now < OUTCOME_WITHIN + 10:
+        actions = run(machine, now)
+        assert actions in ([], [Redial(ACCUSED)])
+        if actions:
+            dials += 1
+            machine.dial_impossible(ACCUSED, now)
+        now += 0.5
+    assert dials == 2
+    assert machine.liveness(ACCUSED) is Liveness.UNKNOWN
+    assert machine.next_due() == float("inf")
+
+
+def test_a_quorum_decides_of_who_has_no_address() -> None:
+    machine = membership(known=20)
+    for number in range(QUORUM):
+        accuse(machine, ACCUSED, node(100 + number), 0.0)
+    window = PROBE_WINDOW_LEAST + 20 / DIALS_PER_SECOND
+    assert run(machine, window) == [Redial(ACCUSED)]
+    machine.dial_impossible(ACCUSED, window)
+    reporters = tuple(node(100 + number) for number in range(QUORUM))
+    assert run(machine, REFUTE_WAIT) == [Declare(ACCUSED, Evidence.SILENT, reporters)]
 
 
 def test_who_said_goodbye_is_unknown_and_left_in_peace() -> None:

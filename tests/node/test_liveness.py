@@ -643,6 +643,40 @@ async def test_a_suspect_that_the_registry_has_forgotten_is_given_up(
         assert services.liveness.of(gone) == "unknown"
 
 
+async def test_whose_address_another_node_has_now_is_not_suspect_for_ever(
+    autojump_clock: MockClock,
+) -> None:
+    """As where a host was installed anew: nobody can dial the node that it was before."""
+    async with open_world(0) as world:
+        nodes = [await world.start("n0", lan=None)]
+        for number in range(1, 3):
+            nodes.append(await world.start(f"n{number}", lan=None, bootstrap=nodes))
+        before = await world.start("before", lan=None, bootstrap=nodes, host="10.5.0.1")
+        await world.until(lambda: all(each.is_connected_to(before) for each in nodes))
+        await world.crash(before)
+        after = await world.start("after", lan=None, bootstrap=nodes, host="10.5.0.1")
+        await world.until(lambda: all_say("dead", nodes, before), within=20)
+        assert all_say("alive", nodes, after)
+
+
+async def test_a_lost_node_without_an_address_is_alive_where_others_reach_it(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(0) as world:
+        a = await world.start("a", lan=None)
+        b = await world.start("b", lan=None, bootstrap=[a])
+        await world.until(lambda: a.is_connected_to(b))
+        peer = ScriptedPeer(world)
+        lost, kept = await peer.connect(a), await peer.connect(b)
+        world.meanwhile(kept.serve, lambda _: None)
+        await trio.sleep(1)
+        await lost.stream.aclose()
+        await world.until(lambda: not connected(a) & {peer.identity.node_id.hex()}, within=1)
+        await trio.sleep(120)
+        assert seen(a, peer) == ["alive"]
+        assert deaths(a) == 0
+
+
 async def test_a_refutation_that_has_to_wait_is_still_dated_after_the_report(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
