@@ -96,7 +96,7 @@ class MulticastSocket(Protocol):
     """Datagrams to and from one group on one interface."""
 
     async def send(self, data: bytes) -> None:
-        """Send to the group; raises `OSError` if the interface can't."""
+        """Send to the group, now; raises `OSError` if the interface can't."""
 
     async def receive(self) -> tuple[bytes, str]:
         """Wait for a datagram; returns it and its sender's host. Raises `OSError`."""

@@ -38,11 +38,15 @@ class LinuxMulticastSocket:
         except BaseException:
             raw.close()
             raise
+        self._raw = raw
         self._socket = trio.socket.from_stdlib_socket(raw)
 
     async def send(self, data: bytes) -> None:
         """See `MulticastSocket`."""
-        await self._socket.sendto(data, self._destination)
+        # Where the interface takes no more, that is an OSError like any other. A task that waited
+        # for room would hold up the end of the node, and only one may wait for a socket.
+        self._raw.sendto(data, self._destination)
+        await trio.lowlevel.checkpoint()
 
     async def receive(self) -> tuple[bytes, str]:
         """See `MulticastSocket`; an IPv6 link-local sender comes with its `%scope`."""

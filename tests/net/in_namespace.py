@@ -35,6 +35,12 @@ def lan() -> None:
     ip("-6 addr add fe80::9/64 dev lan0 nodad")
 
 
+def get_stuck(name: str) -> None:
+    """Let a few datagrams pass over an interface; the next ones wait for hours."""
+    limit = "root tbf rate 8bit burst 2000 limit 100000000"
+    subprocess.run(["tc", "qdisc", "add", "dev", name, *limit.split()], check=True)
+
+
 def flap() -> None:
     """Change so much that the kernel drops notices."""
     batch = "\n".join("link set lan0 up\nlink set lan0 down" for _ in range(1500))
@@ -141,6 +147,19 @@ async def a_closed_socket_ends_who_waits() -> None:
         nursery.start_soon(wait)
         await trio.testing.wait_all_tasks_blocked()
         listener.close()
+
+
+async def who_sends_on_a_stuck_interface_waits_for_nothing() -> None:
+    lan()
+    get_stuck("lan0")
+    async with sockets(("lan0", V4, PORT)) as (one,):
+        refused = 0
+        for _ in range(5000):
+            try:
+                await one.send(b"beacon")
+            except OSError:
+                refused += 1
+        assert refused > 1000
 
 
 async def what_can_not_be_joined_is_an_os_error() -> None:
@@ -272,6 +291,7 @@ SCENARIOS: dict[str, Callable[[], Awaitable[None]]] = {
         a_group_can_be_left_and_joined_again,
         datagrams_stay_on_the_link,
         a_closed_socket_ends_who_waits,
+        who_sends_on_a_stuck_interface_waits_for_nothing,
         what_can_not_be_joined_is_an_os_error,
         only_interfaces_that_are_up_are_listed,
         an_address_is_listed_once_it_may_be_used,

@@ -21,7 +21,7 @@ def namespaces() -> None:
     """Skip where no network namespace can be made."""
     if os.geteuid() != 0:
         pytest.skip("a network namespace needs root")
-    for tool in ("unshare", "ip"):
+    for tool in ("unshare", "ip", "tc"):
         if shutil.which(tool) is None:
             pytest.skip(f"{tool} is not installed")
     if subprocess.run([*UNSHARE, "true"], check=False, capture_output=True).returncode:
