@@ -39,6 +39,8 @@ FULL_PAUSE = 2.0
 TIME_SLICE = 0.002
 # After a `busy` nothing is read from the peer for this long: refusing a flood costs, too.
 BUSY_PAUSE = 0.05
+# Seconds that a peer has to take what waits for it, once somebody waits for the end.
+FAREWELL = 5.0
 _RTT_WEIGHT = 0.125
 
 
@@ -167,6 +169,18 @@ class Connection:
             self.on_request = reason == ON_REQUEST
             # Or a log or the registry would read as if the peer had said it.
             self._outbox.close(f"this node said goodbye: {reason}")
+
+    async def see_off(self, reason: str) -> None:
+        """Close the connection, and wait for its end.
+
+        A peer that does not take our goodbye within `FAREWELL` seconds goes without: one that reads
+        little could stay for minutes.
+        """
+        self.close(reason)
+        with trio.move_on_after(FAREWELL):
+            await self.ended.wait()
+        self.abort(f"this node hung up: {reason}")
+        await self.ended.wait()
 
     @property
     def is_full(self) -> bool:

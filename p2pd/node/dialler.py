@@ -273,8 +273,7 @@ class Dialler:
         for _ in range(_MORE_DIALS):
             if not connection.passing:
                 break
-            connection.close("another one takes its place")
-            await connection.ended.wait()
+            await connection.see_off("another one takes its place")
             connection = await self.dial(address, source, lasting=True)
         return connection
 

@@ -205,8 +205,7 @@ class Node:
         connection = self.services.roster.connections.get(peer)
         if connection is None:
             raise NotFound(f"no connection to {peer.short}")
-        connection.close(ON_REQUEST)
-        await connection.ended.wait()
+        await connection.see_off(ON_REQUEST)
 
     async def ping(self, peer: NodeId) -> float:
         """Return the seconds of one round trip; dials if need be. Raises `P2PError`."""

@@ -1,11 +1,14 @@
 """Connections that left the table do not pile up behind it, though their peers read nothing."""
 
+from contextlib import suppress
+
 import pytest
 import trio
 from trio.testing import MockClock
 
+from p2pd.node.connection import FAREWELL
 from p2pd.simulation.world import SimNode, World, open_world
-from p2pd.wire.messages import Echo
+from p2pd.wire.messages import Echo, Pong
 from tests.node.scripted import Line, ScriptedPeer, assert_unharmed
 
 
@@ -45,4 +48,29 @@ async def test_who_made_room_for_others_is_soon_gone(autojump_clock: MockClock) 
             await clog(world, await peer.connect(a, passing=True))
             await trio.sleep(0.5)
             assert open_at(world, a) <= 2 * places + 1
+        assert_unharmed(a)
+
+
+async def test_whoever_a_user_disconnects_is_soon_gone(autojump_clock: MockClock) -> None:
+    async with open_world(3) as world:
+        a = await world.start("a", lan=None)
+        peer = ScriptedPeer(world)
+        line = await peer.connect(a)
+        await clog(world, line)
+
+        async def show_life() -> None:
+            with suppress(trio.BrokenResourceError):
+                while True:
+                    await line.send(Pong())
+                    await trio.sleep(1)
+
+        world.meanwhile(show_life)
+        await trio.sleep(1)
+        before = trio.current_time()
+        await a.node.disconnect(peer.identity.node_id)
+        assert trio.current_time() - before <= FAREWELL
+        await trio.sleep(1)
+        assert open_at(world, a) == 0
+        [entry] = a.services.registry
+        assert entry.parted
         assert_unharmed(a)
