@@ -72,9 +72,12 @@ def _outlook(entry: Entry, wall: float) -> list[WhyStep]:
         steps.append(WhyStep(None, "peer.last_error", entry.last_error))
     wait = entry.retry_at - trio.current_time()
     if entry.parted:
-        steps.append(WhyStep(None, "dial.parted", "a user ended the last connection"))
+        parted = "a user disconnected these two nodes"
+        if wait > 0:
+            parted += "; until it is dialled again, connections are for single requests only"
+        steps.append(WhyStep(None, "dial.parted", parted))
     if wait > 0:
-        text = f"not dialled for another {wait:.0f} s"
+        text = f"not dialled for another {wait:.0f} s" if wait >= 1 else "dialled again in a moment"
         if entry.failures_in_row:
             text = f"{_count(entry.failures_in_row, 'failure')} in a row: {text}"
         steps.append(WhyStep(wall + wait, "dial.backoff", text))

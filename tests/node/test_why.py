@@ -195,8 +195,28 @@ async def test_whom_a_user_parted(autojump_clock: MockClock) -> None:
             why = one.node.why(other.node_id)
             assert (why.status, why.liveness) == ("disconnected", "alive")
             assert why.summary.endswith(f"{who} said goodbye: disconnected on request")
-            assert "a user ended the last connection" in text_of(why, "dial.parted")
+            assert text_of(why, "dial.parted") == (
+                "a user disconnected these two nodes; until it is dialled again, connections are "
+                "for single requests only"
+            )
             assert text_of(why, "dial.backoff") == "not dialled for another 299 s"
+        await trio.sleep(298.5)
+        assert text_of(a.node.why(b.node_id), "dial.backoff") == "dialled again in a moment"
+
+
+async def test_a_connection_for_a_request_after_a_user_parted_them(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a, b = await pair(world)
+        await a.node.disconnect(b.node_id)
+        await trio.sleep(1)
+        await a.node.ping(b.node_id)
+        await trio.sleep(30)
+        why = a.node.why(b.node_id)
+        assert why.summary.endswith("no longer needed")
+        # The last connection ended by itself: the user is the reason that it did not stay.
+        assert "a user disconnected these two nodes" in text_of(why, "dial.parted")
 
 
 async def test_who_left(autojump_clock: MockClock) -> None:
