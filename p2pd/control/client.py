@@ -3,6 +3,7 @@
 Nothing here may cost start-up time: `p2pctl` imports this and little more.
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -31,6 +32,7 @@ _MAX_ANSWER_BYTES: Final = 256 * 1024 * 1024
 _TICK_SECONDS: Final = 0.1
 _LONGEST_WAIT: Final = 1.0
 _QUEUE_SECONDS: Final = 0.02
+_MOST_NAMED: Final = 8
 
 Waiting = Callable[[float], None]
 """Told about ten times a second how many seconds a request has been under way."""
@@ -309,9 +311,39 @@ def _connect(
     origin = " ($P2PCTL_SOCKET)" if [os.environ.get("P2PCTL_SOCKET")] == [*sockets] else ""
     raise DaemonUnreachable(
         f"no p2pd answers at {' or '.join(sockets)}{origin}: is it running? "
-        f"Start it with {_how_to_start(instance)}, or name its socket with --socket PATH",
+        f"Start it with {_how_to_start(instance)}, or name its socket with --socket PATH"
+        f"{_others_here(sockets, instance)}",
         absent=True,
     )
+
+
+def _others_here(sockets: Sequence[str], instance: str | None) -> str:
+    """Name the instances that run beside the one that does not: one of them may be meant."""
+    if instance is None:
+        return ""
+    names: set[str] = set()
+    for directory in {os.path.dirname(path) for path in sockets}:  # noqa: PTH120 - see above
+        with contextlib.suppress(OSError):
+            names |= {
+                name.removesuffix(".sock")
+                for name in os.listdir(directory)  # noqa: PTH208 - pathlib is slow to import
+                if name.endswith(".sock") and _is_listened_to(f"{directory}/{name}")
+            }
+    shown = sorted(filter(_is_instance_name, names))[:_MOST_NAMED]
+    flags = ", ".join(f"--instance {name}" for name in shown)
+    return f". Others run here: {flags}" if shown else ""
+
+
+def _is_listened_to(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(0)
+        try:
+            sock.connect(path)
+        except (BlockingIOError, PermissionError):
+            pass  # its queue is full; this user may not connect
+        except OSError:
+            return False
+    return True
 
 
 def _is_socket(path: str) -> bool:

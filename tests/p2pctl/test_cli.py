@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import socket
 import sys
 from typing import Any
 
@@ -138,6 +139,26 @@ def test_the_socket_is_named_by_option_then_environment_then_default(
     runtime.mkdir(parents=True)
     (runtime / "other.sock").symlink_to(daemon.path)
     assert main(["status", "--instance", "other"]) == 0
+
+
+def test_where_nobody_answers_the_instances_that_run_are_named(
+    daemon: Daemon, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = daemon.path.parent / "run" / "p2pd"
+    runtime.mkdir(parents=True)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime.parent))
+    monkeypatch.delenv("P2PCTL_SOCKET", raising=False)
+    for name in ("a", "b"):
+        (runtime / f"{name}.sock").symlink_to(daemon.path)
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(str(runtime / "killed.sock"))
+    (runtime / "notes.txt").touch()
+    assert main(["status", "--instance", "typo"]) == 4
+    assert capsys.readouterr().err.endswith(
+        "with --socket PATH. Others run here: --instance a, --instance b\n"
+    )
+    assert main(["status", "--socket", str(runtime / "typo.sock")]) == 4
+    assert "Others" not in capsys.readouterr().err
 
 
 def test_put_passes_its_options_on(daemon: Daemon, capsys: Captured) -> None:
