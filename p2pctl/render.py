@@ -173,6 +173,10 @@ def status(result: "results.StatusResult") -> str:
     if peers["connected"] == 0:
         counts += "; `p2pctl doctor` says why"
     noun = "record" if store["records"] == 1 else "records"
+    messages = ", ".join(
+        f"{count} duplicate" if (name, count) == ("duplicates", 1) else f"{count} {name}"
+        for name, count in gossip.items()
+    )
     lines = [
         ("node", result["node_id"]),
         ("name", result["name"]),
@@ -185,7 +189,7 @@ def status(result: "results.StatusResult") -> str:
         ("roles", ", ".join(result["roles"])),
         ("peers", counts),
         ("store", f"{store['records']} {noun}, {size(store['bytes'])}"),
-        ("gossip", ", ".join(f"{count} {name}" for name, count in gossip.items())),
+        ("gossip", messages),
     ]
     return "\n".join(f"{name:<11}{escaped(value) or _ABSENT}" for name, value in lines)
 
@@ -364,16 +368,14 @@ def lookup(result: "results.LookupResultJson") -> str:
         (ids[node["node_id"]], escaped(node["address"]), str(node["distance_bits"]))
         for node in result["found"]
     ]
-    took = f"{len(hops)} queries in {milliseconds(result['elapsed_ms'])}"
-    return "\n".join(
-        (
-            f"target {escaped(result['target'])}, {took}",
-            "",
-            table(("DEPTH", "NODE", "RTT", "OUTCOME"), hops),
-            "",
-            table(("CLOSEST", "ADDRESS", "DISTANCE BITS"), found),
-        )
-    )
+    queries = "1 query" if len(hops) == 1 else f"{len(hops)} queries"
+    lines = [
+        f"target {escaped(result['target'])}, {queries} in {milliseconds(result['elapsed_ms'])}"
+    ]
+    if hops:
+        lines += ["", table(("DEPTH", "NODE", "RTT", "OUTCOME"), hops)]
+    lines += ["", table(("CLOSEST", "ADDRESS", "DISTANCE BITS"), found)]
+    return "\n".join(lines)
 
 
 def _clock(time: str) -> str:

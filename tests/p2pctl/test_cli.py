@@ -80,7 +80,7 @@ def test_text_says_the_same(daemon: Daemon, capsys: Captured) -> None:
         return captured.out
 
     assert str(daemon.node.node_id) in text("status")
-    assert "gossip     3 published, 5 delivered, 1 duplicates, 0 dropped\n" in text("status")
+    assert "gossip     3 published, 5 delivered, 1 duplicate, 0 dropped\n" in text("status")
     header, alice, bob = text("peers").splitlines()
     assert header.index("LIVENESS") == alice.index("alive")
     assert header.startswith("NODE ")
@@ -159,6 +159,26 @@ def test_where_nobody_answers_the_instances_that_run_are_named(
     )
     assert main(["status", "--socket", str(runtime / "typo.sock")]) == 4
     assert "Others" not in capsys.readouterr().err
+
+
+def test_a_lookup_that_asked_one_or_nobody() -> None:
+    hop: results.LookupHopJson = {
+        "node_id": BOB.hex(),
+        "depth": 1,
+        "rtt_ms": 0.5,
+        "outcome": "answered",
+    }
+    found: results.FoundNodeJson = {
+        "node_id": BOB.hex(),
+        "address": "192.0.2.2:1",
+        "distance_bits": 3,
+    }
+    result: results.LookupResultJson = {
+        "target": ALICE.hex(), "found": [found], "hops": [hop], "elapsed_ms": 1.0
+    }  # fmt: skip
+    assert f"target {ALICE}, 1 query in 1.00 ms\n\nDEPTH" in render.lookup(result)
+    result["hops"] = []
+    assert f"target {ALICE}, 0 queries in 1.00 ms\n\nCLOSEST" in render.lookup(result)
 
 
 def test_put_passes_its_options_on(daemon: Daemon, capsys: Captured) -> None:
