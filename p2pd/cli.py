@@ -246,7 +246,7 @@ def _by_its_flag(problem: str, given: Collection[str]) -> str:
 def _parse_assignment(text: str) -> tuple[str, object]:
     path, equals, value = text.partition("=")
     path, value = path.strip(), value.strip()
-    if not equals:
+    if not equals or not path:
         raise ConfigError(f"--set: expected SECTION.KEY=VALUE, not {show(text)}")
     try:
         table = tomllib.loads(f"value = {value}")

@@ -121,7 +121,7 @@ class TestSet:
                 r'log.level: expected one of "debug", "info", "warning", "error", not "1\nx',
             ),
             ("node.nmae=x", "node.nmae: unknown key; did you mean node.name?"),
-            ("=x", '"": unknown key'),
+            ("=x", '--set: expected SECTION.KEY=VALUE, not "=x"'),
         ],
     )
     def test_mistakes(self, assignment: str, problem: str) -> None:
