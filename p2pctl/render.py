@@ -263,8 +263,8 @@ def peer_line(peer: "results.PeerJson", style: Style) -> str:
     alive = style.paint(f"{escaped(peer['liveness']):<8}", peer["liveness"])
     name = escaped(peer["name"] or _ABSENT)
     address = escaped(peer["address"] or _ABSENT)
-    line = f"{escaped(node):<8}  {shown}  {alive}  {address:<24}  {name}"
-    return f"{line}  {escaped(peer['last_error'])}" if peer["last_error"] else line
+    line = f"{escaped(node):<8}  {shown}  {alive}  {address:<24}  {name:<16}"
+    return f"{line}  {escaped(peer['last_error'] or '')}".rstrip()
 
 
 def event_line(event: "results.EventJson", style: Style) -> str:

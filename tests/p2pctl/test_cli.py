@@ -440,3 +440,16 @@ def test_the_parser_for_completion_knows_every_command() -> None:
     for name in COMMANDS:
         with pytest.raises(SystemExit):
             full_parser().parse_args([name, "--help"])
+
+
+def test_errors_stand_below_each_other_in_what_is_watched(daemon: Daemon, capsys: Captured) -> None:
+    assert main(["peers", "--json"]) == 0
+    [peer, *_] = json.loads(capsys.readouterr().out)
+    style = render.Style(io.StringIO())
+    short, long = (
+        render.peer_line(peer | {"name": name, "last_error": "no"}, style)
+        for name in ("al", "workshop")
+    )
+    assert short.index("  no") > short.index("al")
+    assert len(short) == len(long)
+    assert render.peer_line(peer | {"last_error": None}, style).endswith(peer["name"])
