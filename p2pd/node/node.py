@@ -171,7 +171,7 @@ class Node:
             if each.node_id is None and text in map(str, each.addresses):
                 said = each.last_error or "it was not dialled yet"
                 raise NotFound(f"which node is at {text} is not known so far: {said}")
-        if text == self.services.own.name or self.node_id.hex().startswith(prefix):
+        if text == self.services.own.name or self._is_own_prefix(text):
             raise NotFound(f"{text!r} is this node itself; `p2pctl status` tells about it")
         hint = ""
         if 0 < len(text) < _LEAST_PREFIX and set(text.lower()) <= set("0123456789abcdef"):
@@ -316,14 +316,22 @@ class Node:
     def _node_id(self, text: str) -> NodeId:
         """Read the ID of a node that need not be known, or the prefix or name of one that is.
 
-        Raises `NotFound` or `AmbiguousPeer`.
+        Of this node, too. Raises `NotFound` or `AmbiguousPeer`.
         """
         if text == self.services.own.name:
             return self.node_id
         if len(text) == ID_BITS // 4:
             with suppress(ValueError):
                 return NodeId.from_hex(text)
-        return self.resolve_peer(text)
+        try:
+            return self.resolve_peer(text)
+        except NotFound:
+            if self._is_own_prefix(text):
+                return self.node_id
+            raise
+
+    def _is_own_prefix(self, text: str) -> bool:
+        return len(text) >= _LEAST_PREFIX and self.node_id.hex().startswith(text.lower())
 
     def _address_of(self, peer: NodeId) -> str:
         if peer == self.node_id:

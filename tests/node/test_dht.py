@@ -615,6 +615,9 @@ async def test_an_owned_key_is_its_owners_alone(autojump_clock: MockClock) -> No
         for node in (a, b, c):
             assert (await node.node.get("k", owner=str(a.node_id))).winner.value == b"mine"
             assert (await node.node.get("k")).winner.value == b"everybody's"
+            # By a prefix also where the owner is the node itself, as by its whole ID and its name.
+            found = await node.node.get("k", owner=str(a.node_id)[:16].upper())
+            assert found.winner.value == b"mine"
         await b.node.delete("k", owned=True)
         with pytest.raises(NotFound):
             await a.node.get("k", owner=str(b.node_id))
