@@ -192,7 +192,7 @@ class Handshake:
             raise HandshakeRefused(
                 Reason.IDENTITY_CLASH,
                 "another running node has this node's identity (a copied state directory?); "
-                "stop one of the two, remove its identity file and start it again",
+                "stop one of the two, move its identity.json away and start it again",
             )
         self.proven = True
         return peer
