@@ -86,7 +86,7 @@ def document(outcomes: Sequence[Outcome]) -> str:
 def check_can_plot() -> None:
     """Raise `ConfigError` if matplotlib is not installed: before a long run, not after it."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise ConfigError("--plot needs matplotlib: pip install 'p2pd[simulation]'")
+        raise ConfigError("--plot needs matplotlib: .venv/bin/pip install -e '.[simulation]'")
 
 
 def plot(outcomes: Sequence[Outcome], file: Path) -> None:
