@@ -195,7 +195,8 @@ def _target(check: str, text: str) -> "FindingJson":
         found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         remedy = "correct the name, or mend the name service of this host"
-        return _finding(f"{check}.unresolved", "problem", f"{text}: {error}", remedy)
+        said = getattr(error, "strerror", None) or str(error)
+        return _finding(f"{check}.unresolved", "problem", f"{text}: {said}", remedy)
     said = ""
     for family, kind, *_, address in found:
         try:

@@ -154,7 +154,7 @@ def _targets(seen: Observations) -> Findings:
             yield Finding(
                 f"{check}.unresolved",
                 level,
-                f"{target.text}: {target.unresolved}",
+                about(target.text, target.unresolved),
                 f"correct the name in discovery.{_key(target)}, or mend the name service "
                 "of this host",
             )
@@ -164,11 +164,17 @@ def _targets(seen: Observations) -> Findings:
             yield Finding(
                 f"{check}.unreachable",
                 level,
-                f"{target.text}: {target.failure}",
+                about(target.text, target.failure),
                 _target_remedy(target),
             )
         else:
             yield ok(f"{check}.ok", f"{target.text} answers at {target.answered}")
+
+
+def about(what: str, said: object) -> str:
+    """Say of what something is said, unless that names it already."""
+    text = str(said)
+    return text if what in text else f"{what}: {text}"
 
 
 def _key(target: TargetSeen) -> str:
@@ -303,7 +309,7 @@ def _peers(seen: Observations, *, explained: bool) -> Findings:
         yield Finding(
             "peers.unreachable",
             level,
-            f"no peer is connected, {seen.known} known: {said}",
+            f"no peer is connected{f', {seen.known} known' if seen.known else ''}: {said}",
             f"{_APART if not explained else 'see to the problems above first'}; "
             "`p2pctl why PEER` says more",
         )

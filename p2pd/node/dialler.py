@@ -408,10 +408,12 @@ class Dialler:
         # that said it stops is mostly no longer there.
         expected = reason == Reason.ONESELF or entry.left
         level = logging.INFO if expected else logging.WARNING
+        who = describe(entry)
         self._registry.failed(entry, str(error), trio.current_time())
         self._events.emit(
             "peer.dial_failed",
-            f"can't connect to {describe(entry)}: {error}",
+            # An address is named by the error itself.
+            str(error) if who in str(error) else f"can't connect to {who}: {error}",
             level=level if news else logging.DEBUG,
             peer=entry.node_id,
             address=str(entry.addresses[0]) if entry.addresses else None,

@@ -7,7 +7,7 @@ import trio
 
 from p2pd.address import Address, unscoped
 from p2pd.config import Config
-from p2pd.core.diagnosis import diagnose
+from p2pd.core.diagnosis import about, diagnose
 from p2pd.core.entries import Source, Status
 from p2pd.core.findings import Finding
 from p2pd.core.observations import (
@@ -143,7 +143,7 @@ class Doctor:
             other_hosts=tuple(unscoped(each.remote.host) for each in self._elsewhere(notes)),
             known=len(registry),
             unreachable=tuple(
-                f"{describe(each)}: {each.last_error}" for each in apart if each.last_error
+                about(describe(each), each.last_error) for each in apart if each.last_error
             ),
         )
 

@@ -321,6 +321,18 @@ def test_where_something_else_explains_it_nobody_is_sent_to_the_firewalls_of_oth
     assert str(explained.remedy).startswith("see to the problems above first")
 
 
+def test_an_address_is_named_once() -> None:
+    refused = "can't dial 192.0.2.1:4: Connection refused"
+    target = TargetSeen("192.0.2.1:4", seed=True, failure=refused, reason="dial_failed")
+    assert found(Level.PROBLEM, targets=(target,))["seed.unreachable"].text == refused
+    other = attrs.evolve(target, failure="no answer")
+    told = found(Level.PROBLEM, targets=(other,))["seed.unreachable"].text
+    assert told == "192.0.2.1:4: no answer"
+    # Of who is behind it nothing is known, so nobody is counted as known.
+    apart = found(Level.PROBLEM, **ALONE, unreachable=(refused,))["peers.unreachable"]
+    assert apart.text == f"no peer is connected: {refused}"
+
+
 def test_an_address_that_does_not_answer_may_be_out_of_reach_of_this_host_alone() -> None:
     silent = attrs.evolve(TARGET, failure="no answer", reason="dial_failed")
     [told] = found(Level.PROBLEM, targets=(silent,)).values()

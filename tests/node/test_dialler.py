@@ -456,6 +456,15 @@ async def test_that_a_peer_which_left_is_not_there_is_no_warning(
         assert max(failures) == level
 
 
+async def test_a_failed_dial_of_an_address_names_it_once(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, discovery__bootstrap=["10.7.0.1:41000"])
+        await trio.sleep(10)
+        told = [each.message for each in a.events if each.code == "peer.dial_failed"]
+        assert told
+        assert {each.count("10.7.0.1:41000") for each in told} == {1}
+
+
 async def test_who_joins_a_dial_has_all_addresses_tried(autojump_clock: MockClock) -> None:
     """A probe's dial tries only the first ones."""
     async with open_world(1) as world:
