@@ -29,9 +29,10 @@ def interfaces(seen: Observations) -> Findings:
         yield Finding(
             "interface.none",
             worse_alone(seen),
-            "no interface but loopback is up and has an address: no other host can be reached",
-            "bring the network up: `ip address` shows the interfaces and their addresses; p2pd "
-            "follows by itself",
+            "no interface but loopback is up with a link and an address: no other host can be "
+            "reached",
+            "bring the network up: `ip address` shows the interfaces, their addresses, and "
+            "NO-CARRIER where the cable or the access point is missing; p2pd follows by itself",
         )
     else:
         for pattern in wanted:

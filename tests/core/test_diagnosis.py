@@ -115,7 +115,7 @@ def test_every_check_says_something() -> None:
             {"interfaces": (LOOPBACK, lan(ANSWERED, name="br-lan", used=False))},
             "left out as that of containers or tunnels",
         ),
-        ("interface.none", {"interfaces": (LOOPBACK,), **ALONE}, "up and has an address"),
+        ("interface.none", {"interfaces": (LOOPBACK,), **ALONE}, "up with a link and an address"),
         (
             "multicast.dropped",
             {"interfaces": (lan(LinkSeen(V4, looped=False), LinkSeen(V6, hosts=("fe80::3",))),)},
