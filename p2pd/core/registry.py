@@ -107,6 +107,8 @@ class Registry:
         news = entry is not None and record.sequence > entry.sequence
         if entry is not None and news and self._hearsay.move(node_id, entry, usable):
             _take_record(entry, signed, record)
+            # It was started again, or has another address.
+            entry.left = False
             # What worked or was heard recently is kept after what the peer itself says.
             for address in reversed(usable):
                 _put_first(entry.addresses, address)
@@ -355,12 +357,14 @@ class Registry:
     def sample(self, count: int, exclude: NodeId | None) -> list[Signed]:
         """Pick signed records to pass on: of connected peers first, then of proven ones.
 
-        None of the dead, and from as many different public networks as there are.
+        None of those that are dead or have left, and from as many different public networks as
+        there are.
         """
         connected: list[Entry] = []
         others: list[Entry] = []
         for entry in self._entries.values():
-            if entry.proven and not entry.dead and entry.node_id != exclude:
+            gone = entry.dead or entry.left
+            if entry.proven and not gone and entry.node_id != exclude:
                 (connected if entry.status is Status.CONNECTED else others).append(entry)
         # Enough to choose from, without shuffling a large table for each question.
         pool = self._rng.sample(connected, min(2 * count, len(connected)))

@@ -9,7 +9,7 @@ import trio
 
 from p2pd.address import Address
 from p2pd.core.budget import Budget
-from p2pd.core.entries import Entry, Source, Status
+from p2pd.core.entries import Entry, Source
 from p2pd.core.registry import MAX_ADDRESSES
 from p2pd.errors import (
     Busy,
@@ -401,9 +401,7 @@ class Dialler:
     def _note_failure(self, entry: Entry, error: P2PError) -> None:
         reason = error.reason if isinstance(error, HandshakeRefused) else error.code
         news = reason not in entry.reasons
-        # At an old address there may be another node by now.
-        if entry.status is not Status.CONNECTED:
-            entry.reasons.add(reason)
+        entry.reasons.add(reason)
         # One list of bootstrap addresses for a whole fleet names every node to itself, and a node
         # that said it stops is mostly no longer there.
         expected = reason == Reason.ONESELF or entry.left

@@ -22,6 +22,7 @@ from p2pd.core.actions import (
     Report,
     Revive,
 )
+from p2pd.core.bounded import BoundedTable
 from p2pd.core.entries import Entry, Source
 from p2pd.core.membership import HEARD_LATELY, Membership
 from p2pd.core.signs_of_life import SignsOfLife
@@ -53,6 +54,8 @@ INTRODUCE_TO = 128
 # A silence of this many seconds beyond a `ping_interval` says nothing yet, however short the
 # timeout.
 LEAST_AWAY = 1.0
+# Nodes that said goodbye before they were known; beyond that, the first of them is forgotten.
+MAX_LEFT_UNKNOWN = 256
 # A timer that comes this many seconds late means that this process did not run.
 LATE = 1.0
 
@@ -90,6 +93,8 @@ class LivenessService:
         self._feelers = Feelers(env, roster, probing, self._machine, self._wake)
         self._under_way: dict[NodeId, None] = {}
         self._signs_of_life = SignsOfLife()
+        # Who left before it was known here, and when (Unix ms): an older word may come later.
+        self._left_unknown = BoundedTable[NodeId, int](MAX_LEFT_UNKNOWN)
         # When anybody was heard last, and whether that was so long ago that this node was away.
         self._heard_at = -math.inf
         self._was_away = False
@@ -339,14 +344,20 @@ class LivenessService:
             self._env.background.start(self._redial, accused)
 
     def _take_sign_of_life(self, origin: NodeId, publication: Publication) -> None:
+        if publication.issued <= self._left_unknown.get(origin, -1):
+            return
         if self._learn_own(origin, publication) is not None:
             now, wall_ms = trio.current_time(), self._env.wall_ms()
             self._machine.vouched(origin, publication.issued, now, wall_ms)
             self._wake()
 
     def _take_leave(self, origin: NodeId, publication: Publication) -> None:
-        record, entry = self._learn_own(origin, publication), self._registry.get(origin)
-        if record is None or entry is None or origin in self._roster.connections:
+        entry = self._registry.get(origin)
+        if entry is None:
+            self._left_unknown[origin] = publication.issued
+            return
+        record = self._learn_own(origin, publication)
+        if record is None or origin in self._roster.connections:
             return
         # A later record that we know means that it was started again since.
         if record.sequence >= entry.sequence:

@@ -575,6 +575,17 @@ def test_who_is_passed_on_was_proven_and_the_connected_come_first() -> None:
     assert table.sample(5, node(99)) != table.sample(5, node(99))
 
 
+def test_who_left_is_passed_on_again_once_it_was_started_again() -> None:
+    table = registry()
+    connect(table, 1, lan(1))
+    assert len(table.sample(1, exclude=None)) == 1
+    table.disconnected(node(1), "it left", WALL, 0.0)
+    table.left(node(1))
+    assert table.sample(1, exclude=None) == []
+    learn(table, 1, [lan(1)], sequence=5)
+    assert len(table.sample(1, exclude=None)) == 1
+
+
 def test_changes_are_taken_once_and_hearsay_is_none_of_them() -> None:
     table = registry()
     learn(table, 1, [lan(1)])

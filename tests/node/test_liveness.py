@@ -629,6 +629,29 @@ async def test_whose_only_link_is_out_holds_not_all_others_dead(autojump_clock: 
         assert seen(node, *others).count("dead") <= 1
 
 
+async def test_an_older_word_of_who_had_left_before_it_was_known_says_nothing(
+    autojump_clock: MockClock,
+) -> None:
+    """A newcomer gets the publications of the last minutes in any order."""
+    async with open_world(0) as world:
+        a = await world.start("a", lan=None, connections__target=0)
+        teller = ScriptedPeer(world)
+        line, gone = await teller.connect(a), ScriptedPeer(world)
+        record = codec.encode(gone.record())
+        before = publish(gone, liveness.ALIVE_TOPIC, record)
+        await trio.sleep(1)
+        await line.send(publish(gone, liveness.LEFT_TOPIC, record))
+        await trio.sleep(1)
+        book = a.services.exchange._book
+        book.learn(gone.record(), told_over="10.9.0.1", told_by=teller.identity.node_id)
+        await line.send(before)
+        await trio.sleep(1)
+        assert seen(a, gone) == ["unknown"]
+        await line.send(publish(gone, liveness.ALIVE_TOPIC, record))
+        await trio.sleep(1)
+        assert seen(a, gone) == ["alive"]
+
+
 async def test_a_suspect_that_the_registry_has_forgotten_is_given_up(
     autojump_clock: MockClock,
 ) -> None:
