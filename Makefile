@@ -71,6 +71,7 @@ bench: $(READY)
 	$(BIN)/python -m bench
 
 $(READY): pyproject.toml
+	@echo 'Installing p2pd into $(VENV), once: half a minute or so' >&2
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@

@@ -150,7 +150,13 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "lookup": Command(
         "the DHT's route to a key or a node, hop by hop",
         "p2pctl lookup greeting",
-        (argument("target", metavar="KEY|NODE", help="a key, or a node ID, prefix or name"),),
+        (
+            argument(
+                "target",
+                metavar="KEY|NODE",
+                help="a node ID, or the prefix or name of a known node; else a key",
+            ),
+        ),
         commands.lookup,
     ),
     "why": Command(

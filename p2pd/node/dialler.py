@@ -224,8 +224,10 @@ class Dialler:
         finally:
             cut_short = connection is None and dial.error is None and not self._leaving
             silent = entry.node_id not in self._roster.connections
-            if cut_short and silent and trio.current_time() - began >= CUT_SHORT:
-                self._note_failure(entry, DialTimedOut("no answer while somebody waited for it"))
+            took = trio.current_time() - began
+            if cut_short and silent and took >= CUT_SHORT:
+                said = f"no answer for {took:.1f} s, until none was needed any more"
+                self._note_failure(entry, DialTimedOut(said))
             entry.dialling = False
             if entry.node_id is not None and self._dials.get(entry.node_id) is dial:
                 del self._dials[entry.node_id]
