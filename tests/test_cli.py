@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import p2pd
-from p2pd import __version__, cli
+from p2pd import __main__, __version__, cli
 from p2pd.config import Config
 from p2pd.config_file import load
 from p2pd.errors import ConfigError, StartError, StoreError
@@ -355,3 +355,13 @@ def test_the_module_runs() -> None:
     done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert done.stderr == 'p2pd: unknown flag "--prot"; did you mean --port?\n'
+
+
+def test_ctrl_c_before_it_is_loaded_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "main", interrupt)
+    with pytest.raises(SystemExit) as ended:
+        __main__.main()
+    assert ended.value.code == __main__.INTERRUPTED
