@@ -38,6 +38,9 @@ MARGIN = 8
 # newcomers make themselves known, and otherwise every node of a large network would look around
 # at once when the first record is written.
 LOOK_AGAIN = 60.0
+# The latter is longer by a share between these: all look around together when one of them goes,
+# and otherwise would again when it is back.
+_SPREAD = (0.0, 0.5)
 # A newcomer asks this many of the nearest whether there are any records, and takes over from
 # them what it is to tend.
 ASKED_FIRST = 3
@@ -88,6 +91,8 @@ class Repair:
         self._gone = BoundedTable[NodeId, None](MOST_GONE)
         self._survey_at = self._look_at = math.inf
         self._looked_at = -math.inf
+        # Seconds from the last lookup of the own ID to the next one after arrivals.
+        self._rest = self._seldom
         self._all_known = False
         self._watching = False
         self._started = trio.current_time()
@@ -112,6 +117,7 @@ class Repair:
                     self._survey(now)
                 if now >= self._look_at:
                     self._look_at, self._looked_at = math.inf, now
+                    self._rest = self._seldom * (1 + self._env.rng.uniform(*_SPREAD))
                     nursery.start_soon(self._look_around)
                 while limit.available_tokens and (visit := self.tending.take(now)) is not None:
                     limit.acquire_on_behalf_of_nowait(visit)
@@ -255,7 +261,7 @@ class Repair:
         self._gone.pop(connection.node_id, None)
         is_news = self._watching and connection.node_id not in self._near
         if is_news and self._is_near(connection.node_id):
-            self._plan_survey(self._survey_time(connection, was_away=was_away), self._seldom)
+            self._plan_survey(self._survey_time(connection, was_away=was_away), self._rest)
 
     def _survey_time(self, connection: Connection, *, was_away: bool) -> float:
         """Return when to look again whose the records are, now that a node came.

@@ -26,7 +26,7 @@ from p2pd.ids import Key, NodeId, closest_first
 from p2pd.net.faults import Cut
 from p2pd.node import republish
 from p2pd.node.reconciler import BATCH_BYTES, BYTES_AT_ONCE, BYTES_PER_SECOND
-from p2pd.node.repair import NEW
+from p2pd.node.repair import NEW, Repair
 from p2pd.node.replica import PURGE_INTERVAL, Replica
 from p2pd.simulation.checks import closest
 from p2pd.simulation.trace import Traffic
@@ -181,6 +181,36 @@ async def test_whom_a_node_had_only_not_met_is_compared_with_later_than_a_newcom
         print(f"all the same after {both:.0f} s")
         newcomer = await world.start("e", lan=None, bootstrap=[d], **interval)
         await world.until(lambda: len(tree(newcomer)) == 2, within=10)
+
+
+async def test_who_looked_around_together_does_not_do_so_again(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All look when one of them goes; when it is back, each in its own time."""
+    looked: list[float] = []
+    look_around = Repair._look_around
+
+    async def noted(self: Repair) -> None:
+        looked.append(trio.current_time())
+        await look_around(self)
+
+    async with open_world(1) as world:
+        nodes = await network(world, 12)
+        await nodes[0].node.put("a", b"1")
+        await trio.sleep(700)
+        monkeypatch.setattr(Repair, "_look_around", noted)
+        await world.stop(nodes[1])
+        await trio.sleep(20)
+        assert len(looked) == 11
+        assert max(looked) - min(looked) < 5
+        looked.clear()
+        await world.start(nodes[1].name)
+        # Its own look around is at once.
+        await trio.sleep(20)
+        looked.clear()
+        await trio.sleep(600)
+        assert len(looked) == 11
+        assert max(looked) - min(looked) > 60
 
 
 async def test_who_leaves_hands_over(autojump_clock: MockClock) -> None:
