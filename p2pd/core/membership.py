@@ -231,7 +231,7 @@ class Membership:
         self._suspects.put_off(node, now)
 
     def dial_impossible(self, node: NodeId, now: float) -> None:
-        """Note that a node can't be dialled, as no address of it is known.
+        """Note that a node can't be dialled: no address of it is known, or we dial nobody.
 
         If we lost it, that is as good as no answer. A node that others reported is given up in
         time: one reporter alone must not kill it, and it would be suspect for ever.

@@ -241,7 +241,7 @@ class LivenessService:
             # Others have to judge, and the machine asks again.
             await self._ask_others(node)
         now = trio.current_time()
-        if not entry.addresses:
+        if not entry.addresses or self._roster.config.max_outbound == 0:
             # To ask again would bring nothing.
             self._machine.dial_impossible(node, now)
         elif not entry.proven:

@@ -682,6 +682,16 @@ async def test_whose_address_another_node_has_now_is_not_suspect_for_ever(
         assert all_say("alive", nodes, after)
 
 
+async def test_who_dials_nobody_judges_whom_it_lost_too(autojump_clock: MockClock) -> None:
+    async with open_world(0) as world:
+        hub = await world.start("hub", lan=None, connections__max_outbound=0)
+        others = [await world.start(name, lan=None, bootstrap=[hub]) for name in "ab"]
+        await world.until(lambda: all(each.is_connected_to(hub) for each in others))
+        await world.crash(others[1])
+        await world.until(lambda: all_say("dead", [hub, others[0]], others[1]), within=30)
+        assert all_say("alive", [hub], others[0])
+
+
 async def test_a_lost_node_without_an_address_is_alive_where_others_reach_it(
     autojump_clock: MockClock,
 ) -> None:
