@@ -229,7 +229,7 @@ class GossipService:
         if connection is None or connection is not caller or not connection.passing:
             return
         if connection.direction is Direction.INBOUND and not connection.given_up:
-            connection.passing = False
+            self._roster.keep(connection)
             self._link_up(connection)
 
     def _link_down(self, connection: Connection) -> None:

@@ -111,8 +111,9 @@ class Roster:
             self._remove(old, old.end_reason)
         elif old is not None and not self._replace(old, connection):
             return False
-        # The same process on another connection is no news.
+        # The same process on another connection is no news, unless only this one lasts.
         replaces = node_id in self.connections
+        comes_to_stay = replaces and old is not None and _is_told(connection) > _is_told(old)
         self.connections[node_id] = connection
         if replaces:
             peer = connection.peer
@@ -133,11 +134,20 @@ class Roster:
                 address=str(connection.remote),
                 direction=connection.direction,
             )
+            if comes_to_stay:
+                self._tell_connected(connection, entry, logging.INFO)
             for callback in self.on_renewed:
                 callback(connection)
         else:
             self._enter(connection, source)
         return True
+
+    def keep(self, connection: Connection) -> None:
+        """Let a connection in passing last from now on."""
+        connection.passing = False
+        entry = self.registry.get(connection.node_id)
+        if entry is not None:
+            self._tell_connected(connection, entry, logging.INFO)
 
     def renew(self, node_id: NodeId, opened: OpenedRecord) -> None:
         """Take the record that a connected peer announces in place of the one in its hello."""
@@ -339,7 +349,9 @@ class Roster:
             self._tell_connected(connection, entry, logging.DEBUG)
             self._env.background.start(self._tell_if_it_stays, connection, entry)
         else:
-            self._tell_connected(connection, entry, logging.INFO)
+            self._tell_connected(
+                connection, entry, logging.INFO if _is_told(connection) else logging.DEBUG
+            )
         for callback in self.on_connected:
             callback(connection)
 
@@ -384,7 +396,7 @@ class Roster:
         self._events.emit(
             "peer.disconnected",
             f"disconnected from {describe(entry)}: {reason}",
-            level=logging.DEBUG if again else logging.INFO,
+            level=logging.DEBUG if again or not _is_told(connection) else logging.INFO,
             peer=peer,
             address=str(connection.remote),
             reason=reason,
@@ -399,6 +411,11 @@ class Roster:
             dial_number=connection.peer.dial_number,
             peer_instance=connection.peer.instance,
         )
+
+
+def _is_told(connection: Connection) -> bool:
+    """Whether it is worth a line in the log: one for a single question comes and goes."""
+    return not connection.passing or connection.given_up
 
 
 def _order_addresses(entry: Entry, connection: Connection) -> None:

@@ -532,3 +532,31 @@ async def test_a_dial_is_no_failure_where_the_peer_came_meanwhile(
         assert (entry.fail_count, entry.last_error) == (failures, None)
         assert "peer.dial_failed" not in a.codes()
         assert_unharmed(a, b)
+
+
+async def test_a_connection_for_a_question_is_no_news_until_it_comes_to_stay(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__target=0)
+        peer = ScriptedPeer(world)
+
+        def told() -> list[tuple[str, int]]:
+            codes = ("peer.connected", "peer.disconnected")
+            return [(each.code, each.level) for each in a.events if each.code in codes]
+
+        question = await peer.connect(a, passing=True)
+        await question.stream.aclose()
+        await world.until(lambda: len(told()) == 2, within=1)
+        assert [level for _, level in told()] == [logging.DEBUG] * 2
+
+        await peer.connect(a, passing=True)
+        lasting = await peer.connect(a)
+        await world.until(lambda: len(told()) == 4, within=1)
+        await lasting.stream.aclose()
+        await world.until(lambda: len(told()) == 5, within=1)
+        assert told()[2:] == [
+            ("peer.connected", logging.DEBUG),
+            ("peer.connected", logging.INFO),
+            ("peer.disconnected", logging.INFO),
+        ]

@@ -1,6 +1,7 @@
 """What is published reaches all who subscribed, once, and nobody can make more of it than that."""
 
 import itertools
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -420,6 +421,10 @@ async def test_who_came_in_passing_and_gossips_is_linked(autojump_clock: MockClo
         assert not a.services.roster.lasting()
         await line.send(Have(()))
         await trio.sleep(0.1)
+        assert [each.level for each in a.events if each.code == "peer.connected"] == [
+            logging.DEBUG,
+            logging.INFO,
+        ]
         published = await a.node.publish("t", b"1")
         with trio.fail_after(1):
             pushed = (await line.expect(Gossip)).publication
