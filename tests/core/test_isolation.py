@@ -5,9 +5,18 @@ import itertools
 import pytest
 
 from p2pd.core.actions import AskOthers, Declare, Evidence, Liveness, Redial, Report
-from p2pd.core.isolation import CUT_OFF, LONGEST
+from p2pd.core.isolation import CUT_OFF, LONGEST, WINDOW
 from p2pd.ids import NodeId
-from tests.core.evidence import fail_silently, heard_of, membership, node, run, run_unanswered
+from tests.core.evidence import (
+    LIAR,
+    accuse,
+    fail_silently,
+    heard_of,
+    membership,
+    node,
+    run,
+    run_unanswered,
+)
 
 
 def test_an_isolation_is_over_where_others_are_still_heard() -> None:
@@ -70,9 +79,10 @@ def test_the_next_isolation_lasts_as_long_again() -> None:
 def test_more_losses_do_not_make_an_isolation_longer() -> None:
     machine = membership(connected=6)
     for number in range(1, 6):
-        machine.lost(node(number), 10.0 + 3 * number, reset=False)
-    begin = 10.0 + 3 * 5
-    machine.in_touch(begin + LONGEST, begin + LONGEST)
+        machine.lost(node(number), 10.0, reset=False)
+    assert machine.isolated
+    machine.lost(node(6), 10.0 + LONGEST - 1, reset=False)
+    machine.in_touch(10.0 + LONGEST, 10.0 + LONGEST)
     assert not machine.isolated
 
 
@@ -84,6 +94,42 @@ def test_being_in_touch_means_nothing_without_an_isolation() -> None:
     assert Declare(node(1), Evidence.SILENT, ()) in run_unanswered(machine, 30.0)
 
 
+def test_being_in_touch_does_not_hide_the_losses_that_begin_an_isolation() -> None:
+    machine = membership(connected=4)
+    for number in (1, 2, 3):
+        assert not machine.isolated
+        fail_silently(machine, node(number), 10.0)
+        machine.in_touch(10.0, 10.0)
+    assert machine.isolated
+
+
+def test_it_is_judged_by_the_most_connections_of_a_window() -> None:
+    machine = membership(connected=2)
+    machine.set_population(8, 10, 1.0)
+    for number in (1, 2):
+        machine.lost(node(number), 2.0, reset=False)
+    assert not machine.isolated
+
+
+def test_connections_of_long_ago_hide_no_isolation() -> None:
+    machine = membership(connected=30)
+    for now, count in enumerate((20, 10, 4)):
+        machine.set_population(count, 30, float(now))
+    for number in (1, 2, 3):
+        machine.lost(node(number), 3.0 + WINDOW, reset=False)
+    assert machine.isolated
+
+
+def test_what_was_lost_before_a_sleep_begins_no_isolation_after_it() -> None:
+    machine = membership(connected=4)
+    for number in (1, 2):
+        machine.lost(node(number), 10.0, reset=False)
+    machine.slept(12.0)
+    machine.set_population(4, 10, 12.0)
+    machine.lost(node(3), 12.0, reset=False)
+    assert not machine.isolated
+
+
 def test_a_last_dial_that_fails_in_an_isolation_is_made_again_after_it() -> None:
     machine = membership(connected=4)
     heard_of(machine, 1, 2, 3, 4)
@@ -93,8 +139,37 @@ def test_a_last_dial_that_fails_in_an_isolation_is_made_again_after_it() -> None
         fail_silently(machine, node(number), 20.0)
     assert machine.isolated
     machine.dial_failed(node(1), 20.5, refused=False)
+    assert machine.liveness(node(1)) is Liveness.SUSPECT
     machine.in_touch(20.0 + LONGEST, 20.0 + LONGEST)
     assert Declare(node(1), Evidence.SILENT, ()) in run_unanswered(machine, 30.0 + LONGEST)
+
+
+def test_only_who_was_lost_in_it_ends_an_isolation() -> None:
+    machine = membership(connected=4)
+    machine.lost(node(9), 5.0, reset=False)
+    machine.heard(node(9), 6.0)
+    for number in (1, 2, 3):
+        machine.lost(node(number), 10.0, reset=False)
+    machine.heard(node(8), 11.0)
+    machine.unlinked(node(9))
+    machine.heard(node(9), 11.0)
+    assert machine.isolated
+    machine.heard(node(1), 12.0)
+    assert not machine.isolated
+
+
+def test_a_dial_without_answer_counts_where_others_gave_none_either() -> None:
+    for lost in (False, True):
+        machine = membership(connected=4)
+        for number in (1, 2, 3):
+            if lost:
+                machine.lost(node(number), 10.0, reset=True)
+            else:
+                machine.heard(node(number), 0.0)
+                machine.unlinked(node(number))
+                accuse(machine, node(number), LIAR, 10.0)
+            machine.dial_unclear(node(number), 11.0)
+        assert machine.isolated is lost
 
 
 def test_who_pretends_to_be_lost_again_and_again_holds_off_no_verdict() -> None:
