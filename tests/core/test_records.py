@@ -193,6 +193,24 @@ def test_an_author_of_very_many_keys_goes_on_as_a_new_actor(
     assert merge([made[0], write(by, [made[0]], name="k0")])[0].actor == made[3].actor
 
 
+def test_an_author_that_remembers_as_much_as_it_can_still_replaces_its_own_versions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(records, "MAX_REMEMBERED", 2)
+    by = author(1)
+    first, _ = write(by, name="k0"), write(by, name="k1")
+    unseen = write(by, name="k0")
+    assert merge([first, unseen]) == [unseen]
+
+
+def test_an_author_whose_clock_was_far_ahead_goes_on_as_a_new_actor() -> None:
+    by = author(1)
+    ahead = write(by, now_ms=NOW_MS + 2 * MAX_CLOCK_AHEAD_MS)
+    later = write(by)
+    assert clock_is_plausible(later.record, NOW_MS)
+    assert later.actor != ahead.actor
+
+
 def test_at_its_bound_a_vector_keeps_what_was_there_and_who_wrote_last() -> None:
     latest = write(author(0))
     for number in range(1, MAX_SEEN + 3):
@@ -222,6 +240,12 @@ def test_an_owned_key_is_one_for_each_owner() -> None:
     mine = write(one, owned=True)
     assert mine.key == Key.of("key", NodeId.of(mine.record.writer))
     assert len({mine.key, write(other, owned=True).key, write(one).key}) == 3
+
+
+def test_what_is_written_under_an_owned_key_replaces_nothing_under_the_shared_one() -> None:
+    by = author(1)
+    write(by)
+    assert write(by, owned=True).record.seen == ()
 
 
 @given(histories(12), st.integers(NOW_MS - 10, NOW_MS + 10))
@@ -258,7 +282,12 @@ def test_a_clock_is_plausible_up_to_a_day_ahead() -> None:
 
 def test_what_is_past_its_time_or_deleted_is_not_living() -> None:
     now_there = [write(author(1)), write(author(2), expires=NOW_MS + 1)]
-    gone = [write(author(3), expires=NOW_MS), write(author(4), now_there, None)]
+    gone = [
+        write(author(3), expires=NOW_MS),
+        write(author(4), now_there, None),
+        # By a clock that is ahead of ours.
+        write(author(5), now_there, None, now_ms=NOW_MS + 60_000),
+    ]
     assert living([*gone, *now_there], NOW_MS) == now_there
 
 
