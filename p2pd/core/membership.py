@@ -103,8 +103,6 @@ class Membership:
         if known is not None and known.alive and known.linked_at is not None and not known.claims:
             known.heard_at = now
             return
-        if node == self._own_id:
-            return
         known = known or self._known.of(node)
         if known.linked_at is None:
             known.linked_at = now
@@ -132,8 +130,6 @@ class Membership:
         saw ourselves, or than a report that stands (a quorum of them, if it is dead). In any case,
         reports of an earlier time no longer count. `wall_ms` is the present in Unix milliseconds.
         """
-        if node == self._own_id:
-            return
         known = self._known.of(node)
         if issued_ms <= known.issued_ms:
             return
@@ -173,8 +169,6 @@ class Membership:
         `reset`: by a reset or the end of the stream; else by silence. Not `linked`: there was no
         connection, but a probe that nothing had asked for failed.
         """
-        if node == self._own_id:
-            return
         known = self._known.of(node)
         known.alive = False
         known.lost = True
@@ -188,7 +182,6 @@ class Membership:
         if not reset:
             suspicion.ask_due = now
             self._fell_silent(node, suspicion, now)
-        self._suspects.schedule(node)
 
     def dial_failed(self, node: NodeId, now: float, *, refused: bool) -> None:
         """Note that our dial of a node failed; this matters only if the node is suspect.
@@ -317,7 +310,7 @@ class Membership:
             known.heard_at = max(known.heard_at, heard_at)
         if known.left or known.issued_ms > observed_ms:
             return False
-        observed_at = now - max(age, 0.0)
+        observed_at = now - age
         if stranger or not self._reporters.admit(accused, reporter, now):
             if stranger and heard_at is None and known.heard_at <= observed_at:
                 self._suspects.suspect_if_quorum_reported(accused, now)
@@ -351,7 +344,7 @@ class Membership:
 
         Each time costs one point, and one more for each whole second.
         """
-        self._set_health(min(WORST_HEALTH, self._health + 1 + int(max(seconds, 0.0))))
+        self._set_health(min(WORST_HEALTH, self._health + 1 + int(seconds)))
 
     def on_time(self) -> None:
         """Note that a timer of ours came on time."""

@@ -445,6 +445,14 @@ def test_who_hears_nobody_gives_no_verdict_by_reports() -> None:
     assert isinstance(declared, Declare)
 
 
+def test_further_reports_do_not_put_off_the_verdict_of_a_quorum() -> None:
+    machine = membership(known=100_000)
+    for number in range(10, 10 + 2 * QUORUM):
+        accuse(machine, ACCUSED, node(number), 100.0 + (number - 10) / 10)
+    quorum_at = 100.0 + (QUORUM - 1) / 10
+    assert len(declared(run(machine, quorum_at + REFUTE_WAIT))) == 1
+
+
 def test_a_moment_without_contact_costs_a_verdict_no_more_than_itself() -> None:
     heard_at = 100.0
     machine = membership(known=100_000, last_heard=lambda: heard_at)

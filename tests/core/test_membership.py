@@ -13,10 +13,13 @@ from p2pd.core.suspects import (
 from p2pd.core.suspicion import (
     ASK_AGAIN,
     GRACE,
+    LAST_DIAL,
+    MAX_REPORTS,
     MOST_UNCLEAR,
     QUORUM,
     REFUTE_WAIT,
     SUSPICION_MOST,
+    suspicion_time,
 )
 from tests.core.evidence import (
     ACCUSED,
@@ -34,6 +37,7 @@ from tests.core.evidence import (
 
 def test_who_was_never_heard_of_is_unknown_and_who_was_heard_alive() -> None:
     machine = membership()
+    machine.unlinked(ACCUSED)
     assert machine.liveness(ACCUSED) is Liveness.UNKNOWN
     machine.heard(ACCUSED, 0.0)
     assert machine.liveness(ACCUSED) is Liveness.ALIVE
@@ -125,6 +129,7 @@ def test_a_last_dial_that_could_not_be_made_is_made_a_little_later() -> None:
     run(machine, 20.0)
     machine.others_failed(ACCUSED, 20.1)
     again = [AskOthers(ACCUSED, last=True), Redial(ACCUSED, last=True)]
+    assert run(machine, 20.0 + ASK_AGAIN) == []
     assert run(machine, 20.1 + ASK_AGAIN) == again
     # As one whose cable was out: what those said who were asked then counts no more.
     machine.dial_unclear(ACCUSED, 22.0)
@@ -149,6 +154,7 @@ def test_others_who_give_no_answer_are_asked_again_a_few_times() -> None:
     run(machine, 1.0)
     for number in range(1, MOST_UNCLEAR):
         machine.others_unclear(ACCUSED, 5.0 * number)
+        assert run(machine, 5.0 * number + ASK_AGAIN - 0.1) == []
         assert run(machine, 5.0 * number + ASK_AGAIN) == [AskOthers(ACCUSED)]
     machine.others_unclear(ACCUSED, 5.0 * MOST_UNCLEAR)
     asked_last = 5.0 * MOST_UNCLEAR
@@ -267,6 +273,46 @@ def test_who_said_goodbye_is_unknown_and_left_in_peace() -> None:
     assert run(machine, 1000.0) == []
 
 
+def test_who_left_has_left_until_something_is_heard_of_it() -> None:
+    machine = membership()
+    assert not machine.has_left(ACCUSED)
+    machine.heard(ACCUSED, 0.0)
+    assert not machine.has_left(ACCUSED)
+    machine.left(ACCUSED, 1.0)
+    assert machine.has_left(ACCUSED)
+    machine.lost(ACCUSED, 2.0, reset=True, linked=False)
+    assert not machine.has_left(ACCUSED)
+    machine.left(ACCUSED, 3.0)
+    machine.heard(ACCUSED, 4.0)
+    assert not machine.has_left(ACCUSED)
+    machine.unlinked(ACCUSED)
+    assert accuse(machine, ACCUSED, LIAR, 5.0)
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_suspect_of_which_nothing_is_known_any_more_is_given_up(lost: bool) -> None:
+    machine = membership()
+    machine.heard(ACCUSED, 0.0)
+    machine.unlinked(ACCUSED)
+    if lost:
+        machine.lost(ACCUSED, 1.0, reset=True)
+    else:
+        accuse(machine, ACCUSED, LIAR, 1.0)
+    machine.forget(ACCUSED)
+    assert machine.liveness(ACCUSED) is Liveness.UNKNOWN
+    assert run(machine, 600.0) == []
+
+
+def test_the_dead_stay_dead_where_another_probe_of_them_fails() -> None:
+    machine = membership()
+    machine.lost(ACCUSED, 1.0, reset=True)
+    machine.dial_failed(ACCUSED, 1.0, refused=True)
+    run(machine, 2.0)
+    machine.lost(ACCUSED, 3.0, reset=False, linked=False)
+    assert machine.liveness(ACCUSED) is Liveness.DEAD
+    assert run(machine, 600.0) == []
+
+
 @pytest.mark.parametrize("refused", [True, False])
 def test_a_failed_dial_of_somebody_not_suspect_changes_nothing(refused: bool) -> None:
     machine = membership()
@@ -302,6 +348,22 @@ def test_a_publication_revives_only_if_it_is_newer_than_what_we_saw() -> None:
     machine.lost(ACCUSED, 12.0, reset=True)
     machine.vouched(ACCUSED, wall(11.0), 12.1, wall(12.1))
     assert machine.liveness(ACCUSED) is Liveness.SUSPECT
+
+
+def test_an_older_word_that_comes_late_takes_nothing_from_a_newer_one() -> None:
+    machine = membership()
+    for issued in (20.0, 10.0):
+        machine.vouched(ACCUSED, wall(issued), 21.0, wall(21.0))
+    assert not accuse(machine, ACCUSED, LIAR, 22.0, age=7.0)
+
+
+def test_a_word_refutes_what_was_observed_before_it_though_it_was_told_later() -> None:
+    machine = membership(known=100_000)
+    machine.heard(ACCUSED, 0.0)
+    machine.unlinked(ACCUSED)
+    assert accuse(machine, ACCUSED, LIAR, 20.0, age=10.0)
+    machine.vouched(ACCUSED, wall(15.0), 20.1, wall(20.1))
+    assert machine.liveness(ACCUSED) is Liveness.ALIVE
 
 
 def test_a_word_that_is_dated_ahead_hides_no_later_report() -> None:
@@ -391,6 +453,9 @@ def test_the_losses_of_an_isolation_do_not_begin_the_next_one() -> None:
     for number in (1, 2, 3):
         machine.lost(node(number), 10.0, reset=False)
     machine.heard(node(1), 11.0)
+    # Nor do further dials of those that have not come back yet.
+    for number in (2, 3):
+        machine.dial_failed(node(number), 11.5, refused=False)
     for number in (4, 1):
         assert not machine.isolated
         machine.lost(node(number), 12.0, reset=False)
@@ -437,6 +502,17 @@ def test_after_a_sleep_all_verdicts_wait_anew() -> None:
     assert machine.isolated
 
 
+def test_a_last_dial_that_a_sleep_interrupts_is_not_the_last_one() -> None:
+    machine = membership()
+    fail_silently(machine, ACCUSED, 10.0)
+    assert Redial(ACCUSED, last=True) in run(machine, 20.0)
+    machine.slept(20.1)
+    assert run(machine, 40.0) == [Redial(ACCUSED)]
+    machine.dial_failed(ACCUSED, 40.0, refused=False)
+    assert run(machine, 41.0) == [AskOthers(ACCUSED)]
+    assert machine.liveness(ACCUSED) is Liveness.SUSPECT
+
+
 def test_poor_health_makes_all_waits_longer_until_it_is_better() -> None:
     def waited(lates: int, on_times: int) -> float:
         machine = membership(known=100_000)
@@ -452,6 +528,16 @@ def test_poor_health_makes_all_waits_longer_until_it_is_better() -> None:
     assert waited(2, 0) == pytest.approx(3 * REFUTE_WAIT)
     assert waited(2, 1) == pytest.approx(2 * REFUTE_WAIT)
     assert waited(100, 0) == pytest.approx((1 + WORST_HEALTH) * REFUTE_WAIT)
+    machine = membership()
+    # One point, and one for each whole second.
+    machine.late(2.5)
+    fail_silently(machine, ACCUSED, 100.0)
+    assert machine.next_due() == pytest.approx(100.0 + 4 * (suspicion_time(1) - LAST_DIAL))
+    machine.lost(ACCUSED, 200.0, reset=False)
+    machine.dial_failed(ACCUSED, 200.0, refused=False)
+    run(machine, 230.0)
+    machine.others_failed(ACCUSED, 230.0)
+    assert machine.next_due() == pytest.approx(230.0 + 4 * GRACE)
 
 
 def test_health_that_worsens_puts_off_a_verdict_under_way() -> None:
@@ -471,7 +557,7 @@ def test_independent_reports_shorten_our_own_suspicion() -> None:
         machine.dial_failed(ACCUSED, 100.0, refused=False)
         return machine.next_due() - 100.0
 
-    assert 1.0 == waited(3) < waited(2) < waited(1) < SUSPICION_MOST
+    assert 1.0 == waited(MAX_REPORTS) == waited(3) < waited(2) < waited(1) < SUSPICION_MOST
     machine = membership()
     fail_silently(machine, ACCUSED, 100.0)
     # That others failed to reach it is one confirmation, as log 2 / log 4 is a half.
