@@ -707,6 +707,27 @@ async def test_a_replica_that_a_write_did_not_reach_gets_it_afterwards(
         assert all(each[0].record.value == b"v" for each in held)
 
 
+async def test_a_replica_that_refuses_a_write_is_left_to_repair(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Store] = []
+    take = Replica._take
+
+    def refuse_one(replica: Replica, call: Call, message: Store) -> None:
+        if replica is nodes[4].services.replica:
+            asked.append(message)
+            raise InvalidRequest("it breaks a rule")
+        take(replica, call, message)
+
+    async with open_world(1) as world:
+        monkeypatch.setattr(Replica, "_take", refuse_one)
+        nodes = await network(world, 5)
+        written = await nodes[0].node.put("k", b"v")
+        assert (written.stored, written.wanted) == (4, 5)
+        await trio.sleep(2)
+        assert len(asked) == 1
+
+
 async def test_what_most_could_not_say_is_not_said_to_be_absent(autojump_clock: MockClock) -> None:
     async with open_world(1) as world:
         nodes = await network(world, 6)

@@ -11,7 +11,7 @@ from trio.testing import MockClock
 
 from p2pd.address import Address
 from p2pd.core.merkle import EMPTY
-from p2pd.errors import P2PError, TooFewReplicas
+from p2pd.errors import ConnectionLost, P2PError, TooFewReplicas
 from p2pd.net import sim
 from p2pd.net.faults import constant_latency
 from p2pd.net.sim import SimStream
@@ -219,6 +219,31 @@ async def test_a_peer_that_never_reads(autojump_clock: MockClock) -> None:
         assert not connected(a)
         assert a.node.peers()[0].last_error == "the peer reads too slowly"
         await still_serves(world, a)
+
+
+async def test_who_waits_to_ask_a_peer_that_never_reads_hears_of_its_end_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        deaf = ScriptedPeer(world)
+        await deaf.connect(a)
+        connection = a.services.roster.connections[deaf.identity.node_id]
+        while not connection.is_full:
+            connection.notify(Echo(world.rng.randbytes(60_000)))
+
+        async def ask() -> None:
+            with pytest.raises(ConnectionLost):
+                await connection.request(Echo(b""), Echoed, within=1000)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await trio.sleep(1)
+            connection.abort("enough")
+            with trio.fail_after(0.1):
+                await connection.ended.wait()
+            ended = trio.current_time()
+        assert trio.current_time() == ended
 
 
 async def talk_to(

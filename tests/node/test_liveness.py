@@ -9,7 +9,7 @@ from trio.testing import MockClock
 from p2pd.address import Address
 from p2pd.core import own_reports, suspects
 from p2pd.core.isolation import LONGEST
-from p2pd.core.membership import HEARD_LATELY
+from p2pd.core.membership import HEARD_LATELY, WORST_HEALTH
 from p2pd.core.signs_of_life import ANSWERED_AT_ONCE
 from p2pd.errors import Busy
 from p2pd.ids import NodeId
@@ -439,6 +439,26 @@ async def test_whoever_did_not_run_for_a_while_accuses_nobody(autojump_clock: Mo
         assert deaths(*nodes) == 0
         for each in nodes:
             assert all_say("alive", [other for other in nodes if other is not each], each)
+
+
+async def test_who_is_well_again_waits_no_longer_for_a_verdict_under_way(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a, *others = await settled(world, 5)
+        silent = others[3]
+        hosts = frozenset(each.network.host for each in others[:3])
+        own, cut_off = frozenset({a.network.host}), frozenset({silent.network.host})
+        world.network.medium.cut(Cut(cut_off, own | hosts))
+        await world.until(lambda: seen(a, silent) == ["suspect"], within=30)
+        a.services.liveness.timer_came(WORST_HEALTH)
+        # All its probes have come to nothing by then.
+        await trio.sleep(9)
+        assert seen(a, silent) == ["suspect"]
+        for _ in range(WORST_HEALTH):
+            a.services.liveness.timer_came(0.0)
+        # The time of one more dial.
+        await world.until(lambda: seen(a, silent) == ["dead"], within=2)
 
 
 async def test_a_leave_that_comes_late_or_from_another_says_nothing(
