@@ -19,7 +19,7 @@ from p2pd.core.suspects import (
     DIALS_PER_SECOND,
     PROBE_WINDOW_LEAST,
 )
-from p2pd.core.suspicion import QUORUM, REFUTE_WAIT, SUSPICION_MOST
+from p2pd.core.suspicion import ASK_AGAIN, QUORUM, REFUTE_WAIT, SUSPICION_MOST
 from tests.core.evidence import (
     ACCUSED,
     LIAR,
@@ -115,6 +115,25 @@ def test_strangers_make_nobody_dial_whom_we_hear_or_heard_later() -> None:
     assert run(machine, 200.0) == []
 
 
+def test_whom_strangers_report_dead_who_is_dead_is_not_dialled_again() -> None:
+    machine = membership()
+    find_refused(machine, 1, 100.0)
+    run(machine, 110.0)
+    for number in range(10, 20):
+        accuse(machine, ACCUSED, node(number), 110.0, stranger=True)
+    assert machine.liveness(ACCUSED) is Liveness.DEAD
+    assert run(machine, 200.0) == []
+
+
+def test_a_suspect_that_could_not_be_dialled_is_dialled_a_little_later() -> None:
+    machine = membership()
+    accuse(machine, ACCUSED, LIAR, 100.0)
+    run(machine, 101.0)
+    machine.dial_put_off(ACCUSED, 101.0)
+    assert run(machine, 101.0 + ASK_AGAIN) == []
+    assert run(machine, 102.0 + ASK_AGAIN) == [Redial(ACCUSED)]
+
+
 def find_refused(machine: Membership, number: int, now: float) -> None:
     machine.lost(node(number), now, reset=True)
     machine.dial_failed(node(number), now, refused=True)
@@ -134,6 +153,14 @@ def test_what_a_witness_finds_out_is_told_soon() -> None:
         find_refused(machine, 10, 100.0)
         told = reports(run(machine, 100.0 + GATHER))
         assert told == [Report(node(10), Evidence.REFUSED, 100.0)]
+
+
+def test_another_suspicion_does_not_hold_up_what_is_to_be_told() -> None:
+    machine = membership(known=100_000)
+    find_refused(machine, 10, 100.0)
+    accuse(machine, ACCUSED, LIAR, 100.0)
+    machine.take_actions(100.0)
+    assert 100.0 < machine.next_due() <= 100.0 + GATHER_MOST
 
 
 def test_of_many_that_die_at_once_a_witness_tells_in_one_publication() -> None:
@@ -392,10 +419,13 @@ def test_the_standing_reports_of_a_discredited_reporter_do_not_count() -> None:
     assert not any(isinstance(each, Declare) for each in run(machine, 110.0))
 
 
-def test_who_saw_what_we_saw_loses_no_credit_by_the_return_of_the_dead() -> None:
+@pytest.mark.parametrize("died", [False, True])
+def test_who_saw_what_we_saw_loses_no_credit_by_the_return_of_the_dead(died: bool) -> None:
     machine = membership()
     for number in range(1, 2 + FALSE_REPORTS):
         machine.lost(node(number), 100.0, reset=True)
+        if died:
+            machine.dial_failed(node(number), 100.0, refused=True)
         assert accuse(machine, node(number), LIAR, 100.1)
         machine.heard(node(number), 101.0)
     assert accuse(machine, node(50), LIAR, 102.0)
@@ -411,6 +441,70 @@ def test_a_quorum_that_was_wrong_loses_its_credit() -> None:
     for number in range(200, 200 + FALSE_REPORTS):
         machine.vouched(node(number), wall(104.0), 104.0, wall(104.0))
     assert not any(accuse(machine, ACCUSED, liar, 105.0) for liar in liars)
+
+
+def test_a_verdict_that_only_reports_gave_is_no_proof_of_them() -> None:
+    machine = membership(known=100_000)
+    liars = [node(number) for number in range(10, 10 + QUORUM)]
+    for number in range(200, 200 + FALSE_REPORTS):
+        now = 100.0 + 10 * (number - 200)
+        for liar in liars:
+            accuse(machine, node(number), liar, now)
+        assert len(declared(run(machine, now + 3.0))) == 1
+        machine.vouched(node(number), wall(now + 4.0), now + 4.0, wall(now + 4.0))
+    assert not any(accuse(machine, ACCUSED, liar, 135.0) for liar in liars)
+
+
+def test_who_is_dead_is_so_to_all_who_report_it_later_too() -> None:
+    machine = membership(known=100_000)
+    for number in range(10, 10 + QUORUM):
+        accuse(machine, ACCUSED, node(number), 100.0)
+    run(machine, 103.0)
+    for number in range(20, 20 + QUORUM):
+        assert accuse(machine, ACCUSED, node(number), 110.0)
+        assert machine.liveness(ACCUSED) is Liveness.DEAD
+    assert len(machine.accusers(ACCUSED)) == 2 * QUORUM
+    # It refutes the first ones only.
+    machine.vouched(ACCUSED, wall(105.0), 110.0, wall(110.0))
+    assert machine.liveness(ACCUSED) is Liveness.DEAD
+
+
+def test_a_quorum_that_reported_whom_we_were_connected_to_counts_from_its_loss() -> None:
+    machine = membership(known=100_000)
+    machine.heard(ACCUSED, 90.0)
+    for number in range(10, 10 + QUORUM):
+        assert accuse(machine, ACCUSED, node(number), 100.0, heard_at=99.0)
+    machine.lost(ACCUSED, 101.0, reset=True)
+    assert len(declared(run(machine, 101.0 + REFUTE_WAIT))) == 1
+
+
+def test_a_word_takes_those_from_a_quorum_who_saw_less_than_it() -> None:
+    machine = membership(known=100_000)
+    for number in range(10, 10 + QUORUM):
+        accuse(machine, ACCUSED, node(number), 102.0, age=2.0 if number == 10 else 0.0)
+    machine.vouched(ACCUSED, wall(101.0), 102.0, wall(102.0))
+    assert len(machine.accusers(ACCUSED)) == QUORUM - 1
+    assert declared(run(machine, 200.0)) == []
+
+
+def test_a_word_costs_only_those_their_credit_who_were_wrong() -> None:
+    machine, late = membership(known=100_000), node(98)
+    for number in range(200, 200 + FALSE_REPORTS):
+        accuse(machine, node(number), LIAR, 102.0, age=2.0)
+        accuse(machine, node(number), late, 102.0)
+        machine.vouched(node(number), wall(101.0), 102.0, wall(102.0))
+    assert not accuse(machine, ACCUSED, LIAR, 103.0)
+    assert accuse(machine, ACCUSED, late, 103.0)
+
+
+def test_a_dial_from_before_a_word_says_nothing_of_what_is_reported_after_it() -> None:
+    machine = membership()
+    accuse(machine, ACCUSED, LIAR, 100.0)
+    run(machine, 101.0)
+    machine.dial_failed(ACCUSED, 101.0, refused=False)
+    accuse(machine, ACCUSED, node(98), 101.3)
+    machine.vouched(ACCUSED, wall(101.2), 101.3, wall(101.3))
+    assert run(machine, 150.0) == [Redial(ACCUSED)]
 
 
 def test_the_word_of_one_asked_peer_takes_no_credit() -> None:

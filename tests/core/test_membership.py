@@ -182,6 +182,7 @@ def test_a_report_before_the_verdict_is_not_repeated_with_it() -> None:
     run(machine, 1.0)
     machine.others_failed(ACCUSED, 3.0, tried=False)
     machine.dial_failed(ACCUSED, 6.5, refused=False)
+    machine.others_failed(ACCUSED, 6.6, tried=False)
     assert run(machine, 6.5 + REFUTE_WAIT - 0.1) == [Report(ACCUSED, Evidence.SILENT, 6.5)]
     assert run_unanswered(machine, 600.0) == [Declare(ACCUSED, Evidence.SILENT, ())]
 
@@ -271,6 +272,10 @@ def test_who_said_goodbye_is_unknown_and_left_in_peace() -> None:
     machine.lost(ACCUSED, 601.0, reset=True)
     machine.left(ACCUSED, 602.0)
     assert run(machine, 1000.0) == []
+    machine.lost(ACCUSED, 1001.0, reset=True)
+    machine.dial_failed(ACCUSED, 1001.0, refused=True)
+    machine.left(ACCUSED, 1002.0)
+    assert machine.liveness(ACCUSED) is Liveness.UNKNOWN
 
 
 def test_who_left_has_left_until_something_is_heard_of_it() -> None:
@@ -314,11 +319,16 @@ def test_the_dead_stay_dead_where_another_probe_of_them_fails() -> None:
 
 
 @pytest.mark.parametrize("refused", [True, False])
-def test_a_failed_dial_of_somebody_not_suspect_changes_nothing(refused: bool) -> None:
+def test_what_came_of_probes_of_somebody_not_suspect_changes_nothing(refused: bool) -> None:
     machine = membership()
     machine.heard(ACCUSED, 0.0)
-    machine.dial_failed(ACCUSED, 1.0, refused=refused)
-    machine.dial_failed(node(2), 1.0, refused=refused)
+    for each in (ACCUSED, node(2)):
+        machine.dial_failed(each, 1.0, refused=refused)
+        machine.dial_unclear(each, 1.0)
+        machine.dial_put_off(each, 1.0)
+        machine.others_failed(each, 1.0)
+        machine.others_unclear(each, 1.0)
+        machine.others_reached(each, 1.0)
     assert run(machine, 100.0) == []
     assert machine.liveness(ACCUSED) is Liveness.ALIVE
     assert machine.liveness(node(2)) is Liveness.UNKNOWN
@@ -372,11 +382,15 @@ def test_a_word_that_is_dated_ahead_hides_no_later_report() -> None:
     assert accuse(machine, ACCUSED, LIAR, 12.0)
 
 
-def test_when_most_fall_silent_nobody_is_declared() -> None:
+@pytest.mark.parametrize("tried", [True, False])
+def test_when_most_fall_silent_nobody_is_declared(tried: bool) -> None:
     machine = membership(connected=8)
     heard_of(machine, *range(1, 9))
     for number in range(1, 7):
-        fail_silently(machine, node(number), 10.0)
+        machine.lost(node(number), 10.0, reset=False)
+    for number in range(1, 7):
+        machine.dial_failed(node(number), 10.0, refused=False)
+        machine.others_failed(node(number), 10.0, tried=tried)
     assert machine.isolated
     assert not [each for each in run(machine, 600.0) if isinstance(each, Declare | Report)]
     assert all(machine.liveness(node(number)) is Liveness.SUSPECT for number in range(1, 7))

@@ -47,8 +47,11 @@ def test_of_one_accused_only_so_many_reports_count() -> None:
 def test_a_flood_of_reports_neither_crowds_out_our_own_losses_nor_makes_us_dial_more() -> None:
     machine = membership(known=100)
     machine.lost(node(2), 99.0, reset=True)
-    for number in range(MAX_SUSPECTS + 100):
+    counted = [
         accuse(machine, node(1000 + number), node(number // 100), 100.0)
+        for number in range(MAX_SUSPECTS + 100)
+    ]
+    assert sum(counted) == MAX_SUSPECTS - 1
     suspects = sum(
         machine.liveness(node(1000 + number)) is Liveness.SUSPECT
         for number in range(MAX_SUSPECTS + 100)
@@ -57,9 +60,48 @@ def test_a_flood_of_reports_neither_crowds_out_our_own_losses_nor_makes_us_dial_
     machine.lost(node(1), 100.0, reset=True)
     assert machine.liveness(node(1)) is Liveness.SUSPECT
     assert machine.liveness(node(2)) is Liveness.SUSPECT
+    assert machine.liveness(node(1000)) is Liveness.UNKNOWN
     assert Redial(node(1)) in machine.take_actions(100.0)
     dials = sum(isinstance(each, Redial) for each in run(machine, 110.0))
     assert DIALS_PER_SECOND * 5 <= dials <= DIALS_PER_SECOND * 11 + 1
+
+
+def test_of_those_we_lost_so_many_are_suspects() -> None:
+    machine = membership()
+    for number in range(MAX_SUSPECTS + 1):
+        machine.lost(node(number), 1.0, reset=True)
+    assert machine.liveness(node(0)) is Liveness.UNKNOWN
+    assert machine.liveness(node(1)) is Liveness.SUSPECT
+
+
+def test_whom_we_lost_is_dialled_at_once_however_many_are_reported() -> None:
+    machine = membership(known=20)
+    for number in range(400):
+        accuse(machine, node(1000 + number), node(2000 + number), 100.0)
+    dials = [each for each in run(machine, 101.0) if isinstance(each, Redial)]
+    assert len(dials) < 100
+    machine.lost(ACCUSED, 101.0, reset=True)
+    assert Redial(ACCUSED) in machine.take_actions(101.0)
+
+
+def test_reports_before_a_verdict_are_bounded_too() -> None:
+    machine = membership(connected=1000, known=1000)
+    for number in range(2 * REPORTS_PER_MINUTE):
+        machine.lost(node(number), 10.0, reset=False)
+        machine.dial_failed(node(number), 10.0, refused=False)
+        machine.others_failed(node(number), 10.0, tried=False)
+    told = [each for each in machine.take_actions(10.0) if isinstance(each, Report)]
+    assert len(told) == REPORTS_PER_MINUTE
+
+
+def test_reports_and_words_by_turns_leave_nothing_behind() -> None:
+    machine = membership(known=100_000)
+    for index in range(2000):
+        now = 100.0 + index / 10
+        accuse(machine, ACCUSED, node(1000 + index), now)
+        machine.vouched(ACCUSED, wall(now) + 1, now, wall(now) + 1)
+        machine.take_actions(now)
+    assert len(machine._suspects._agenda) < 100
 
 
 def test_one_reporter_cannot_accuse_without_end() -> None:
