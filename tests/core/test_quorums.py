@@ -60,6 +60,19 @@ def test_absence_takes_more_than_half_of_those_that_may_have_it() -> None:
     assert not turnout(KEY, 5, answered=far, pending=(), silent=near[:2], missing=0).mostly_silent
 
 
+def test_nodes_that_were_never_found_may_have_it_too() -> None:
+    assert of(2, 0, 0, 3).mostly_silent
+    assert of(2, 0, 0, 3).silent == 3
+    assert not of(3, 0, 0, 2).mostly_silent
+    # Nobody else is there.
+    assert not of(2, 0, 0, 0).mostly_silent
+
+
+def test_silent_nodes_farther_than_the_replicas_conceal_nothing() -> None:
+    assert not of(5, 0, 10, 10).mostly_silent
+    assert of(5, 0, 10, 10).silent == 10
+
+
 @given(
     kinds=st.lists(st.sampled_from("aps"), max_size=len(NODES)),
     missing=st.integers(0, 30),
