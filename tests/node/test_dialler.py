@@ -299,6 +299,26 @@ async def test_no_request_waits_for_room_without_end(autojump_clock: MockClock) 
         assert trio.current_time() - began == pytest.approx(7)
 
 
+async def test_a_request_has_the_room_of_a_connection_that_ends(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        b, c = await passive(world, "b", "c")
+        a = await world.start("a", lan=None, connections__target=0, connections__max_outbound=1)
+        await meet(a, b, c)
+        await a.node.connect(str(b.address))
+
+        async def end_it_later() -> None:
+            await trio.sleep(3)
+            await world.crash(b)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(end_it_later)
+            began = trio.current_time()
+            await a.services.requester.request(c.node_id, Echo(b""), Echoed, within=7)
+        assert trio.current_time() - began == pytest.approx(3, abs=0.5)
+
+
 async def test_a_request_outlives_its_connection(autojump_clock: MockClock) -> None:
     """The peer makes room just when it is asked."""
     async with open_world(1) as world:
