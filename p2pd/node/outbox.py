@@ -98,10 +98,9 @@ class Outbox:
     def close(self, reason: str) -> None:
         """Take no more, and end the connection for this reason once everything is sent."""
         self._last_words = reason
+        # Else `open`, or the writer, has something to send first.
         if self._may_send_at_once and not self._waiting:
             self._on_end(reason, Ending.UNWANTED)
-        else:
-            self._wake_writer()
 
     def stop(self) -> None:
         """Send nothing any more."""

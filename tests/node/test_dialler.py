@@ -33,6 +33,7 @@ from p2pd.wire.messages import (
     Peers,
     Value,
 )
+from p2pd.wire.session import Received
 from tests.node.scripted import (
     Line,
     ScriptedPeer,
@@ -43,6 +44,8 @@ from tests.node.scripted import (
     stranger,
 )
 from tests.node.test_dht import network
+
+ECHOED = Echoed(b"")
 
 
 async def passive(world: World, *names: str) -> list[SimNode]:
@@ -310,12 +313,41 @@ async def test_a_request_has_the_room_of_a_connection_that_ends(
 
         async def end_it_later() -> None:
             await trio.sleep(3)
-            await world.crash(b)
+            await a.node.disconnect(b.node_id)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(end_it_later)
             began = trio.current_time()
             await a.services.requester.request(c.node_id, Echo(b""), Echoed, within=7)
+        assert trio.current_time() - began == pytest.approx(3, abs=0.5)
+
+
+async def test_a_request_has_the_room_of_a_connection_whose_own_was_answered(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        slow = ScriptedPeer(world, listens=True)
+
+        async def talk(line: Line) -> None:
+            while True:
+                event = await line.next()
+                if isinstance(event.message, Echo) and isinstance(event, Received):
+                    await trio.sleep(3)
+                    await line.stream.send_all(line.session.reply(event.request_id or 0, ECHOED))
+
+        await world._nursery.start(slow.listen, talk)
+        [b] = await passive(world, "b")
+        a = await world.start("a", lan=None, connections__target=0, connections__max_outbound=1)
+        await meet(a, b)
+        await a.node.connect(str(slow.address))
+        await a.node.disconnect(slow.identity.node_id)
+        await trio.sleep(1)
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            ask = a.services.requester.request
+            nursery.start_soon(ask, slow.identity.node_id, Echo(b""), Echoed, 9)
+            await trio.sleep(1)
+            await ask(b.node_id, Echo(b""), Echoed, within=7)
         assert trio.current_time() - began == pytest.approx(3, abs=0.5)
 
 

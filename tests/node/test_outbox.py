@@ -21,6 +21,7 @@ class SlowStream:
         self.taken: list[bytes] = []
         self.takes_at_once = False
         self.broken = False
+        self.is_writing = False
         self.room = trio.Event()
 
     def send_nowait(self, data: bytes) -> bool:
@@ -31,8 +32,12 @@ class SlowStream:
     async def send_all(self, data: bytes) -> None:
         if self.broken:
             raise trio.BrokenResourceError
-        await self.room.wait()
-        self.taken.append(data)
+        self.is_writing = True
+        try:
+            await self.room.wait()
+            self.taken.append(data)
+        finally:
+            self.is_writing = False
 
 
 class Case:
@@ -87,25 +92,28 @@ async def test_what_comes_while_a_write_is_under_way_leaves_after_it() -> None:
 async def test_until_it_is_open_everything_waits_and_then_leaves_together(at_once: bool) -> None:
     async with case(is_open=False) as it:
         it.stream.takes_at_once = at_once
+        it.stream.room.set()
         it.outbox.put(b"a")
         it.outbox.put(b"b")
         await wait_all_tasks_blocked()
         assert it.stream.taken == []
         it.outbox.open()
-        it.stream.room.set()
         await wait_all_tasks_blocked()
         assert it.stream.taken == [b"ab"]
         assert it.outbox.bytes_waiting == 0
 
 
-@pytest.mark.parametrize("waits", [True, False])
-async def test_it_ends_once_what_was_put_before_its_close_is_sent(waits: bool) -> None:
+@pytest.mark.parametrize("state", ["sent", "waits", "under way"])
+async def test_it_ends_once_what_was_put_before_its_close_is_sent(state: str) -> None:
     async with case() as it:
-        it.stream.takes_at_once = not waits
+        it.stream.takes_at_once = state == "sent"
         it.outbox.put(b"a")
+        if state == "under way":
+            await wait_all_tasks_blocked()
         it.outbox.close("enough")
         it.outbox.put(b"b")
-        assert bool(it.ends) is not waits
+        await wait_all_tasks_blocked()
+        assert bool(it.ends) is (state == "sent")
         it.stream.room.set()
         await wait_all_tasks_blocked()
         assert it.stream.taken == [b"a"]
@@ -133,6 +141,7 @@ async def test_nothing_is_sent_or_kept_once_it_is_stopped() -> None:
         it.stream.room.set()
         it.outbox.put(b"b")
         await it.outbox.wait_stopped()
+        assert not it.stream.is_writing
         assert it.stream.taken == []
         assert it.outbox.bytes_waiting == waiting
 
