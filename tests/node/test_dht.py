@@ -606,6 +606,25 @@ async def test_a_node_checks_no_signature_twice_or_of_its_own(
         assert len(checked) == 1
 
 
+async def test_a_put_if_a_version_is_there_is_not_fooled_by_an_older_state(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        nodes = await network(world, 3)
+        a, b, _ = nodes
+        first, key = await b.node.put("k", b"1"), Key.of("k")
+        [shown] = await a.services.replica.read(key)
+        await b.node.put("k", b"2")
+        await a.node.put("k", b"3")
+        for replica in (each.services.replica for each in nodes):
+            await replica.drop({key: replica.tree.digest(key) or b""})
+            await replica.write(shown)
+        with pytest.raises(TooFewReplicas, match="are behind what this node has seen"):
+            await a.node.put("k", b"4", if_version=first.version)
+        await a.node.put("k", b"4")
+        assert (await b.node.get("k")).winner.value == b"4"
+
+
 async def test_an_owned_key_is_its_owners_alone(autojump_clock: MockClock) -> None:
     async with open_world(1) as world:
         a, b, c = await network(world, 3)
@@ -640,6 +659,8 @@ async def test_writes_of_one_key_through_one_node_stand_in_a_row(
                 nursery.start_soon(a.node.put, "k", b"%d" % number)
         found = await b.node.get("k", consistency="all")
         assert found.siblings == ()
+        # Nor is a lock kept for each key ever written.
+        assert not a.services.dht._writing
 
 
 async def test_a_silent_replica_costs_little_once_a_quorum_has_it(
