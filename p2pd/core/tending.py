@@ -130,7 +130,7 @@ class Tending:
         for each in sets:
             for node in each.nodes:
                 if node != self._own_id:
-                    wanted.setdefault((node, min(each.rank, 1)), []).append(each.prefix)
+                    wanted.setdefault((node, each.rank), []).append(each.prefix)
         visits: dict[tuple[bytes, int], Visit] = {}
         for (peer, rank), prefixes in wanted.items():
             visit = self._visits.get((peer, rank)) or Visit(peer, rank, [], math.inf)

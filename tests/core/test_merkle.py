@@ -454,6 +454,14 @@ def test_an_answer_to_another_question_is_refused(differences: list[Difference])
         carry_out(comparison, lambda _: Compared(tuple(differences)))
 
 
+def test_a_comparison_whose_last_question_has_no_answer_is_not_complete() -> None:
+    comparison = Comparison(Tree(), [EVERYTHING], random.Random(0))
+    assert comparison.next() is not None
+    assert not comparison.complete
+    comparison.answered(Compared(()))
+    assert comparison.complete
+
+
 def test_there_are_no_children_of_a_key() -> None:
     below = Prefix(ID_BITS, int.from_bytes(ANY_KEY))
     comparison = Comparison(Tree(), [below], random.Random(0))
