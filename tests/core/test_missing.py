@@ -50,7 +50,7 @@ def test_a_share_is_free_again_when_ids_come_or_are_given_up_but_not_by_a_new_li
     missing.announced(message_id(9000), peer(1), 1, 0.0)
     assert message_id(9000) in missing
     all_asks(missing)
-    assert len(missing) == 0
+    assert len(missing) == len(missing._first_of) == 0
     for number in range(MAX_MISSING):
         missing.announced(message_id(number), peer(1), 1, 9.0)
     assert len(missing) == MAX_MISSING_OF_ONE
@@ -76,6 +76,13 @@ def test_so_many_announcers_are_asked() -> None:
     for number in range(MAX_ANNOUNCERS + 3):
         missing.announced(message_id(1), peer(number), 1, 0.0)
     assert all_asks(missing) == [peer(number) for number in range(MAX_ANNOUNCERS)]
+    # Those count, too, who were asked when others announce it.
+    for number in range(5):
+        missing.announced(message_id(2), peer(number), 1, 9.0)
+    asked = list(missing.to_ask(missing.next_due()))
+    for number in range(5, 5 * MAX_ANNOUNCERS):
+        missing.announced(message_id(2), peer(number), 1, 10.0)
+    assert len(asked + all_asks(missing)) == MAX_ANNOUNCERS
 
 
 def test_whose_link_is_lost_just_after_it_was_asked_is_not_waited_for() -> None:

@@ -31,6 +31,7 @@ def asked(offers: Offers, now: float) -> dict[NodeId, int]:
 def test_one_peer_takes_only_its_share_in_one_batch_or_many() -> None:
     offers = Offers()
     offer(offers, 1, 0, 2 * MAX_WANTED)
+    assert len(offers) == MAX_WANTED_OF_ONE
     offer(offers, 2, 2 * MAX_WANTED, 10)
     assert asked(offers, 0.0) == {peer(1): MAX_WANTED_OF_ONE, peer(2): 10}
     offer(offers, 1, 3 * MAX_WANTED, 10)
@@ -56,6 +57,23 @@ def test_all_together_want_no_more_than_the_bound() -> None:
         offers.to_ask(0.0)
     offer(offers, 99, 99 * MAX_WANTED, 1)
     assert asked(offers, 0.0) == {}
+    for who in range(20):
+        offer(offers, who, who * MAX_WANTED, MAX_WANTED_OF_ONE)
+    assert len(offers) == MAX_WANTED
+
+
+def test_the_first_to_offer_is_asked_unless_it_has_come_or_the_link_is_lost() -> None:
+    offers = Offers()
+    for who in (1, 2):
+        offer(offers, who, 0, 3)
+    offers.arrived(message_id(0))
+    assert asked(offers, 0.0) == {peer(1): 2}
+    offers.brought(peer(3), 10.0)
+    offer(offers, 3, 0, 3, now=10.0)
+    offers.link_down(peer(3))
+    offer(offers, 2, 1, 1, now=10.0)
+    assert asked(offers, 10.0) == {peer(2): 1}
+    assert not offers._brought
 
 
 def test_who_breaks_a_promise_is_passed_over_for_a_while() -> None:
