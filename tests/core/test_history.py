@@ -194,6 +194,35 @@ def test_who_floods_pushes_out_only_its_own(bound: str) -> None:
     assert all(kept.has_seen(each.message_id) for each in quiet)
 
 
+@pytest.mark.parametrize(
+    ("bound", "most", "loser"), [("MAX_ITEMS", 25, "many"), ("MAX_BYTES", 319, "large")]
+)
+def test_who_has_most_of_what_there_is_too_much_of_loses_some(
+    bound: str, most: int, loser: str
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(history, bound, most)
+        many = [item(number, account="many") for number in range(20)]
+        large = [item(100 + number, size=50, account="large") for number in range(6)]
+        kept = made(*many, *large)
+    lost = {"many": many, "large": large}[loser]
+    assert sum(kept.get(each.message_id) is None for each in lost) == 1
+    assert len(kept) == 25
+
+
+def test_who_had_most_long_ago_loses_nothing_for_it() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(history, "MAX_ITEMS", 20)
+        kept = made(*(item(number, account="before") for number in range(20)))
+        later = WALL_MS + 2 * round(RETENTION * 1000)
+        kept.expire(1.0, later)
+        fresh = item(100, later, account="before")
+        kept.add(fresh, 1.0)
+        for number in range(200, 220):
+            kept.add(item(number, later, account="now"), 1.0)
+    assert kept.get(fresh.message_id) == fresh
+
+
 def test_of_what_differs_the_newest_of_each_account_come_first() -> None:
     flood = [item(number, WALL_MS + number) for number in range(100)]
     others = [item(200 + number, WALL_MS, account=number // 2) for number in range(10)]
