@@ -29,6 +29,21 @@ def test_it_says_when_there_is_something_again() -> None:
     assert budget.spend(1, budget.refilled_at())
 
 
+def test_while_something_is_left_there_is_something_at_once() -> None:
+    budget = Budget(10, per_second=2)
+    assert budget.spend(1, 100.0)
+    assert budget.refilled_at() == pytest.approx(100, abs=0.01)
+
+
+def test_what_is_given_back_is_there_again_up_to_the_bound() -> None:
+    budget = Budget(3, per_second=0.001)
+    assert [budget.spend(1, 0.0) for _ in range(4)] == [True, True, True, False]
+    budget.give_back(2)
+    assert [budget.spend(1, 0.0) for _ in range(3)] == [True, True, False]
+    budget.give_back(10)
+    assert [budget.spend(1, 0.0) for _ in range(4)] == [True, True, True, False]
+
+
 def test_it_fills_to_its_bound_and_no_further() -> None:
     budget = Budget(3, per_second=2)
     assert [budget.spend(1, 1000.0) for _ in range(5)] == [True, True, True, False, False]

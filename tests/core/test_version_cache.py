@@ -17,6 +17,7 @@ def test_what_was_used_last_stays() -> None:
     for number, key in enumerate(keys[:10]):
         cache.put(key, [version(number, 1000)])
     assert cache.get(keys[0]) is not None
+    assert cache.get(keys[10]) is None
     cache.put(keys[10], [version(10, 1000)])
     assert [cache.get(key) is not None for key in keys] == [True, False, *[True] * 9]
 
