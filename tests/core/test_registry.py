@@ -385,7 +385,31 @@ def test_backoffs_can_be_cut_short() -> None:
     assert second is not None
     table.failed(second, "refused", now=0.0)
     assert second.retry_at <= 2.0
+    # But no backoff is made longer, and who never failed has not failed once.
+    never = connect(table, 3)
+    never.retry_at = 5.0
+    table.retry_by(never, 9.0)
+    assert (never.retry_at, never.failures_in_row) == (5.0, 0)
 
+
+def test_who_was_parted_by_a_user_is_not_redialled_sooner() -> None:
+    table = registry()
+    entry = connect(table, 1)
+    table.disconnected(node(1), "on request", WALL, now=1000.0, on_request=True)
+    table.retry_all()
+    table.disconnected(node(1), "reset", WALL, now=1000.0)
+    assert entry.retry_at == 1300.0
+
+
+def test_who_left_is_not_missed_until_it_is_back() -> None:
+    table = registry()
+    entry = connect(table, 1)
+    table.disconnected(node(1), "it leaves", WALL, now=0.0, left=True)
+    assert entry.left
+    connect(table, 1)
+    assert not entry.left
+    table.disconnected(node(1), "reset", WALL, now=0.0)
+    assert not entry.left
 
 def test_candidates_come_in_their_order_of_promise() -> None:
     table = registry()
@@ -399,6 +423,9 @@ def test_candidates_come_in_their_order_of_promise() -> None:
     assert hopeless is not None
     for _ in range(8):
         table.failed(hopeless, "refused", now=-1000.0)
+    dead = meet(table, 11, lan(11))
+    dead.addresses.append(lan(11))
+    table.died(node(11))
     connect(table, 7)
     dialling = table.heard(node(8), lan(8), Source.MULTICAST, WALL)
     assert dialling is not None
@@ -409,7 +436,8 @@ def test_candidates_come_in_their_order_of_promise() -> None:
     learn(table, 10, [])
     order = table.candidates(now=100.0)
     assert set(order[:2]) == {configured, by_hand}
-    assert order[2:] == [good, beacon, hearsay, hopeless]
+    assert order[2:5] == [good, beacon, hearsay]
+    assert set(order[5:]) == {hopeless, dead}
 
 
 def test_equals_are_dialled_in_random_order() -> None:
