@@ -305,6 +305,7 @@ def test_a_suspect_of_which_nothing_is_known_any_more_is_given_up(lost: bool) ->
         accuse(machine, ACCUSED, LIAR, 1.0)
     machine.forget(ACCUSED)
     assert machine.liveness(ACCUSED) is Liveness.UNKNOWN
+    assert not machine.has_left(ACCUSED)
     assert run(machine, 600.0) == []
 
 

@@ -411,6 +411,7 @@ def test_who_left_is_not_missed_until_it_is_back() -> None:
     table.disconnected(node(1), "reset", WALL, now=0.0)
     assert not entry.left
 
+
 def test_candidates_come_in_their_order_of_promise() -> None:
     table = registry()
     hearsay = learn(table, 1, [lan(1)])

@@ -137,6 +137,17 @@ def test_endless_reports_of_ever_new_reporters_cost_the_accused_one_dial_a_windo
     assert 40.0 / window / 3 <= dials <= 40.0 / window + 2
 
 
+def test_reports_and_words_by_turns_bring_no_second_dial_in_a_window() -> None:
+    for seed in range(20):
+        machine, dials = membership(known=100, seed=seed), 0
+        for index in range(200):
+            now = 100.0 + index / 10
+            accuse(machine, ACCUSED, node(1000 + index), now)
+            dials += sum(isinstance(each, Redial) for each in run(machine, now + 0.09))
+            machine.vouched(ACCUSED, wall(now) + 1, now + 0.09, wall(now + 0.09))
+        assert dials <= 200 / 10 / (100 / DIALS_PER_SECOND) + 1
+
+
 def test_the_dead_is_probed_soon_after_endless_false_reports_of_it() -> None:
     machine = membership(known=100)
     for reporter in range(1000, 2000):

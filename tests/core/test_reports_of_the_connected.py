@@ -71,6 +71,14 @@ def test_of_one_connected_node_only_so_many_reports_are_kept() -> None:
     assert kept == [True] * MAX_REPORTS + [False] * (50 - MAX_REPORTS)
 
 
+def test_a_message_that_refutes_a_report_begins_no_new_connection() -> None:
+    machine = membership()
+    machine.heard(ACCUSED, 0.0)
+    assert accuse(machine, ACCUSED, LIAR, 10.0, heard_at=9.0)
+    machine.heard(ACCUSED, 11.0)
+    assert accuse(machine, ACCUSED, node(98), 12.0, age=1.5, heard_at=11.5)
+
+
 def test_one_mistake_about_a_connected_node_costs_credit_once() -> None:
     machine = membership()
     machine.heard(ACCUSED, 0.0)

@@ -1,0 +1,26 @@
+"""Whether a node that answered nothing is away, or an outage is over."""
+
+import trio
+from trio.testing import MockClock
+
+from p2pd.node.absence import Absence
+from p2pd.simulation.world import open_world
+from tests.node.test_dht import network
+
+
+async def test_an_outage_is_over_for_who_was_heard_since_until_it_answers_again(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a, b = await network(world, 2)
+        # Not its own, which hears of answers to its own questions.
+        absence = Absence(a.services.routes._env, a.services.roster)
+        assert not absence.is_over(b.node_id)
+        absence.failed(b.node_id)
+        assert not absence.is_over(b.node_id)
+        await trio.sleep(10)
+        # However often it fails meanwhile: it is heard, and answers nothing.
+        absence.failed(b.node_id)
+        assert absence.is_over(b.node_id)
+        absence.answered(b.node_id)
+        assert not absence.is_over(b.node_id)
