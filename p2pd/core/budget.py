@@ -31,7 +31,7 @@ class Budget:
 
     def give_back(self, cost: float) -> None:
         """Put back what was spent on something that then was not done."""
-        self._left = min(self._most, self._left + cost)
+        self._left += cost
 
     def refilled_at(self) -> float:
         """Return from when on something is left, as of the last `spend`."""

@@ -223,6 +223,18 @@ def test_who_had_most_long_ago_loses_nothing_for_it() -> None:
     assert kept.get(fresh.message_id) == fresh
 
 
+def test_what_was_pushed_out_counts_once_among_what_was_seen() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(history, "MAX_ITEMS", 5)
+        patch.setattr(history, "MAX_SEEN", 20)
+        kept = made(*(item(number, account="before") for number in range(20)), seen_ttl=10.0)
+        later = WALL_MS + 2 * round(RETENTION * 1000)
+        kept.expire(10.0, later)
+        for number in range(100, 130):
+            kept.add(item(number, later, account=number), 10.0)
+    assert sum(kept.has_seen(item(number).message_id) for number in range(100, 130)) == 20
+
+
 def test_of_what_differs_the_newest_of_each_account_come_first() -> None:
     flood = [item(number, WALL_MS + number) for number in range(100)]
     others = [item(200 + number, WALL_MS, account=number // 2) for number in range(10)]
