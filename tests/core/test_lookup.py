@@ -325,6 +325,19 @@ def test_all_being_silent_ever_more_are_asked_at_once_up_to_a_bound() -> None:
     assert not lookup.finished
 
 
+def test_each_failure_makes_room_for_one_more_at_once_up_to_a_bound() -> None:
+    """Or whoever names many that do not exist would be waited for, one of them after another."""
+    target = NodeId(bytes(32))
+    lookup = start(target, *in_order(target, 200), k=10)
+    under_way, most = all_to_ask(lookup, 0), [ALPHA]
+    for _ in range(30):
+        lookup.failed(under_way.pop(0))
+        under_way += all_to_ask(lookup, 0)
+        most.append(len(under_way))
+    assert most[:4] == [ALPHA, ALPHA + 1, ALPHA + 2, ALPHA + 3]
+    assert max(most) == 10
+
+
 def test_whoever_is_near_is_asked_at_once_and_some_to_spare() -> None:
     target = NodeId(bytes(32))
     ids = in_order(target, 12)
