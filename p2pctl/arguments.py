@@ -87,10 +87,11 @@ class Parser(argparse.ArgumentParser):
         """Read a command line into `options`; a `UsageError` says what may be meant."""
         try:
             found, unknown = self.parse_known_args(argv, options)
-        except UsageError:
+        except UsageError as error:
             # An unknown flag is passed over, so that something else seems to be missing.
+            missing = "are required" in str(error)
             for word in argv[: argv.index("--")] if "--" in argv else argv:
-                if self._is_unknown_flag(word):
+                if missing and self._is_unknown_flag(word):
                     self._reject(word)
             raise
         if unknown:
@@ -98,7 +99,7 @@ class Parser(argparse.ArgumentParser):
         return found
 
     def _is_unknown_flag(self, word: str) -> bool:
-        if not word.startswith("-") or word == "-" or word[1].isdigit():
+        if not word.startswith("-") or word == "-" or word[1].isdigit() or " " in word:
             return False
         flag = word.partition("=")[0] if word.startswith("--") else word[:2]
         return flag not in self._option_string_actions

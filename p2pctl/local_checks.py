@@ -164,17 +164,23 @@ def _targets(config: Path, *, must_be: bool) -> "Iterable[FindingJson]":
 
     if not must_be and _is_absent(config):
         return
+    check = f"`p2pd --config {shlex.quote(str(config))} --check` says when it is right"
     try:
         found = read_config(config, {}, "default")
-        check_host(found, Path(found.control.socket or "/"))
     except ConfigError as error:
-        check = f"`p2pd --config {shlex.quote(str(config))} --check`"
         for problem in error.problems:
             unread = problem.startswith("can't read")
             remedy = "name the right file with --config, or use sudo" if unread else "mend it"
-            text = f"{remedy}; {check} says when it is right"
-            yield _finding("config.refused", "problem", problem, text)
+            yield _finding("config.refused", "problem", problem, f"{remedy}; {check}")
         return
+    try:
+        check_host(found, Path(found.control.socket or "/"))
+    except ConfigError as error:
+        for problem in error.problems:
+            if problem.endswith(os.strerror(errno.EACCES)) and os.geteuid() != 0:
+                yield _finding("config.untested", "warning", problem, "use sudo")
+            else:
+                yield _finding("config.refused", "problem", problem, f"mend it; {check}")
     discovery = found.discovery
     targets = [("seed", text) for text in discovery.seeds]
     targets += [("bootstrap", text) for text in discovery.bootstrap]

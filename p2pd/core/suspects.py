@@ -353,17 +353,18 @@ class Suspects:
         self.schedule(node)
 
     def give_up_in_time(self, node: NodeId, now: float) -> None:
-        """Forget a suspect that nobody here can dial, unless a quorum of reports is soon there."""
+        """Forget a suspect that can't be dialled, unless a quorum of reports is to decide."""
         suspicion = self._suspicions[node]
         self._give_back(suspicion)
         suspicion.dial_due = suspicion.since + OUTCOME_WITHIN
-        if now < suspicion.dial_due:
+        if now < suspicion.dial_due or suspicion.quorum_at is not None:
+            suspicion.dial_due = max(suspicion.dial_due, now + ASK_AGAIN)
             self.schedule(node)
         else:
             self.drop(node)
 
     def _give_back(self, suspicion: Suspicion) -> None:
-        """Return to the budget what a dial was to cost that then was not made."""
+        """Return to the budget what a dial cost that was not made."""
         if not (suspicion.lost or suspicion.last_chance):
             self._probes.give_back(1)
 

@@ -45,7 +45,10 @@ class LinuxMulticastSocket:
         """See `MulticastSocket`."""
         # Where the interface takes no more, that is an OSError like any other. A task that waited
         # for room would hold up the end of the node, and only one may wait for a socket.
-        self._raw.sendto(data, self._destination)
+        try:
+            self._raw.sendto(data, self._destination)
+        except BlockingIOError as error:
+            raise OSError(error.errno, "the interface takes no more for now") from None
         await trio.lowlevel.checkpoint()
 
     async def receive(self) -> tuple[bytes, str]:

@@ -137,8 +137,8 @@ class RealNetwork:
             reason = (error.strerror if isinstance(error, OSError) else None) or error
             # No name server answered: that says nothing about the name.
             unanswered = isinstance(error, OSError) and error.errno == socket.EAI_AGAIN
-            suspect = "name service of this host" if unanswered else "name"
-            raise DialFailed(f"can't resolve {host}: {reason}; check the {suspect}") from None
+            culprit = "name service of this host" if unanswered else "name"
+            raise DialFailed(f"can't resolve {host}: {reason}; check the {culprit}") from None
         return list(dict.fromkeys(_address(sockaddr) for *_, sockaddr in found))
 
     def interfaces(self) -> list[Interface]:

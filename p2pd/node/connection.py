@@ -77,8 +77,8 @@ class Connection:
     `remote` are the addresses of the two ends. `end_reason` is None while the connection lives;
     `ending` then says what it means. `refusal` is set when the dialling peer refused us after
     seeing our proof. `passing` marks a connection that was made for a question, and is closed when
-    it is of no more use; `given_up`: both ends agreed that it goes. `on_request`: a user, at either
-    end, asked for its end.
+    it is of no more use; `given_up`: both ends agreed that it goes. `told`: the log has its
+    beginning at info, so its end, too. `on_request`: a user, at either end, asked for its end.
     """
 
     def __init__(
@@ -98,6 +98,7 @@ class Connection:
         self.direction = direction
         self.passing = peer.passing
         self.given_up = False
+        self.told = False
         self.rtt: float | None = None
         self.last_heard = self.last_used = trio.current_time()
         self.unanswered_probes = 0
@@ -177,9 +178,12 @@ class Connection:
         little could stay for minutes.
         """
         self.close(reason)
-        with trio.move_on_after(FAREWELL):
-            await self.ended.wait()
-        self.abort(f"this node hung up: {reason}")
+        try:
+            with trio.move_on_after(FAREWELL):
+                await self.ended.wait()
+        finally:
+            # Also where whoever waited for this waits no longer.
+            self.abort(f"this node hung up: {reason}")
         await self.ended.wait()
 
     @property

@@ -174,9 +174,10 @@ class Dialler:
 
         At most `most` of them, the best first, each next one once the last has failed or taken
         `HEAD_START`. `lasting`: the connection is meant to last, even where there are enough. The
-        `question` may go along with the handshake: see `Introducer.as_client`. Raises what `dial`
-        raised for the best of the addresses that failed, and `DialFailed` where another node was
-        found there.
+        `question` may go along with the handshake: see `Introducer.as_client`. Where the dial
+        fails, but the peer has dialled us meanwhile, that connection is returned, which may be one
+        in passing. Raises what `dial` raised for the best of the addresses that failed, and
+        `DialFailed` where another node was found there.
         """
         return await self.carry_out(
             self.begin(entry, lasting=lasting, most=most, question=question)
@@ -226,7 +227,7 @@ class Dialler:
             silent = entry.node_id not in self._roster.connections
             took = trio.current_time() - began
             if cut_short and silent and took >= CUT_SHORT:
-                said = f"no answer for {took:.1f} s, until none was needed any more"
+                said = f"no answer in {took:.1f} s, and nobody waited any longer"
                 self._note_failure(entry, DialTimedOut(said))
             entry.dialling = False
             if entry.node_id is not None and self._dials.get(entry.node_id) is dial:

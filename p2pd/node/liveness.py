@@ -354,7 +354,9 @@ class LivenessService:
     def _take_leave(self, origin: NodeId, publication: Publication) -> None:
         entry = self._registry.get(origin)
         if entry is None:
-            self._left_unknown[origin] = publication.issued
+            # The clock of one that was ahead may be right when it starts again.
+            at = min(publication.issued, self._env.wall_ms())
+            self._left_unknown[origin] = max(at, self._left_unknown.get(origin, -1))
             return
         record = self._learn_own(origin, publication)
         if record is None or origin in self._roster.connections:

@@ -324,11 +324,14 @@ class Node:
             with suppress(ValueError):
                 return NodeId.from_hex(text)
         try:
-            return self.resolve_peer(text)
+            found = self.resolve_peer(text)
         except NotFound:
             if self._is_own_prefix(text):
                 return self.node_id
             raise
+        if self._is_own_prefix(text):
+            raise AmbiguousPeer(f"{text!r} fits this node, and others; use more of the ID")
+        return found
 
     def _is_own_prefix(self, text: str) -> bool:
         return len(text) >= _LEAST_PREFIX and self.node_id.hex().startswith(text.lower())

@@ -60,8 +60,8 @@ MAX_REACHES = 16
 class ProbeOutcome(enum.Enum):
     """What came of a probe.
 
-    `NOT_TRIED`: there was no room, or a stranger had to wait. `UNCLEAR`: no answer, but
-    none of the peers that this node is connected to answered, either.
+    `NOT_TRIED`: there was no room, no address is known, or a stranger had to wait. `UNCLEAR`: no
+    answer, but none of the peers that this node is connected to answered, either.
     """
 
     ANSWERED = enum.auto()

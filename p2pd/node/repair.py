@@ -38,8 +38,8 @@ MARGIN = 8
 # newcomers make themselves known, and otherwise every node of a large network would look around
 # at once when the first record is written.
 LOOK_AGAIN = 60.0
-# The latter is longer by a share between these: all look around together when one of them goes,
-# and otherwise would again when it is back.
+# The pause after arrivals is longer by a random share between these: all look around together when
+# a node goes, and would do so again when it is back.
 _SPREAD = (0.0, 0.5)
 # A newcomer asks this many of the nearest whether there are any records, and takes over from
 # them what it is to tend.

@@ -112,10 +112,9 @@ class Roster:
         elif old is not None and not self._replace(old, connection):
             return False
         # The same process on another connection is no news, unless only this one lasts.
-        replaces = node_id in self.connections
-        comes_to_stay = replaces and old is not None and _is_told(connection) > _is_told(old)
+        replaced = self.connections.get(node_id)
         self.connections[node_id] = connection
-        if replaces:
+        if replaced is not None:
             peer = connection.peer
             entry = self.registry.reconnected(
                 peer.signed_record,
@@ -134,8 +133,9 @@ class Roster:
                 address=str(connection.remote),
                 direction=connection.direction,
             )
-            if comes_to_stay:
-                self._tell_connected(connection, entry, logging.INFO)
+            connection.told = replaced.told
+            if not connection.told and not connection.passing:
+                self._tell_connected(connection, entry)
             for callback in self.on_renewed:
                 callback(connection)
         else:
@@ -146,8 +146,8 @@ class Roster:
         """Let a connection in passing last from now on."""
         connection.passing = False
         entry = self.registry.get(connection.node_id)
-        if entry is not None:
-            self._tell_connected(connection, entry, logging.INFO)
+        if entry is not None and not connection.told:
+            self._tell_connected(connection, entry)
 
     def renew(self, node_id: NodeId, opened: OpenedRecord) -> None:
         """Take the record that a connected peer announces in place of the one in its hello."""
@@ -345,21 +345,19 @@ class Roster:
             passing=connection.passing,
         )
         _order_addresses(entry, connection)
+        self._tell_connected(connection, entry)
         if peer.node_id in self._refusing:
-            self._tell_connected(connection, entry, logging.DEBUG)
             self._env.background.start(self._tell_if_it_stays, connection, entry)
-        else:
-            self._tell_connected(
-                connection, entry, logging.INFO if _is_told(connection) else logging.DEBUG
-            )
         for callback in self.on_connected:
             callback(connection)
 
-    def _tell_connected(self, connection: Connection, entry: Entry, level: int) -> None:
+    def _tell_connected(self, connection: Connection, entry: Entry) -> None:
+        """Tell of a connection: at debug where it is for a question, or will be refused again."""
+        connection.told = not connection.passing and connection.node_id not in self._refusing
         self._events.emit(
             "peer.connected",
             f"connected to {describe(entry)}, {connection.direction}, at {connection.remote}",
-            level=level,
+            level=logging.INFO if connection.told else logging.DEBUG,
             peer=connection.node_id,
             address=str(connection.remote),
             direction=connection.direction,
@@ -371,7 +369,8 @@ class Roster:
             await connection.ended.wait()
         if self.connections.get(connection.node_id) is connection and connection.refusal is None:
             self._refusing.pop(connection.node_id, None)
-            self._tell_connected(connection, entry, logging.INFO)
+            if not connection.passing:
+                self._tell_connected(connection, entry)
 
     def _remove(self, connection: Connection, reason: str) -> None:
         peer = connection.node_id
@@ -387,16 +386,14 @@ class Roster:
             on_request=connection.on_request,
             left=connection.ending is Ending.LEFT,
         )
-        refused = connection.refusal is not None
-        again = refused and peer in self._refusing
-        if refused:
+        if connection.refusal is not None:
             self._refusing[peer] = None
         else:
             self._refusing.pop(peer, None)
         self._events.emit(
             "peer.disconnected",
             f"disconnected from {describe(entry)}: {reason}",
-            level=logging.DEBUG if again or not _is_told(connection) else logging.INFO,
+            level=logging.INFO if connection.told else logging.DEBUG,
             peer=peer,
             address=str(connection.remote),
             reason=reason,
@@ -411,11 +408,6 @@ class Roster:
             dial_number=connection.peer.dial_number,
             peer_instance=connection.peer.instance,
         )
-
-
-def _is_told(connection: Connection) -> bool:
-    """Whether it is worth a line in the log: one for a single question comes and goes."""
-    return not connection.passing or connection.given_up
 
 
 def _order_addresses(entry: Entry, connection: Connection) -> None:

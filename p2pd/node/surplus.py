@@ -86,8 +86,9 @@ class Surplus:
         if not others:
             return False
         with suppress(P2PError):
-            await self._dialler.dial_entry(self._env.rng.choice(others), lasting=True)
-            return True
+            connection = await self._dialler.dial_entry(self._env.rng.choice(others), lasting=True)
+            # It may be one that the peer made meanwhile, for a question.
+            return not connection.passing
         return False
 
     async def _replace(self, connection: Connection) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from p2pd.core.actions import AskOthers, Declare, Evidence, Liveness, Redial, Report, Revive
+from p2pd.core.actions import Action, AskOthers, Declare, Evidence, Liveness, Redial, Report, Revive
 from p2pd.core.membership import WORST_HEALTH
 from p2pd.core.own_reports import GATHER
 from p2pd.core.suspects import (
@@ -247,6 +247,26 @@ def test_who_was_only_reported_and_has_no_address_is_given_up_in_time() -> None:
     assert dials == 2
     assert machine.liveness(ACCUSED) is Liveness.UNKNOWN
     assert machine.next_due() == float("inf")
+
+
+def test_a_quorum_decides_of_who_has_no_address_though_it_is_late() -> None:
+    machine = membership(known=20)
+    accuse(machine, ACCUSED, LIAR, 0.0)
+    now = 0.0
+    done: list[Action] = []
+    while not done and now < 2 * OUTCOME_WITHIN:
+        if now == OUTCOME_WITHIN - 1:
+            for number in range(QUORUM - 1):
+                accuse(machine, ACCUSED, node(100 + number), now)
+        for action in run(machine, now):
+            if isinstance(action, Redial):
+                machine.dial_impossible(ACCUSED, now)
+            else:
+                done.append(action)
+        now += 0.5
+    [verdict] = done
+    assert isinstance(verdict, Declare)
+    assert machine.liveness(ACCUSED) is Liveness.DEAD
 
 
 def test_a_quorum_decides_of_who_has_no_address() -> None:

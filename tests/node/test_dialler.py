@@ -612,3 +612,16 @@ async def test_a_connection_for_a_question_is_no_news_until_it_comes_to_stay(
             ("peer.connected", logging.INFO),
             ("peer.disconnected", logging.INFO),
         ]
+
+        # One that both ends gave up, and that a question takes the place of, ends as it began.
+        await peer.connect(a)
+        connection = a.services.roster.connections[peer.identity.node_id]
+        connection.passing = connection.given_up = True
+        question = await peer.connect(a, passing=True)
+        assert a.services.roster.connections[peer.identity.node_id] is not connection
+        await question.stream.aclose()
+        await world.until(lambda: len(told()) == 7, within=1)
+        assert told()[5:] == [
+            ("peer.connected", logging.INFO),
+            ("peer.disconnected", logging.INFO),
+        ]

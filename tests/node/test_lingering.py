@@ -51,7 +51,11 @@ async def test_who_made_room_for_others_is_soon_gone(autojump_clock: MockClock) 
         assert_unharmed(a)
 
 
-async def test_whoever_a_user_disconnects_is_soon_gone(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("waits", [True, False])
+async def test_whoever_a_user_disconnects_is_soon_gone(
+    autojump_clock: MockClock, waits: bool
+) -> None:
+    """Also where the user waits no longer."""
     async with open_world(3) as world:
         a = await world.start("a", lan=None)
         peer = ScriptedPeer(world)
@@ -67,7 +71,8 @@ async def test_whoever_a_user_disconnects_is_soon_gone(autojump_clock: MockClock
         world.meanwhile(show_life)
         await trio.sleep(1)
         before = trio.current_time()
-        await a.node.disconnect(peer.identity.node_id)
+        with trio.move_on_after(FAREWELL + 1 if waits else 1):
+            await a.node.disconnect(peer.identity.node_id)
         assert trio.current_time() - before <= FAREWELL
         await trio.sleep(1)
         assert open_at(world, a) == 0

@@ -17,6 +17,7 @@ from p2pd.net.base import Stream
 from p2pd.net.faults import Cut
 from p2pd.net.sim import SimPending, SimStream
 from p2pd.node import feelers, liveness, probing, routes
+from p2pd.node.liveness import LivenessService
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.wire import codec
 from p2pd.wire.messages import (
@@ -83,8 +84,8 @@ def report(reporter: ScriptedPeer, accused: SimNode | ScriptedPeer, **changes: i
     return publish(reporter, liveness.DEAD_TOPIC, codec.encode(DeadReports((body,))))
 
 
-def publish(origin: ScriptedPeer, topic: str, data: bytes) -> Gossip:
-    issued = now_ms()
+def publish(origin: ScriptedPeer, topic: str, data: bytes, *, ahead: float = 0) -> Gossip:
+    issued = now_ms() + int(ahead * 1000)
     identity = origin.identity
     return Gossip(identity.vouch(Publication(identity.public_key, issued, issued, topic, data)), 1)
 
@@ -442,19 +443,29 @@ async def test_whoever_did_not_run_for_a_while_accuses_nobody(autojump_clock: Mo
 
 
 async def test_who_is_well_again_waits_no_longer_for_a_verdict_under_way(
-    autojump_clock: MockClock,
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    timer_came = LivenessService.timer_came
+    unwell = False
+
+    def seldom_on_time(self: LivenessService, late: float) -> None:
+        if late or not unwell:
+            timer_came(self, late)
+
+    monkeypatch.setattr(LivenessService, "timer_came", seldom_on_time)
     async with open_world(1) as world:
-        a, *others = await settled(world, 5)
-        silent = others[3]
-        hosts = frozenset(each.network.host for each in others[:3])
+        # Fewer than a quorum, whose reports would decide.
+        a, *others, silent = await settled(world, 4)
+        hosts = frozenset(each.network.host for each in others)
         own, cut_off = frozenset({a.network.host}), frozenset({silent.network.host})
         world.network.medium.cut(Cut(cut_off, own | hosts))
         await world.until(lambda: seen(a, silent) == ["suspect"], within=30)
+        unwell = True
         a.services.liveness.timer_came(WORST_HEALTH)
         # All its probes have come to nothing by then.
         await trio.sleep(9)
         assert seen(a, silent) == ["suspect"]
+        unwell = False
         for _ in range(WORST_HEALTH):
             a.services.liveness.timer_came(0.0)
         # The time of one more dial.
@@ -667,6 +678,33 @@ async def test_an_older_word_of_who_had_left_before_it_was_known_says_nothing(
         await line.send(before)
         await trio.sleep(1)
         assert seen(a, gone) == ["unknown"]
+        await line.send(publish(gone, liveness.ALIVE_TOPIC, record))
+        await trio.sleep(1)
+        assert seen(a, gone) == ["alive"]
+
+
+async def test_of_two_goodbyes_of_a_stranger_the_later_counts_whatever_its_clock_says(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(0) as world:
+        a = await world.start("a", lan=None, connections__target=0)
+        teller = ScriptedPeer(world)
+        line, gone = await teller.connect(a), ScriptedPeer(world)
+        record = codec.encode(gone.record())
+        first = publish(gone, liveness.LEFT_TOPIC, record)
+        await trio.sleep(1)
+        between = publish(gone, liveness.ALIVE_TOPIC, record)
+        await trio.sleep(1)
+        ahead = publish(gone, liveness.LEFT_TOPIC, record, ahead=30)
+        await line.send(ahead)
+        await line.send(first)
+        await trio.sleep(1)
+        book = a.services.exchange._book
+        book.learn(gone.record(), told_over="10.9.0.1", told_by=teller.identity.node_id)
+        await line.send(between)
+        await trio.sleep(1)
+        assert seen(a, gone) == ["unknown"]
+        # It was started again, and its clock is right now.
         await line.send(publish(gone, liveness.ALIVE_TOPIC, record))
         await trio.sleep(1)
         assert seen(a, gone) == ["alive"]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trio
 
-from p2pctl import render
+from p2pctl import commands, render
 from p2pctl.cli import COMMANDS, full_parser, main
 from p2pctl.commands import MAX_VALUE_BYTES
 from p2pd.control import results
@@ -153,6 +153,8 @@ def test_where_nobody_answers_the_instances_that_run_are_named(
     with socket.socket(socket.AF_UNIX) as killed:
         killed.bind(str(runtime / "killed.sock"))
     (runtime / "notes.txt").touch()
+    # Not those of the system, which may well be there.
+    monkeypatch.setattr(commands, "default_sockets", lambda name: [f"{runtime}/{name}.sock"])
     assert main(["status", "--instance", "typo"]) == 4
     assert capsys.readouterr().err.endswith(
         "with --socket PATH. Others run here: --instance a, --instance b\n"
@@ -404,6 +406,8 @@ def test_an_unknown_flag_is_told_of_rather_than_what_it_seems_to_leave_out(
         (["ping", "-c10"], "the following arguments are required: PEER"),
         (["put", "-5"], "the following arguments are required: VALUE"),
         (["put", "--", "-v"], "the following arguments are required: VALUE"),
+        (["put", "- an item"], "the following arguments are required: VALUE"),
+        (["get", "k", "--owner", "-abc"], "argument --owner: expected one argument"),
     ]:
         assert main(argv) == 2
         assert told in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """`p2pctl doctor`: what it shows, and what it finds out where no daemon answers."""
 
+import errno
 import fcntl
 import json
 import os
@@ -12,6 +13,7 @@ import pytest
 from p2pctl import doctor, local_checks
 from p2pctl.cli import main
 from p2pd.control import client
+from p2pd.errors import ConfigError
 from p2pd.node.snapshot import FindingResult
 from tests.p2pctl.conftest import Daemon
 
@@ -170,6 +172,25 @@ def test_a_configuration_with_which_p2pd_does_not_start_is_a_problem(
     found = findings(capsys, "--instance", "test", "--config", str(file))
     assert said in found["config.refused"]["text"]
     assert f"`p2pd --config {file} --check`" in found["config.refused"]["remedy"]
+
+
+def test_a_key_file_that_this_user_may_not_read_is_no_problem_and_hides_none(
+    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        '[node]\nnetwork_key_file = "/key"\n[discovery]\nbootstrap = ["nowhere.invalid:1"]\n'
+    )
+
+    def refuse(*_: object) -> None:
+        raise ConfigError(f"node.network_key_file: can't read /key: {os.strerror(errno.EACCES)}")
+
+    monkeypatch.setattr("p2pd.preflight.check_host", refuse)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    found = findings(capsys, "--instance", "test", "--config", str(file))
+    assert found["config.untested"]["level"] == "warning"
+    assert "config.refused" not in found
+    assert "bootstrap.unresolved" in found
 
 
 def test_a_host_without_ipv6_is_survived(
