@@ -79,7 +79,7 @@ class Reference:
 KADEMLIA = Reference(
     "kademlia",
     "kademlia",
-    "pip install '.[bench]'",
+    ".venv/bin/pip install -e '.[bench]'",
     [sys.executable, "-m", "bench.kademlia_host"],
 )
 OPENDHT = Reference(

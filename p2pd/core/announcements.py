@@ -33,10 +33,10 @@ class Announcements:
         if len(waiting) > MAX_ANNOUNCED:
             del waiting[next(iter(waiting))]
 
-    def link_down(self, peer: NodeId) -> None:
-        """Forget what was to be told to a peer."""
-        self._waiting.pop(peer, None)
+    def take(self, peer: NodeId) -> list[bytes]:
+        """Return the IDs that a peer was to be told, and tell it none of them."""
         self._due.pop(peer, None)
+        return list(self._waiting.pop(peer, ()))
 
     def to_tell(self, now: float) -> list[tuple[NodeId, list[Heard]]]:
         """Return what to tell whom now, and forget it."""

@@ -153,7 +153,7 @@ class Broadcast:
         link = self._links.pop(peer, None)
         if link is None:
             return
-        self._announcements.link_down(peer)
+        self._announcements.take(peer)
         self._offers.link_down(peer)
         self._missing.link_down(peer, now, eager=link.eager)
         if link.eager:
@@ -231,12 +231,17 @@ class Broadcast:
                 self._missing.announced(heard.message_id, peer, heard.hops, now)
 
     def take_graft(self, peer: NodeId, graft: Graft, now: float) -> None:
-        """Push to a peer from now on, and send it what it asks for."""
+        """Push to a peer from now on, and send it what it asks for.
+
+        Also what it was to be told of: that came here just before the graft, while the tree link
+        that the peer gave up for this one may have brought it nothing any more.
+        """
         link = self._links.get(peer)
         if link is None:
             return
         self._set_eager(link, eager=True)
-        for item in map(self._history.get, dict.fromkeys(graft.ids)):
+        ids = dict.fromkeys((*graft.ids, *self._announcements.take(peer)))
+        for item in map(self._history.get, ids):
             if item is None:
                 continue
             if self._has_room(peer):

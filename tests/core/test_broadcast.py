@@ -623,6 +623,20 @@ def test_a_graft_gets_what_is_retained_and_pushes_from_then_on() -> None:
     assert node.eager == [A, B]
 
 
+def test_what_came_just_before_a_graft_is_pushed_and_not_only_announced() -> None:
+    """The peer exchanged another link for this one: over that one it comes no more."""
+    node = machine(A, B, fanout=1)
+    node.receive(A, come(1), 0.0)
+    node.take_sends(0.0)
+    node.take_graft(B, Graft(()), 0.02)
+    assert node.take_sends(0.02) == [(B, Gossip(come(1).signed, 2))]
+    assert node.take_sends(9.0) == []
+    node.receive(A, come(2), 10.0)
+    node.take_sends(20.0)
+    node.take_graft(B, Graft(()), 20.0)
+    assert node.take_sends(20.0) == []
+
+
 def test_each_id_is_wanted_of_one_peer_at_a_time() -> None:
     node = machine(A, B)
     held = Held((come(1).message_id,))
