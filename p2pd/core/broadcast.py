@@ -63,8 +63,8 @@ T = TypeVar("T")
 class _Link:
     """One connection.
 
-    `grafted_at` is when we asked for it to be in the tree, `pruned_at` when we asked for it not to
-    be. `serves`: a publication came over it first, while it was in the tree. `told` is the last ID
+    `grafted_at` is when either end asked for it to be in the tree, `pruned_at` when we asked for it
+    not to be. `serves`: a publication came over it first, while it was in the tree. `told` is the last ID
     of the previous round of `Held`: the next round begins after it.
     """
 
@@ -204,8 +204,10 @@ class Broadcast:
         if link is not None:
             link.serves |= link.eager and not asked
             self._settled |= link.serves
-            # It pushes to us, so this link is in the tree: our pushes go over it, too.
-            self._set_eager(link, eager=True)
+            # It pushes to us, so this link is in the tree: our pushes go over it, too. Unless that
+            # crossed our `Prune`: then only this end would take it for one of the tree.
+            if link.eager or now >= link.pruned_at + GRAFT_GRACE:
+                self._set_eager(link, eager=True)
         self._spread(item, knowing, now)
         if link is not None and not asked:
             self._shortcuts.came(item.message_id, peer, item.hops)
@@ -240,6 +242,7 @@ class Broadcast:
         if link is None:
             return
         self._set_eager(link, eager=True)
+        link.grafted_at = now
         ids = dict.fromkeys((*graft.ids, *self._announcements.take(peer)))
         for item in map(self._history.get, ids):
             if item is None:

@@ -637,6 +637,30 @@ def test_what_came_just_before_a_graft_is_pushed_and_not_only_announced() -> Non
     assert node.take_sends(20.0) == []
 
 
+def test_what_crosses_a_graft_of_the_peer_does_not_prune_the_link() -> None:
+    node = machine(A, B, fanout=1)
+    node.receive(A, come(1), 0.0)
+    node.take_sends(9.0)
+    node.take_graft(B, Graft(()), 9.0)
+    assert not node.receive(B, come(1), 9.01)
+    assert node.eager == [A, B]
+    assert not node.receive(B, come(1), 9.01 + GRAFT_GRACE)
+    assert node.eager == [A]
+
+
+def test_what_crosses_a_prune_of_ours_does_not_put_the_link_back_at_this_end_only() -> None:
+    node = machine(A, B)
+    node.receive(A, come(1), 0.0)
+    node.receive(B, come(1), 0.0)
+    assert node.eager == [A]
+    assert (B, Prune()) in node.take_sends(0.0)
+    assert node.receive(B, come(2), 0.01)
+    assert node.eager == [A]
+    # The peer grafted it meanwhile.
+    assert node.receive(B, come(3), 0.01 + GRAFT_GRACE)
+    assert node.eager == [A, B]
+
+
 def test_each_id_is_wanted_of_one_peer_at_a_time() -> None:
     node = machine(A, B)
     held = Held((come(1).message_id,))
