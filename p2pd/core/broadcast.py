@@ -64,8 +64,8 @@ class _Link:
     """One connection.
 
     `grafted_at` is when either end asked for it to be in the tree, `pruned_at` when we asked for it
-    not to be. `serves`: a publication came over it first, while it was in the tree. `told` is the last ID
-    of the previous round of `Held`: the next round begins after it.
+    not to be. `serves`: a publication came over it first, while it was in the tree. `told` is the
+    last ID of the previous round of `Held`: the next round begins after it.
     """
 
     eager: bool
@@ -202,12 +202,7 @@ class Broadcast:
             self._pulled[item.message_id] = now, knowing
             return True
         if link is not None:
-            link.serves |= link.eager and not asked
-            self._settled |= link.serves
-            # It pushes to us, so this link is in the tree: our pushes go over it, too. Unless that
-            # crossed our `Prune`: then only this end would take it for one of the tree.
-            if link.eager or now >= link.pruned_at + GRAFT_GRACE:
-                self._set_eager(link, eager=True)
+            self._note_first(link, now, asked=bool(asked))
         self._spread(item, knowing, now)
         if link is not None and not asked:
             self._shortcuts.came(item.message_id, peer, item.hops)
@@ -336,6 +331,17 @@ class Broadcast:
         if self._sends or self._offers:
             return -math.inf
         return min(self._missing.next_due(), self._announcements.next_due())
+
+    def _note_first(self, link: _Link, now: float, *, asked: bool) -> None:
+        """Take note that a publication came over a link first; `asked`: somebody was asked for it.
+
+        The peer pushes to us, so this link is in the tree: our pushes go over it, too. Unless that
+        crossed our `Prune`: then only this end would take it for one of the tree.
+        """
+        link.serves |= link.eager and not asked
+        self._settled |= link.serves
+        if now >= link.pruned_at + GRAFT_GRACE:
+            self._set_eager(link, eager=True)
 
     def _take_again(self, peer: NodeId, link: _Link, item: Item, now: float) -> None:
         """Pass on what was pulled just before it came over the tree; else prune the link.
