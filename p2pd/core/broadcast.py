@@ -203,7 +203,7 @@ class Broadcast:
             return True
         if link is not None:
             self._note_first(link, now, asked=bool(asked))
-        self._spread(item, knowing, now)
+        self._spread_first(item, link, knowing, now)
         if link is not None and not asked:
             self._shortcuts.came(item.message_id, peer, item.hops)
             for announcer, hops in announcers.items():
@@ -331,6 +331,22 @@ class Broadcast:
         if self._sends or self._offers:
             return -math.inf
         return min(self._missing.next_due(), self._announcements.next_due())
+
+    def _spread_first(
+        self, item: Item, link: _Link | None, knowing: frozenset[NodeId], now: float
+    ) -> None:
+        """Spread what came over a link first.
+
+        If it crossed our `Prune`, whoever we just grafted instead gets it over the tree: a push
+        would go around the circle that there is for a moment, and cut it where the copies meet.
+        """
+        grafted: frozenset[NodeId] = frozenset()
+        if link is not None and now < link.pruned_at + GRAFT_GRACE:
+            links = self._links.items()
+            grafted = frozenset(each for each, to in links if now < to.grafted_at + GRAFT_GRACE)
+        self._spread(item, knowing | grafted, now)
+        for peer in grafted - knowing:
+            self._announce(peer, item, now)
 
     def _note_first(self, link: _Link, now: float, *, asked: bool) -> None:
         """Take note that a publication came over a link first; `asked`: somebody was asked for it.

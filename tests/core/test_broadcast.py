@@ -661,6 +661,23 @@ def test_what_crosses_a_prune_of_ours_does_not_put_the_link_back_at_this_end_onl
     assert node.eager == [A, B]
 
 
+def test_what_crosses_a_prune_of_ours_is_not_pushed_over_the_link_just_grafted() -> None:
+    """It would go around a circle, and cut the tree wherever the copies meet."""
+    node = machine(A, B, C)
+    node.receive(A, come(1), 0.0)
+    node.receive(B, come(1), 0.0)
+    node.take_sends(0.0)
+    assert node.eager == [A]
+    node.take_sends(0.1)
+    node.take_graft(C, Graft(()), 0.1)
+    assert node.receive(B, come(2), 0.1)
+    pushed = {peer for peer, each in node.take_sends(9.0) if isinstance(each, Gossip)}
+    assert pushed == {A}
+    assert node.receive(B, come(3), 9.0)
+    pushed = {peer for peer, each in node.take_sends(9.0) if isinstance(each, Gossip)}
+    assert pushed == {A, C}
+
+
 def test_each_id_is_wanted_of_one_peer_at_a_time() -> None:
     node = machine(A, B)
     held = Held((come(1).message_id,))
