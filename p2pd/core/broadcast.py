@@ -340,13 +340,14 @@ class Broadcast:
         If it crossed our `Prune`, whoever we just grafted instead gets it over the tree: a push
         would go around the circle that there is for a moment, and cut it where the copies meet.
         """
-        grafted: frozenset[NodeId] = frozenset()
+        grafted: list[NodeId] = []
         if link is not None and now < link.pruned_at + GRAFT_GRACE:
             links = self._links.items()
-            grafted = frozenset(each for each, to in links if now < to.grafted_at + GRAFT_GRACE)
-        self._spread(item, knowing | grafted, now)
-        for peer in grafted - knowing:
-            self._announce(peer, item, now)
+            grafted = [each for each, to in links if now < to.grafted_at + GRAFT_GRACE]
+        self._spread(item, knowing.union(grafted), now)
+        for peer in grafted:
+            if peer not in knowing:
+                self._announce(peer, item, now)
 
     def _note_first(self, link: _Link, now: float, *, asked: bool) -> None:
         """Take note that a publication came over a link first; `asked`: somebody was asked for it.
