@@ -89,9 +89,9 @@ class Parser(argparse.ArgumentParser):
             found, unknown = self.parse_known_args(argv, options)
         except UsageError as error:
             # An unknown flag is passed over, so that something else seems to be missing.
-            missing = "are required" in str(error)
-            for word in argv[: argv.index("--")] if "--" in argv else argv:
-                if missing and self._is_unknown_flag(word):
+            if "are required" in str(error):
+                words = argv[: argv.index("--")] if "--" in argv else argv
+                for word in filter(self._is_unknown_flag, words):
                     self._reject(word)
             raise
         if unknown:

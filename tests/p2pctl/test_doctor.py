@@ -81,38 +81,38 @@ def test_a_daemon_that_does_not_answer_is_named(tmp_path: Path, capsys: Captured
         assert "--socket PATH" in told["remedy"]
 
 
-@pytest.mark.parametrize("held", [0, 1])
-def test_of_two_state_directories_the_one_in_use_is_looked_at(
-    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch, held: int
-) -> None:
-    """As after a trial run by hand, on a host that has the service now."""
+@pytest.fixture
+def two_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Two state directories where one is looked for: of a trial by hand, and of the service."""
     places = [tmp_path / "by hand", tmp_path / "service"]
     for each in places:
         each.mkdir()
         (each / "lock").touch()
     monkeypatch.setattr(local_checks, "_usual_places", lambda _: places)
-    with (places[held] / "lock").open("r+") as lock:
+    return places
+
+
+@pytest.mark.parametrize("held", [0, 1])
+def test_of_two_state_directories_the_one_in_use_is_looked_at(
+    two_places: list[Path], capsys: Captured, held: int
+) -> None:
+    with (two_places[held] / "lock").open("r+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         found = findings(capsys, "--instance", "test")
     assert (
-        f"process {os.getpid()} has the state directory {places[held]}"
+        f"process {os.getpid()} has the state directory {two_places[held]}"
         in (found["control.silent"]["text"])
     )
-    assert found["disk.ok"]["text"] == f"{places[held]} is writable"
+    assert found["disk.ok"]["text"] == f"{two_places[held]} is writable"
 
 
 def test_of_two_state_directories_that_nobody_uses_both_are_looked_at(
-    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+    two_places: list[Path], capsys: Captured
 ) -> None:
-    places = [tmp_path / "by hand", tmp_path / "service"]
-    for each in places:
-        each.mkdir()
-        (each / "lock").touch()
-    monkeypatch.setattr(local_checks, "_usual_places", lambda _: places)
     assert main(["--json", "doctor", "--instance", "test"]) == 1
     said = json.loads(capsys.readouterr().out)["findings"]
     disks = [each["text"] for each in said if each["code"] == "disk.ok"]
-    assert disks == [f"{each} is writable" for each in places]
+    assert disks == [f"{each} is writable" for each in two_places]
 
 
 def test_who_may_not_ask_is_not_told_that_the_daemon_hangs(
