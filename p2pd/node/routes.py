@@ -167,7 +167,7 @@ class Routes:
         return [
             each.node_id
             for each in self.table
-            if each.failures < MAX_FAILURES or self._absence.is_over(each.node_id)
+            if not each.is_failing or self._absence.is_over(each.node_id)
         ]
 
     def _failed(self, node_id: NodeId) -> None:
