@@ -6,6 +6,7 @@ import trio
 
 from p2pd.core.entries import Status
 from p2pd.core.registry import MAX_ENTRIES, MAX_UNPROVEN
+from p2pd.core.routing import MOST_NEAR
 from p2pd.ids import Key, distance, distance_bits
 from p2pd.node.connection import Direction
 from p2pd.node.outbox import MAX_OUTBOX
@@ -102,7 +103,7 @@ def tables_sound(world: World) -> Iterator[str]:
                 yield f"{node.name}: has {contact.node_id!r} twice"
             seen.add(contact.node_id)
         for bucket, size in sizes.items():
-            if size > node.config.dht.k:
+            if size > MOST_NEAR * node.config.dht.k:
                 yield f"{node.name}: bucket {bucket} holds {size} contacts"
 
 
