@@ -147,11 +147,12 @@ class Net:
             return self._tables[node_id]
         table = self._tables[node_id] = RoutingTable(node_id, self.k)
         own, ids = int.from_bytes(node_id), self._in_order
-        for bits in range(ID_BITS, 0, -1):
+        for bits in range(1, ID_BITS + 1):
             first = (own >> (bits - 1) ^ 1) << (bits - 1)
             low = bisect_left(ids, first.to_bytes(ID_BYTES))
             high = bisect_right(ids, (first | (1 << bits - 1) - 1).to_bytes(ID_BYTES))
-            for each in self.rng.sample(ids[low:high], min(self.k, high - low)):
+            met = min(self.k, high - low) if len(table) >= self.k else high - low
+            for each in self.rng.sample(ids[low:high], met):
                 table.heard_from(each, _UNSIGNED)
         return table
 
