@@ -74,6 +74,14 @@ class _Link:
     serves: bool = False
     told: bytes = b""
 
+    def just_grafted(self, now: float) -> bool:
+        """Whether what comes over it may have been sent before the other end knew of a `Graft`."""
+        return now < self.grafted_at + GRAFT_GRACE
+
+    def just_pruned(self, now: float) -> bool:
+        """Whether what comes over it may have been sent before the other end knew of the `Prune`."""
+        return now < self.pruned_at + GRAFT_GRACE
+
 
 class Broadcast:
     """One node's part in spreading what `history` retains.
@@ -341,9 +349,9 @@ class Broadcast:
         would go around the circle that there is for a moment, and cut it where the copies meet.
         """
         grafted: list[NodeId] = []
-        if link is not None and now < link.pruned_at + GRAFT_GRACE:
+        if link is not None and link.just_pruned(now):
             links = self._links.items()
-            grafted = [each for each, to in links if now < to.grafted_at + GRAFT_GRACE]
+            grafted = [each for each, to in links if to.just_grafted(now)]
         self._spread(item, knowing.union(grafted), now)
         for peer in grafted:
             if peer not in knowing:
@@ -357,7 +365,7 @@ class Broadcast:
         """
         link.serves |= link.eager and not asked
         self._settled |= link.serves
-        if now >= link.pruned_at + GRAFT_GRACE:
+        if not link.just_pruned(now):
             self._set_eager(link, eager=True)
 
     def _take_again(self, peer: NodeId, link: _Link, item: Item, now: float) -> None:
@@ -370,7 +378,7 @@ class Broadcast:
             del self._pulled[item.message_id]
             self._set_eager(link, eager=True)
             self._spread(item, {peer, *knowing}, now)
-        elif now >= link.grafted_at + GRAFT_GRACE:
+        elif not link.just_grafted(now):
             self._prune(peer, link, now)
 
     def _spread(
@@ -424,7 +432,7 @@ class Broadcast:
         self._sends.append((peer, Graft(ids)))
 
     def _prune(self, peer: NodeId, link: _Link, now: float) -> None:
-        under_way = not link.eager and now < link.pruned_at + GRAFT_GRACE
+        under_way = not link.eager and link.just_pruned(now)
         if under_way or self.eager == [peer]:
             return
         self._set_eager(link, eager=False)
