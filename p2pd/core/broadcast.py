@@ -75,11 +75,11 @@ class _Link:
     told: bytes = b""
 
     def just_grafted(self, now: float) -> bool:
-        """Whether what comes over it may have been sent before the other end knew of a `Graft`."""
+        """Whether what comes over it may have crossed a `Graft`."""
         return now < self.grafted_at + GRAFT_GRACE
 
     def just_pruned(self, now: float) -> bool:
-        """Whether what comes over it may have been sent before the other end knew of the `Prune`."""
+        """Whether what comes over it may have crossed our `Prune`."""
         return now < self.pruned_at + GRAFT_GRACE
 
 
