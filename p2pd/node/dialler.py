@@ -27,7 +27,7 @@ from p2pd.node.dispatch import BUG
 from p2pd.node.env import Env
 from p2pd.node.events import Events
 from p2pd.node.handshaking import Introducer
-from p2pd.node.roster import MAKING_ROOM, Roster, describe
+from p2pd.node.roster import MAKING_ROOM, PASSED_AFTER, Roster, describe
 from p2pd.node.shortage import Shortage
 from p2pd.wire.messages import Message
 from p2pd.wire.reasons import Reason
@@ -270,12 +270,14 @@ class Dialler:
         """Dial an address as `dial` does, and see that the connection is one that lasts.
 
         Where this dial is a duplicate of a connection that the peer made for a question of its
-        own, that one is closed first, and the peer asks again.
+        own, that one is closed first, once the peer had time to get its answer.
         """
         connection = await self.dial(address, source, lasting=True)
         for _ in range(_MORE_DIALS):
             if not connection.passing:
                 break
+            with trio.move_on_after(PASSED_AFTER):
+                await connection.ended.wait()
             await connection.see_off("another one takes its place")
             connection = await self.dial(address, source, lasting=True)
         return connection

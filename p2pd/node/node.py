@@ -153,11 +153,10 @@ class Node:
         Raises `NotFound` or `AmbiguousPeer`.
         """
         entries = tuple(self.services.registry)
-        prefix = text.lower() if len(text) >= _LEAST_PREFIX else " "
         found = {
             each.node_id: each.status
             for each in entries
-            if each.node_id and (each.name == text or each.node_id.hex().startswith(prefix))
+            if each.node_id and (each.name == text or _is_prefix(text, each.node_id))
         }
         if len(found) > 1:
             # Most often of one host, whose earlier identities are disconnected for good.
@@ -171,7 +170,7 @@ class Node:
             if each.node_id is None and text in map(str, each.addresses):
                 said = each.last_error or "it was not dialled yet"
                 raise NotFound(f"which node is at {text} is not known so far: {said}")
-        if text == self.services.own.name or self._is_own_prefix(text):
+        if text == self.services.own.name or _is_prefix(text, self.node_id):
             raise NotFound(f"{text!r} is this node itself; `p2pctl status` tells about it")
         hint = ""
         if 0 < len(text) < _LEAST_PREFIX and set(text.lower()) <= set("0123456789abcdef"):
@@ -326,15 +325,12 @@ class Node:
         try:
             found = self.resolve_peer(text)
         except NotFound:
-            if self._is_own_prefix(text):
+            if _is_prefix(text, self.node_id):
                 return self.node_id
             raise
-        if self._is_own_prefix(text):
+        if _is_prefix(text, self.node_id):
             raise AmbiguousPeer(f"{text!r} fits this node, and others; use more of the ID")
         return found
-
-    def _is_own_prefix(self, text: str) -> bool:
-        return len(text) >= _LEAST_PREFIX and self.node_id.hex().startswith(text.lower())
 
     def _address_of(self, peer: NodeId) -> str:
         if peer == self.node_id:
@@ -452,3 +448,8 @@ def _stored_version(version: Version) -> StoredVersion:
         version=version.name.hex(),
         writer=NodeId.of(version.record.writer).hex(),
     )
+
+
+def _is_prefix(text: str, node_id: NodeId) -> bool:
+    """Whether a text names a node by its ID, or by enough of it."""
+    return len(text) >= _LEAST_PREFIX and node_id.hex().startswith(text.lower())

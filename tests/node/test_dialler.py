@@ -192,6 +192,24 @@ async def test_addresses_dialled_side_by_side_need_one_place(autojump_clock: Moc
         assert a.is_connected_to(b, c)
 
 
+@pytest.mark.parametrize("lag", [0.0, 0.04, 0.05, 0.06, 0.1, 0.2])
+@pytest.mark.parametrize("seed", range(4))
+async def test_whom_a_user_connects_stays_and_gets_the_answer_that_it_dialled_for(
+    autojump_clock: MockClock, seed: int, lag: float
+) -> None:
+    async with open_world(seed, constant_latency(0.05)) as world:
+        a, b = await passive(world, "a", "b")
+        await meet(a, b)
+        async with trio.open_nursery() as nursery:
+            # Both dial at once, and whose connection stays is decided by their IDs.
+            nursery.start_soon(b.services.requester.request, a.node_id, Echo(b""), Echoed, 5.0)
+            await trio.sleep(lag)
+            await a.node.connect(str(b.address))
+            assert not a.services.roster.connections[b.node_id].passing
+        await trio.sleep(600)
+        assert not a.services.roster.connections[b.node_id].passing
+
+
 @pytest.mark.parametrize("seed", range(6))
 async def test_a_dial_that_replaces_what_the_peer_made_needs_a_place(
     autojump_clock: MockClock, seed: int

@@ -90,6 +90,19 @@ async def test_a_save_that_the_end_interrupts_is_made_up_for(autojump_clock: Moc
         assert [key async for key, _ in store.scan(Table.PEERS)] == [b.node_id]
 
 
+async def test_what_was_forgotten_while_the_disk_refused_is_deleted_later() -> None:
+    store = MoodyStore()
+    registry = Registry(NodeId(bytes(32)), Backoff(1.0, 300.0), random.Random(1))
+    node_id = NodeId.of(bytes(32))
+    await store.apply([Change(Table.PEERS, node_id, b"known once")])
+    registry.not_saved([node_id])
+    store.refuses = True
+    assert not await save_registry(store, registry, Events(time.time))
+    store.refuses = False
+    assert await save_registry(store, registry, Events(time.time))
+    assert [key async for key, _ in store.scan(Table.PEERS)] == []
+
+
 async def test_others_get_a_turn_while_many_peers_are_saved() -> None:
     store = MoodyStore()
     registry = Registry(NodeId(bytes(32)), Backoff(1.0, 300.0), random.Random(1))
