@@ -313,7 +313,8 @@ class Connection:
             elif isinstance(event.message, Goodbye):
                 text = f"the peer said goodbye: {event.message.reason}"
                 leaves = event.message.reason == LEAVING
-                self.on_request = event.message.reason == ON_REQUEST
+                # It may cross ours, by which a user here asked for the end.
+                self.on_request |= event.message.reason == ON_REQUEST
                 self._end(text, Ending.LEFT if leaves else Ending.UNWANTED, by_reader=True)
             elif isinstance(event.message, Refused):
                 # A client checks us only after it was accepted.

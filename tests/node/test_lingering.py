@@ -8,7 +8,7 @@ from trio.testing import MockClock
 
 from p2pd.node.connection import FAREWELL
 from p2pd.simulation.world import SimNode, World, open_world
-from p2pd.wire.messages import Echo, Pong
+from p2pd.wire.messages import Echo, Goodbye, Pong
 from tests.node.scripted import Line, ScriptedPeer, assert_unharmed
 
 
@@ -79,3 +79,20 @@ async def test_whoever_a_user_disconnects_is_soon_gone(
         [entry] = a.services.registry
         assert entry.parted
         assert_unharmed(a)
+
+
+async def test_no_goodbye_of_the_peer_undoes_what_a_user_asked_for(
+    autojump_clock: MockClock,
+) -> None:
+    """It comes while ours waits to be sent."""
+    async with open_world(3) as world:
+        a = await world.start("a", lan=None)
+        peer = ScriptedPeer(world)
+        line = await peer.connect(a)
+        await clog(world, line)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(a.node.disconnect, peer.identity.node_id)
+            await trio.sleep(1)
+            await line.send(Goodbye("making room for others"))
+        [entry] = a.services.registry
+        assert entry.parted
