@@ -231,10 +231,13 @@ class Connection:
 
     async def _reply_to(self, message: Message, within: float) -> Message:
         until = trio.current_time() + within
-        with trio.move_on_at(until):
-            await self.wait_for_room()
+        if not self._outbox.is_closing:
+            with trio.move_on_at(until):
+                await self.wait_for_room()
         if self.end_reason is not None:
             raise ConnectionLost(f"the connection has ended: {self.end_reason}")
+        if self._outbox.is_closing:
+            raise ConnectionLost("this node has said goodbye on the connection")
         if self.is_full:
             raise RequestTimedOut(f"{self.remote} has taken no data for {within:g} s")
         self.last_used = sent_at = trio.current_time()

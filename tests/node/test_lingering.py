@@ -6,9 +6,10 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from p2pd.errors import P2PError
 from p2pd.node.connection import FAREWELL
 from p2pd.simulation.world import SimNode, World, open_world
-from p2pd.wire.messages import Echo, Goodbye, Pong
+from p2pd.wire.messages import Echo, Echoed, Goodbye, Pong
 from tests.node.scripted import Line, ScriptedPeer, assert_unharmed
 
 
@@ -78,6 +79,43 @@ async def test_whoever_a_user_disconnects_is_soon_gone(
         assert open_at(world, a) == 0
         [entry] = a.services.registry
         assert entry.parted
+        assert_unharmed(a)
+
+
+async def test_who_was_asked_in_passing_and_reads_nothing_is_soon_gone(
+    autojump_clock: MockClock,
+) -> None:
+    """Though it shows that it lives, and is asked again: each question would wait in vain."""
+    async with open_world(4) as world:
+        a = await world.start("a", lan=None, connections__target=0)
+        peer = ScriptedPeer(world, listens=True)
+        node_id = peer.identity.node_id
+
+        async def show_life(line: Line) -> None:
+            while True:
+                await line.send(Pong())
+                await trio.sleep(1)
+
+        async def ask(data: bytes) -> None:
+            with suppress(P2PError):
+                await a.services.requester.request(node_id, Echo(data), Echoed, 3)
+
+        async with trio.open_nursery() as nursery:
+            await nursery.start(peer.listen, show_life)
+            await a.node.connect(str(peer.address))
+            await a.node.disconnect(node_id)
+            for _ in range(8):
+                nursery.start_soon(ask, world.rng.randbytes(200_000))
+            await trio.sleep(1)
+            connection = a.services.roster.connections[node_id]
+            assert connection.passing
+            await world.until(lambda: connection._outbox.is_closing, within=60)
+            began = trio.current_time()
+            while connection.end_reason is None:
+                nursery.start_soon(ask, b"once more")
+                await trio.sleep(0.5)
+            assert trio.current_time() - began <= FAREWELL + 1
+            nursery.cancel_scope.cancel()
         assert_unharmed(a)
 
 
