@@ -7,18 +7,20 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock
 
 from p2pd.address import Address
 from p2pd.core.entries import Source
-from p2pd.errors import Busy, P2PError
+from p2pd.core.registry import MAX_ADDRESSES
+from p2pd.errors import Busy, DialFailed, P2PError
 from p2pd.ids import NodeId
 from p2pd.net.faults import Cut, constant_latency
 from p2pd.net.sim import SimPending, SimStream
 from p2pd.node.connection import Direction
-from p2pd.node.dialler import CUT_SHORT, HEAD_START
+from p2pd.node.dialler import ADDRESSES_OF_STRANGERS, CUT_SHORT, HEAD_START
 from p2pd.node.shortage import WELCOME
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.wire.messages import (
@@ -178,6 +180,47 @@ async def test_a_peer_that_did_not_run_for_a_moment_gets_one_connection(
         assert_unharmed(a, b)
 
 
+async def test_where_all_addresses_fail_the_best_one_tells_why(autojump_clock: MockClock) -> None:
+    """That is where the peer was last."""
+    async with open_world(1) as world:
+        a, b = await passive(world, "a", "b")
+        await meet(a, b)
+        await world.crash(b)
+        entry = a.services.registry.get(b.node_id)
+        assert entry is not None
+        for number in range(1, 3):
+            elsewhere = Address(f"203.0.113.{number}", 41000)
+            world.conditions.unreachable.add(elsewhere.host)
+            entry.addresses.append(elsewhere)
+        with pytest.raises(DialFailed, match=str(b.address)):
+            await a.services.dialler.connect_to(b.node_id)
+
+
+async def test_of_a_peer_that_somebody_made_up_few_addresses_are_dialled(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may all be of one victim, and lookups wait for no budget."""
+    async with open_world(1) as world:
+        (a,) = await passive(world, "a")
+        made_up = stranger(world.rng)
+        addresses = [Address("198.18.0.1", 1 + number) for number in range(MAX_ADDRESSES)]
+        line = await ScriptedPeer(world).connect(a)
+        answer = Peers((make_record(made_up, *addresses),))
+        world.meanwhile(lambda: line.serve(lambda _: answer))
+        await world.until(lambda: made_up.node_id in known(a), within=5)
+        dialled: list[Address] = []
+        dial = a.network.dial
+
+        async def note(address: Address) -> SimStream:
+            dialled.append(address)
+            return await dial(address)
+
+        monkeypatch.setattr(a.network, "dial", note)
+        with pytest.raises(DialFailed):
+            await a.node.ping(made_up.node_id)
+        assert dialled == addresses[:ADDRESSES_OF_STRANGERS]
+
+
 async def test_addresses_dialled_side_by_side_need_one_place(autojump_clock: MockClock) -> None:
     async with open_world(1) as world:
         b, c = await passive(world, "b", "c")
@@ -214,15 +257,28 @@ async def test_whom_a_user_connects_stays_and_gets_the_answer_that_it_dialled_fo
 async def test_a_dial_that_replaces_what_the_peer_made_needs_a_place(
     autojump_clock: MockClock, seed: int
 ) -> None:
-    async with open_world(seed) as world:
+    async with open_world(seed, constant_latency(0.05)) as world:
         b, c = await passive(world, "b", "c")
         a = await world.start("a", lan=None, connections__target=0, connections__max_outbound=1)
-        await a.node.connect(str(c.address))
+        await meet(a, c)
         await b.node.connect(str(a.address))
-        with suppress(Busy):
-            await a.services.dialler.dial(b.address, Source.MANUAL, lasting=True)
+        await a.node.ping(c.node_id)
+
+        async def ask() -> None:
+            await trio.sleep(0.25)
+            await a.node.ping(c.node_id)
+
+        async with trio.open_nursery() as nursery:
+            # The place that was to be had when the dial began is in use again at its end.
+            nursery.start_soon(ask)
+            with suppress(Busy):
+                await a.services.dialler.dial(b.address, Source.MANUAL, lasting=True)
+        assert a.is_connected_to(b, c)
         held = a.services.roster.connections.values()
         assert sum(each.direction is Direction.OUTBOUND for each in held) == 1
+        await trio.sleep(2)
+        # Nor does one that found no place stay behind it.
+        assert sum(each.local.host == a.network.host for each in world.network.streams) == len(held)
 
 
 async def test_whoever_is_silent_is_dialled_for_one_read_and_not_for_the_next(
@@ -318,6 +374,62 @@ async def test_no_request_waits_for_room_without_end(autojump_clock: MockClock) 
         with pytest.raises(Busy):
             await a.services.requester.request(c.node_id, Echo(b""), Echoed, within=7)
         assert trio.current_time() - began == pytest.approx(7)
+
+
+async def test_a_request_has_the_room_of_a_dial_that_came_to_nothing(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        b, c = await passive(world, "b", "c")
+        a = await world.start("a", lan=None, connections__target=0, connections__max_outbound=1)
+        await meet(a, b, c)
+        world.conditions.unreachable.add(b.network.host)
+
+        async def ask_in_vain() -> None:
+            with suppress(P2PError):
+                await a.services.requester.request(b.node_id, Echo(b""), Echoed, within=3)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask_in_vain)
+            await trio.sleep(1)
+            began = trio.current_time()
+            await a.services.requester.request(c.node_id, Echo(b""), Echoed, within=7)
+        assert trio.current_time() - began == pytest.approx(2, abs=0.5)
+
+
+async def test_who_wants_connections_while_all_places_are_in_use_does_not_try_without_end(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_world(1) as world:
+        deaf = ScriptedPeer(world, listens=True)
+        await world._nursery.start(deaf.listen, lambda line: line.hung_up())
+        (b,) = await passive(world, "b")
+        a = await world.start("a", lan=None, connections__target=1, connections__max_outbound=1)
+        await a.node.connect(str(deaf.address))
+        await a.node.disconnect(deaf.identity.node_id)
+        tries = 0
+        check_room = a.services.roster.check_room
+
+        def count(*args: Any, **kwargs: Any) -> None:
+            nonlocal tries
+            tries += 1
+            assert tries < 100
+            check_room(*args, **kwargs)
+
+        async def ask_in_vain() -> None:
+            with suppress(P2PError):
+                await a.services.requester.request(deaf.identity.node_id, Echo(b""), Echoed, 8)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask_in_vain)
+            await trio.sleep(1)
+            monkeypatch.setattr(a.services.roster, "check_room", count)
+            discovery = attrs.evolve(a.config.discovery, bootstrap=(str(b.address),))
+            a.node.reload(attrs.evolve(a.config, discovery=discovery))
+            await trio.sleep(6)
+            assert not a.is_connected_to(b)
+        assert 3 <= tries <= 10
+        await world.until(lambda: a.is_connected_to(b), within=10)
 
 
 async def test_a_request_has_the_room_of_a_connection_that_ends(
@@ -580,7 +692,7 @@ async def test_no_question_undoes_a_disconnect(autojump_clock: MockClock, made_b
         # The user's wish has its time; from then on it is a peer like any other.
         if made_by == "bootstrap":
             await trio.sleep(600)
-            assert a.is_connected_to(b)
+            assert [each.node_id for each in a.services.roster.lasting()] == [b.node_id]
 
 
 async def test_a_dial_is_no_failure_where_the_peer_came_meanwhile(
