@@ -13,9 +13,9 @@ import trio
 from trio.testing import MockClock
 
 from p2pd.address import Address
-from p2pd.core.entries import Source
+from p2pd.core.entries import Entry, Source
 from p2pd.core.registry import MAX_ADDRESSES
-from p2pd.errors import Busy, DialFailed, P2PError
+from p2pd.errors import Busy, DialFailed, Exhausted, P2PError
 from p2pd.ids import NodeId
 from p2pd.net.faults import Cut, constant_latency
 from p2pd.net.sim import SimPending, SimStream
@@ -669,6 +669,79 @@ async def test_who_joins_a_dial_has_all_addresses_tried(autojump_clock: MockCloc
             await trio.sleep(0.05)
             await a.node.ping(peer.identity.node_id)
             nursery.cancel_scope.cancel()
+
+
+async def test_who_joins_a_dial_to_stay_has_what_is_not_tried_yet_dialled_to_stay(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a, b = await passive(world, "a", "b")
+        await meet(a, b)
+        world.conditions.unreachable.add("203.0.113.9")
+        entry = a.services.registry.get(b.node_id)
+        assert entry is not None
+        entry.addresses.insert(0, Address("203.0.113.9", 41000))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(a.services.dialler.connect_to, b.node_id)
+            await trio.sleep(HEAD_START / 2)
+            connection = await a.services.dialler.connect_to(b.node_id, lasting=True)
+        assert not connection.passing
+
+
+@pytest.mark.parametrize("failed", [False, True])
+async def test_a_dial_that_nobody_waits_for_any_more_failed_if_it_took_long(
+    autojump_clock: MockClock, failed: bool
+) -> None:
+    async with open_world(1) as world:
+        a, b = await passive(world, "a", "b")
+        await meet(a, b)
+        world.conditions.unreachable.add(b.network.host)
+        entry = a.services.registry.get(b.node_id)
+        assert entry is not None
+        before = entry.fail_count
+        with trio.move_on_after(CUT_SHORT + (0.1 if failed else -0.1)):
+            await a.services.dialler.connect_to(b.node_id)
+        assert entry.fail_count - before == failed
+
+
+async def test_a_request_that_finds_no_file_descriptor_waits_for_no_room(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_world(1) as world:
+        a, b = await passive(world, "a", "b")
+        await meet(a, b)
+
+        async def dial(_: Address) -> SimStream:
+            raise Exhausted("too many open files")
+
+        monkeypatch.setattr(a.network, "dial", dial)
+        began = trio.current_time()
+        with pytest.raises(Exhausted):
+            await a.services.requester.request(b.node_id, Echo(b""), Echoed, within=7)
+        assert trio.current_time() - began < 1
+
+
+async def test_what_a_peer_or_a_user_vouches_for_is_dialled_whatever_strangers_cost(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        (a,) = await passive(world, "a")
+        claim = a.services.dialler.claim_dial
+
+        def entry(host: str, **changes: Any) -> Entry:
+            node_id = stranger(world.rng).node_id
+            return Entry(node_id, Source.EXCHANGE, 0.0, addresses=[Address(host, 1)], **changes)
+
+        while claim(entry("198.18.0.1")):
+            pass
+        assert not claim(entry("198.18.0.1"))
+        assert not claim(entry("198.18.0.1", last_host="198.18.0.2"))
+        # It came from there, or answered there.
+        assert claim(entry("198.18.0.1", last_host="198.18.0.1"))
+        assert claim(entry("198.18.0.1", answered=(Address("198.18.0.1", 1),)))
+        asked_for = entry("198.18.0.1")
+        asked_for.source = Source.MANUAL
+        assert claim(asked_for)
 
 
 @pytest.mark.parametrize("made_by", ["connect", "seeds", "bootstrap"])
