@@ -18,7 +18,7 @@ from p2pd.net import sim
 from p2pd.net.sim import SimPending, SimStream
 from p2pd.node.roster import IDLE_AFTER
 from p2pd.simulation.world import SimNode, World, open_world
-from p2pd.wire.messages import Accepted, Goodbye, Hello, Refused
+from p2pd.wire.messages import Accepted, Echo, Echoed, Goodbye, Hello, Ping, Refused
 from tests.node.scripted import (
     HungUp,
     Line,
@@ -48,6 +48,13 @@ def greater_peer(world: World, node: SimNode, **where: Any) -> ScriptedPeer:
     identities = (stranger(world.rng) for _ in range(100))
     greater = next(each for each in identities if each.node_id > node.node_id)
     return ScriptedPeer(world, identity=greater, listens=True, **where)
+
+
+def smaller_peer(world: World, node: SimNode, **where: Any) -> ScriptedPeer:
+    """Make a listening peer with an ID smaller than a node's."""
+    identities = (stranger(world.rng) for _ in range(100))
+    smaller = next(each for each in identities if each.node_id < node.node_id)
+    return ScriptedPeer(world, identity=smaller, listens=True, **where)
 
 
 async def try_to(dial: Callable[..., Awaitable[object]], *args: object) -> None:
@@ -293,6 +300,89 @@ async def test_who_is_refused_as_a_duplicate_takes_nobodys_place(
             assert connected(a) == before
             nursery.cancel_scope.cancel()
         assert_unharmed(a)
+
+
+async def test_who_finds_its_own_dial_a_duplicate_says_so_and_keeps_the_other(
+    autojump_clock: MockClock,
+) -> None:
+    """The peer has accepted it: it may have lost the one that stays."""
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__target=0)
+        peer = smaller_peer(world, a)
+        heard: list[Line] = []
+
+        async def talk(line: Line) -> None:
+            heard.append(line)
+            await line.hung_up()
+
+        await world._nursery.start(peer.listen, talk)
+        world.meanwhile((await peer.connect(a)).serve, lambda _: None)
+        [stays] = a.services.roster.connections.values()
+        assert await a.services.dialler.dial(peer.address, Source.MANUAL) is stays
+        await trio.sleep(1)
+        [line] = heard
+        assert line.heard[-1] == Goodbye("duplicate")
+        assert stays.end_reason is None
+
+
+async def test_who_refuses_a_duplicate_probes_what_stays(autojump_clock: MockClock) -> None:
+    """It may be dead, and its end not noticed yet."""
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__target=0)
+        peer = greater_peer(world, a)
+        lines: list[Line] = []
+
+        async def talk(line: Line) -> None:
+            lines.append(line)
+            await line.serve(lambda _: None)
+
+        await world._nursery.start(peer.listen, talk)
+        await a.node.connect(str(peer.address))
+        await trio.sleep(1)
+        [stays] = lines
+        assert Ping() not in stays.heard
+        line = await peer.connect(a)
+        assert isinstance(line.heard[-1], Refused)
+        await trio.sleep(0.5)
+        assert Ping() in stays.heard
+
+
+async def test_an_answer_still_comes_over_what_a_new_dial_of_the_peer_replaced(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        peer = ScriptedPeer(world)
+        old = await peer.connect(a)
+        answers: list[bytes] = []
+
+        async def ask() -> None:
+            answers.append((await a.node.echo(peer.identity.node_id, b"?"))[0])
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            while not isinstance((event := await old.next()).message, Echo):
+                pass
+            new = await peer.connect(a)
+            await trio.sleep(0.5)
+            answer = old.session.reply(event.request_id or 0, Echoed(b"over the old one"))
+            await old.stream.send_all(answer)
+        assert answers == [b"over the old one"]
+        assert not any(isinstance(each, Echo) for each in new.heard)
+
+
+async def test_a_question_of_a_restarted_peer_makes_no_lasting_connection(
+    autojump_clock: MockClock,
+) -> None:
+    """Though its former self had one."""
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        peer = ScriptedPeer(world)
+        await peer.connect(a)
+        peer.instance = bytes(16)
+        await peer.connect(a, passing=True)
+        assert len(connected(a)) == 1
+        assert not a.services.roster.lasting()
 
 
 @pytest.mark.parametrize("moved", [True, False])

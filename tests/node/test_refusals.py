@@ -356,6 +356,21 @@ async def test_one_in_passing_makes_room_as_soon_as_it_is_quiet(
         assert isinstance(soon.heard[-1], Refused) is not passing
 
 
+async def test_those_in_passing_make_room_first(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__max_inbound=2)
+        stays, passes = ScriptedPeer(world), ScriptedPeer(world, host="10.9.1.1")
+        world._nursery.start_soon((await stays.connect(a)).serve, lambda _: None)
+        await trio.sleep(roster.IDLE_AFTER + 10)
+        once = await passes.connect(a, passing=True)
+        world._nursery.start_soon(once.serve, lambda _: None)
+        # It was used later than the other one.
+        await trio.sleep(roster.PASSED_AFTER)
+        new = ScriptedPeer(world, host="10.9.2.1")
+        await new.connect(a)
+        assert connected(a) == {each.identity.node_id.hex() for each in (stays, new)}
+
+
 async def test_many_identities_of_one_host_do_not_push_out_another_host(
     autojump_clock: MockClock,
 ) -> None:
