@@ -18,9 +18,10 @@ from p2pd.net.sim import SimStream
 from p2pd.node import feelers
 from p2pd.node.connection import Connection
 from p2pd.node.gossip import MAX_WAITING
-from p2pd.node.keepalive import Keepalive
+from p2pd.node.keepalive import PASSING_SECONDS, SLEPT_SECONDS, Keepalive
 from p2pd.simulation.world import SimNode, World, open_world
-from p2pd.wire.messages import Echo, Echoed, Message, Ping, Pong
+from p2pd.wire.messages import Echo, Echoed, Message, Ping, Pong, Prune
+from p2pd.wire.session import Received
 from tests.node.scripted import HungUp, Line, ScriptedPeer, assert_unharmed, connected
 
 
@@ -50,6 +51,18 @@ async def test_a_silent_peer_is_dropped_after_its_misses(
         world.network.medium.heal(cut)
         await world.until(lambda: a.is_connected_to(b) and b.is_connected_to(a), within=60)
         assert_unharmed(a, b)
+
+
+async def test_the_answers_of_others_do_not_put_off_the_end(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, liveness__evict_after=60)
+        for number in range(3):
+            line = await ScriptedPeer(world, host=f"10.9.1.{number}").connect(a)
+            world.meanwhile(line.serve, lambda _: None)
+        silent = ScriptedPeer(world)
+        await silent.connect(a)
+        connection = a.services.roster.connections[silent.identity.node_id]
+        await world.until(lambda: connection.end_reason is not None, within=5 + 4 * 1 + 2)
 
 
 async def test_more_probes_than_needed_do_not_put_off_the_end(autojump_clock: MockClock) -> None:
@@ -134,6 +147,44 @@ async def test_a_machine_that_slept_redials_at_once(
         a.clock_error += 3600
         await world.until(lambda: a.is_connected_to(b), within=6)
         assert a.codes().count("node.woke") == 1
+
+
+async def test_time_in_which_this_process_did_not_run_is_nobodys_silence(
+    autojump_clock: MockClock,
+) -> None:
+    """Nor do the probes count that could not be answered by then."""
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        line = await ScriptedPeer(world).connect(a)
+        world.meanwhile(line.hung_up)
+        [connection] = a.services.roster.lasting()
+        await world.until(lambda: connection.unanswered_probes == 2, within=10)
+        autojump_clock.jump(60)
+        before = line.heard.count(Ping())
+        await world.until(lambda: not connected(a), within=10)
+        assert line.heard.count(Ping()) - before >= LivenessConfig().misses
+
+
+async def test_who_did_not_run_for_long_redials_at_once(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others may have given it up meanwhile."""
+    # A call of the dead could come first.
+    monkeypatch.setattr(feelers, "CALL_INTERVAL", 10_000.0)
+    monkeypatch.setattr(feelers, "MAX_CALL_INTERVAL", 10_000.0)
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__backoff_min=300)
+        b = await world.start("b", lan=None)
+        await a.node.connect(str(b.address))
+        await world.crash(b)
+        await trio.sleep(100)
+        await world.start("b", connections__target=0)
+        await trio.sleep(1)
+        assert not a.is_connected_to(b)
+        # Beyond the moment at which it looks round anyway.
+        autojump_clock.jump(SLEPT_SECONDS + LivenessConfig().ping_interval + 2)
+        await world.until(lambda: a.is_connected_to(b), within=3)
+        assert a.codes().count("node.stalled") == 1
 
 
 async def test_a_clock_set_back_or_a_little_forward_is_no_sleep(autojump_clock: MockClock) -> None:
@@ -299,8 +350,10 @@ async def test_who_came_in_passing_and_does_not_go_is_probed(
             assert bool(connected(a)) is answers
             await trio.sleep(17)
             nursery.cancel_scope.cancel()
+        [known] = a.node.peers()
         expected = "no longer needed" if answers else "1 probes unanswered"
-        assert expected in (a.node.peers()[0].last_error or "")
+        assert expected in (known.last_error or "")
+        assert (known.liveness == "alive") is answers
         assert_unharmed(a)
 
 
@@ -323,6 +376,65 @@ async def test_questions_that_nobody_answers_do_not_keep_a_passing_connection(
             await world.until(lambda: not connected(a), within=15)
             nursery.cancel_scope.cancel()
         assert_unharmed(a)
+
+
+async def test_a_passing_connection_stays_while_an_answer_is_waited_for(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__target=0)
+        peer = ScriptedPeer(world, listens=True)
+        asked = 0
+
+        async def talk(line: Line) -> None:
+            nonlocal asked
+            while True:
+                event = await line.next()
+                if not isinstance(event, Received) or event.request_id is None:
+                    continue
+                if isinstance(event.message, Echo):
+                    asked += 1
+                    world.meanwhile(answer_late, line, event.request_id)
+                elif isinstance(event.message, Ping):
+                    await line.stream.send_all(line.session.reply(event.request_id, Pong()))
+
+        async def answer_late(line: Line, request_id: int) -> None:
+            await trio.sleep(PASSING_SECONDS + 5)
+            await line.stream.send_all(line.session.reply(request_id, Echoed(b"late")))
+
+        await world._nursery.start(peer.listen, talk)
+        await a.node.connect(str(peer.address))
+        await a.node.disconnect(peer.identity.node_id)
+        reply = await a.services.requester.request(peer.identity.node_id, Echo(b""), Echoed, 20)
+        assert (reply, asked) == (Echoed(b"late"), 1)
+
+
+@pytest.mark.parametrize("says", ["Prune", "Ping"])
+async def test_what_is_no_question_keeps_no_passing_connection(
+    autojump_clock: MockClock, says: str
+) -> None:
+    """Whoever takes it for one that lasts gossips over it, and probes it."""
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__target=0)
+        peer = ScriptedPeer(world, listens=True)
+
+        async def talk(line: Line) -> None:
+            world.meanwhile(line.serve, lambda _: None)
+            while True:
+                ping, notice = line.session.request(Ping())[1], line.session.notice(Prune())
+                await line.stream.send_all(ping if says == "Ping" else notice)
+                await trio.sleep(2)
+
+        await world._nursery.start(peer.listen, talk)
+        await a.node.connect(str(peer.address))
+        await a.node.disconnect(peer.identity.node_id)
+        await a.services.dialler.connect_to(peer.identity.node_id)
+        [connection] = a.services.roster.connections.values()
+        assert connection.passing
+        await world.until(lambda: connection.end_reason is not None, within=60)
+        # What the node itself asks keeps it for a while.
+        assert trio.current_time() - connection.last_used < PASSING_SECONDS + 3
+        assert "no longer needed" in (connection.end_reason or "")
 
 
 async def test_an_answer_that_is_read_late_does_not_hide_that_this_process_stood_still(
