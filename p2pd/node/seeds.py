@@ -138,6 +138,14 @@ class Seeds:
     def _addresses(self) -> list[Address]:
         return list(dict.fromkeys(each for found in self._found.values() for each in found))
 
+    def _count(self) -> int:
+        """Return how many seeds there are; a name without an address stands for one of them.
+
+        Were it left out, a node that starts before its name server would have all that it wants.
+        """
+        unresolved = sum(not self._found.get(text) for text in self._texts)
+        return len(self._addresses()) + unresolved
+
     def _next_try(self) -> float:
         """Return when (monotonic) the first of those that are left may be tried again."""
         held = self.connected()
@@ -147,10 +155,9 @@ class Seeds:
 
     async def _connect(self) -> int:
         """Dial until there is a quorum or nobody is left; returns how many are missing."""
-        addresses = self._addresses()
-        wanted = quorum(len(addresses))
+        wanted = quorum(self._count())
         held = self.connected()
-        left = [each for each in addresses if each not in held]
+        left = [each for each in self._addresses() if each not in held]
         self._env.rng.shuffle(left)
         for address in left:
             if len(self.connected()) >= wanted:
@@ -160,7 +167,7 @@ class Seeds:
                 # Counted from the end of the dial: one that times out is not repeated at once.
                 self._tried[address] = trio.current_time()
         # Names may have come to stand for other addresses meanwhile.
-        wanted = quorum(len(self._addresses()))
+        wanted = quorum(self._count())
         missing = max(0, wanted - len(self.connected()))
         if (missing > 0) is not self._short:
             self._short = missing > 0

@@ -355,6 +355,30 @@ async def test_what_left_the_list_while_a_node_was_down_is_no_seed(
         assert sources(a) == ["bootstrap"] * 2
 
 
+async def test_names_that_can_not_be_looked_up_yet_are_seeds_that_are_lacking(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As at the start of a host whose name server is not within reach yet."""
+    async with open_world(1) as world:
+        (seed,) = await start_seeds(world, 1)
+        is_up = False
+
+        async def resolve(self: SimNetwork, host: str, port: int) -> list[Address]:
+            await trio.lowlevel.checkpoint()
+            if is_up:
+                return [seed.address]
+            raise DialFailed("the name server does not answer")
+
+        monkeypatch.setattr(SimNetwork, "resolve", resolve)
+        a = await start_user(world, "s.example:41000")
+        await trio.sleep(20)
+        assert a.codes().count("seed.short") == 1
+        is_up = True
+        await world.until(lambda: held(a) == 1, within=TRY_INTERVAL + 1)
+        await trio.sleep(1)
+        assert a.codes()[-1] == "seed.enough"
+
+
 async def test_a_seed_that_never_answered_is_forgotten_with_the_list(
     autojump_clock: MockClock,
 ) -> None:
