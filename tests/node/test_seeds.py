@@ -355,6 +355,30 @@ async def test_what_left_the_list_while_a_node_was_down_is_no_seed(
         assert sources(a) == ["bootstrap"] * 2
 
 
+async def test_a_name_that_nobody_resolves_is_told_of_once_and_may_stand_for_any_seed(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_world(1) as world:
+        (seed,) = await start_seeds(world, 1)
+        is_known = True
+
+        async def resolve(host: str, port: int) -> list[Address]:
+            await trio.lowlevel.checkpoint()
+            if is_known:
+                return [seed.address]
+            raise DialFailed("no server knows the name")
+
+        a = await start_user(world, "s.example:41000")
+        monkeypatch.setattr(a.network, "resolve", resolve)
+        await world.until(lambda: held(a) == 1, within=2 * TRY_INTERVAL)
+        await world.stop(a)
+        is_known, before = False, a.codes().count("seed.unresolved")
+        await world.start("a")
+        await trio.sleep(60)
+        assert sources(a) == ["seed"]
+        assert a.codes().count("seed.unresolved") - before == 1
+
+
 async def test_names_that_can_not_be_looked_up_yet_are_seeds_that_are_lacking(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -377,6 +401,38 @@ async def test_names_that_can_not_be_looked_up_yet_are_seeds_that_are_lacking(
         await world.until(lambda: held(a) == 1, within=TRY_INTERVAL + 1)
         await trio.sleep(1)
         assert a.codes()[-1] == "seed.enough"
+
+
+async def test_a_new_list_does_not_wait_for_a_name_of_the_old_one(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_world(1) as world:
+        (seed,) = await start_seeds(world, 1)
+        look_up = SimNetwork.resolve
+
+        async def resolve(self: SimNetwork, host: str, port: int) -> list[Address]:
+            if host == "slow.example":
+                await trio.sleep(60)
+            return await look_up(self, host, port)
+
+        monkeypatch.setattr(SimNetwork, "resolve", resolve)
+        a = await start_user(world, "slow.example:41000")
+        await trio.sleep(RESOLVE_WITHIN + 1)
+        discovery = attrs.evolve(a.config.discovery, seeds=(str(seed.address),))
+        a.node.reload(attrs.evolve(a.config, discovery=discovery))
+        await world.until(lambda: held(a) == 1, within=1)
+
+
+async def test_a_seed_that_a_user_asked_for_stays_the_users(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        (seed,) = await start_seeds(world, 1)
+        a = await world.start("a", lan=None, connections__target=0)
+        await a.node.connect(str(seed.address))
+        for seeds in ((str(seed.address),), ()):
+            discovery = attrs.evolve(a.config.discovery, seeds=seeds)
+            a.node.reload(attrs.evolve(a.config, discovery=discovery))
+            await trio.sleep(2 * TRY_INTERVAL)
+            assert sources(a) == ["manual"]
 
 
 async def test_a_seed_that_never_answered_is_forgotten_with_the_list(
