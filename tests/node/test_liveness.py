@@ -8,6 +8,7 @@ from trio.testing import MockClock
 
 from p2pd.address import Address
 from p2pd.core import own_reports, suspects
+from p2pd.core.entries import Source
 from p2pd.core.isolation import LONGEST
 from p2pd.core.membership import HEARD_LATELY, WORST_HEALTH
 from p2pd.core.signs_of_life import ANSWERED_AT_ONCE
@@ -18,6 +19,7 @@ from p2pd.net.faults import Cut
 from p2pd.net.sim import SimPending, SimStream
 from p2pd.node import feelers, liveness, probing, routes
 from p2pd.node.liveness import LivenessService
+from p2pd.node.probing import ProbeOutcome
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.wire import codec
 from p2pd.wire.messages import (
@@ -25,12 +27,15 @@ from p2pd.wire.messages import (
     DeadReports,
     Failed,
     Gossip,
+    Hello,
     Message,
     Nodes,
     Ping,
+    Proof,
     Publication,
     Reach,
     Reached,
+    Refused,
     Signed,
 )
 from tests.node.scripted import (
@@ -381,6 +386,73 @@ async def test_reach_is_answered_for_proven_peers_only(autojump_clock: MockClock
         await world.crash(b)
         assert await asker.ask(Reach(record)) == Reached(alive=False)
         assert_unharmed(a)
+
+
+@pytest.mark.parametrize("who", ["itself", "another"])
+async def test_a_refusal_is_a_sign_of_life_of_whoever_proves_who_it_is(
+    autojump_clock: MockClock, who: str
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__target=0)
+        b = await world.start("b", lan=None, connections__target=0)
+        await a.node.connect(str(b.address))
+        record = b.services.own.signed
+        await a.node.disconnect(b.node_id)
+        await world.crash(b)
+        there = ScriptedPeer(world, host=b.address.host, port=b.address.port, listens=True)
+        if who == "itself":
+            there.identity = b.identity
+
+        async def refuse() -> None:
+            listener = await there.network.listen(there.address)
+            while True:
+                line = Line(await (await listener.accept()).secure())
+                handshake = there.handshake(line, is_client=False)
+                handshake.receive_hello(await line.expect(Hello))
+                await line.expect(Proof)
+                await line.send(handshake.hello, handshake.proof(), Refused("full", "", ()))
+                await line.stream.aclose()
+
+        world.meanwhile(refuse)
+        asker = await ScriptedPeer(world).connect(a)
+        assert await asker.ask(Reach(record)) == Reached(alive=who == "itself")
+        world.meanwhile(asker.serve, lambda _: None)
+        answered = await a.services.probing.probe(b.node_id) is ProbeOutcome.ANSWERED
+        assert answered is (who == "itself")
+
+
+async def test_who_has_no_room_to_reach_a_node_does_not_say_that_it_is_gone(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__target=0, connections__max_outbound=1)
+        known = await proven(world, a)
+        b = await world.start("b", lan=None, connections__target=0)
+        # It asks whom it knows, who answers nothing.
+        await trio.sleep(60)
+        await a.node.connect(str(b.address))
+        asker = await ScriptedPeer(world).connect(a)
+        answer = await asker.ask(Reach(known.record()))
+        assert isinstance(answer, Failed)
+        assert answer.code == "busy"
+
+
+async def test_one_of_the_dead_that_answers_a_call_gets_a_connection_that_lasts(
+    autojump_clock: MockClock,
+) -> None:
+    """It may be the only one that leads to the others that were out of reach as well."""
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__target=0)
+        known = await proven(world, a)
+        await trio.sleep(60)
+        assert not connected(a)
+        entry = a.services.registry.get(known.identity.node_id)
+        assert entry is not None
+        # Those that a user asked for last anyway.
+        entry.source, entry.parted = Source.INBOUND, False
+        await a.services.probing.call_back(known.identity.node_id)
+        [connection] = a.services.roster.lasting()
+        assert connection.node_id == known.identity.node_id
 
 
 async def test_reach_makes_a_node_dial_within_its_budget(
