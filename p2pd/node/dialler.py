@@ -278,6 +278,10 @@ class Dialler:
                 break
             with trio.move_on_after(PASSED_AFTER):
                 await connection.ended.wait()
+            held = self._roster.connections.get(connection.node_id)
+            if held is not None and not held.passing:
+                # The peer has seen to it meanwhile.
+                return held
             await connection.see_off("another one takes its place")
             connection = await self.dial(address, source, lasting=True)
         return connection

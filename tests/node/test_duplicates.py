@@ -16,7 +16,8 @@ from p2pd.core.entries import Entry, Source
 from p2pd.errors import DialFailed, HandshakeRefused, P2PError
 from p2pd.net import sim
 from p2pd.net.sim import SimPending, SimStream
-from p2pd.node.roster import IDLE_AFTER
+from p2pd.node.connection import Connection
+from p2pd.node.roster import IDLE_AFTER, PASSED_AFTER
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.wire.messages import Accepted, Echo, Echoed, Goodbye, Hello, Ping, Refused
 from tests.node.scripted import (
@@ -28,6 +29,7 @@ from tests.node.scripted import (
     make_record,
     stranger,
 )
+from tests.node.test_liveness import publish
 
 SEEDS = range(100)
 
@@ -323,6 +325,36 @@ async def test_who_finds_its_own_dial_a_duplicate_says_so_and_keeps_the_other(
         [line] = heard
         assert line.heard[-1] == Goodbye("duplicate")
         assert stays.end_reason is None
+
+
+@pytest.mark.parametrize("by", ["gossip", "another dial"])
+async def test_what_comes_to_last_while_a_user_waits_is_not_replaced(
+    autojump_clock: MockClock, by: str
+) -> None:
+    """The peer had dialled for a question; where it gossips, it takes the connection to last."""
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__target=0)
+        peer = smaller_peer(world, a)
+        await world._nursery.start(peer.listen, lambda line: line.hung_up())
+        line = await peer.connect(a, passing=True)
+        world.meanwhile(line.serve, lambda _: None)
+
+        async def make_it_last() -> None:
+            await trio.sleep(PASSED_AFTER / 2)
+            if by == "gossip":
+                await line.send(publish(peer, "news", b"x"))
+            else:
+                world.meanwhile((await peer.connect(a)).serve, lambda _: None)
+            await trio.sleep(PASSED_AFTER / 4)
+            lasting.extend(a.services.roster.lasting())
+
+        lasting: list[Connection] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(make_it_last)
+            await a.node.connect(str(peer.address))
+        assert len(lasting) == 1
+        assert a.services.roster.lasting() == lasting
+        assert lasting[0].end_reason is None
 
 
 async def test_who_refuses_a_duplicate_probes_what_stays(autojump_clock: MockClock) -> None:
