@@ -97,7 +97,8 @@ class Surplus:
         Once in `LEAST_PAUSE`, however often peers ask for it.
         """
         try:
-            if await self._dial_one_more():
+            # A user may have asked for its peer meanwhile.
+            if await self._dial_one_more() and self._is_free(connection):
                 connection.close("another one took its place")
             await trio.sleep(LEAST_PAUSE)
         finally:

@@ -1,11 +1,13 @@
 """Connections beyond the target: given up in agreement, so that nobody has to dial."""
 
+from contextlib import suppress
 from statistics import fmean
 
 import pytest
 import trio
 from trio.testing import MockClock
 
+from p2pd.address import Address
 from p2pd.core.entries import Entry
 from p2pd.core.missing import GRAFT_AFTER
 from p2pd.ids import NodeId
@@ -13,7 +15,7 @@ from p2pd.node.shortage import WELCOME
 from p2pd.node.surplus import LEAST_PAUSE, MANY
 from p2pd.simulation import measure
 from p2pd.simulation.world import World, open_world
-from p2pd.wire.messages import Message, Release, Released
+from p2pd.wire.messages import Message, Pong, Release, Released
 from tests.node.scripted import Line, ScriptedPeer, connected
 
 TARGET = 3
@@ -152,6 +154,42 @@ async def test_a_question_in_passing_makes_nobody_find_a_replacement(
             assert await line.ask(Release(many=True)) == Released(agreed=False)
             await trio.sleep(1)
         assert [each.node_id for each in node.services.roster.lasting()] == [kept.identity.node_id]
+
+
+async def show_life(line: Line) -> None:
+    with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        while True:
+            await line.send(Pong())
+            await trio.sleep(1)
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_whom_a_user_asks_for_while_another_one_is_dialled_in_its_place_stays(
+    autojump_clock: MockClock, seed: int
+) -> None:
+    async with open_world(seed) as world:
+        node = await world.start("a", lan=None, connections__target=1)
+        peer, other = [
+            ScriptedPeer(world, host=f"10.9.{number}.1", listens=True) for number in range(2)
+        ]
+        for each in (peer, other):
+            await world._nursery.start(each.listen, agreeable)
+        asker = await peer.connect(node)
+        world.meanwhile(show_life, asker)
+        await (await other.connect(node)).stream.aclose()
+        # Nobody dials it for a question any more.
+        await trio.sleep(60)
+        assert connected(node) == {peer.identity.node_id.hex()}
+        entry = node.services.registry.get(other.identity.node_id)
+        assert entry is not None
+        # To dial it takes a moment.
+        world.conditions.unreachable.add("203.0.113.1")
+        entry.addresses.insert(0, Address("203.0.113.1", 41000))
+        assert await asker.ask(Release(many=True)) == Released(agreed=False)
+        world.meanwhile(agreeable, asker)
+        await node.node.connect(str(peer.address))
+        await trio.sleep(LEAST_PAUSE)
+        assert connected(node) == {each.identity.node_id.hex() for each in (peer, other)}
 
 
 async def test_who_asks_for_a_replacement_all_the_time_gets_few_tries(
