@@ -12,7 +12,7 @@ import trio
 from p2pd.address import Address
 from p2pd.core.entries import Entry, Source
 from p2pd.core.registry import Registry
-from p2pd.errors import Busy, DialFailed, P2PError
+from p2pd.errors import Busy, DialFailed, HandshakeRefused, P2PError
 from p2pd.hosts import parse_address
 from p2pd.ids import NodeId
 from p2pd.node.connection import Connection
@@ -20,6 +20,7 @@ from p2pd.node.dialler import Dialler
 from p2pd.node.env import Env
 from p2pd.node.events import Events
 from p2pd.node.roster import Roster
+from p2pd.wire.reasons import Reason
 
 # Seconds after which each seed that is left is tried again while too few are connected. No address
 # is tried more often, whatever its node does, and no name looked up more often.
@@ -55,6 +56,8 @@ class Seeds:
         self._found: dict[str, list[Address]] = {}
         self._holders: dict[Address, NodeId] = {}
         self._tried: dict[Address, float] = {}
+        # Where this node found itself, and when: one list is for all nodes, seeds included.
+        self._own: dict[Address, float] = {}
         self._resolve_at = -math.inf
         self._resolving = trio.CancelScope()
         self._resolved = trio.Event()
@@ -106,6 +109,7 @@ class Seeds:
         known = {each for addresses in found.values() for each in addresses}
         self._holders = {at: node for at, node in self._holders.items() if at in known}
         self._tried = {at: when for at, when in self._tried.items() if at in known}
+        self._own = {at: when for at, when in self._own.items() if at in known}
         self._registry.forget_unidentified(Source.SEED, keep=known)
         # An unresolved name may stand for any seed known before the restart.
         if all(found.values()):
@@ -136,7 +140,10 @@ class Seeds:
                 entry.source = Source.BOOTSTRAP
 
     def _addresses(self) -> list[Address]:
-        return list(dict.fromkeys(each for found in self._found.values() for each in found))
+        # Another node may have such an address later.
+        since = trio.current_time() - RESOLVE_INTERVAL
+        found = (each for addresses in self._found.values() for each in addresses)
+        return [each for each in dict.fromkeys(found) if self._own.get(each, -math.inf) < since]
 
     def _count(self) -> int:
         """Return how many seeds there are; a name without an address stands for one of them.
@@ -187,6 +194,8 @@ class Seeds:
             return
         except P2PError as error:
             self._registry.failed(entry, str(error), trio.current_time())
+            if isinstance(error, HandshakeRefused) and error.reason == Reason.ONESELF:
+                self._own[address] = trio.current_time()
             return
         if address not in self._addresses():
             return

@@ -10,7 +10,7 @@ from trio.testing import MockClock
 
 from p2pd.address import Address
 from p2pd.errors import DialFailed
-from p2pd.net.sim import SimNetwork
+from p2pd.net.sim import SimNetwork, SimStream
 from p2pd.node.seeds import RESOLVE_INTERVAL, RESOLVE_WITHIN, TRY_INTERVAL, quorum
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.wire.records import RecordCache
@@ -80,6 +80,35 @@ async def test_a_node_connects_to_a_quorum(
         assert len(among) >= wanted
         if target == 0:
             assert held(a) == len(a.services.roster.lasting()) == wanted
+
+
+@pytest.mark.parametrize("count", range(1, 5))
+async def test_a_seed_on_its_own_list_lacks_nothing_and_leaves_itself_alone(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """One list is for all nodes."""
+    async with open_world(count) as world:
+        seeds = await start_seeds(world, count)
+        texts = tuple(str(each.address) for each in seeds)
+        for each in seeds:
+            discovery = attrs.evolve(each.config.discovery, seeds=texts)
+            each.node.reload(attrs.evolve(each.config, discovery=discovery))
+        await trio.sleep(2 * TRY_INTERVAL)
+        first, dials = seeds[0], list[Address]()
+        dial = first.network.dial
+
+        async def note(address: Address) -> SimStream:
+            dials.append(address)
+            return await dial(address)
+
+        monkeypatch.setattr(first.network, "dial", note)
+        await trio.sleep(2 * RESOLVE_INTERVAL)
+        assert dials.count(first.address) <= 2
+        for each in seeds:
+            # With itself, more than half.
+            assert held(each) + 1 > count / 2
+            told = [code for code in each.codes() if code.startswith("seed.")]
+            assert told[-1:] in ([], ["seed.enough"])
 
 
 async def test_a_lost_seed_is_replaced_by_another(autojump_clock: MockClock) -> None:
