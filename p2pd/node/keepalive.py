@@ -161,7 +161,7 @@ class Keepalive:
             # What still waits to be sent may wait for minutes, and nobody waits for it.
             if now >= kept_until + FAREWELL:
                 connection.abort("it did not take our goodbye")
-            return kept_until + FAREWELL
+            return now + FAREWELL
         # Not counted from `last_used`: questions that nobody answers are no sign of life.
         timeout, probes = self.config.ping_timeout, connection.unanswered_probes
         quiet = max(PASSING_SECONDS + _SHORTEST_WAIT, self._interval(Direction.INBOUND))
