@@ -329,7 +329,8 @@ class Quorum:
         missing = 0
         if len(reading.held) + len(reading.pending) < most:
             # This node's own disk may refuse, too.
-            missing = len(self._missing(reading)) + (self._own_id not in reading.held)
+            own_is_silent = self._own_id not in {*reading.held, *reading.pending}
+            missing = len(self._missing(reading)) + own_is_silent
         return turnout(
             reading.key,
             most,
