@@ -282,7 +282,9 @@ class Quorum:
     async def _look_up(self, reading: _Reading) -> None:
         """Read from the nodes that a lookup finds; it ends once these are enough."""
         reading.pending, reading.silent = {}, {}
-        await self._ask(reading, self._own_id)
+        # This node's own disk may hang.
+        with trio.move_on_after(self._config.request_timeout):
+            await self._ask(reading, self._own_id)
 
         def note(route: Route) -> None:
             for node, answer in route.answers.items():

@@ -5,11 +5,15 @@ from typing import Any
 import trio
 from trio.testing import MockClock
 
+from p2pd.config import DhtConfig
 from p2pd.core.round_trips import FIRST_SECONDS
 from p2pd.ids import Key
+from p2pd.simulation.checks import closest
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.store.memory import MemoryStore
 from tests.node.test_dht import network
+
+TIMEOUT = DhtConfig().request_timeout
 
 
 class HangingStore(MemoryStore):
@@ -46,3 +50,15 @@ async def test_a_disk_that_hangs_is_waited_for_no_longer_than_another_node(
         began = trio.current_time()
         assert (await a.node.get("k")).winner.value == b"v"
         assert trio.current_time() - began < FIRST_SECONDS
+
+
+async def test_a_disk_that_hangs_is_given_up_where_others_have_to_be_found(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        await network(world, 10, dht__k=5, dht__replication=5)
+        home = closest(world, Key.of("k"), 5)
+        assert home[0].services.routes.known_closest(Key.of("k"), 5) is None
+        await with_disk_that_hangs(world, home[0], "k")
+        with trio.fail_after(2 * TIMEOUT):
+            assert (await home[0].node.get("k")).winner.value == b"v"
