@@ -12,6 +12,7 @@ from p2pd.core.tending import (
     AGAIN_AFTER,
     DISPLACED,
     MOST_FAILURES,
+    RETRY,
     SMALL,
     SOON,
     TENDERS,
@@ -228,7 +229,7 @@ def test_a_visit_is_not_made_twice_at_once_and_a_failed_one_is_repeated() -> Non
     pauses = []
     now = 100.0
     visit = taken[0]
-    for _ in range(12):
+    for _ in range(24):
         assert visit is not None
         machine.failed(visit, now)
         due = visit.due
@@ -261,3 +262,101 @@ def test_nobody_else_is_nothing_to_do() -> None:
     machine.survey([], 0.0, all_known=False)
     assert made_until(machine, 10 * INTERVAL) == []
     assert machine.prefixes == [Prefix()]
+
+
+def test_every_node_of_a_small_network_visits_all_in_each_round() -> None:
+    """However near its nearest neighbours happen to be."""
+    nodes = [sha256(each) for each in range(SMALL)]
+    for own_id in nodes:
+        machine = tending(own_id)
+        machine.survey(ordered(own_id, nodes), 0.0, all_known=True)
+        # Two rounds may begin within this time, and all visits are made that one of them plans.
+        visits = [visit for _, visit in made_until(machine, 2.3 * INTERVAL)]
+        assert {id(visit) for visit in visits} == {id(each) for each in machine._visits.values()}
+        assert machine.turn() == INTERVAL
+
+
+def test_what_was_expected_to_be_lacking_makes_nobody_visit_the_others() -> None:
+    nodes = [sha256(each) for each in range(10)]
+    machine = tending(nodes[0])
+    machine.survey(ordered(nodes[0], nodes), 0.0, all_known=False)
+    made: Counter[Visit] = Counter()
+    while (now := machine.next_due()) <= 200.0:
+        while (visit := machine.take(now)) is not None:
+            made[visit] += 1
+            machine.made(visit, now, learned=False, gave=True)
+    assert set(made.values()) == {1}
+    # Now they have everything: if one lacks something again, others may, too.
+    machine.again(200.0, nodes[1])
+    visit = machine.take(300.0)
+    assert visit is not None
+    machine.made(visit, 300.0, learned=False, gave=True)
+    assert {visit.peer for _, visit in made_until(machine, 400.0)} == {*nodes[1:]}
+
+
+def test_what_was_brought_to_those_who_displace_makes_nobody_visit_the_others() -> None:
+    nodes = [sha256(each) for each in range(30)]
+    near = ordered(nodes[0], nodes)
+    machine = tending(nodes[0], 5)
+    machine.survey(near[1:], 0.0, all_known=True)
+    machine.survey(near, 1.0, all_known=False)
+    made: Counter[Visit] = Counter()
+    while (now := machine.next_due()) <= 100.0:
+        while (visit := machine.take(now)) is not None:
+            made[visit] += 1
+            machine.made(visit, now, learned=False, gave=visit.rank == DISPLACED)
+    brought = {visit.peer for visit in made if visit.rank == DISPLACED}
+    # Who was there before has had them from this node already.
+    assert brought == {near[0]}
+    assert set(made.values()) == {1}
+
+
+def test_who_displaced_this_node_is_brought_its_records_though_others_come_meanwhile() -> None:
+    nodes = [sha256(each) for each in range(30)]
+    near = ordered(nodes[0], nodes)
+
+    def brought(*surveys: list[bytes]) -> set[bytes]:
+        machine = tending(nodes[0], 5)
+        machine.survey([], 0.0, all_known=False)
+        for second, known in enumerate(surveys, start=1):
+            machine.survey(known, float(second), all_known=False)
+        made = made_until(machine, 100.0)
+        return {visit.peer for _, visit in made if visit.rank == DISPLACED}
+
+    first = brought(near[5:])
+    assert first
+    assert first <= brought(near[5:], near)
+
+
+def test_one_death_after_another_puts_no_visit_off() -> None:
+    nodes = [sha256(each) for each in range(60)]
+    near = ordered(nodes[0], nodes)
+    machine = tending(nodes[0], 5)
+    machine.survey(near, 0.0, all_known=True)
+    for second in range(1, 11):
+        machine.survey(near[: len(near) - second], float(second), all_known=False)
+    assert machine.next_due() <= 1.0 + SOON[0][1]
+
+
+def test_failures_count_only_in_a_row() -> None:
+    nodes = [sha256(each) for each in range(2)]
+    machine = tending(nodes[0])
+    machine.survey([nodes[1]], 0.0, all_known=False)
+    visit = machine.take(100.0)
+    assert visit is not None
+    visit.failures = 10
+    machine.made(visit, 100.0, learned=False, gave=False)
+    machine.failed(visit, 100.0)
+    assert visit.due < 100.0 + 2 * RETRY
+
+
+def test_who_comes_back_while_a_visit_fails_is_visited_soon() -> None:
+    nodes = [sha256(each) for each in range(2)]
+    machine = tending(nodes[0])
+    machine.survey([nodes[1]], 0.0, all_known=False)
+    visit = machine.take(100.0)
+    assert visit is not None
+    visit.failures = 10
+    machine.again(100.0, nodes[1])
+    machine.failed(visit, 101.0)
+    assert visit.due <= 100.0 + SOON[visit.rank][1]
