@@ -342,3 +342,36 @@ def test_the_one_heard_least_recently_is_probed_if_another_waits() -> None:
     table.heard_from(node(0x20), signed(), 9)
     assert [each.node_id for each in table.to_probe(5)] == [FAR[1]]
     assert table.to_probe(1) == []
+
+
+def test_who_was_dialled_once_stays_so_when_it_is_the_one_that_dials() -> None:
+    table = surrounded()
+    for each in FAR[:K]:
+        table.heard_from(each, signed())
+    table.heard_from(FAR[0], signed(), dialable=False)
+    table.heard_from(FAR[K], signed())
+    assert FAR[0] in far(table)
+
+
+def test_who_never_was_dialled_stays_while_it_is_connected() -> None:
+    table = surrounded()
+    for each in FAR[:2]:
+        table.heard_from(each, signed(), dialable=False)
+    for _ in range(MAX_FAILURES):
+        table.failed(FAR[0], connected=True)
+        table.failed(FAR[1])
+    assert far(table) == [FAR[0]]
+
+
+def test_one_network_has_few_places_among_those_that_wait() -> None:
+    table = surrounded()
+    for each in FAR[:K]:
+        table.heard_from(each, signed())
+    waiting = FAR[K : 2 * K]
+    assert len(waiting) > MAX_IN_BUCKET
+    for each in waiting:
+        table.heard_from(each, signed(), network="n")
+    for each in FAR[:K]:
+        for _ in range(MAX_FAILURES):
+            table.failed(each)
+    assert [each for each in far(table) if each in waiting] == waiting[:MAX_IN_BUCKET][::-1]
