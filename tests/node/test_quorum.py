@@ -1,5 +1,6 @@
 """What a read or a write waits for, and for how long."""
 
+from functools import partial
 from typing import Any
 
 import trio
@@ -8,6 +9,7 @@ from trio.testing import MockClock
 from p2pd.config import DhtConfig
 from p2pd.core.round_trips import FIRST_SECONDS
 from p2pd.ids import Key
+from p2pd.net.faults import constant_latency
 from p2pd.simulation.checks import closest
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.store.memory import MemoryStore
@@ -62,3 +64,54 @@ async def test_a_disk_that_hangs_is_given_up_where_others_have_to_be_found(
         await with_disk_that_hangs(world, home[0], "k")
         with trio.fail_after(2 * TIMEOUT):
             assert (await home[0].node.get("k")).winner.value == b"v"
+
+
+async def with_disks(world: World, *seconds: float) -> list[SimNode]:
+    """Start nodes with disks that take so long for each write."""
+    nodes = await network(world, len(seconds))
+    for node, each in zip(nodes, seconds, strict=True):
+        await world.stop(node)
+        node.store = MemoryStore(sync_seconds=each)
+        await world.start(node.name)
+    await trio.sleep(60)
+    return nodes
+
+
+async def test_who_is_as_quick_as_ever_is_waited_for_though_one_disk_was_enough(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1, constant_latency(0.05)) as world:
+        a, *_ = await network(world, 4, dht__write_quorum=1)
+        assert (await a.node.put("k", b"v")).stored == 4
+
+
+async def test_who_takes_a_little_longer_than_a_quorum_is_waited_for(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a, *_ = await with_disks(world, 0.3, 0.3, 0.3, 0.8)
+        assert (await a.node.put("k", b"v")).stored == 4
+
+
+async def test_who_takes_much_longer_than_a_quorum_is_not_waited_for(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a, *_ = await with_disks(world, 0.01, 0.01, 0.01, 1.5)
+        began = trio.current_time()
+        assert (await a.node.put("k", b"v")).stored == 3
+        assert trio.current_time() - began < 0.5
+
+
+async def test_another_is_asked_as_soon_as_an_answer_should_have_come(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a, *others = await network(world, 5)
+        await a.node.put("k", b"v")
+        await a.node.get("k", consistency="all")
+        first = next(each for each in closest(world, Key.of("k"), 5) if each in others)
+        world.meanwhile(partial(world.pause, first, seconds=5))
+        await trio.sleep(0.1)
+        with trio.fail_after(0.2):
+            assert (await a.node.get("k")).winner.value == b"v"
