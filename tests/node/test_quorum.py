@@ -3,17 +3,19 @@
 from functools import partial
 from typing import Any
 
+import pytest
 import trio
 from trio.testing import MockClock
 
 from p2pd.config import DhtConfig
 from p2pd.core.round_trips import FIRST_SECONDS
+from p2pd.errors import TooFewReplicas
 from p2pd.ids import Key
 from p2pd.net.faults import constant_latency
 from p2pd.simulation.checks import closest
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.store.memory import MemoryStore
-from tests.node.test_dht import network
+from tests.node.test_dht import BrokenStore, network
 
 TIMEOUT = DhtConfig().request_timeout
 
@@ -115,3 +117,21 @@ async def test_another_is_asked_as_soon_as_an_answer_should_have_come(
         await trio.sleep(0.1)
         with trio.fail_after(0.2):
             assert (await a.node.get("k")).winner.value == b"v"
+
+
+async def test_a_node_whose_own_disk_refuses_is_one_of_the_replicas_all_the_same(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a, b = await network(world, 2)
+        await world.stop(a)
+        store = a.store = BrokenStore()
+        await world.start(a.name)
+        await trio.sleep(10)
+        await b.node.put("k", b"v")
+        await world.stop(a)
+        await world.start(a.name)
+        await trio.sleep(10)
+        store.broken = True
+        with pytest.raises(TooFewReplicas, match="1 of 2 replicas stored"):
+            await a.node.put("k", b"w")
