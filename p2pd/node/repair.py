@@ -207,12 +207,13 @@ class Repair:
         await self._routes.look_up(self._own_id, FindNode(self._own_id), k=count, urgent=False)
 
     async def _visit(self, visit: Visit, limit: trio.CapacityLimiter) -> None:
-        peer = NodeId(visit.peer)
+        # A survey meanwhile may add to those of the visit.
+        peer, prefixes = NodeId(visit.peer), visit.prefixes
         try:
             # Also where this node has nothing: it may be the one that missed what was written.
-            outcome = await self._reconciler.reconcile(peer, visit.prefixes)
+            outcome = await self._reconciler.reconcile(peer, prefixes)
             if outcome.same:
-                for each in visit.prefixes:
+                for each in prefixes:
                     self._confirmations.note(each, trio.current_time())
             self.tending.made(
                 visit,

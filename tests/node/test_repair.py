@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from p2pd.core.merkle import EMPTY, EVERYTHING, Tree, compare
+from p2pd.core.merkle import EMPTY, EVERYTHING, Prefix, Tree, compare
 from p2pd.core.tending import SOON, TENDERS
 from p2pd.errors import (
     BadMessage,
@@ -25,7 +25,7 @@ from p2pd.errors import (
 from p2pd.ids import Key, NodeId, closest_first
 from p2pd.net.faults import Cut
 from p2pd.node import republish
-from p2pd.node.reconciler import BATCH_BYTES, BYTES_AT_ONCE, BYTES_PER_SECOND
+from p2pd.node.reconciler import BATCH_BYTES, BYTES_AT_ONCE, BYTES_PER_SECOND, Outcome
 from p2pd.node.repair import NEW, Repair
 from p2pd.node.replica import PURGE_INTERVAL, Replica
 from p2pd.simulation.checks import closest
@@ -629,3 +629,33 @@ async def test_who_answers_each_question_late_does_not_hold_repair_up(
         ]
         took = await world.until(lambda: all(key in tree(newcomer) for key in mended), within=400)
         print(f"{len(mended)} of 20 are with the newcomer after {took:.0f} s")
+
+
+async def test_what_a_death_adds_to_a_comparison_under_way_was_not_compared(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_world(1) as world:
+        a, b, c = await network(world, 3, dht__repair_interval=100_000.0)
+        await put_all([a], [f"k{number}" for number in range(20)])
+        await trio.sleep(200)
+        repair, reconcile = a.services.repair, a.services.reconciler.reconcile
+        compared, confirmed, unproven = list[Prefix](), list[Prefix](), list[Prefix]()
+
+        async def while_c_dies(peer: NodeId, prefixes: list[Prefix]) -> Outcome:
+            outcome = await reconcile(peer, prefixes)
+            compared.extend(prefixes)
+            repair.tending.survey([b.node_id], trio.current_time(), all_known=False)
+            return outcome
+
+        def note(prefix: Prefix, _: float) -> None:
+            confirmed.append(prefix)
+            if prefix not in compared:
+                unproven.append(prefix)
+
+        monkeypatch.setattr(a.services.reconciler, "reconcile", while_c_dies)
+        monkeypatch.setattr(repair._confirmations, "note", note)
+        repair.tending.again(trio.current_time(), b.node_id)
+        repair._wake()
+        await world.until(lambda: bool(confirmed), within=60)
+        assert unproven == []
+        assert c.is_connected_to(a)
