@@ -25,7 +25,7 @@ from p2pd.errors import (
 from p2pd.ids import Key, NodeId, closest_first
 from p2pd.net.faults import Cut
 from p2pd.node import republish
-from p2pd.node.reconciler import BATCH_BYTES, BYTES_AT_ONCE, BYTES_PER_SECOND, Outcome
+from p2pd.node.reconciler import BATCH_BYTES, BYTES_AT_ONCE, BYTES_PER_SECOND, LEAST_COST, Outcome
 from p2pd.node.repair import NEW, Repair
 from p2pd.node.replica import PURGE_INTERVAL, Replica
 from p2pd.simulation.checks import closest
@@ -659,3 +659,89 @@ async def test_what_a_death_adds_to_a_comparison_under_way_was_not_compared(
         await world.until(lambda: bool(confirmed), within=60)
         assert unproven == []
         assert c.is_connected_to(a)
+
+
+async def test_what_a_node_asks_and_gives_for_repair_keeps_to_its_budget(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(16) as world:
+
+        def answer(question: Message) -> Message:
+            if isinstance(question, Compare):
+                return Compared(
+                    tuple(Difference(n, b"", b"") for n in range(len(question.subtrees)))
+                )
+            if isinstance(question, Give):
+                return Given(len(question.versions))
+            return Failed("unknown", "not served")
+
+        a, liar = await with_liar(world, answer)
+        writer = ScriptedPeer(world, host="10.9.0.2")
+        names = [f"k{number}" for number in range(40)]
+        records = [record(writer, name, bytes(60_000)) for name in names]
+        await a.services.replica.write_all(records, {*map(Key.of, names)})
+        began, count = trio.current_time(), 5
+        for _ in range(count):
+            outcome = await a.services.reconciler.reconcile(liar, [EVERYTHING])
+            assert outcome.given == 40
+        sent = count * 40 * 60_000
+        assert trio.current_time() - began >= (sent - BYTES_AT_ONCE) / BYTES_PER_SECOND - 0.5
+
+
+async def test_questions_that_cost_little_count_all_the_same(autojump_clock: MockClock) -> None:
+    async with open_world(17) as world:
+        a, peer = await with_liar(world, lambda _: Compared(()))
+        line = await ScriptedPeer(world, host="10.9.0.3").connect(a)
+        began, count = trio.current_time(), 3000
+        for _ in range(count):
+            assert await line.ask(WHAT_IS_THERE) == Compared(())
+        asked = trio.current_time()
+        assert asked - began >= (count * LEAST_COST - BYTES_AT_ONCE) / BYTES_PER_SECOND - 0.5
+        for _ in range(count):
+            await a.services.reconciler.reconcile(peer, [EVERYTHING])
+        took = trio.current_time() - asked
+        assert took >= count * LEAST_COST / BYTES_PER_SECOND - 0.5
+
+
+async def test_what_a_peer_shows_and_does_not_hand_out_is_not_fetched_at_each_comparison(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(18) as world:
+        fetched: list[Fetch] = []
+
+        def answer(question: Message) -> Message:
+            if isinstance(question, Compare):
+                return Compared((Difference(0, b"", Key.of("k") + bytes(16)),))
+            if isinstance(question, Fetch):
+                fetched.append(question)
+                return Fetched(1, ())
+            return Failed("unknown", "not served")
+
+        a, liar = await with_liar(world, answer)
+        for _ in range(10):
+            outcome = await a.services.reconciler.reconcile(liar, [EVERYTHING])
+            assert outcome.learned == 0
+        assert len(fetched) == 1
+        await trio.sleep(a.config.dht.repair_interval)
+        await a.services.reconciler.reconcile(liar, [EVERYTHING])
+        assert len(fetched) == 2
+
+
+async def test_who_asks_shows_what_it_has_too(autojump_clock: MockClock) -> None:
+    async with open_world(19) as world:
+        a = await world.start("a", lan=None)
+        await a.node.put("k", b"v")
+        await trio.sleep(10)
+        line = await ScriptedPeer(world).connect(a)
+        full = Prefix(1, int.from_bytes(Key.of("k")) >> 255)
+        empty = Prefix(1, full.path ^ 1)
+        paths = [bytes([each.path << 7]) for each in (full, empty)]
+        began = trio.current_time()
+        confirmed = partial(a.services.repair._confirmations.since, began)
+        # It may be written to on one side only.
+        assert await line.ask(Compare((Subtree(paths[1], 1, EMPTY),))) == Compared(())
+        await line.ask(Compare((Subtree(paths[0], 1, bytes([1] * 16)),)))
+        assert confirmed() == []
+        same = Compare((Subtree(paths[0], 1, tree(a).fingerprint(full)),))
+        assert await line.ask(same) == Compared(())
+        assert confirmed() == [full]
