@@ -218,6 +218,7 @@ class Reconciler:
         place = 0
         while place < len(keys):
             asked = tuple(keys[place : place + MAX_KEYS])
+            await self._pay(LEAST_COST)
             fetched = await partner.ask(Fetch(asked), Fetched)
             partner.moved(sum(len(each.body) for each in fetched.versions))
             if fetched.keys > len(asked):

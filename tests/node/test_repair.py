@@ -745,3 +745,26 @@ async def test_who_asks_shows_what_it_has_too(autojump_clock: MockClock) -> None
         same = Compare((Subtree(paths[0], 1, tree(a).fingerprint(full)),))
         assert await line.ask(same) == Compared(())
         assert confirmed() == [full]
+
+
+async def test_who_hands_out_one_key_at_a_time_is_asked_within_the_budget(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(20) as world:
+        asked: list[Fetch] = []
+
+        def answer(question: Message) -> Message:
+            if isinstance(question, Compare):
+                keys = sorted(world.rng.randbytes(32) for _ in range(64))
+                return Compared((Difference(0, b"", b"".join(each + bytes(16) for each in keys)),))
+            if isinstance(question, Fetch):
+                asked.append(question)
+                return Fetched(1, ())
+            return Failed("unknown", "not served")
+
+        a, liar = await with_liar(world, answer)
+        began = trio.current_time()
+        while len(asked) < 3000:
+            await a.services.reconciler.reconcile(liar, [EVERYTHING])
+        cost = len(asked) * LEAST_COST
+        assert trio.current_time() - began >= (cost - BYTES_AT_ONCE) / BYTES_PER_SECOND - 0.5
