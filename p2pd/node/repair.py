@@ -89,6 +89,8 @@ class Repair:
         self._near: list[NodeId] = []
         self._lost: dict[NodeId, None] = {}
         self._gone = BoundedTable[NodeId, None](MOST_GONE)
+        # The process that a node nearby was when it was last connected.
+        self._instances = BoundedTable[NodeId, bytes](MOST_GONE)
         self._survey_at = self._look_at = math.inf
         self._looked_at = -math.inf
         # Seconds from the last lookup of the own ID to the next one after arrivals.
@@ -254,14 +256,19 @@ class Repair:
 
     def _came(self, connection: Connection) -> None:
         self._connected.set()
-        if connection.node_id in self._lost:
-            del self._lost[connection.node_id]
-            self.tending.again(trio.current_time(), connection.node_id)
+        node_id, instance = connection.node_id, connection.peer.instance
+        was_away = node_id in self._gone
+        restarted = self._instances.get(node_id, instance) != instance
+        if node_id in self._lost or was_away or restarted:
+            # It lacks what was written meanwhile, however short that was.
+            self.tending.again(trio.current_time(), node_id)
             self._wake()
-        was_away = connection.node_id in self._gone
-        self._gone.pop(connection.node_id, None)
-        is_news = self._watching and connection.node_id not in self._near
-        if is_news and self._is_near(connection.node_id):
+        self._lost.pop(node_id, None)
+        self._gone.pop(node_id, None)
+        if self._is_near(node_id):
+            self._instances[node_id] = instance
+        is_news = self._watching and node_id not in self._near
+        if is_news and self._is_near(node_id):
             self._plan_survey(self._survey_time(connection, was_away=was_away), self._rest)
 
     def _survey_time(self, connection: Connection, *, was_away: bool) -> float:

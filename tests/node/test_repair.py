@@ -137,6 +137,27 @@ async def test_a_newcomer_takes_over_and_a_node_that_was_away_catches_up(
             await c.node.get("k1", consistency="one")
 
 
+async def test_who_restarts_unseen_gets_at_once_what_was_written_meanwhile(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        # So many that their turns come seldom; most are not connected to those that tend.
+        nodes = await network(world, 24, connections__target=2)
+        await put_all(nodes[:1], ["other"])
+        await trio.sleep(700)
+        away, writer = nodes[1], nodes[-1]
+        await world.crash(away)
+        names = [f"k{number}" for number in range(12)]
+        await put_all([writer], names)
+        # It has it no longer to give it to whoever was late.
+        await world.crash(writer)
+        await world.start(away.name)
+        mine = [name for name in names if away in closest(world, Key.of(name), 20)]
+        assert mine
+        assert not any(away in holders(world, name) for name in mine)
+        await world.until(lambda: all(away in holders(world, name) for name in mine), within=10)
+
+
 async def test_what_was_written_on_both_sides_of_a_cut_is_on_both_afterwards(
     autojump_clock: MockClock,
 ) -> None:
