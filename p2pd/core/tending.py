@@ -98,7 +98,7 @@ class Tending:
         then these are not newcomers, this node only learned of them just now, and whoever wrote the
         records is assumed to have known all that are nearer.
         """
-        self.population = population(self._own_id, nodes[: self._replication])
+        self.population = population(self._own_id, nodes)
         if len(nodes) <= self._replication:
             self.population = len(nodes) + 1.0
         if self._round_at == math.inf:
