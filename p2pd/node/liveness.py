@@ -384,13 +384,14 @@ class LivenessService:
         now = trio.current_time()
         if now < self._signs_of_life.due:
             return
-        issued = self._signs_of_life.date(self._env.wall_ms())
+        wall_ms = self._env.wall_ms()
+        issued = self._signs_of_life.date(wall_ms)
         try:
             self._gossip.publish_system(ALIVE_TOPIC, codec.encode(self._own.signed), issued)
         except Busy:
             self._signs_of_life.put_off(now)
         else:
-            self._signs_of_life.said(issued, now)
+            self._signs_of_life.said(issued, wall_ms=wall_ms, now=now)
 
     def _declare(self, node: NodeId, evidence: Evidence, reporters: int) -> None:
         if self._hears(node):

@@ -26,7 +26,7 @@ def accused(
 def say(signs: SignsOfLife, now: float) -> int:
     assert signs.due <= now
     issued = signs.date(wall(now))
-    signs.said(issued, now)
+    signs.said(issued, wall_ms=wall(now), now=now)
     return issued
 
 
@@ -89,6 +89,17 @@ def test_what_is_dated_before_the_last_one_is_answered_already() -> None:
     # It may be all that is left of a verdict behind a partition.
     accused(signs, 2, 100.0 + ANSWERS_FOR, age=ANSWERS_FOR + 1)
     assert signs.due <= 100.0 + ANSWERS_FOR
+
+
+def test_one_that_is_dated_ahead_answers_no_report_of_what_was_seen_after_it() -> None:
+    """A liar with its clock ahead kept a node silent, and then three had it held dead."""
+    signs = SignsOfLife()
+    accused(signs, 1, 100.0, age=-REPORT_EARLY)
+    say(signs, 100.0)
+    accused(signs, 2, 101.0, age=2.0)
+    assert signs.due == math.inf
+    accused(signs, 3, 105.0, age=1.0)
+    assert signs.due <= 105.0
 
 
 def test_many_reports_are_answered_seldom_but_answered() -> None:
