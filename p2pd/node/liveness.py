@@ -227,6 +227,9 @@ class LivenessService:
         now = trio.current_time()
         if outcome is ProbeOutcome.ANSWERED:
             self._machine.heard(node, now)
+            if node not in self._roster.connections:
+                # It refused us, but proved who it is.
+                self._machine.unlinked(node)
         elif outcome is ProbeOutcome.NOT_TRIED:
             await self._judge_untried(node, entry)
         elif outcome is ProbeOutcome.UNCLEAR:

@@ -12,6 +12,7 @@ from p2pd.core.entries import Source
 from p2pd.core.isolation import LONGEST
 from p2pd.core.membership import HEARD_LATELY, WORST_HEALTH
 from p2pd.core.signs_of_life import ANSWERED_AT_ONCE
+from p2pd.core.suspicion import QUORUM
 from p2pd.errors import Busy
 from p2pd.ids import NodeId
 from p2pd.net.base import Stream
@@ -388,6 +389,18 @@ async def test_reach_is_answered_for_proven_peers_only(autojump_clock: MockClock
         assert_unharmed(a)
 
 
+async def refuse(there: ScriptedPeer) -> None:
+    """Accept connections at the address of a peer; the peer proves who it is, and is full."""
+    listener = await there.network.listen(there.address)
+    while True:
+        line = Line(await (await listener.accept()).secure())
+        handshake = there.handshake(line, is_client=False)
+        handshake.receive_hello(await line.expect(Hello))
+        await line.expect(Proof)
+        await line.send(handshake.hello, handshake.proof(), Refused("full", "", ()))
+        await line.stream.aclose()
+
+
 @pytest.mark.parametrize("who", ["itself", "another"])
 async def test_a_refusal_is_a_sign_of_life_of_whoever_proves_who_it_is(
     autojump_clock: MockClock, who: str
@@ -402,23 +415,31 @@ async def test_a_refusal_is_a_sign_of_life_of_whoever_proves_who_it_is(
         there = ScriptedPeer(world, host=b.address.host, port=b.address.port, listens=True)
         if who == "itself":
             there.identity = b.identity
-
-        async def refuse() -> None:
-            listener = await there.network.listen(there.address)
-            while True:
-                line = Line(await (await listener.accept()).secure())
-                handshake = there.handshake(line, is_client=False)
-                handshake.receive_hello(await line.expect(Hello))
-                await line.expect(Proof)
-                await line.send(handshake.hello, handshake.proof(), Refused("full", "", ()))
-                await line.stream.aclose()
-
-        world.meanwhile(refuse)
+        world.meanwhile(refuse, there)
         asker = await ScriptedPeer(world).connect(a)
         assert await asker.ask(Reach(record)) == Reached(alive=who == "itself")
         world.meanwhile(asker.serve, lambda _: None)
         answered = await a.services.probing.probe(b.node_id) is ProbeOutcome.ANSWERED
         assert answered is (who == "itself")
+
+
+async def test_who_is_full_is_alive_however_often_strangers_report_it(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__target=0)
+        teller, full = ScriptedPeer(world), ScriptedPeer(world, listens=True)
+        line = await teller.connect(a)
+        world.meanwhile(line.serve, lambda _: None)
+        world.meanwhile(refuse, full)
+        book = a.services.exchange._book
+        book.learn(full.record(), told_over=full.host, told_by=teller.identity.node_id)
+        for begin in (0, 10, 20):
+            for number in range(QUORUM):
+                invented = ScriptedPeer(world, host=f"10.200.0.{begin + number}")
+                await line.send(report(invented, full))
+            await trio.sleep(400)
+            assert seen(a, full) == ["alive"]
 
 
 async def test_who_has_no_room_to_reach_a_node_does_not_say_that_it_is_gone(
