@@ -170,9 +170,9 @@ class Suspects:
         if suspicion is None:
             return not gone_since
         newer, still_lost = _newer(suspicion.reports, issued_ms), suspicion.lost and gone_since
-        if not newer and not still_lost:
-            return not gone_since
-        if not suspicion.lost:
+        if not newer and not gone_since:
+            return True
+        if not suspicion.lost and not gone_since:
             self.refute((each for each in suspicion.reports if each not in newer), now)
         suspicion.reports, suspicion.lost = newer, still_lost
         self.recount(suspicion, now)

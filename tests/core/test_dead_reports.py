@@ -607,3 +607,19 @@ def test_a_verdict_by_reports_that_a_word_refutes_is_left_to_our_own_probes() ->
     assert run(machine, 110.5) == [Redial(ACCUSED)]
     machine.heard(ACCUSED, 110.6)
     assert run(machine, 110.6) == [Revive(ACCUSED)]
+
+
+def test_a_word_from_before_a_loss_that_is_over_refutes_reports() -> None:
+    """We can't reach it, but others do: its word is older than our loss, and than nothing else."""
+    machine = membership(known=100_000)
+    machine.heard(ACCUSED, 85.0)
+    machine.lost(ACCUSED, 100.0, reset=False)
+    machine.others_reached(ACCUSED, 101.0)
+    for number in range(10, 10 + QUORUM):
+        assert accuse(machine, ACCUSED, node(number), 101.5, age=2.5)
+    machine.vouched(ACCUSED, wall(99.5), 102.0, wall(102.0))
+    assert machine.accusers(ACCUSED) == {}
+    assert machine.liveness(ACCUSED) is Liveness.SUSPECT
+    assert run(machine, 10_000.0)[-1] == Redial(ACCUSED)
+    machine.dial_failed(ACCUSED, 10_000.0, refused=False)
+    assert declared(run_unanswered(machine, 10_010.0)) == [Declare(ACCUSED, Evidence.SILENT, ())]
