@@ -56,10 +56,10 @@ class OwnReports:
         """Forget the reports of an earlier death, so that the next one is reported."""
         self._told_of.pop(node, None)
 
-    def quorum_reported(self, node: NodeId) -> bool:
-        """Whether a quorum has reported a death; its members may be invented."""
-        count, _ = self._told_of.get(node, (0, 0.0))
-        return count >= QUORUM
+    def quorum_reported(self, node: NodeId, now: float) -> bool:
+        """Whether a quorum has reported a death lately; its members may be invented."""
+        count, since = self._told_of.get(node, (0, now))
+        return count >= QUORUM and now - since <= REPORT_TTL
 
     def count_one(self, now: float) -> bool:
         """Count one more report; False if there are `REPORTS_PER_MINUTE` already."""
@@ -94,5 +94,5 @@ class OwnReports:
         return [
             report
             for node, report in waiting.items()
-            if is_wanted(node) and (not self.quorum_reported(node) or self.is_drawn())
+            if is_wanted(node) and (not self.quorum_reported(node, now) or self.is_drawn())
         ]

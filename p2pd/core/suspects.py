@@ -149,7 +149,7 @@ class Suspects:
         """
         if accused in self._suspicions or self._dead.get(accused) is not None:
             return
-        if self._own_reports.quorum_reported(accused):
+        if self._own_reports.quorum_reported(accused, now):
             self._open(accused, now)
 
     def refute_older(self, node: NodeId, issued_ms: int, now: float, *, gone_since: bool) -> bool:

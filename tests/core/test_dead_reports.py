@@ -217,6 +217,17 @@ def test_what_was_told_long_ago_keeps_nobody_silent() -> None:
         assert len(reports(run(machine, now + GATHER))) == 1
 
 
+def test_what_was_told_long_ago_keeps_nobody_silent_though_nothing_is_told_since() -> None:
+    for seed in range(20):
+        machine = membership(known=1000, seed=seed)
+        machine.heard(node(10), 99.0)
+        for _ in range(100):
+            accuse(machine, node(10), LIAR, 100.0, heard_at=99.0, stranger=True)
+        now = 100.1 + REPORT_TTL
+        find_refused(machine, 10, now)
+        assert len(reports(run(machine, now + GATHER))) == 1
+
+
 def test_what_was_told_before_it_was_back_keeps_nobody_silent() -> None:
     for seed in range(20):
         machine = membership(known=1000, seed=seed)

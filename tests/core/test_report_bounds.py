@@ -164,8 +164,8 @@ def test_whose_deaths_were_told_of_is_remembered_within_a_bound() -> None:
     for number in range(MAX_TOLD_OF + 100):
         for _ in range(QUORUM):
             own.note_report(node(number), 100.0)
-    assert [own.quorum_reported(node(number)) for number in (0, 99)] == [False, False]
-    assert all(own.quorum_reported(node(number)) for number in range(100, MAX_TOLD_OF + 100))
+    assert [own.quorum_reported(node(number), 100.0) for number in (0, 99)] == [False, False]
+    assert all(own.quorum_reported(node(number), 100.0) for number in range(100, MAX_TOLD_OF + 100))
 
 
 def test_a_dial_that_had_to_be_put_off_takes_nothing_from_others() -> None:
