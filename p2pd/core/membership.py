@@ -295,7 +295,6 @@ class Membership:
         accused is dialled.
         """
         accused, observed_ms = NodeId(report.accused), report.observed
-        self._suspects.note_report(accused, now)
         age = (wall_ms - observed_ms) / 1000
         if (
             accused in (self._own_id, reporter)
@@ -310,6 +309,8 @@ class Membership:
             known.heard_at = max(known.heard_at, heard_at)
         if known.left or known.issued_ms > observed_ms:
             return False
+        # Only what others may believe: what nobody does must not keep us from reporting a death.
+        self._suspects.note_report(accused, now)
         observed_at = now - age
         if stranger or not self._reporters.admit(accused, reporter, now):
             if stranger and heard_at is None and known.heard_at <= observed_at:

@@ -228,6 +228,21 @@ def test_what_was_told_long_ago_keeps_nobody_silent_though_nothing_is_told_since
         assert len(reports(run(machine, now + GATHER))) == 1
 
 
+@pytest.mark.parametrize(
+    "void",
+    [{"age": REPORT_TTL + 1}, {"age": -REPORT_EARLY - 1}, {"known_sequence": 2}, {"age": 60}],
+)
+def test_what_nobody_believes_keeps_nobody_silent(void: dict[str, Any]) -> None:
+    """Nobody dials because of it, so nobody but the witnesses would know of the death."""
+    for seed in range(20):
+        machine = membership(known=1000, seed=seed)
+        machine.vouched(node(10), wall(50.0), 100.0, wall(100.0))
+        for number in range(QUORUM):
+            assert not accuse(machine, node(10), node(100 + number), 100.0, **void)
+        find_refused(machine, 10, 101.0)
+        assert len(reports(run(machine, 101.0 + GATHER))) == 1
+
+
 def test_what_was_told_before_it_was_back_keeps_nobody_silent() -> None:
     for seed in range(20):
         machine = membership(known=1000, seed=seed)
