@@ -285,10 +285,13 @@ class Registry:
             entry.last_error = reason
 
     def left(self, node_id: NodeId) -> None:
-        """Note that a node said goodbye: it is no news then that it can't be reached."""
+        """Note that a node said goodbye: it is no news then that it can't be reached.
+
+        If it was held dead, it was not: when it is back, nobody will revive it.
+        """
         entry = self._entries.get(node_id)
         if entry is not None:
-            entry.left = True
+            entry.left, entry.dead = True, False
 
     def died(self, node_id: NodeId) -> None:
         """Note that a node is held dead: it is passed on to nobody, and dialled last."""

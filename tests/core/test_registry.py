@@ -615,6 +615,18 @@ def test_who_left_is_passed_on_again_once_it_was_started_again() -> None:
     assert len(table.sample(1, exclude=None)) == 1
 
 
+def test_who_was_held_dead_and_left_is_as_good_as_others_once_it_was_started_again() -> None:
+    """It was out of our reach, but not of others', who told us of its goodbye."""
+    table = registry()
+    connect(table, 1, lan(1))
+    table.disconnected(node(1), "reset", WALL, 0.0)
+    table.died(node(1))
+    table.left(node(1))
+    assert table.sample(1, exclude=None) == []
+    learn(table, 1, [lan(1)], sequence=5)
+    assert len(table.sample(1, exclude=None)) == 1
+
+
 def test_changes_are_taken_once_and_hearsay_is_none_of_them() -> None:
     table = registry()
     learn(table, 1, [lan(1)])
