@@ -59,8 +59,9 @@ class Missing:
         return message_id in self._absent
 
     def announced(self, message_id: bytes, peer: NodeId, hops: int | None, now: float) -> None:
-        """Note that a peer has it, and over how many `hops`, if it said; each is asked once.
+        """Note that a peer has it, and over how many `hops`, if it said.
 
+        Each is asked once, and again if it says so by itself after that: it had no room for it.
         When full, a new ID is not noted; nor is it if `peer` has used up its share, unless another
         announces it.
         """
@@ -71,10 +72,11 @@ class Missing:
             absent = self._absent[message_id] = Absent(peer, now + GRAFT_AFTER)
             self._first_of[peer] += 1
             heapq.heappush(self._timers, (absent.due, message_id))
-        if peer in absent.announcers or peer in absent.asked:
-            return
-        if len(absent.announcers) + len(absent.asked) < MAX_ANNOUNCERS:
-            absent.announcers[peer] = hops
+        if peer in absent.asked:
+            if hops is not None:
+                absent.announcers[peer] = hops
+        elif len(absent.announcers.keys() | absent.asked.keys()) < MAX_ANNOUNCERS:
+            absent.announcers.setdefault(peer, hops)
 
     def was_asked_by_digest(self, message_id: bytes, peer: NodeId) -> bool:
         """Whether a peer was asked for it that never announced it, but listed it by a digest."""
@@ -113,7 +115,10 @@ class Missing:
             if not absent.announcers:
                 self.arrived(message_id)
                 continue
-            peer = next(iter(absent.announcers))
+            # Whoever was not asked comes first: one that only announces would keep it from all.
+            fresh = (each for each in absent.announcers if each not in absent.asked)
+            peer = next(fresh, next(iter(absent.announcers)))
+            absent.asked.pop(peer, None)
             absent.asked[peer] = absent.announcers.pop(peer)
             absent.due = now + GRAFT_AGAIN
             heapq.heappush(self._timers, (absent.due, message_id))

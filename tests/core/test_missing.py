@@ -62,13 +62,49 @@ def test_who_announces_again_and_again_is_asked_once_and_takes_one_place() -> No
         missing.announced(message_id(1), peer(1), 1, 0.0)
     now = missing.next_due()
     assert missing.to_ask(now) == {peer(1): [message_id(1)]}
-    for _ in range(MAX_ANNOUNCERS):
-        missing.announced(message_id(1), peer(1), 1, now)
+    # A digest that lists it is no word that it could not be sent.
+    missing.announced(message_id(1), peer(1), None, now)
     missing.announced(message_id(1), peer(2), 1, now)
     assert missing.to_ask(now + GRAFT_AGAIN) == {peer(2): [message_id(1)]}
-    missing.announced(message_id(1), peer(1), 1, now)
     assert all_asks(missing) == []
     assert message_id(1) not in missing
+
+
+def test_who_announces_it_once_more_after_it_was_asked_is_asked_again_after_all_others() -> None:
+    missing = Missing()
+    missing.announced(message_id(1), peer(1), 1, 0.0)
+    now = missing.next_due()
+    assert missing.to_ask(now) == {peer(1): [message_id(1)]}
+    for number in (1, 1, 2, 3):
+        missing.announced(message_id(1), peer(number), 1, now)
+    assert all_asks(missing) == [peer(2), peer(3), peer(1)]
+    assert message_id(1) not in missing
+
+
+def test_who_is_asked_again_takes_no_place_of_another() -> None:
+    missing = Missing()
+    missing.announced(message_id(1), peer(1), 1, 0.0)
+    asked = list(missing.to_ask(missing.next_due()))
+    for number in range(1, MAX_ANNOUNCERS + 3):
+        missing.announced(message_id(1), peer(number), 1, 1.0)
+    asked += all_asks(missing)
+    assert asked == [peer(1), *map(peer, range(2, MAX_ANNOUNCERS + 1)), peer(1)]
+
+
+def test_whose_link_is_lost_while_it_is_asked_again_is_not_waited_for() -> None:
+    missing = Missing()
+    for number in (1, 2):
+        missing.announced(message_id(1), peer(number), 1, 0.0)
+    assert list(missing.to_ask(missing.next_due())) == [peer(1)]
+    for number in (1, 3):
+        missing.announced(message_id(1), peer(number), 1, 0.0)
+    for number in (2, 3):
+        assert list(missing.to_ask(missing.next_due())) == [peer(number)]
+    asked_at = missing.next_due()
+    assert list(missing.to_ask(asked_at)) == [peer(1)]
+    missing.announced(message_id(1), peer(2), 1, asked_at)
+    missing.link_down(peer(1), asked_at, eager=False)
+    assert list(missing.to_ask(asked_at)) == [peer(2)]
 
 
 def test_so_many_announcers_are_asked() -> None:

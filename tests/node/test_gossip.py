@@ -392,6 +392,23 @@ async def test_a_peer_that_reads_slowly_costs_only_so_much(autojump_clock: MockC
             await world.until(lambda: connected(a) == {b.node_id.hex()}, within=20)
 
 
+async def test_a_burst_that_exceeds_what_may_wait_follows_as_soon_as_there_is_room(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        nodes = await in_line(world, 3)
+        await trio.sleep(30)
+        world.conditions.bandwidth = 10_000_000
+        with ExitStack() as stack:
+            inbox = Inbox(stack, nodes[-1])
+            for _ in range(60):
+                # Random bytes, which no compression makes shorter.
+                await nodes[0].node.publish("t", world.rng.randbytes(1 << 16))
+            await world.until(lambda: len(inbox.got) == 60, within=6)
+            assert set(inbox.data().values()) == {1}
+        assert_unharmed(*nodes)
+
+
 async def test_one_that_lasts_in_the_place_of_one_for_a_question_has_its_part(
     autojump_clock: MockClock,
 ) -> None:
