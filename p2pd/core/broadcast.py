@@ -48,8 +48,6 @@ DIGESTS_PER_SECOND = 0.5
 MAX_DIGESTERS = 1024
 MAX_CHUNKS = 8
 NEWEST_CHUNKS = MAX_CHUNKS // 4
-# Bytes for one peer between two calls of `take_sends`, which `room` can't see yet.
-MAX_BATCH_BYTES = 1 << 18
 # Publications that were pulled recently. When full, the oldest is forgotten: its copy over the tree
 # is then a duplicate like any other.
 MAX_PULLED = 256
@@ -88,8 +86,8 @@ class Broadcast:
 
     `fanout`: up to so many new links are eager, before the tree has settled. `ttl`: links after
     which a publication is only announced. `probability` of each push; a peer that is left out gets
-    an announcement. `room` says whether a peer's queue takes another payload now; if not, it gets
-    an announcement, too.
+    an announcement. `room` says how many bytes a peer's queue takes now; if none, it gets an
+    announcement, too.
 
     All times are monotonic seconds. Call `take_sends` after every call of another method,
     and at `next_due`. What comes from a peer without a link changes nothing, except for a
@@ -105,7 +103,7 @@ class Broadcast:
         ttl: int,
         probability: float,
         rng: random.Random,
-        room: Callable[[NodeId], bool],
+        room: Callable[[NodeId], int],
     ) -> None:
         self.duplicates = 0
         self._own_id = own_id
@@ -120,6 +118,7 @@ class Broadcast:
         self._missing = Missing()
         self._shortcuts = Shortcuts()
         self._sends: list[Send] = []
+        # What is in `_sends` for each, in bytes: `room` can't see that yet.
         self._batched: dict[NodeId, int] = {}
         self._announcements = Announcements()
         self._offers = Offers()
@@ -404,7 +403,7 @@ class Broadcast:
                 self._announce(peer, item, now)
 
     def _has_room(self, peer: NodeId) -> bool:
-        return self._batched.get(peer, 0) < MAX_BATCH_BYTES and self._room(peer)
+        return self._batched.get(peer, 0) < self._room(peer)
 
     def _send_item(self, peer: NodeId, item: Item) -> None:
         self._batched[peer] = self._batched.get(peer, 0) + len(item.signed.body)

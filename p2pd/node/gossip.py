@@ -74,7 +74,7 @@ class GossipService:
             ttl=config.ttl,
             probability=config.probability,
             rng=env.rng,
-            room=self._has_room,
+            room=self._room_for,
         )
         self._sequence = 0
         self._published = 0
@@ -315,9 +315,9 @@ class GossipService:
 
         dispatch.add(kind, handler)
 
-    def _has_room(self, peer: NodeId) -> bool:
+    def _room_for(self, peer: NodeId) -> int:
         connection = self._roster.connections.get(peer)
-        return connection is not None and connection.bytes_waiting < MAX_WAITING
+        return 0 if connection is None else MAX_WAITING - connection.bytes_waiting
 
     def _flush(self) -> None:
         """Send what the machine has to send, and see when it wants to be asked again."""

@@ -409,6 +409,23 @@ async def test_a_burst_that_exceeds_what_may_wait_follows_as_soon_as_there_is_ro
         assert_unharmed(*nodes)
 
 
+async def test_what_was_published_before_is_fetched_as_fast_as_there_is_room(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        for _ in range(48):
+            await a.node.publish("t", world.rng.randbytes(1 << 16))
+        b = await world.start("b", lan=None)
+        world.conditions.bandwidth = 10_000_000
+        with ExitStack() as stack:
+            inbox = Inbox(stack, b)
+            await b.node.connect(str(a.address))
+            # A mebibyte in each of three rounds.
+            await world.until(lambda: len(inbox.got) == 48, within=3 * gossip.ANTI_ENTROPY_INTERVAL)
+            assert set(inbox.data().values()) == {1}
+
+
 async def test_one_that_lasts_in_the_place_of_one_for_a_question_has_its_part(
     autojump_clock: MockClock,
 ) -> None:
