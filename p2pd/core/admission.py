@@ -56,7 +56,8 @@ BYTES_COUNT = 4096
 # Budgets kept of each kind; beyond that, the one that has been quiet longest starts anew. Invented
 # origins can't fill a kind that is for known peers.
 MAX_BUDGETS = 4096
-# At most so many messages of one origin that were issued within one slice of time.
+# At most so many messages of one origin that were issued within one slice of time, and as many on
+# the network's own topics: whoever publishes all that it may can still say that it is alive.
 ORIGIN_SECONDS = 60
 MOST_OF_ORIGIN = 1200
 # Slices of origins that are counted; beyond that, the one that has been quiet longest is forgotten.
@@ -86,7 +87,7 @@ class Admission:
         self._peer = _apart(PEER_AT_ONCE, PEER_PER_SECOND)
         self._told = _budgets(TOLD_AT_ONCE, TOLD_PER_SECOND)
         self._all = Budget(MOST_AT_ONCE, MOST_PER_SECOND)
-        self._issued = BoundedTable[tuple[NodeId, int], int](MAX_SLICES)
+        self._issued = BoundedTable[tuple[NodeId, int, bool], int](MAX_SLICES)
         self._scarce_until = -math.inf
 
     def account_of(self, origin: NodeId, wall: float) -> Account:
@@ -122,13 +123,13 @@ class Admission:
             return Grant.DROP
         return Grant.KEEP if now < self._scarce_until else Grant.SPREAD
 
-    def within_bounds(self, origin: NodeId, issued: int) -> bool:
+    def within_bounds(self, origin: NodeId, issued: int, topic: str) -> bool:
         """Whether an origin may have issued one more at that time, in Unix milliseconds."""
-        return self._issued.get(_slice(origin, issued), 0) < MOST_OF_ORIGIN
+        return self._issued.get(_slice(origin, issued, topic), 0) < MOST_OF_ORIGIN
 
-    def count(self, origin: NodeId, issued: int) -> None:
+    def count(self, origin: NodeId, issued: int, topic: str) -> None:
         """Count a message by when it was issued: after a partition, all come at once."""
-        slice_ = _slice(origin, issued)
+        slice_ = _slice(origin, issued, topic)
         self._issued[slice_] = self._issued.get(slice_, 0) + 1
 
     def _pays_itself(
@@ -170,8 +171,8 @@ def _apart(at_once: float, per_second: float) -> dict[bool, Budgets[NodeId]]:
     return {is_system: _budgets(at_once, per_second) for is_system in (False, True)}
 
 
-def _slice(origin: NodeId, issued: int) -> tuple[NodeId, int]:
-    return origin, issued // (ORIGIN_SECONDS * 1000)
+def _slice(origin: NodeId, issued: int, topic: str) -> tuple[NodeId, int, bool]:
+    return origin, issued // (ORIGIN_SECONDS * 1000), topic.startswith(SYSTEM)
 
 
 def _is_acquainted(entry: Entry, wall: float) -> bool:

@@ -154,12 +154,12 @@ class GossipService:
         `issued` in Unix milliseconds, where it is to differ from our clock.
         """
         now_ms = self._env.wall_ms() if issued is None else issued
-        if not self._admission.within_bounds(self._own_id, now_ms):
+        if not self._admission.within_bounds(self._own_id, now_ms, topic):
             raise Busy(
                 f"{MOST_OF_ORIGIN} messages were published in this minute; "
                 "nobody would take more; try again in the next one"
             )
-        self._admission.count(self._own_id, now_ms)
+        self._admission.count(self._own_id, now_ms, topic)
         # The clock makes it grow across restarts, the increment within a millisecond.
         self._sequence = max(now_ms, self._sequence + 1)
         publication = Publication(
@@ -259,7 +259,7 @@ class GossipService:
                 self.dropped[problem or "peer_flood"] += 1
                 self._machine.decline(item.message_id, now, for_good=problem in _FOR_GOOD)
                 return
-            self._admission.count(item.origin, item.issued)
+            self._admission.count(item.origin, item.issued, publication.topic)
         self._payloads += not publication.topic.startswith(SYSTEM)
         if self._machine.receive(peer, item, now, spread=grant is Grant.SPREAD):
             self._deliver(item, publication)
@@ -271,7 +271,7 @@ class GossipService:
             return _OVERSIZED
         if self._history.is_stale(item.issued, now_ms):
             return "stale"
-        if not self._admission.within_bounds(item.origin, item.issued):
+        if not self._admission.within_bounds(item.origin, item.issued, publication.topic):
             return _ORIGIN_FLOOD
         return None
 

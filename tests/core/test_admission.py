@@ -1,5 +1,6 @@
 """Who is heard when there is too much: many invented origins starve nobody who is known."""
 
+import itertools
 import random
 
 import pytest
@@ -164,13 +165,16 @@ def test_accounts() -> None:
     assert account_of(stranger(2), later) is None
 
 
-def test_what_an_origin_issued_is_counted_by_the_minute() -> None:
+@pytest.mark.parametrize("topics", [("t", "$alive"), ("$dead", "t")])
+def test_what_an_origin_issued_is_counted_by_the_minute_and_apart_from_its_words(
+    topics: tuple[str, str],
+) -> None:
     gate = Gate()
-    for minute in range(3):
+    for minute, topic in itertools.product(range(3), topics):
         within = 0
         for number in range(admission.MOST_OF_ORIGIN + 5):
-            if gate.admission.within_bounds(KNOWN, minute * MINUTE_MS + number):
-                gate.admission.count(KNOWN, minute * MINUTE_MS + number)
+            if gate.admission.within_bounds(KNOWN, minute * MINUTE_MS + number, topic):
+                gate.admission.count(KNOWN, minute * MINUTE_MS + number, topic)
                 within += 1
         assert within == admission.MOST_OF_ORIGIN
 
@@ -179,7 +183,7 @@ def test_what_is_counted_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admission, "MAX_SLICES", 10)
     gate = Gate()
     for number in range(50):
-        gate.admission.count(stranger(number), 0)
+        gate.admission.count(stranger(number), 0, "t")
     assert len(gate.admission._issued) == 10
 
 

@@ -14,10 +14,12 @@ from p2pd.core import admission, history
 from p2pd.core.entries import Source
 from p2pd.core.missing import GRAFT_AFTER
 from p2pd.errors import Busy, InvalidRequest
+from p2pd.ids import NodeId
 from p2pd.net.faults import Cut
 from p2pd.node import exchange, gossip
 from p2pd.node.exchange import MOST_EXCHANGE_INTERVAL
 from p2pd.node.keepalive import PASSING_SECONDS
+from p2pd.node.liveness import LEFT_TOPIC
 from p2pd.node.snapshot import Delivery
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.wire.identity import Identity
@@ -351,6 +353,23 @@ async def test_too_many_of_ones_own_are_refused_and_others_take_the_rest(
             await trio.sleep(1)
             assert len(inbox.got) == 11
         assert not b.services.gossip.dropped
+
+
+async def test_who_published_all_that_it_may_still_says_that_it_leaves(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission, "MOST_OF_ORIGIN", 10)
+    async with open_world(1) as world:
+        a, _, c = await in_line(world, 3)
+        left: list[NodeId] = []
+        c.services.gossip.on_system(LEFT_TOPIC, lambda origin, _: left.append(origin))
+        for number in range(10):
+            await a.node.publish("t", b"%d" % number)
+        with pytest.raises(Busy):
+            await a.node.publish("t", b"10")
+        await world.stop(a)
+        await world.until(lambda: left == [a.node_id], within=1)
+        assert not c.services.gossip.dropped
 
 
 async def test_topics_and_sizes_that_can_not_be(autojump_clock: MockClock) -> None:
