@@ -26,6 +26,7 @@ from p2pd.core.shortcuts import Shortcuts
 from p2pd.ids import NodeId
 from p2pd.wire.messages import (
     MAX_IDS,
+    MESSAGE_ID_BYTES,
     Digest,
     Gossip,
     Graft,
@@ -63,14 +64,14 @@ class _Link:
 
     `grafted_at` is when either end asked for it to be in the tree, `pruned_at` when we asked for it
     not to be. `serves`: a publication came over it first, while it was in the tree. `told` is the
-    last ID of the previous round of `Held`: the next round begins after it.
+    last ID of the previous round of `Held`, a random one at first: the next round begins after it.
     """
 
     eager: bool
+    told: bytes
     grafted_at: float = -math.inf
     pruned_at: float = -math.inf
     serves: bool = False
-    told: bytes = b""
 
     def just_grafted(self, now: float) -> bool:
         """Whether what comes over it may have crossed a `Graft`."""
@@ -151,7 +152,8 @@ class Broadcast:
             return
         if peer in self._links:
             self.link_down(peer, now)
-        self._links[peer] = _Link(eager=False)
+        # Each begins elsewhere, so that a newcomer is not told the same by all.
+        self._links[peer] = _Link(eager=False, told=self._rng.randbytes(MESSAGE_ID_BYTES))
         if not self.eager or (not self._settled and len(self.eager) < self._fanout):
             self._graft(peer, (), now)
 

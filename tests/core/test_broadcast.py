@@ -505,14 +505,14 @@ def test_the_same_seed_gives_the_same_run() -> None:
 A, B, C, D = map(node_id, range(1, 5))
 
 
-def machine(*peers: NodeId, fanout: int = 2, room: int = ROOM) -> Broadcast:
+def machine(*peers: NodeId, fanout: int = 2, room: int = ROOM, seed: int = 0) -> Broadcast:
     made = Broadcast(
         node_id(0),
         History(retention=600.0, seen_ttl=600.0),
         fanout=fanout,
         ttl=16,
         probability=1.0,
-        rng=random.Random(0),
+        rng=random.Random(seed),
         room=lambda _: room,
     )
     for peer in peers:
@@ -739,6 +739,20 @@ def test_round_after_round_tells_of_everything() -> None:
         assert len(held) == MAX_CHUNKS
         told += [each for _, message in held for each in getattr(message, "ids", ())]
     assert set(told) == everything
+
+
+def test_two_neighbours_do_not_tell_a_newcomer_the_same() -> None:
+    rounds: list[set[bytes]] = []
+    for seed in range(2):
+        node = machine(A, seed=seed)
+        for number in range(8 * MAX_CHUNKS * MAX_IDS):
+            node.receive(A, come(number), 0.0)
+        node.take_sends(9.0)
+        node.take_digest(A, Digest((), reply=False), 0.0)
+        sends = node.take_sends(9.0)
+        rounds.append({each for _, message in sends for each in getattr(message, "ids", ())})
+    newest = NEWEST_CHUNKS * MAX_IDS
+    assert len(rounds[0] & rounds[1]) < newest + (len(rounds[0]) - newest) // 2
 
 
 def test_newer_ones_do_not_keep_a_round_from_what_is_older() -> None:
