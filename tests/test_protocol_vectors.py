@@ -275,6 +275,7 @@ def test_habits_of_repair() -> None:
         "new_s": repair.NEW,
         "hand_over_s": repair.HAND_OVER,
         "patience_s": reconciler.PATIENCE,
+        "answer_within_s": reconciler.ANSWER_WITHIN,
         "least_bytes_per_second": reconciler.LEAST_BYTES_PER_SECOND,
         "max_lookups": republish.MAX_LOOKUPS,
         "max_at_once": republish.MAX_AT_ONCE,

@@ -1,5 +1,6 @@
 """Questions of other nodes that take a while to answer: they wait, and the askers take turns."""
 
+import math
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Generic, TypeVar
@@ -24,17 +25,21 @@ class Questions(Generic[Question]):
     """A queue of questions; `take` is their handler, `answer_all` must be running.
 
     `most` may wait; beyond it, the asker with the most waiting is told `busy`, in the words of
-    `refusal`.
+    `refusal`. So is one whose turn comes more than `patience` seconds after it asked.
     """
 
-    def __init__(self, dispatch: Dispatch, most: int, refusal: str) -> None:
+    def __init__(
+        self, dispatch: Dispatch, most: int, refusal: str, *, patience: float = math.inf
+    ) -> None:
         self._dispatch = dispatch
-        self._waiting: FairChannel[NodeId, tuple[Call, Question]] = FairChannel(most)
+        self._waiting: FairChannel[NodeId, tuple[Call, Question, float]] = FairChannel(most)
         self._refusal = refusal
+        self._patience = patience
 
     def take(self, call: Call, question: Question) -> None:
         """Let a question wait for its turn."""
-        for each, _ in self._waiting.put(call.connection.node_id, (call, question)):
+        item = (call, question, trio.current_time())
+        for each, *_ in self._waiting.put(call.connection.node_id, item):
             each.answer(failure(Busy(self._refusal)))
 
     async def answer_all(self, answer: Answer[Question]) -> None:
@@ -46,8 +51,10 @@ class Questions(Generic[Question]):
         async with trio.open_nursery() as nursery:
             limit = trio.CapacityLimiter(MOST_ANSWERS_HELD)
             while True:
-                call, question = await self._waiting.receive()
-                if call.connection.is_full:
+                call, question, asked_at = await self._waiting.receive()
+                if trio.current_time() - asked_at > self._patience:
+                    call.answer(failure(Busy(self._refusal)))
+                elif call.connection.is_full:
                     nursery.start_soon(self._answer_when_it_has_room, call, question, answer, limit)
                 else:
                     await self._answer(call, question, answer)

@@ -56,6 +56,9 @@ BATCH_BYTES = 1 << 16
 MAX_QUESTIONS_WAITING = 256
 # The peer may have to wait for its budget and its disk.
 REPLY_TIMEOUT = 10.0
+# A question that waited longer for its turn is told `busy`: by the time that an answer is paid for,
+# nobody might wait for it, and once that is so for some, it would soon be so for all.
+ANSWER_WITHIN = REPLY_TIMEOUT / 2
 
 
 @attrs.frozen
@@ -149,7 +152,10 @@ class Reconciler:
         self._stalemates = stalemates
         self._budget = Budget(BYTES_AT_ONCE, BYTES_PER_SECOND)
         self._questions: Questions[Compare | Fetch] = Questions(
-            dispatch, MAX_QUESTIONS_WAITING, "too many questions wait; try again"
+            dispatch,
+            MAX_QUESTIONS_WAITING,
+            "too many questions wait; try again",
+            patience=ANSWER_WITHIN,
         )
         dispatch.add(Compare, self._questions.take)
         dispatch.add(Fetch, self._questions.take)

@@ -25,7 +25,14 @@ from p2pd.errors import (
 from p2pd.ids import Key, NodeId, closest_first
 from p2pd.net.faults import Cut
 from p2pd.node import republish
-from p2pd.node.reconciler import BATCH_BYTES, BYTES_AT_ONCE, BYTES_PER_SECOND, LEAST_COST, Outcome
+from p2pd.node.reconciler import (
+    BATCH_BYTES,
+    BYTES_AT_ONCE,
+    BYTES_PER_SECOND,
+    LEAST_COST,
+    REPLY_TIMEOUT,
+    Outcome,
+)
 from p2pd.node.repair import NEW, Repair
 from p2pd.node.replica import PURGE_INTERVAL, Replica
 from p2pd.simulation.checks import closest
@@ -358,6 +365,34 @@ async def test_nobody_makes_a_node_send_more_than_its_budget(autojump_clock: Moc
             assert isinstance(await line.ask(Fetch((key,))), Fetched)
         sent = count * 60_000
         assert trio.current_time() - began >= (sent - BYTES_AT_ONCE) / BYTES_PER_SECOND - 0.5
+
+
+async def test_who_can_not_be_answered_in_time_is_told_so(autojump_clock: MockClock) -> None:
+    async with open_world(8) as world:
+        a = await world.start("a", lan=None, store__max_value_bytes=1 << 18)
+        key, writer = Key.of("k"), ScriptedPeer(world)
+        siblings = [
+            record(writer, "k", world.rng.randbytes(1 << 18), instance=bytes(8 * [number]))
+            for number in range(4)
+        ]
+        await a.services.replica.write_all(siblings, {key})
+        answers: list[Message] = []
+
+        async def ask(number: int) -> None:
+            line = await ScriptedPeer(world, host=f"10.9.1.{number}").connect(a)
+            for _ in range(3):
+                began = trio.current_time()
+                answers.append(await line.ask(Fetch((key,))))
+                # Later, nobody waits for an answer, and it is sent for nothing.
+                assert trio.current_time() - began < REPLY_TIMEOUT
+                await trio.sleep(SOON[0][0])
+
+        async with trio.open_nursery() as nursery:
+            for number in range(20):
+                nursery.start_soon(ask, number)
+        busy = [each for each in answers if isinstance(each, Failed)]
+        assert {each.code for each in busy} == {Busy.code}
+        assert len(answers) - len(busy) > 10
 
 
 async def with_liar(world: World, answer: Callable[[Message], Message]) -> tuple[SimNode, NodeId]:
