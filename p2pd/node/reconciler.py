@@ -17,7 +17,7 @@ from p2pd.core.confirmations import Confirmations
 from p2pd.core.merkle import EMPTY, Comparison, Prefix, compare, prefix_of
 from p2pd.core.records import Version
 from p2pd.core.stalemates import Divergence, Stalemates
-from p2pd.errors import BadMessage, Busy, PeerError, RequestRefused, RequestTimedOut
+from p2pd.errors import BadMessage, Busy, PeerError, RequestRefused, RequestTimedOut, StoreFull
 from p2pd.ids import Key, NodeId
 from p2pd.node.dispatch import Call, Dispatch
 from p2pd.node.env import Env
@@ -248,12 +248,17 @@ class Reconciler:
             async for batch in batches:
                 await self._pay(batch.size)
                 partner.moved(batch.size)
+                stored = 0
                 try:
                     stored = (await partner.ask(Give(tuple(batch.versions)), Given)).stored
                 except RequestRefused as refusal:
-                    if refusal.reason != Busy.code:
-                        self._note_stalemates(partner.node_id, batch.of)
-                    raise
+                    if refusal.reason == Busy.code:
+                        raise
+                    # Who is full may still take what is smaller than what it has, but nothing new.
+                    replaces = batch.of[-1].theirs is not None
+                    if refusal.reason != StoreFull.code or not replaces:
+                        self._note_stalemates(partner.node_id, [*refused, *batch.of])
+                        raise
                 if stored < len(batch.versions):
                     refused += batch.of
                 given += stored

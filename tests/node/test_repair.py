@@ -12,6 +12,7 @@ import trio
 from trio.testing import MockClock
 
 from p2pd.core.merkle import EMPTY, EVERYTHING, Prefix, Tree, compare
+from p2pd.core.records import version_of
 from p2pd.core.tending import SOON, TENDERS
 from p2pd.errors import (
     BadMessage,
@@ -19,6 +20,7 @@ from p2pd.errors import (
     NotFound,
     P2PError,
     PeerError,
+    RequestRefused,
     StoreError,
     TooFewReplicas,
 )
@@ -39,6 +41,7 @@ from p2pd.simulation.checks import closest
 from p2pd.simulation.trace import Traffic
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.store.memory import MemoryStore
+from p2pd.wire.identity import open_record
 from p2pd.wire.messages import (
     MAX_KEYS,
     Compare,
@@ -52,6 +55,7 @@ from p2pd.wire.messages import (
     Message,
     Ping,
     Pong,
+    Seen,
     Signed,
     Subtree,
 )
@@ -824,3 +828,41 @@ async def test_who_hands_out_one_key_at_a_time_is_asked_within_the_budget(
             await a.services.reconciler.reconcile(liar, [EVERYTHING])
         cost = len(asked) * LEAST_COST
         assert trio.current_time() - began >= (cost - BYTES_AT_ONCE) / BYTES_PER_SECOND - 0.5
+
+
+async def test_who_is_full_gets_each_delete_at_the_first_comparison(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(21) as world:
+        a, b = await network(world, 2)
+        await world.stop(b)
+        b.store = MemoryStore(max_bytes=24_000)
+        await world.start(b.name)
+        await trio.sleep(10)
+        writer = ScriptedPeer(world, host="10.9.0.2")
+        old = {f"k{number}": record(writer, f"k{number}", bytes(900)) for number in range(20)}
+        await b.services.replica.write_all(old.values(), {*map(Key.of, old)})
+        assert len(tree(b)) == 20
+        newer = dict[str, Signed]()
+        for number, (name, signed) in enumerate(old.items()):
+            version = version_of(signed, open_record(signed))
+            clock = version.record.clock + 1
+            newer[name] = record(
+                writer,
+                name,
+                None if number % 4 == 0 else bytes(60_000),
+                clock=clock,
+                seen=(Seen(version.actor, clock - 1),),
+                expires=0 if number % 4 else clock >> 16,
+            )
+        await a.services.replica.write_all(newer.values(), {*map(Key.of, newer)})
+        outcome = await a.services.reconciler.reconcile(b.node_id, [EVERYTHING])
+        assert outcome.given == 5
+        # What is new has no place there, and is not sent in vain.
+        other = [record(writer, f"other{number}", bytes(60_000)) for number in range(20)]
+        await a.services.replica.write_all(
+            other, {Key.of(f"other{number}") for number in range(20)}
+        )
+        with Traffic(world.network.medium) as traffic, pytest.raises(RequestRefused):
+            await a.services.reconciler.reconcile(b.node_id, [EVERYTHING])
+        assert dict(traffic.most_first())["Give"] < 2 * BATCH_BYTES
