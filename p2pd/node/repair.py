@@ -225,7 +225,9 @@ class Repair:
             )
         except P2PError as error:
             self.tending.failed(visit, trio.current_time())
-            if isinstance(error, DialFailed | RequestTimedOut):
+            # A peer that is connected may just be busy; whether it is alive shows elsewhere.
+            is_away = peer not in self._roster.connections
+            if is_away and isinstance(error, DialFailed | RequestTimedOut):
                 self._routes.note_failure(peer, error)
                 self.note_gone(peer)
         finally:

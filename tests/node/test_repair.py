@@ -50,6 +50,7 @@ from p2pd.wire.messages import (
     Failed,
     Fetch,
     Fetched,
+    FindValue,
     Give,
     Given,
     Message,
@@ -399,7 +400,9 @@ async def test_who_can_not_be_answered_in_time_is_told_so(autojump_clock: MockCl
         assert len(answers) - len(busy) > 10
 
 
-async def with_liar(world: World, answer: Callable[[Message], Message]) -> tuple[SimNode, NodeId]:
+async def with_liar(
+    world: World, answer: Callable[[Message], Message | None]
+) -> tuple[SimNode, NodeId]:
     """Start a node with a few records, and a peer that answers its questions so."""
     a = await world.start("a", lan=None)
     liar = ScriptedPeer(world, listens=True)
@@ -866,3 +869,24 @@ async def test_who_is_full_gets_each_delete_at_the_first_comparison(
         with Traffic(world.network.medium) as traffic, pytest.raises(RequestRefused):
             await a.services.reconciler.reconcile(b.node_id, [EVERYTHING])
         assert dict(traffic.most_first())["Give"] < 2 * BATCH_BYTES
+
+
+async def test_a_replica_busy_with_repair_still_counts_as_one(autojump_clock: MockClock) -> None:
+    async with open_world(22) as world:
+        asked: list[type] = []
+
+        def answer(question: Message) -> Message | None:
+            asked.append(type(question))
+            silent = isinstance(question, Compare | FindValue)
+            return None if silent else Failed("unknown", "not served")
+
+        a, busy = await with_liar(world, answer)
+        await trio.sleep(NEW)
+        writer = ScriptedPeer(world, host="10.9.0.2")
+        await a.services.replica.write_all([record(writer, "k", b"v")], {Key.of("k")})
+        await trio.sleep(3 * a.config.dht.repair_interval)
+        assert Compare in asked
+        assert busy in a.services.roster.connections
+        # It may have what others wrote: that it compares nothing in time says nothing of its reads.
+        with pytest.raises(TooFewReplicas):
+            await a.node.put("k", b"w")
