@@ -14,7 +14,7 @@ import trio
 from p2pd.config import GossipConfig
 from p2pd.core.admission import MOST_OF_ORIGIN, SYSTEM, Admission, Grant
 from p2pd.core.broadcast import Broadcast
-from p2pd.core.history import History, Item
+from p2pd.core.history import MAX_SKEW, History, Item
 from p2pd.errors import BadMessage, Busy, InvalidRequest
 from p2pd.ids import NodeId
 from p2pd.node.alarms import Alarm
@@ -65,7 +65,7 @@ class GossipService:
         self._own_id = env.identity.node_id
         self._own_name = name
         # What is no old news yet must be recognized, or it would be delivered twice.
-        seen_ttl = max(config.seen_ttl, config.retention)
+        seen_ttl = max(config.seen_ttl, config.retention + MAX_SKEW)
         self._history = History(retention=config.retention, seen_ttl=seen_ttl)
         self._machine = Broadcast(
             self._own_id,

@@ -592,3 +592,22 @@ async def test_what_is_no_old_news_yet_is_delivered_once_whatever_seen_ttl_says(
                 await line.send(*(Gossip(each, 1) for each in signed))
                 await trio.sleep(60)
             assert inbox.data() == {b"one": 1, b"two": 1}
+
+
+async def test_what_was_dated_ahead_is_no_news_twice_either(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is forgotten for want of room, and could come again for longer than others could."""
+    monkeypatch.setattr(history, "MAX_ITEMS", 1)
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, gossip__seen_ttl=1, gossip__retention=120)
+        origin = stranger(world.rng)
+        ahead = now_ms() + 55_000
+        signed = [publication(origin, b"%d" % n, issued=ahead + n) for n in range(2)]
+        with ExitStack() as stack:
+            inbox = Inbox(stack, a)
+            for _ in range(18):
+                line = await ScriptedPeer(world).connect(a)
+                await line.send(Gossip(signed[0], 1), Gossip(signed[1], 1))
+                await trio.sleep(10)
+            assert inbox.data() == {b"0": 1, b"1": 1}
