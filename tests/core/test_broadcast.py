@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import attrs
 import pytest
 
-from p2pd.core.announcements import MAX_ANNOUNCED
+from p2pd.core.announcements import MAX_ANNOUNCED, Announcements
 from p2pd.core.broadcast import (
     DIGESTS_AT_ONCE,
     DIGESTS_PER_SECOND,
@@ -454,6 +454,17 @@ def test_those_behind_who_pulled_it_too_early_get_it_over_the_tree_all_the_same(
     assert two.take_sends(net.now) == [(node_id(1), Prune())]
 
 
+def test_what_was_pulled_and_comes_from_one_who_announced_it_is_a_duplicate() -> None:
+    node = machine(A, B, C)
+    node.take_held(C, Held((come(1).message_id,)), 0.0)
+    node.take_have(B, have(come(1)), 0.0)
+    node.take_sends(0.0)
+    assert node.receive(C, come(1), 0.1)
+    node.take_sends(9.0)
+    assert not node.receive(B, come(1), 0.2)
+    assert node.take_sends(9.0) == [(B, Prune())]
+
+
 def test_what_was_pulled_long_ago_is_pushed_on_by_nobody() -> None:
     node = machine(A, B, C)
     node.take_held(C, Held((come(1).message_id,)), 0.0)
@@ -545,6 +556,23 @@ def test_hops_count_the_links_that_the_receiver_has_it_over() -> None:
     assert node.take_sends(1.0) == [(B, Gossip(other.signed, 4))]
     assert node.take_sends(node.next_due()) == [(C, Have((Heard(other.message_id, 3),)))]
     assert node.next_due() == math.inf
+
+
+def test_who_announced_it_is_told_after_how_many_links_it_came() -> None:
+    """So that it can compare that with the way over which it got it."""
+    node = machine(A, B, fanout=1)
+    node.take_have(B, have(come(1, hops=7)), 0.0)
+    assert node.receive(A, come(1, hops=3), 0.1)
+    assert node.take_sends(0.1) == []
+    assert node.take_sends(node.next_due()) == [(B, have(come(1, hops=3)))]
+
+
+def test_hops_are_counted_up_to_what_a_message_can_hold() -> None:
+    node = machine(A, B)
+    node.receive(A, come(1, hops=255), 0.0)
+    node.take_sends(9.0)
+    node.take_want(B, Want((come(1).message_id,)), 9.0)
+    assert node.take_sends(9.0) == [(B, Gossip(come(1).signed, 255))]
 
 
 def test_a_duplicate_makes_its_link_lazy_but_never_the_last_eager_one() -> None:
@@ -673,8 +701,10 @@ def test_what_crosses_a_prune_of_ours_is_not_pushed_over_the_link_just_grafted()
     node.take_sends(0.1)
     node.take_graft(C, Graft(()), 0.1)
     assert node.receive(B, come(2), 0.1)
-    pushed = {peer for peer, each in node.take_sends(9.0) if isinstance(each, Gossip)}
-    assert pushed == {A}
+    sends = node.take_sends(9.0)
+    assert {peer for peer, each in sends if isinstance(each, Gossip)} == {A}
+    # It may have come to nobody on that side of the circle yet.
+    assert (C, have(come(2))) in sends
     assert node.receive(B, come(3), 9.0)
     pushed = {peer for peer, each in node.take_sends(9.0) if isinstance(each, Gossip)}
     assert pushed == {A, C}
@@ -801,6 +831,17 @@ def test_announcements_are_bounded() -> None:
     sends = node.take_sends(0.0)
     told = [heard.message_id for _, message in sends for heard in getattr(message, "heard", ())]
     assert told == [come(number).message_id for number in range(10, MAX_ANNOUNCED + 10)]
+
+
+def test_what_fills_a_message_is_told_at_once_whoever_else_waits() -> None:
+    announcements = Announcements()
+    announcements.add(A, bytes(16), 1, 0.0)
+    for number in range(MAX_IDS):
+        assert announcements.to_tell(0.01) == []
+        announcements.add(B, number.to_bytes(16), 1, 0.01)
+    assert announcements.next_due() <= 0.01
+    assert [peer for peer, _ in announcements.to_tell(0.01)] == [B]
+    assert announcements.to_tell(announcements.next_due()) == [(A, [Heard(bytes(16), 1)])]
 
 
 def test_a_link_that_would_be_sooner_replaces_that_of_the_tree() -> None:
