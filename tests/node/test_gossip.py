@@ -11,6 +11,8 @@ import trio
 from trio.testing import MockClock
 
 from p2pd.core import admission, history
+from p2pd.core.broadcast import GRAFT_GRACE
+from p2pd.core.declined import DECLINED_FOR
 from p2pd.core.entries import Source
 from p2pd.core.missing import GRAFT_AFTER
 from p2pd.errors import Busy, InvalidRequest
@@ -23,7 +25,19 @@ from p2pd.node.liveness import LEFT_TOPIC
 from p2pd.node.snapshot import Delivery
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.wire.identity import Identity
-from p2pd.wire.messages import Gossip, Graft, Have, Publication, Release, Released, Signed
+from p2pd.wire.messages import (
+    Digest,
+    Gossip,
+    Graft,
+    Have,
+    Held,
+    Prune,
+    Publication,
+    Release,
+    Released,
+    Signed,
+    Want,
+)
 from tests.node.scripted import (
     Line,
     ScriptedPeer,
@@ -611,3 +625,92 @@ async def test_what_was_dated_ahead_is_no_news_twice_either(
                 await line.send(Gossip(signed[0], 1), Gossip(signed[1], 1))
                 await trio.sleep(10)
             assert inbox.data() == {b"0": 1, b"1": 1}
+
+
+async def test_what_is_past_the_retention_is_told_to_nobody(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, gossip__retention=60)
+        old = await a.node.publish("t", b"old")
+        assert old in await told_by(world, a)
+        await trio.sleep(60 + 60 / history.SLOTS + 1.25 * gossip.QUIET_INTERVAL)
+        new = await a.node.publish("t", b"new")
+        told = await told_by(world, a)
+        assert new in told
+        assert old not in told
+
+
+async def told_by(world: World, node: SimNode) -> set[str]:
+    """Return the IDs that a node tells somebody who holds nothing."""
+    line = await ScriptedPeer(world).connect(node)
+    await line.send(Digest((), reply=False))
+    with trio.fail_after(1):
+        held = await line.expect(Held)
+    return {each.hex() for each in held.ids}
+
+
+async def test_what_there_was_no_room_for_is_asked_for_by_and_by(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PEER_AT_ONCE", "MOST_AT_ONCE"):
+        monkeypatch.setattr(admission, name, 0)
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        line, other = [await ScriptedPeer(world).connect(a) for _ in range(2)]
+        signed = publication(stranger(world.rng), b"1")
+        message_id = gossip.message_id_of(signed)
+        await line.send(Gossip(signed, 1))
+        await trio.sleep(0.1)
+        assert a.services.gossip.dropped == {"peer_flood": 1}
+        await other.send(Held((message_id,)))
+        with trio.move_on_after(DECLINED_FOR - 0.2):
+            await other.expect(Want)
+        assert not any(isinstance(each, Want) for each in other.heard)
+        await trio.sleep(0.2)
+        await other.send(Held((message_id,)))
+        with trio.fail_after(0.5):
+            assert (await other.expect(Want)).ids == (message_id,)
+
+
+async def test_a_tree_link_that_is_lost_is_replaced_before_anything_else_is_sent(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        tree, lazy = [await ScriptedPeer(world).connect(a) for _ in range(2)]
+        await trio.sleep(GRAFT_GRACE)
+        signed = publication(stranger(world.rng), b"1")
+        for line in (tree, lazy):
+            await line.send(Gossip(signed, 1))
+            await trio.sleep(0.1)
+        with trio.fail_after(0.1):
+            await lazy.expect(Prune)
+        await trio.sleep(0.1)
+        await tree.stream.aclose()
+        with trio.fail_after(0.1):
+            assert (await lazy.expect(Graft)).ids == ()
+
+
+async def test_comparisons_are_rare_where_there_is_no_news_and_begin_again_with_some(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        line = await ScriptedPeer(world).connect(a)
+        began: list[float] = []
+
+        def note() -> None:
+            message = line.heard[-1]
+            if isinstance(message, Digest) and message.reply:
+                began.append(trio.current_time())
+
+        world.meanwhile(lambda: line.serve(lambda _: None, note))
+        await trio.sleep(600)
+        began.clear()
+        await trio.sleep(300)
+        assert len(began) >= 300 // (1.25 * gossip.QUIET_INTERVAL)
+        assert len(began) <= 300 // (0.75 * gossip.QUIET_INTERVAL) + 1
+        await a.node.publish("t", b"1")
+        began.clear()
+        await trio.sleep(30)
+        assert len(began) >= 30 // (1.25 * gossip.ANTI_ENTROPY_INTERVAL)
+        assert len(connected(a)) == 1
