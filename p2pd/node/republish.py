@@ -27,7 +27,7 @@ from p2pd.wire.messages import FindNode
 
 # Lookups in one round, of which there is one in each `repair_interval`.
 MAX_LOOKUPS = 32
-# A key is taken at random from up to this many.
+# A key is taken at random from up to this many that are next to one another.
 AMONG = 1024
 # Keys that are brought home, and dropped, at once; of more, only those nearer to the one drawn.
 MAX_AT_ONCE = 4096
@@ -102,8 +102,7 @@ class Republisher:
         all keys with the same closest nodes. Raises what `Reconciler.reconcile` raises, and
         `PeerError` where a node did not keep what it was given; then nothing is dropped.
         """
-        some = list(islice(self._replica.tree.entries(prefix), AMONG))
-        key = Key(self._rng.choice(some)[0])
+        key = self._draw(prefix)
         found = await self._closest(key)
         home = found[: self._repair.replication]
         if len(home) < min(self._repair.replication, len(self._repair.alive()) + 1):
@@ -121,6 +120,19 @@ class Republisher:
         else:
             await self._replica.drop(held)
         return around
+
+    def _draw(self, prefix: Prefix) -> Key:
+        """Return a key of a prefix at random, from anywhere under it.
+
+        If these were always the first ones, a single node that keeps nothing could hold up
+        everything behind them.
+        """
+        tree = self._replica.tree
+        while len(some := list(islice(tree.entries(prefix), AMONG + 1))) > AMONG:
+            prefix = self._rng.choice(
+                [each for each in prefix.longer(1) if not tree.is_empty(each)]
+            )
+        return Key(self._rng.choice(some)[0])
 
     def _held(self, prefix: Prefix) -> dict[Key, bytes]:
         """Return the keys under a prefix with their digests; of many, one more than allowed."""

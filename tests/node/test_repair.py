@@ -315,6 +315,42 @@ async def test_nothing_is_dropped_while_one_of_its_replicas_lacks_it(
         await world.until(lambda: holders(world, "k") == sorted_like(nodes, home), within=600)
 
 
+async def test_what_can_not_be_brought_home_holds_up_nothing_behind_it(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(republish, "AMONG", 4)
+    async with open_world(5) as world:
+        settings: dict[str, Any] = {"dht__replication": 3, "dht__repair_interval": 60.0}
+        nodes = await network(world, 16, **settings)
+        elsewhere = nodes[0]
+        # To the node they are one prefix, all of which belongs to others.
+        names = {f"k{number}": Key.of(f"k{number}") for number in range(400)}
+        far = sorted(
+            (name for name, key in names.items() if (key[0] ^ elsewhere.node_id[0]) & 0x80),
+            key=names.__getitem__,
+        )
+        home = {name: closest(world, names[name], 3) for name in far}
+        full = home[far[0]][0]
+        held_up = [name for name in far if full in home[name]][: republish.AMONG]
+        behind = [name for name in far if names[name] > names[held_up[-1]]]
+        behind = [name for name in behind if full not in home[name]][-10:]
+        assert len(behind) == 10
+        assert not any(elsewhere in home[name] for name in [*held_up, *behind])
+
+        async def refuse(*_: object) -> None:
+            raise StoreError("full")
+
+        monkeypatch.setattr(full.store, "apply", refuse)
+        writer = ScriptedPeer(world)
+        records = [record(writer, name, b"v") for name in [*held_up, *behind]]
+        await elsewhere.services.replica.write_all(records, {*names.values()})
+        await world.until(
+            lambda: all(holders(world, each) == sorted_like(nodes, home[each]) for each in behind),
+            within=1800,
+        )
+        assert all(elsewhere in holders(world, name) for name in held_up)
+
+
 def sorted_like(nodes: list[SimNode], some: list[SimNode]) -> list[SimNode]:
     return [node for node in nodes if node in some]
 
