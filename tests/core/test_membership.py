@@ -165,6 +165,18 @@ def test_others_who_give_no_answer_are_asked_again_a_few_times() -> None:
     ]
 
 
+def test_others_are_asked_as_often_again_where_all_begins_anew() -> None:
+    machine = membership()
+    machine.lost(ACCUSED, 1.0, reset=False)
+    for _ in range(1, MOST_UNCLEAR):
+        machine.others_unclear(ACCUSED, 1.0)
+    machine.slept(10.0)
+    machine.dial_failed(ACCUSED, 10.0, refused=False)
+    assert AskOthers(ACCUSED) in run(machine, 10.0)
+    machine.others_unclear(ACCUSED, 10.0)
+    assert run(machine, 10.0 + ASK_AGAIN) == [AskOthers(ACCUSED)]
+
+
 def test_whom_nobody_asked_knows_is_reported_before_the_verdict_and_can_refute_it() -> None:
     machine = membership()
     machine.lost(ACCUSED, 1.0, reset=False)

@@ -5,10 +5,16 @@ import random
 import pytest
 
 from p2pd.core.actions import Declare, Liveness, Redial, Report
+from p2pd.core.known_nodes import MAX_KNOWN
 from p2pd.core.own_reports import GATHER, MAX_TOLD_OF, OwnReports
 from p2pd.core.reporters import (
+    FALSE_REPORTS,
+    MAX_RECENT,
+    MAX_RECENT_OF_ONE,
+    MAX_REPORTERS,
     REPORT_TTL,
     REPORTS_PER_MINUTE,
+    Reporters,
 )
 from p2pd.core.suspects import (
     DIALS_PER_SECOND,
@@ -108,6 +114,31 @@ def test_one_reporter_cannot_accuse_without_end() -> None:
     machine = membership(known=100)
     passed = sum(accuse(machine, node(1000 + number), LIAR, 100.0) for number in range(2000))
     assert passed == REPORTS_PER_MINUTE * REPORT_TTL / 60
+
+
+def test_reports_that_came_lately_are_remembered_within_a_bound() -> None:
+    reporters = Reporters()
+    reports = [(node(n), node(100_000 + n // MAX_RECENT_OF_ONE)) for n in range(MAX_RECENT + 1)]
+    assert all(reporters.admit(*each, 100.0) for each in reports)
+    assert not reporters.admit(*reports[-1], 100.0)
+    assert reporters.admit(*reports[0], 100.0)
+
+
+def test_who_is_not_believed_gains_nothing_by_many_others_who_were_wrong() -> None:
+    reporters = Reporters()
+    for _ in range(FALSE_REPORTS):
+        reporters.refuted(LIAR, 100.0)
+    for number in range(2 * MAX_REPORTERS):
+        reporters.refuted(node(1000 + number), 101.0)
+    assert reporters.is_discredited(LIAR, 102.0)
+
+
+def test_whom_we_are_connected_to_is_known_however_many_others_are_heard_of() -> None:
+    machine = membership()
+    machine.heard(ACCUSED, 0.0)
+    for number in range(MAX_KNOWN):
+        machine.vouched(node(1000 + number), wall(1.0), 1.0, wall(1.0))
+    assert machine.liveness(ACCUSED) is Liveness.ALIVE
 
 
 def test_the_dead_are_forgotten_oldest_first() -> None:
