@@ -315,6 +315,80 @@ async def test_nothing_is_dropped_while_one_of_its_replicas_lacks_it(
         await world.until(lambda: holders(world, "k") == sorted_like(nodes, home), within=600)
 
 
+@pytest.mark.parametrize("at_once", [republish.MAX_AT_ONCE, 2])
+async def test_each_key_is_dropped_only_once_all_its_own_replicas_have_it(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    early: list[Key] = []
+    drop = Replica.drop
+
+    async def check(replica: Replica, digests: Mapping[Key, bytes]) -> None:
+        early.extend(
+            key for key in digests if not all(key in tree(node) for node in closest(world, key, 3))
+        )
+        await drop(replica, digests)
+
+    monkeypatch.setattr(republish, "MAX_AT_ONCE", at_once)
+    monkeypatch.setattr(Replica, "drop", check)
+    async with open_world(6) as world:
+        settings: dict[str, Any] = {"dht__replication": 3, "dht__repair_interval": 60.0}
+        elsewhere = (await network(world, 16, **settings))[0]
+        # So many that each prefix with the same closest nodes is next to others that have keys.
+        names = {f"k{number}": Key.of(f"k{number}") for number in range(200)}
+        away = {name: key for name, key in names.items() if elsewhere not in closest(world, key, 3)}
+        writer = ScriptedPeer(world)
+        records = [record(writer, name, b"v") for name in away]
+        await elsewhere.services.replica.write_all(records, {*away.values()})
+        there_already = [Key.of(f"other{number}") for number in range(50)]
+        for number, key in enumerate(there_already):
+            for node in closest(world, key, 3):
+                if node is not elsewhere:
+                    signed = record(writer, f"other{number}", b"v", clock=now_ms() << 16)
+                    await node.services.replica.write_all([signed], {key})
+        foreign = [key for key in there_already if elsewhere not in closest(world, key, 3)]
+        taken: list[Key] = []
+
+        def all_dropped() -> bool:
+            taken.extend(key for key in foreign if key in tree(elsewhere))
+            return not any(key in tree(elsewhere) for key in away.values())
+
+        await world.until(all_dropped, within=3600)
+        assert early == []
+        assert taken == []
+        assert all_at_home(world, [*away], 3)
+
+
+async def test_what_lying_tenders_hold_back_reaches_the_other_replicas(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(23) as world:
+        settings: dict[str, Any] = {"dht__repair_interval": 60.0, "dht__republish_interval": 600.0}
+        nodes = await network(world, 3, **settings)
+        liars: list[NodeId] = []
+        for number in range(TENDERS):
+            liar = ScriptedPeer(world, host=f"10.9.{number}.1", listens=True)
+            liars.append(liar.identity.node_id)
+
+            def answer(question: Message) -> Message:
+                same = isinstance(question, Compare)
+                return Compared(()) if same else Failed("unknown", "not served")
+
+            await world._nursery.start(liar.listen, lambda line: line.serve(answer))
+            for node in nodes:
+                await node.node.connect(str(liar.address))
+        everybody = [*(node.node_id for node in nodes), *liars]
+        name = next(
+            name
+            for name in (f"k{number}" for number in range(1000))
+            if {*closest_first(everybody, Key.of(name))[:TENDERS]} == {*liars}
+        )
+        await trio.sleep(NEW)
+        writer = ScriptedPeer(world, host="10.9.9.1")
+        await nodes[0].services.replica.write_all([record(writer, name, b"v")], {Key.of(name)})
+        took = await world.until(lambda: len(holders(world, name)) == 3, within=1000)
+        print(f"with all after {took:.0f} s")
+
+
 async def test_what_can_not_be_brought_home_holds_up_nothing_behind_it(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
