@@ -181,15 +181,16 @@ class Tending:
         are due soon.
         """
         if learned or (gave and not visit.news):
-            self.again(max(now, self._again_after))
-            self._again_after = now + AGAIN_AFTER
+            self._tell_others(now)
         if visit.rank == DISPLACED:
             self._drop(visit)
         visit.under_way, visit.made_at = False, now
         visit.failures, visit.news = 0, False
 
-    def failed(self, visit: Visit, now: float) -> None:
-        """Note that a visit failed."""
+    def failed(self, visit: Visit, now: float, *, learned: bool = False) -> None:
+        """Note that a visit failed, and whether this node learned something until then."""
+        if learned:
+            self._tell_others(now)
         if visit.rank == DISPLACED and visit.failures == MOST_FAILURES:
             self._drop(visit)
         pause = min(RETRY * 2.0 ** min(visit.failures, 16), self._interval)
@@ -211,6 +212,10 @@ class Tending:
         longest_ago = sorted(self._visits.values(), key=lambda each: each.made_at)
         for visit in longest_ago[: math.ceil(share * len(longest_ago))]:
             visit.due = min(visit.due, now + self._rng.uniform(0, self._interval))
+
+    def _tell_others(self, now: float) -> None:
+        self.again(max(now, self._again_after))
+        self._again_after = now + AGAIN_AFTER
 
     def _waiting(self) -> list[Visit]:
         busy = {each.peer for each in self._visits.values() if each.under_way}

@@ -6,7 +6,7 @@ this node sends for this, in questions of its own and in answers, is paid for fr
 bytes.
 """
 
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 
 import attrs
@@ -166,11 +166,17 @@ class Reconciler:
         await self._questions.answer_all(self._answer)
 
     async def reconcile(
-        self, peer: NodeId, prefixes: Iterable[Prefix], *, take: bool = True
+        self,
+        peer: NodeId,
+        prefixes: Iterable[Prefix],
+        *,
+        take: bool = True,
+        on_learned: Callable[[], None] = lambda: None,
     ) -> Outcome:
         """Compare what is under some prefixes with a peer, fetch and give what is missing.
 
-        Without `take`, what only the peer has is left alone. Raises what `Requester.request`
+        Without `take`, what only the peer has is left alone. `on_learned` is called once this node
+        has something new, also where this fails afterwards. Raises what `Requester.request`
         raises (`RequestTimedOut` also where it takes too long in all), and `PeerError`,
         `BadMessage`, `StoreError`.
         """
@@ -183,8 +189,12 @@ class Reconciler:
         different = self._worthwhile(peer, comparison.different)
         only_here = self._worthwhile(peer, dict.fromkeys(comparison.only_here))
         wanted = [*only_there, *different]
-        theirs = await self._fetch(partner, [each.key for each in wanted])
-        in_vain = [each for each in wanted if tree.digest(each.key) == each.ours]
+        try:
+            theirs = await self._fetch(partner, [each.key for each in wanted])
+        finally:
+            in_vain = [each for each in wanted if tree.digest(each.key) == each.ours]
+            if len(in_vain) < len(wanted):
+                on_learned()
         # What replaces something first: a peer that is full takes that, and nothing else.
         given, refused = await self._give(partner, [*different, *only_here], theirs)
         # Not before all is given: where our version is the newer one, it is natural that

@@ -211,20 +211,21 @@ class Repair:
     async def _visit(self, visit: Visit, limit: trio.CapacityLimiter) -> None:
         # A survey meanwhile may add to those of the visit.
         peer, prefixes = NodeId(visit.peer), visit.prefixes
+        learned = False
+
+        def note_learned() -> None:
+            nonlocal learned
+            learned = True
+
         try:
             # Also where this node has nothing: it may be the one that missed what was written.
-            outcome = await self._reconciler.reconcile(peer, prefixes)
+            outcome = await self._reconciler.reconcile(peer, prefixes, on_learned=note_learned)
             if outcome.same:
                 for each in prefixes:
                     self._confirmations.note(each, trio.current_time())
-            self.tending.made(
-                visit,
-                trio.current_time(),
-                learned=outcome.learned > 0,
-                gave=outcome.given > 0,
-            )
+            self.tending.made(visit, trio.current_time(), learned=learned, gave=outcome.given > 0)
         except P2PError as error:
-            self.tending.failed(visit, trio.current_time())
+            self.tending.failed(visit, trio.current_time(), learned=learned)
             # A peer that is connected may just be busy; whether it is alive shows elsewhere.
             is_away = peer not in self._roster.connections
             if is_away and isinstance(error, DialFailed | RequestTimedOut):

@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from p2pd.core.merkle import EMPTY, EVERYTHING, Prefix, Tree, compare
+from p2pd.core.merkle import EMPTY, EVERYTHING, Prefix, Tree, compare, prefix_of
 from p2pd.core.records import version_of
 from p2pd.core.tending import SOON, TENDERS
 from p2pd.errors import (
@@ -816,8 +816,8 @@ async def test_what_a_death_adds_to_a_comparison_under_way_was_not_compared(
         repair, reconcile = a.services.repair, a.services.reconciler.reconcile
         compared, confirmed, unproven = list[Prefix](), list[Prefix](), list[Prefix]()
 
-        async def while_c_dies(peer: NodeId, prefixes: list[Prefix]) -> Outcome:
-            outcome = await reconcile(peer, prefixes)
+        async def while_c_dies(peer: NodeId, prefixes: list[Prefix], **kwargs: Any) -> Outcome:
+            outcome = await reconcile(peer, prefixes, **kwargs)
             compared.extend(prefixes)
             repair.tending.survey([b.node_id], trio.current_time(), all_known=False)
             return outcome
@@ -1002,3 +1002,37 @@ async def test_a_replica_busy_with_repair_still_counts_as_one(autojump_clock: Mo
         # It may have what others wrote: that it compares nothing in time says nothing of its reads.
         with pytest.raises(TooFewReplicas):
             await a.node.put("k", b"w")
+
+
+async def test_what_a_comparison_brought_is_told_on_though_it_failed_afterwards(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(24) as world:
+        a, b = await network(world, 2)
+        await put_all([a], [f"old{number}" for number in range(40)])
+        await trio.sleep(NEW)
+        peer = ScriptedPeer(world, listens=True)
+        # Of a key that `b` does not tend: nobody else brings it there.
+        everybody = [a.node_id, b.node_id, peer.identity.node_id]
+        name = next(
+            name
+            for name in (f"k{number}" for number in range(1000))
+            if [*closest_first(everybody, Key.of(name))][::2] == [a.node_id, b.node_id]
+        )
+        key, new = Key.of(name), record(peer, name, b"v")
+        comes_at = trio.current_time() + 2000
+
+        def answer(question: Message) -> Message:
+            if isinstance(question, Compare) and trio.current_time() < comes_at:
+                return Compared(())
+            if isinstance(question, Compare):
+                asked = enumerate(question.subtrees)
+                there = [number for number, each in asked if prefix_of(each).holds(key)]
+                return Compared(tuple(Difference(each, b"", key + bytes(16)) for each in there))
+            # It does not take what it lacks.
+            return Fetched(1, (new,)) if isinstance(question, Fetch) else Failed("busy", "later")
+
+        await world._nursery.start(peer.listen, lambda line: line.serve(answer))
+        await a.node.connect(str(peer.address))
+        await world.until(lambda: key in tree(a), within=4000)
+        await world.until(lambda: key in tree(b), within=90)
