@@ -146,19 +146,11 @@ class Membership:
         if self._suspects.refute_older(node, issued_ms, now, gone_since=gone_since):
             self._declare_alive(node, known, now)
 
-    def unlinked(self, node: NodeId, now: float) -> None:
-        """Note that our connection to a node ended, even if the reason says nothing about it.
-
-        The reports that waited for what would come over it count from now on.
-        """
+    def unlinked(self, node: NodeId) -> None:
+        """Note that our connection to a node ended, even if the reason says nothing about it."""
         known = self._known.get(node)
-        if known is None:
-            return
-        known.linked_at = None
-        claims, known.claims = known.claims, {}
-        for reporter, statement in claims.items():
-            if self._suspects.accuse(node, reporter, statement, now):
-                known.alive = False
+        if known is not None:
+            known.linked_at = None
 
     def left(self, node: NodeId, now: float) -> None:
         """Note that a node said goodbye: it is unknown, and nobody probes it."""
