@@ -114,11 +114,7 @@ class RoutingTable:
         if self._is_crowded(bucket, network):
             return
         contact = Contact(node_id, signed, now, network, dialable)
-        if len(bucket.contacts) < self._k:
-            bucket.contacts[node_id] = contact
-            return
-        failing = any(each.is_failing for each in bucket.contacts.values())
-        if not failing and self._is_near(bucket, bits):
+        if len(bucket.contacts) < self._k or self._may_grow(bucket, bits):
             bucket.contacts[node_id] = contact
             return
         bucket.replacements[node_id] = contact
@@ -197,9 +193,10 @@ class RoutingTable:
         known = len(around) == count
         return distance(around[-1].node_id, self._own_id) if known else 2**ID_BITS
 
-    def _is_near(self, bucket: _Bucket, bits: int) -> bool:
-        """Whether a bucket may have more than k, as fewer than k are nearer."""
-        if len(bucket.contacts) >= MOST_NEAR * self._k:
+    def _may_grow(self, bucket: _Bucket, bits: int) -> bool:
+        """Whether a bucket of k may have one more: fewer than k are nearer, and nobody fails."""
+        failing = any(each.is_failing for each in bucket.contacts.values())
+        if failing or len(bucket.contacts) >= MOST_NEAR * self._k:
             return False
         nearer = chain.from_iterable(
             each.contacts.values() for other, each in self._buckets.items() if other < bits

@@ -268,10 +268,10 @@ class Repair:
             self._wake()
         self._lost.pop(node_id, None)
         self._gone.pop(node_id, None)
-        if self._is_near(node_id):
-            self._instances[node_id] = instance
-        is_news = self._watching and node_id not in self._near
-        if is_news and self._is_near(node_id):
+        if not self._is_near(node_id):
+            return
+        self._instances[node_id] = instance
+        if self._watching and node_id not in self._near:
             self._plan_survey(self._survey_time(connection, was_away=was_away), self._rest)
 
     def _survey_time(self, connection: Connection, *, was_away: bool) -> float:
