@@ -23,7 +23,7 @@ from p2pd.core.registry import Registry
 from p2pd.ids import NodeId
 from p2pd.wire.messages import Publication
 
-# What the network itself publishes; users can't.
+# What the topics begin with on which the network itself publishes; users can't.
 SYSTEM = "$"
 # For each origin that we were once connected to, burst and rate: as much as an honest one
 # publishes.
@@ -115,7 +115,7 @@ class Admission:
         is then left alone. `now` is monotonic, `wall` Unix seconds.
         """
         entry, origin = self._registry.get(item.origin), item.origin
-        is_system = publication.topic.startswith(SYSTEM)
+        is_system = is_system_topic(publication.topic)
         if entry is not None and self._pays_itself(entry, origin, now, wall, is_system=is_system):
             return Grant.SPREAD
         if not self._pay_shared(entry, peer, item, now, asked=asked, is_system=is_system):
@@ -163,6 +163,11 @@ class Admission:
         return self._all.spend(cost, now)
 
 
+def is_system_topic(topic: str) -> bool:
+    """Whether a topic is one of the network's own."""
+    return topic.startswith(SYSTEM)
+
+
 def _budgets(at_once: float, per_second: float) -> Budgets[NodeId]:
     return Budgets(MAX_BUDGETS, at_once, per_second)
 
@@ -172,7 +177,7 @@ def _apart(at_once: float, per_second: float) -> dict[bool, Budgets[NodeId]]:
 
 
 def _slice(origin: NodeId, issued: int, topic: str) -> tuple[NodeId, int, bool]:
-    return origin, issued // (ORIGIN_SECONDS * 1000), topic.startswith(SYSTEM)
+    return origin, issued // (ORIGIN_SECONDS * 1000), is_system_topic(topic)
 
 
 def _is_acquainted(entry: Entry, wall: float) -> bool:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import trio
 
 from p2pd.config import GossipConfig
-from p2pd.core.admission import MOST_OF_ORIGIN, SYSTEM, Admission, Grant
+from p2pd.core.admission import MOST_OF_ORIGIN, SYSTEM, Admission, Grant, is_system_topic
 from p2pd.core.broadcast import Broadcast
 from p2pd.core.history import MAX_SKEW, History, Item
 from p2pd.errors import BadMessage, Busy, InvalidRequest
@@ -260,7 +260,7 @@ class GossipService:
                 self._machine.decline(item.message_id, now, for_good=problem in _FOR_GOOD)
                 return
             self._admission.count(item.origin, item.issued, publication.topic)
-        self._payloads += not publication.topic.startswith(SYSTEM)
+        self._payloads += not is_system_topic(publication.topic)
         if self._machine.receive(peer, item, now, spread=grant is Grant.SPREAD):
             self._deliver(item, publication)
         self._flush()
@@ -277,7 +277,7 @@ class GossipService:
 
     def _deliver(self, item: Item, publication: Publication) -> None:
         self._note_news()
-        if publication.topic.startswith(SYSTEM):
+        if is_system_topic(publication.topic):
             handler = self._system.get(publication.topic)
             if handler is not None and item.origin != self._own_id:
                 handler(item.origin, publication)
@@ -341,5 +341,5 @@ def _check_topic(topic: str) -> None:
     # Lone surrogates are not printable, and can't be encoded.
     if not topic.isprintable() or not 0 < len(topic.encode()) <= 64:
         raise InvalidRequest("a topic is 1 to 64 bytes of printable text")
-    if topic.startswith(SYSTEM):
+    if is_system_topic(topic):
         raise InvalidRequest(f"topics that begin with {SYSTEM} are the network's own")
