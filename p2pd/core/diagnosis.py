@@ -1,6 +1,6 @@
 """From what was observed to what is wrong."""
 
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Sequence, Sized
 
 from p2pd.core.findings import (
     Finding,
@@ -14,7 +14,7 @@ from p2pd.core.findings import (
 )
 from p2pd.core.history import MAX_SKEW
 from p2pd.core.lan_diagnosis import interfaces, multicast
-from p2pd.core.observations import CLONED, Observations, RefusalSeen, TargetSeen
+from p2pd.core.observations import CLONED, ClockSeen, Observations, RefusalSeen, TargetSeen
 from p2pd.errors import Busy
 from p2pd.wire.reasons import DialBackOutcome, Reason
 
@@ -266,13 +266,16 @@ def _path(seen: Observations) -> Findings:
 
 
 def _clock(seen: Observations) -> Findings:
-    off = [each for each in seen.clocks if abs(each.ahead) > MAX_SKEW]
+    off = _off(seen.clocks)
+    wrong = wrong_clock(seen.clocks)
     if not seen.clocks:
         yield warning("clock.untested", "not compared: no peer is connected")
     elif not off:
         most = max(abs(each.ahead) for each in seen.clocks)
         yield ok("clock.ok", f"within {most:.1f} s of those of {_count(seen.clocks, 'peer')}")
-    elif len(off) * 2 <= len(seen.clocks):
+    elif wrong is not None:
+        yield wrong
+    else:
         yield warning(
             "clock.peer",
             "; ".join(
@@ -280,23 +283,35 @@ def _clock(seen: Observations) -> Findings:
             ),
             "set the clock there (`timedatectl set-ntp true`): its messages are dropped",
         )
-    else:
-        # Where the others' clocks are ahead, this one's is behind.
-        # Not `statistics.median`: importing `statistics` alone costs half a megabyte.
-        ahead = -sorted(each.ahead for each in off)[len(off) // 2]
-        than = f"those of {len(off)} of {_count(seen.clocks, 'peer')}"
-        if len(seen.clocks) == 1:
-            than = f"that of {off[0].peer}, the only peer: one of the two is wrong"
-        yield problem(
-            "clock.wrong",
-            f"this host's clock is {_ahead(ahead)} {than}",
-            "set the clock (`timedatectl set-ntp true`): messages dated so far off are dropped",
-        )
+
+
+def wrong_clock(clocks: Sequence[ClockSeen]) -> Finding | None:
+    """Return what is wrong with this host's clock by the clocks of most peers, None if nothing."""
+    off = _off(clocks)
+    if len(off) * 2 <= len(clocks):
+        return None
+    # Where the others' clocks are ahead, this one's is behind.
+    # Not `statistics.median`: importing `statistics` alone costs half a megabyte.
+    ahead = -sorted(each.ahead for each in off)[len(off) // 2]
+    than = f"those of {len(off)} of {_count(clocks, 'peer')}"
+    if len(clocks) == 1:
+        than = f"that of {off[0].peer}, the only peer: one of the two is wrong"
+    return problem(
+        "clock.wrong",
+        f"this host's clock is {_ahead(ahead)} {than}",
+        "set the clock (`timedatectl set-ntp true`): messages dated so far off are dropped",
+    )
+
+
+def _off(clocks: Iterable[ClockSeen]) -> list[ClockSeen]:
+    return [each for each in clocks if abs(each.ahead) > MAX_SKEW]
 
 
 def _ahead(seconds: float) -> str:
-    minutes = abs(seconds) / 60
-    return f"{minutes:,.0f} min {'ahead of' if seconds > 0 else 'behind'}"
+    units = {"days": 86400, "h": 3600, "min": 60}
+    unit = next((each for each, size in units.items() if abs(seconds) >= 2 * size), "min")
+    amount = abs(seconds) / units[unit]
+    return f"{amount:,.0f} {unit} {'ahead of' if seconds > 0 else 'behind'}"
 
 
 def _peers(seen: Observations, *, explained: bool) -> Findings:

@@ -184,7 +184,7 @@ class Doctor:
         except ValueError:
             return
         own = unscoped(host) in notes.own_hosts
-        notes.dials.append(DialSeen(self._name(connection), reply.address, outcome, own))
+        notes.dials.append(DialSeen(self._roster.name_of(connection), reply.address, outcome, own))
 
     async def _read_clock(self, connection: Connection, notes: _Notes) -> None:
         asked_at = trio.current_time()
@@ -197,7 +197,7 @@ class Doctor:
             # The answer was on its way for half of that time.
             now = self._env.wall_clock() - (trio.current_time() - asked_at) / 2
             ahead = connection.peer_ms / 1000 - now
-            notes.clocks.append(ClockSeen(self._name(connection), ahead))
+            notes.clocks.append(ClockSeen(self._roster.name_of(connection), ahead))
 
     async def _try_long(self, connection: Connection, notes: _Notes) -> None:
         if connection.bytes_waiting:
@@ -210,7 +210,7 @@ class Doctor:
             came_back = False
         except P2PError:
             return
-        notes.echoes.append(EchoSeen(self._name(connection), came_back))
+        notes.echoes.append(EchoSeen(self._roster.name_of(connection), came_back))
 
     async def _try_target(self, seen: TargetSeen, notes: _Notes) -> None:
         try:
@@ -261,7 +261,3 @@ class Doctor:
         chosen = list(connections)
         self._env.rng.shuffle(chosen)
         return chosen
-
-    def _name(self, connection: Connection) -> str:
-        entry = self._roster.registry.get(connection.node_id)
-        return str(connection.remote) if entry is None else describe(entry)

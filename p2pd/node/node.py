@@ -379,6 +379,7 @@ async def _running(
             services.repair.run,
             services.republisher.run,
             services.keepalive.run,
+            services.clock_watch.run,
             services.exchange.run,
             services.gossip.run,
             services.liveness.run,

@@ -142,6 +142,11 @@ class Roster:
             self._enter(connection, source)
         return True
 
+    def name_of(self, connection: Connection) -> str:
+        """Name the peer of a connection for people; by its address if it has no entry."""
+        entry = self.registry.get(connection.node_id)
+        return str(connection.remote) if entry is None else describe(entry)
+
     def keep(self, connection: Connection) -> None:
         """Let a connection in passing last from now on."""
         connection.passing = False
@@ -198,12 +203,10 @@ class Roster:
         Were it let in, each would displace the other again and again.
         """
         peer = new.node_id
-        entry = self.registry.get(peer)
-        who = str(new.remote) if entry is None else describe(entry)
         self._events.emit(
             "peer.cloned",
-            f"two nodes run with the same identity as {who}, at {old.remote} and {new.remote}: a "
-            f"cloned disk or a copied state directory? {UNCLONE}",
+            f"two nodes run with the same identity as {self.name_of(new)}, at {old.remote} and "
+            f"{new.remote}: a cloned disk or a copied state directory? {UNCLONE}",
             level=logging.WARNING if self._clones.is_news(peer) else logging.DEBUG,
             peer=peer,
             address=str(new.remote),

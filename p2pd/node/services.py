@@ -10,6 +10,7 @@ from p2pd.core.entries import Backoff
 from p2pd.core.registry import Registry
 from p2pd.core.stalemates import Stalemates
 from p2pd.node.bootstrap import Bootstrap
+from p2pd.node.clock_watch import ClockWatch
 from p2pd.node.dht import Dht
 from p2pd.node.dial_back import DiallingBack
 from p2pd.node.dialler import Dialler
@@ -63,6 +64,7 @@ class Services:
     bootstrap: Bootstrap
     seeds: Seeds
     keepalive: Keepalive
+    clock_watch: ClockWatch
     exchange: Exchange
     surplus: Surplus
     interfaces: Interfaces
@@ -151,6 +153,7 @@ def wire_services(config: Config, env: Env, events: Events, listening: list[Addr
         bootstrap=Bootstrap(env, config.discovery.bootstrap, registry, roster, upkeep, events),
         seeds=Seeds(env, config.discovery.seeds, roster, dialler, events),
         keepalive=Keepalive(env, config.liveness, roster, events, woke, liveness.timer_came),
+        clock_watch=ClockWatch(env, roster, events),
         exchange=exchange,
         surplus=Surplus(env, roster, dialler, dispatch, gossip.carries),
         interfaces=interfaces,

@@ -204,7 +204,7 @@ def test_every_check_says_something() -> None:
         (
             "clock.wrong",
             {"clocks": (ClockSeen("b", 7200.0),)},
-            "120 min behind that of b, the only peer",
+            "2 h behind that of b, the only peer",
         ),
         (
             "peers.unreachable",
