@@ -17,7 +17,7 @@ import attrs
 from bench.hosts import DEADLINE, Host, host
 
 NAME = "gossipsub of py-libp2p"
-SKIPPED = "skipped: py-libp2p is not installed (.venv/bin/pip install -e '.[bench]')"
+SKIPPED = "skipped: py-libp2p is not installed (docs/performance.md says how)"
 
 # Each host dials those that are so far ahead of it in a ring, and so has twice as many
 # connections: six, at most three links from anybody in a ring of 20.

@@ -79,7 +79,7 @@ class Reference:
 KADEMLIA = Reference(
     "kademlia",
     "kademlia",
-    ".venv/bin/pip install -e '.[bench]'",
+    "docs/performance.md says how",
     [sys.executable, "-m", "bench.kademlia_host"],
 )
 OPENDHT = Reference(

@@ -75,8 +75,9 @@ async def test_peers_that_were_not_heard_for_minutes_make_no_clock_wrong(
     autojump_clock: MockClock,
 ) -> None:
     async with open_world(1) as world:
-        settings = {"liveness__ping_interval": 300, "liveness__evict_after": 900}
-        nodes = await world.start_many(12, per_second=10, **settings)
+        nodes = await world.start_many(
+            12, per_second=10, liveness__ping_interval=300, liveness__evict_after=900
+        )
         await trio.sleep(3600)
         assert all(about_clocks(each) == [] for each in nodes)
 
