@@ -48,6 +48,13 @@ def test_every_method_and_parameter_is_described() -> None:
         assert all(param["doc"] for param in described["params"].values()), name
 
 
+def test_a_parameter_is_described_by_the_bounds_that_it_has() -> None:
+    described = describe_method(api.METHODS["get"])["params"]
+    assert described["consistency"]["choices"] == api.METHODS["get"].params["consistency"].choices
+    assert {"type", "doc", "required", "min_bytes", "max_bytes"} == described["key"].keys()
+    assert {"type", "doc", "required"} == described["all"].keys()
+
+
 def test_every_error_has_a_number_of_its_own() -> None:
     def codes(kind: type[P2PError]) -> set[str]:
         # A client's own errors never travel.

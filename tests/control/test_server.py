@@ -122,6 +122,7 @@ async def test_each_method_answers_with_the_promised_fields(wire: Wire, node: Fa
     address = "192.0.2.1:41000"
     assert await result("connect", address=address) == {"peer": str(ALICE), "address": address}
     assert await result("disconnect", peer="bob") == {"peer": str(BOB)}
+    assert node.calls[-1] == ("disconnect", BOB)
     assert await result("ping", peer="bob", count=3) == {
         "peer": str(BOB),
         "rtt_ms": [0.25, 0.25, 0.25],
@@ -605,6 +606,22 @@ async def test_at_the_bound_of_clients_the_oldest_idle_one_makes_room(
     assert await refused.receive() is None
     assert "result" in await watching.call("status")
     for each in (watching, idle, newcomer, refused):
+        await each.stream.aclose()
+
+
+async def test_two_who_come_at_once_take_the_places_of_two_idle_clients(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "MAX_CLIENTS", 2)
+    idle = [await connect(path), await connect(path)]
+    for each in idle:
+        await each.call("status")
+    newcomers = [await connect(path), await connect(path)]
+    for each in newcomers:
+        assert "result" in await each.call("watch")
+    for each in idle:
+        assert await each.receive() is None
+    for each in (*idle, *newcomers):
         await each.stream.aclose()
 
 
