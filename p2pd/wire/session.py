@@ -13,6 +13,7 @@ from typing import NamedTuple
 from p2pd.errors import BadMessage, Busy
 from p2pd.wire import codec
 from p2pd.wire.framing import (
+    COMPRESSED,
     MAX_HANDSHAKE_PAYLOAD,
     MAX_PAYLOAD,
     REPLY,
@@ -102,6 +103,8 @@ class Session:
             # track which frame that is, we always take such frames.
             if frame.version not in {self._version, HANDSHAKE_VERSION}:
                 raise BadMessage(f"a frame of version {frame.version}, not {self._version}")
+            if frame.flags & COMPRESSED and not self._compress:
+                raise BadMessage("a compressed frame, which the two ends did not agree on")
             self.peer_ms = frame.timestamp
             if not self._is_wanted(frame.flags, frame.message_id):
                 self.late_replies += 1

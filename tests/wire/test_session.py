@@ -1,5 +1,6 @@
 """Two sessions joined back to back: what one says, the other hears."""
 
+import zlib
 from collections.abc import Iterable
 
 import pytest
@@ -12,6 +13,7 @@ from p2pd.wire.framing import (
     COMPRESSED,
     MAX_HANDSHAKE_PAYLOAD,
     REPLY,
+    REQUEST,
     Frame,
     write_frame,
 )
@@ -175,10 +177,19 @@ def test_a_big_frame_right_behind_the_handshake_is_taken() -> None:
 
 
 def test_long_messages_are_compressed_when_both_sides_offer_it() -> None:
-    near, far = session(compress=True), session()
+    near, far = session(compress=True), session(compress=True)
     data = near.notice(Echo(bytes(100_000)))
     assert len(data) < 2000
     assert hear(far, [data]) == [Received(Echo(bytes(100_000)), None)]
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_what_is_compressed_without_an_agreement_is_bad_message(is_open: bool) -> None:
+    far = session() if is_open else Session(lambda: NOW)
+    deflated = zlib.compress(b"\x90")
+    frame = Frame(PROTOCOL_VERSION, 6, REQUEST | COMPRESSED, 0, 1, NOW, deflated)
+    with pytest.raises(BadMessage, match="compressed"):
+        hear(far, [write_frame(frame)])
 
 
 def test_frames_carry_the_time_of_their_sending() -> None:
@@ -196,7 +207,7 @@ def test_an_unknown_tag_is_bad_message(tag: int) -> None:
 
 
 def test_a_reply_to_nothing_is_not_inflated() -> None:
-    near = session()
+    near = session(compress=True)
     bomb = Frame(PROTOCOL_VERSION, 9, REPLY | COMPRESSED, 0, 1, NOW, b"no deflate stream")
     assert hear(near, [write_frame(bomb)]) == []
     assert near.late_replies == 1
