@@ -68,6 +68,7 @@ from p2pd.wire.messages import (
     Echo,
     Gossip,
     Heard,
+    Hello,
     PeerRecord,
     Publication,
     Range,
@@ -195,6 +196,7 @@ def test_habits() -> None:
         "beyond_the_dead": routes.BEYOND_THE_DEAD,
         "max_late_bytes": late_writes.MAX_LATE_BYTES,
         "away_after_s": absence.AWAY_AFTER,
+        "readers_margin_ms": records.READERS_MARGIN_MS,
         "busy_pause_s": connection.BUSY_PAUSE,
         "strangers_at_once": dialler.STRANGERS_AT_ONCE,
         "strangers_per_second": dialler.STRANGERS_PER_SECOND,
@@ -376,19 +378,21 @@ def test_peer_record() -> None:
     assert open_peer_record(signed) == record
 
 
-def test_record() -> None:
-    given = VECTORS["record"]
+@pytest.mark.parametrize(
+    ("name", "value", "key"), [("record", b"hello", "key"), ("tombstone", None, "owned_key")]
+)
+def test_record(name: str, value: bytes | None, key: str) -> None:
+    first, given = VECTORS["record"], VECTORS[name]
     client = identity("client")
-    assert str(Key.of(given["key_name"])) == given["key"]
-    assert str(Key.of(given["key_name"], client.node_id)) == given["owned_key"]
-    clock = (given["clock_ms"] << 16) + given["clock_counter"]
+    assert str(Key.of(first["key_name"])) == first["key"]
+    assert str(Key.of(first["key_name"], client.node_id)) == first["owned_key"]
     record = Record(
-        name_digest=hashlib.sha256(given["key_name"].encode()).digest(),
-        owned=False,
-        value=given["value"].encode(),
+        name_digest=hashlib.sha256(first["key_name"].encode()).digest(),
+        owned=given["owned"],
+        value=value,
         writer=client.public_key,
-        instance=bytes.fromhex(given["instance"]),
-        clock=clock,
+        instance=bytes.fromhex(first["instance"]),
+        clock=(given["clock_ms"] << 16) + given["clock_counter"],
         seen=tuple(Seen(bytes.fromhex(actor), at) for actor, at in given["seen"]),
         expires=given["expires"],
     )
@@ -396,8 +400,8 @@ def test_record() -> None:
     assert (signed.body.hex(), signed.signature.hex()) == (given["body"], given["signature"])
     assert client.sign(b"p2pd record 1\0" + signed.body) == signed.signature
     version = records.version_of(signed, open_record(signed))
-    assert (version.name.hex(), str(version.key)) == (given["version"], given["key"])
-    assert version.actor.hex() == given["actor"]
+    assert (version.name.hex(), str(version.key)) == (given["version"], first[key])
+    assert version.actor.hex() == first["actor"]
 
 
 def publication(name: str, data: bytes) -> Signed:
@@ -439,6 +443,41 @@ def test_dead_report() -> None:
     data = dead_report()
     assert data.hex() == given["data"]
     publication("dead_report", data)
+
+
+def test_sign_of_life() -> None:
+    assert VECTORS["sign_of_life"]["topic"] == liveness.ALIVE_TOPIC
+    publication("sign_of_life", codec.encode(signed_of("peer_record")))
+
+
+def signed_of(name: str) -> Signed:
+    given = VECTORS[name]
+    return Signed(bytes.fromhex(given["body"]), bytes.fromhex(given["signature"]))
+
+
+def filled(annotation: Any, given: Any) -> Any:
+    """A field's value, as the vectors of messages write it."""
+    if get_origin(annotation) is Annotated:
+        return filled(get_args(annotation)[0], given)
+    if get_origin(annotation) is tuple:
+        return tuple(filled(get_args(annotation)[0], each) for each in given)
+    if annotation is Signed:
+        return signed_of(given)
+    if attrs.has(annotation):
+        hints = get_type_hints(annotation, include_extras=True).values()
+        fields = zip(hints, given, strict=True)
+        return annotation(*(filled(hint, each) for hint, each in fields))
+    return bytes.fromhex(given) if annotation is bytes else given
+
+
+@pytest.mark.parametrize("cls", sorted({*TAGS.values()} - {Hello, Echo, Gossip}, key=str), ids=str)
+def test_message(cls: type[Any]) -> None:
+    given = VECTORS["messages"][cls.__name__]
+    message = filled(cls, given["fields"])
+    facts = {name: codec.encode(signed_of(name)).hex() for name in ("peer_record", "record")}
+    tag, payload = codec.encode_message(message)
+    assert payload.hex() == given["payload"].format(**facts)
+    assert codec.decode_message(tag, payload) == message
 
 
 def test_digest() -> None:
@@ -488,6 +527,7 @@ def test_beacon() -> None:
         identity("client").node_id, given["port"], given["network"], given["instance"]
     )
     assert beacon.write_beacon(shown).decode() == given["datagram"]
+    assert beacon.write_beacon(attrs.evolve(shown, query=True)).decode() == given["query"]
 
 
 def test_handshake() -> None:
