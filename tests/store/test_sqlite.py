@@ -105,6 +105,29 @@ async def test_who_writes_at_the_same_time_shares_commits(path: Path) -> None:
         assert store.usage(Table.RECORDS).keys == 500
 
 
+async def test_large_writes_do_not_all_wait_for_one_commit(path: Path) -> None:
+    async with open_sqlite_store(path, ROOMY) as store:
+        statements: list[str] = []
+        store._database.writer.set_trace_callback(statements.append)
+        async with trio.open_nursery() as nursery:
+            for number in range(9):
+                changes = [record(b"%d/%d" % (number, each), b"x") for each in range(500)]
+                nursery.start_soon(store.apply, changes)
+        # The first to come goes alone, then two at a time: 1,024 changes are the most.
+        assert statements.count("COMMIT") == 5
+        assert store.usage(Table.RECORDS).keys == 9 * 500
+
+
+async def test_a_scan_of_large_values_reads_a_mebibyte_ahead(path: Path) -> None:
+    async with open_sqlite_store(path, ROOMY) as store:
+        await store.apply([record(b"%d" % each, bytes(1 << 18)) for each in range(9)])
+        scan = store.scan(Table.RECORDS)
+        met = [await anext(scan)]
+        await store.apply([record(b"3", b"new"), record(b"4", b"new")])
+        met += [entry async for entry in scan]
+        assert [key for key, value in met if value == b"new"] == [b"4"]
+
+
 async def test_readers_wait_for_no_writer(path: Path) -> None:
     await fill(path, 1200)
     other = sqlite3.connect(path, isolation_level=None)
