@@ -50,6 +50,8 @@ class Keepalive:
         self._alarm = Alarm(env.alarms)
         self._next_round = math.inf
         self._unanswered: dict[Connection, None] = {}
+        # Whether some had not answered yet when it looked last.
+        self._was_overdue = False
 
     def reload(self, config: LivenessConfig) -> None:
         """Use another configuration from now on."""
@@ -109,6 +111,7 @@ class Keepalive:
 
     def _look_round(self, now: float, shortest: float) -> tuple[float, float]:
         """Look after all connections; returns when the next is due, and when one is evicted."""
+        self._was_overdue = bool(self._unanswered)
         self._unanswered.clear()
         dialled, accepted = self._interval(Direction.OUTBOUND), self._interval(Direction.INBOUND)
         due, longest_silent = now + dialled, math.inf
@@ -184,10 +187,13 @@ class Keepalive:
         connection.abort(text, Ending.SILENT)
 
     def _answered(self, connection: Connection) -> None:
-        """Look again only when the next is due, once all that were probed have answered."""
+        """Look again only when the next is due, once all that were probed have answered.
+
+        But at once where that took more than a round: this node may have been out of reach.
+        """
         self._unanswered.pop(connection, None)
         if not self._unanswered:
-            self._alarm.move(self._next_round)
+            self._alarm.move(trio.current_time() if self._was_overdue else self._next_round)
 
     def _interval(self, direction: Direction) -> float:
         """Return how long a connection may be quiet: the dialler probes first, which serves both.

@@ -251,6 +251,31 @@ async def test_whoever_was_out_of_reach_says_so_when_it_is_back(
         print(f"alive for all after {took:.1f} s")
 
 
+@pytest.mark.parametrize("seed", range(4))
+async def test_whoever_was_out_of_reach_says_so_though_nobody_is_lost_to_it(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """As all answer at once, no probe is due soon afterwards."""
+    async with open_world(seed) as world:
+        away, *others = [await world.start(f"n{n}", lan=None) for n in range(4)]
+        for each in others:
+            await away.node.connect(str(each.address))
+        await trio.sleep(30)
+        said = []
+        gossip = others[0].services.gossip
+        monkeypatch.setitem(gossip._system, liveness.ALIVE_TOPIC, lambda who, _: said.append(who))
+        for each in others:
+            await away.node.ping(each.node_id)
+        cut = Cut(
+            frozenset({away.network.host}), frozenset(each.network.host for each in others)
+        )
+        world.network.medium.cut(cut)
+        await world.until(lambda: away.services.liveness._was_away, within=10)
+        world.network.medium.heal(cut)
+        assert all(each.is_connected_to(away) for each in others)
+        await world.until(lambda: said == [away.node_id], within=3)
+
+
 @pytest.mark.parametrize("seed", range(2))
 async def test_who_leaves_is_unknown_to_all_and_not_dead(
     autojump_clock: MockClock, seed: int
