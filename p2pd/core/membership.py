@@ -146,11 +146,22 @@ class Membership:
         if self._suspects.refute_older(node, issued_ms, now, gone_since=gone_since):
             self._declare_alive(node, known, now)
 
-    def unlinked(self, node: NodeId) -> None:
-        """Note that our connection to a node ended, even if the reason says nothing about it."""
+    def unlinked(self, node: NodeId, heard_at: float, now: float) -> None:
+        """Note that our connection to a node ended, even if the reason says nothing about it.
+
+        Of the reports that waited for what would come over it, those count from now on that came
+        after the node was last heard, at `heard_at`.
+        """
         known = self._known.get(node)
-        if known is not None:
-            known.linked_at = None
+        if known is None:
+            return
+        known.linked_at = None
+        claims, known.claims = known.claims, {}
+        for reporter, statement in claims.items():
+            if statement.came_at > heard_at and self._suspects.accuse(
+                node, reporter, statement, now
+            ):
+                known.alive = False
 
     def left(self, node: NodeId, now: float) -> None:
         """Note that a node said goodbye: it is unknown, and nobody probes it."""
@@ -318,7 +329,7 @@ class Membership:
             return False
         # Nothing issued now could refute a report dated in the future.
         date = min(observed_ms, wall_ms)
-        statement = Statement(self._network_of(reporter), date, what_it_saw(report))
+        statement = Statement(self._network_of(reporter), date, now, what_it_saw(report))
         if heard_at is not None and now - known.heard_at <= HEARD_LATELY:
             return _keep_claim(known, reporter, statement, observed_at)
         if known.heard_at > observed_at or not self._suspects.accuse(

@@ -57,12 +57,13 @@ def what_it_saw(report: DeadReport) -> str:
 class Statement:
     """A report of a node: the reporter's public network, if any, and when it was observed.
 
-    `observed_ms` is in the reporter's Unix milliseconds, but never later than when we received it;
-    `saw` is what the reporter says it saw, for people.
+    `observed_ms` is in the reporter's Unix milliseconds, but never later than when we received it,
+    `came_at`, which is monotonic; `saw` is what the reporter says it saw, for people.
     """
 
     network: str | None
     observed_ms: int
+    came_at: float
     saw: str
 
 

@@ -229,7 +229,7 @@ class LivenessService:
             self._machine.heard(node, now)
             if node not in self._roster.connections:
                 # It refused us, but proved who it is.
-                self._machine.unlinked(node)
+                self._machine.unlinked(node, now, now)
         elif outcome is ProbeOutcome.NOT_TRIED:
             await self._judge_untried(node, entry)
         elif outcome is ProbeOutcome.UNCLEAR:
@@ -273,7 +273,8 @@ class LivenessService:
 
     def _disconnected(self, connection: Connection) -> None:
         node, now = connection.node_id, trio.current_time()
-        self._machine.unlinked(node)
+        self._machine.unlinked(node, connection.last_heard, now)
+        self._alarm.no_later_than(self._machine.next_due())
         if _is_no_news(connection):
             return
         if connection.ending is Ending.LEFT:

@@ -151,7 +151,7 @@ def test_only_who_was_lost_in_it_ends_an_isolation() -> None:
     for number in (1, 2, 3):
         machine.lost(node(number), 10.0, reset=False)
     machine.heard(node(8), 11.0)
-    machine.unlinked(node(9))
+    machine.unlinked(node(9), 0.0, 11.0)
     machine.heard(node(9), 11.0)
     assert machine.isolated
     machine.heard(node(1), 12.0)
@@ -166,7 +166,7 @@ def test_a_dial_without_answer_counts_where_others_gave_none_either() -> None:
                 machine.lost(node(number), 10.0, reset=True)
             else:
                 machine.heard(node(number), 0.0)
-                machine.unlinked(node(number))
+                machine.unlinked(node(number), 0.0, 1.0)
                 accuse(machine, node(number), LIAR, 10.0)
             machine.dial_unclear(node(number), 11.0)
         assert machine.isolated is lost

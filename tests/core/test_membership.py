@@ -37,7 +37,7 @@ from tests.core.evidence import (
 
 def test_who_was_never_heard_of_is_unknown_and_who_was_heard_alive() -> None:
     machine = membership()
-    machine.unlinked(ACCUSED)
+    machine.unlinked(ACCUSED, 0.0, 0.0)
     assert machine.liveness(ACCUSED) is Liveness.UNKNOWN
     machine.heard(ACCUSED, 0.0)
     assert machine.liveness(ACCUSED) is Liveness.ALIVE
@@ -322,7 +322,7 @@ def test_who_left_has_left_until_something_is_heard_of_it() -> None:
     machine.left(ACCUSED, 3.0)
     machine.heard(ACCUSED, 4.0)
     assert not machine.has_left(ACCUSED)
-    machine.unlinked(ACCUSED)
+    machine.unlinked(ACCUSED, 0.0, 4.5)
     assert accuse(machine, ACCUSED, LIAR, 5.0)
 
 
@@ -330,7 +330,7 @@ def test_who_left_has_left_until_something_is_heard_of_it() -> None:
 def test_a_suspect_of_which_nothing_is_known_any_more_is_given_up(lost: bool) -> None:
     machine = membership()
     machine.heard(ACCUSED, 0.0)
-    machine.unlinked(ACCUSED)
+    machine.unlinked(ACCUSED, 0.0, 0.5)
     if lost:
         machine.lost(ACCUSED, 1.0, reset=True)
     else:
@@ -403,7 +403,7 @@ def test_an_older_word_that_comes_late_takes_nothing_from_a_newer_one() -> None:
 def test_a_word_refutes_what_was_observed_before_it_though_it_was_told_later() -> None:
     machine = membership(known=100_000)
     machine.heard(ACCUSED, 0.0)
-    machine.unlinked(ACCUSED)
+    machine.unlinked(ACCUSED, 0.0, 1.0)
     assert accuse(machine, ACCUSED, LIAR, 20.0, age=10.0)
     machine.vouched(ACCUSED, wall(15.0), 20.1, wall(20.1))
     assert machine.liveness(ACCUSED) is Liveness.ALIVE
@@ -615,11 +615,11 @@ def test_an_honest_report_of_a_restart_costs_no_credit_though_an_earlier_link_ha
     machine, reporter, other = membership(), node(7), node(8)
     for start in (0.0, 100.0, 200.0):
         machine.heard(ACCUSED, start)
-        machine.unlinked(ACCUSED)
+        machine.unlinked(ACCUSED, 0.0, start + 1)
         # It died, was seen dead, and is back before the report comes.
         machine.heard(ACCUSED, start + 26)
         accuse(machine, ACCUSED, reporter, start + 27, age=7, heard_at=start + 26)
         machine.heard(ACCUSED, start + 28)
-        machine.unlinked(ACCUSED)
+        machine.unlinked(ACCUSED, 0.0, start + 29)
     machine.heard(other, 300.0)
     assert accuse(machine, other, reporter, 310.0)

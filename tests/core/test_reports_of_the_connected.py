@@ -5,12 +5,12 @@ from collections.abc import Callable
 import attrs
 import pytest
 
-from p2pd.core.actions import Evidence, Liveness
+from p2pd.core.actions import Evidence, Liveness, Redial
 from p2pd.core.membership import HEARD_LATELY, Membership
 from p2pd.core.reporters import FALSE_REPORTS
 from p2pd.core.suspicion import MAX_REPORTS
 from p2pd.wire.messages import DeadReport
-from tests.core.evidence import ACCUSED, LIAR, accuse, membership, node, wall
+from tests.core.evidence import ACCUSED, LIAR, accuse, membership, node, run, wall
 
 
 def test_whom_we_hear_again_on_a_quiet_connection_is_alive_whatever_was_reported() -> None:
@@ -25,7 +25,7 @@ def test_whom_we_hear_again_on_a_quiet_connection_is_alive_whatever_was_reported
 def test_who_was_heard_lately_over_a_connection_that_is_no_more_is_suspect() -> None:
     machine = membership()
     machine.heard(ACCUSED, 0.0)
-    machine.unlinked(ACCUSED)
+    machine.unlinked(ACCUSED, 0.0, 1.0)
     assert accuse(machine, ACCUSED, LIAR, 5.0)
     assert machine.liveness(ACCUSED) is Liveness.SUSPECT
 
@@ -34,7 +34,7 @@ def test_what_was_heard_last_over_a_connection_refutes_what_was_observed_before(
     machine = membership()
     machine.heard(ACCUSED, 0.0)
     machine.heard(ACCUSED, 10.0)
-    machine.unlinked(ACCUSED)
+    machine.unlinked(ACCUSED, 0.0, 10.5)
     assert not accuse(machine, ACCUSED, LIAR, 11.0, age=5.0)
 
 
@@ -43,7 +43,7 @@ def lose(machine: Membership) -> None:
 
 
 def unlink(machine: Membership) -> None:
-    machine.unlinked(ACCUSED)
+    machine.unlinked(ACCUSED, 0.0, 10.0)
 
 
 def leave(machine: Membership) -> None:
@@ -97,6 +97,28 @@ def test_a_word_of_the_connected_costs_those_who_reported_them_before_it_their_c
         machine.vouched(node(number), wall(9.9), 10.1, wall(10.1))
     assert not accuse(machine, ACCUSED, LIAR, 20.0)
     assert accuse(machine, ACCUSED, late, 20.0)
+
+
+def test_what_was_reported_counts_where_the_connection_ends_before_anything_decides() -> None:
+    """As where it makes room for another: nobody says a second time that its peer is dead."""
+    machine = membership()
+    machine.heard(ACCUSED, 0.0)
+    assert accuse(machine, ACCUSED, LIAR, 10.0, heard_at=9.0)
+    machine.dial_failed(ACCUSED, 12.0, refused=False)
+    assert machine.liveness(ACCUSED) is Liveness.ALIVE
+    machine.unlinked(ACCUSED, 9.0, 12.5)
+    assert machine.liveness(ACCUSED) is Liveness.SUSPECT
+    assert list(machine.accusers(ACCUSED)) == [LIAR]
+    assert run(machine, 15.0) == [Redial(ACCUSED)]
+
+
+def test_what_was_reported_before_the_connected_was_heard_last_accuses_nobody_afterwards() -> None:
+    machine, late = membership(), node(98)
+    machine.heard(ACCUSED, 0.0)
+    assert accuse(machine, ACCUSED, LIAR, 10.0, heard_at=9.0)
+    assert accuse(machine, ACCUSED, late, 11.0, heard_at=10.5)
+    machine.unlinked(ACCUSED, 10.5, 12.0)
+    assert list(machine.accusers(ACCUSED)) == [late]
 
 
 def test_who_accuses_is_named_with_what_it_saw() -> None:

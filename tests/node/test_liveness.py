@@ -674,6 +674,24 @@ async def test_whoever_accuses_the_connected_is_not_believed_any_more(
         await world.until(lambda: seen(a, gone) == ["dead"], within=10)
 
 
+async def test_who_is_reported_is_judged_though_the_connection_to_it_is_not_wanted_any_more(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__target=0)
+        reporter = ScriptedPeer(world)
+        line, gone = await reporter.connect(a), await proven(world, a)
+        world.meanwhile(line.serve, lambda _: None)
+        await a.node.ping(gone.identity.node_id)
+        world.network.medium.cut(Cut(frozenset({gone.host}), frozenset({a.network.host})))
+        await line.send(report(reporter, gone))
+        # Long enough for the probe that the report brings, too short for the silence to show.
+        await trio.sleep(4)
+        assert seen(a, gone) == ["alive"]
+        await a.node.disconnect(gone.identity.node_id)
+        await world.until(lambda: seen(a, gone) == ["dead"], within=60)
+
+
 async def test_a_silent_connection_keeps_nobody_alive(autojump_clock: MockClock) -> None:
     """Where probes are seldom: others notice first, and our own probe confirms it."""
     async with open_world(1) as world:
