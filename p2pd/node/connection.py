@@ -39,7 +39,7 @@ FULL_PAUSE = 2.0
 TIME_SLICE = 0.002
 # After a `busy` nothing is read from the peer for this long: refusing a flood costs, too.
 BUSY_PAUSE = 0.05
-# Seconds that a peer has to take what waits for it, once somebody waits for the end.
+# Seconds that a peer has to take what waits for it, our goodbye last.
 FAREWELL = 5.0
 _RTT_WEIGHT = 0.125
 
@@ -163,28 +163,24 @@ class Connection:
                 await self._stream.aclose()
             self.ended.set()
 
-    def close(self, reason: str) -> None:
-        """Say goodbye and end the connection once that is sent; later frames are dropped."""
+    def close(self, reason: str, within: float = FAREWELL) -> None:
+        """Say goodbye and end the connection once that is sent; later frames are dropped.
+
+        A peer that does not take our goodbye `within` so many seconds goes without.
+        """
         if not self._outbox.is_closing:
             self.notify(Goodbye(reason))
             self.on_request = reason == ON_REQUEST
             # Or a log or the registry would read as if the peer had said it.
-            self._outbox.close(f"this node said goodbye: {reason}")
+            self._outbox.close(f"this node said goodbye: {reason}", within)
 
     async def see_off(self, reason: str) -> None:
-        """Close the connection, and wait for its end.
-
-        A peer that does not take our goodbye within `FAREWELL` seconds goes without: one that reads
-        little could stay for minutes.
-        """
+        """Close the connection, and wait for its end; it ends at once if this is cancelled."""
         self.close(reason)
         try:
-            with trio.move_on_after(FAREWELL):
-                await self.ended.wait()
+            await self.ended.wait()
         finally:
-            # Also where whoever waited for this waits no longer.
             self.abort(f"this node hung up: {reason}")
-        await self.ended.wait()
 
     @property
     def is_full(self) -> bool:

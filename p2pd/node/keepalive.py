@@ -13,7 +13,7 @@ import trio
 
 from p2pd.config import LivenessConfig
 from p2pd.node.alarms import Alarm
-from p2pd.node.connection import FAREWELL, Connection, Direction
+from p2pd.node.connection import Connection, Direction
 from p2pd.node.ending import Ending
 from p2pd.node.env import Env
 from p2pd.node.events import Events
@@ -161,10 +161,7 @@ class Keepalive:
             kept_until = math.inf
         if now >= kept_until:
             connection.close("no longer needed")
-            # What still waits to be sent may wait for minutes, and nobody waits for it.
-            if now >= kept_until + FAREWELL:
-                connection.abort("it did not take our goodbye")
-            return now + FAREWELL
+            return math.inf
         # Not counted from `last_used`: questions that nobody answers are no sign of life.
         timeout, probes = self.config.ping_timeout, connection.unanswered_probes
         quiet = max(PASSING_SECONDS + _SHORTEST_WAIT, self._interval(Direction.INBOUND))

@@ -95,9 +95,13 @@ class Outbox:
         if self._waiting_bytes > MAX_OUTBOX:
             self._on_end("the peer reads too slowly", Ending.UNWANTED)
 
-    def close(self, reason: str) -> None:
-        """Take no more, and end the connection for this reason once everything is sent."""
+    def close(self, reason: str, within: float) -> None:
+        """Take no more, and end the connection for this reason once everything is sent.
+
+        Or in so many seconds: a peer that reads little could stay for minutes.
+        """
         self._last_words = reason
+        self._writer_scope.deadline = trio.current_time() + within
         # Else `open`, or the writer, has something to send first.
         if self._may_send_at_once and not self._waiting:
             self._on_end(reason, Ending.UNWANTED)
@@ -124,6 +128,8 @@ class Outbox:
         try:
             with self._writer_scope:
                 await self._write_what_waits()
+            if self._last_words is not None and not self._is_stopped:
+                self._on_end(self._last_words, Ending.UNWANTED)
         finally:
             self._writer_ended.set()
 

@@ -245,10 +245,8 @@ class Roster:
     async def _close_retired(self, old: Connection, reason: str, wait: float) -> None:
         with trio.move_on_after(wait):
             await old.ended.wait()
-        old.close(reason)
-        with trio.move_on_after(_RETIREMENT):
-            await old.ended.wait()
-        old.abort(reason)
+        old.close(reason, within=_RETIREMENT)
+        await old.ended.wait()
         if self._retiring.get(old.node_id) is old:
             del self._retiring[old.node_id]
 

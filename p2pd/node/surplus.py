@@ -99,7 +99,7 @@ class Surplus:
         try:
             # A user may have asked for its peer meanwhile.
             if await self._dial_one_more() and self._is_free(connection):
-                connection.close("another one took its place")
+                await _see_off(connection, "another one took its place")
             await trio.sleep(LEAST_PAUSE)
         finally:
             self._replacing = False
@@ -122,7 +122,7 @@ class Surplus:
             self._asking = False
         if not reply.agreed:
             return False
-        connection.close("both ends have enough connections")
+        await _see_off(connection, "both ends have enough connections")
         return True
 
     def _answer(self, call: Call, release: Release) -> Released:
@@ -175,3 +175,9 @@ class Surplus:
         """Whether it may go at all: those to seeds, and to peers that a user asked for, stay."""
         entry = self._roster.registry.get(connection.node_id)
         return entry is not None and entry.source not in {Source.MANUAL, Source.SEED}
+
+
+async def _see_off(connection: Connection, reason: str) -> None:
+    # It counts no more, however long its peer takes for our goodbye.
+    connection.passing = connection.given_up = True
+    await connection.see_off(reason)

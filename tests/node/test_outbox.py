@@ -110,7 +110,7 @@ async def test_it_ends_once_what_was_put_before_its_close_is_sent(state: str) ->
         it.outbox.put(b"a")
         if state == "under way":
             await wait_all_tasks_blocked()
-        it.outbox.close("enough")
+        it.outbox.close("enough", 5)
         it.outbox.put(b"b")
         await wait_all_tasks_blocked()
         assert bool(it.ends) is (state == "sent")
@@ -123,11 +123,25 @@ async def test_it_ends_once_what_was_put_before_its_close_is_sent(state: str) ->
 async def test_one_that_was_closed_before_it_was_open_ends_when_it_is() -> None:
     async with case(is_open=False) as it:
         it.outbox.put(b"a")
-        it.outbox.close("enough")
+        it.outbox.close("enough", 5)
         it.stream.takes_at_once = True
         it.outbox.open()
         await wait_all_tasks_blocked()
         assert it.stream.taken == [b"a"]
+        assert it.ends == [("enough", Ending.UNWANTED)]
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+async def test_who_takes_nothing_has_so_long_to_take_what_is_sent_before_the_end(
+    autojump_clock: MockClock, *, is_open: bool
+) -> None:
+    async with case(is_open=is_open) as it:
+        it.outbox.put(b"a")
+        it.outbox.close("enough", 5)
+        it.outbox.open()
+        await trio.sleep(4.9)
+        assert it.ends == []
+        await trio.sleep(0.2)
         assert it.ends == [("enough", Ending.UNWANTED)]
 
 

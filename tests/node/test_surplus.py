@@ -11,11 +11,13 @@ from p2pd.address import Address
 from p2pd.core.entries import Entry
 from p2pd.core.missing import GRAFT_AFTER
 from p2pd.ids import NodeId
+from p2pd.node.connection import FAREWELL
 from p2pd.node.shortage import WELCOME
 from p2pd.node.surplus import LEAST_PAUSE, MANY
 from p2pd.simulation import measure
 from p2pd.simulation.world import World, open_world
-from p2pd.wire.messages import Message, Pong, Release, Released
+from p2pd.wire.messages import Echo, Message, Pong, Release, Released
+from p2pd.wire.session import Received
 from tests.node.scripted import Line, ScriptedPeer, connected
 
 TARGET = 3
@@ -211,3 +213,34 @@ async def test_who_asks_for_a_replacement_all_the_time_gets_few_tries(
             assert await line.ask(Release(many=True)) == Released(agreed=False)
             await trio.sleep(0.05)
         assert 1 <= tries <= 1 + 100 * 0.1 / LEAST_PAUSE
+
+
+async def agree_and_read_no_more(line: Line, world: World) -> None:
+    """Agree to a release, where much waits to be read."""
+    while True:
+        event = await line.next()
+        if isinstance(event, Received) and event.request_id is not None:
+            if isinstance(event.message, Release):
+                break
+            await line.stream.send_all(line.session.reply(event.request_id, Pong()))
+    question = Echo(world.rng.randbytes(200_000))
+    for _ in range(4):
+        await line.stream.send_all(line.session.request(question)[1])
+    await line.stream.send_all(line.session.reply(event.request_id, Released(agreed=True)))
+    await show_life(line)
+
+
+async def test_who_agrees_and_then_reads_nothing_is_gone_soon_and_counts_no_more(
+    autojump_clock: MockClock,
+) -> None:
+    """Else another one would be given up each time that the first is still there."""
+    async with open_world(1) as world:
+        node = await world.start("a", lan=None, connections__target=1)
+        for number in range(2):
+            line = await ScriptedPeer(world, host=f"10.9.{number}.1").connect(node)
+            world.meanwhile(agree_and_read_no_more, line, world)
+        roster = node.services.roster
+        await world.until(lambda: len(roster.lasting()) == 1, within=300)
+        await world.until(lambda: len(roster.connections) == 1, within=FAREWELL + 1)
+        await trio.sleep(60)
+        assert len(roster.lasting()) == 1
