@@ -162,6 +162,15 @@ class Dialler:
                 raise under_way.error
         return connection
 
+    async def wait_for_room(self, peer: NodeId) -> None:
+        """Wait until there may be room for a dial of a peer."""
+        await self.room.park()
+        entry = self._registry.get(peer)
+        connected = peer in self._roster.connections or peer in self._dials
+        if connected or entry is None or not entry.addresses:
+            # It needs none any more: that is the next one's.
+            self.room.unpark()
+
     async def dial_entry(
         self,
         entry: Entry,

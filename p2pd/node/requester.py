@@ -78,6 +78,6 @@ class Requester:
                 except Busy as full:
                     error = full
                 with held_up():
-                    await self._dialler.room.park()
+                    await self._dialler.wait_for_room(peer)
                 continue
             raise error

@@ -481,6 +481,37 @@ async def test_a_request_has_the_room_of_a_connection_whose_own_was_answered(
         assert trio.current_time() - began == pytest.approx(3, abs=0.5)
 
 
+@pytest.mark.parametrize("change", ["it is forgotten", "it comes by itself"])
+async def test_a_request_that_needs_no_room_any_more_leaves_it_to_the_next(
+    autojump_clock: MockClock, change: str
+) -> None:
+    async with open_world(1) as world:
+        b, c = await passive(world, "b", "c")
+        a = await world.start("a", lan=None, connections__target=0, connections__max_outbound=1)
+        deaf = ScriptedPeer(world, listens=True)
+        await world._nursery.start(deaf.listen, Line.hung_up)
+        await a.node.connect(str(deaf.address))
+        await a.node.disconnect(deaf.identity.node_id)
+        await meet(a, b, c)
+        await a.node.connect(str(b.address))
+
+        async def ask_in_vain() -> None:
+            with suppress(P2PError):
+                await a.services.requester.request(deaf.identity.node_id, Echo(b""), Echoed, 20)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask_in_vain)
+            await trio.sleep(0.1)
+            nursery.start_soon(a.services.requester.request, c.node_id, Echo(b""), Echoed, 20)
+            await trio.sleep(0.1)
+            if change == "it is forgotten":
+                a.services.registry._drop(deaf.identity.node_id)
+            else:
+                world.meanwhile(Line.hung_up, await deaf.connect(a))
+            await a.node.disconnect(b.node_id)
+            await world.until(lambda: a.is_connected_to(c), within=1)
+
+
 async def test_a_request_outlives_its_connection(autojump_clock: MockClock) -> None:
     """The peer makes room just when it is asked."""
     async with open_world(1) as world:
