@@ -231,8 +231,15 @@ class Membership:
             self._suspects.schedule(node)
 
     def dial_put_off(self, node: NodeId, now: float) -> None:
-        """Note that a node was not dialled, as too many strangers are: it is dialled later."""
+        """Note that a node was not dialled, for want of room or budget: it is dialled later."""
         self._suspects.put_off(node, now)
+
+    def wants_others(self, node: NodeId) -> bool:
+        """Whether others are still to be asked about a suspect that could not be dialled."""
+        suspicion = self._suspects.suspicion(node)
+        if suspicion is None or suspicion.others_failed:
+            return False
+        return suspicion.ask_due == math.inf
 
     def dial_impossible(self, node: NodeId, now: float) -> None:
         """Note that a node can't be dialled: no address of it is known, or we dial nobody.

@@ -240,15 +240,14 @@ class LivenessService:
 
     async def _judge_untried(self, node: NodeId, entry: Entry) -> None:
         """Tell the machine what is to become of a suspect that could not be dialled."""
-        if entry.proven:
-            # Others have to judge, and the machine asks again.
+        # If nobody was ever connected to it, all others would be asked in vain.
+        if entry.proven and self._machine.wants_others(node):
             await self._ask_others(node)
         now = trio.current_time()
         if not entry.addresses or self._roster.config.max_outbound == 0:
             # To ask again would bring nothing.
             self._machine.dial_impossible(node, now)
-        elif not entry.proven:
-            # If nobody was ever connected to it, all others would be asked in vain.
+        else:
             self._machine.dial_put_off(node, now)
 
     async def _ask_others(self, node: NodeId, last: bool = False) -> None:  # noqa: FBT001, FBT002 - a task's argument

@@ -266,9 +266,7 @@ async def test_whoever_was_out_of_reach_says_so_though_nobody_is_lost_to_it(
         monkeypatch.setitem(gossip._system, liveness.ALIVE_TOPIC, lambda who, _: said.append(who))
         for each in others:
             await away.node.ping(each.node_id)
-        cut = Cut(
-            frozenset({away.network.host}), frozenset(each.network.host for each in others)
-        )
+        cut = Cut(frozenset({away.network.host}), frozenset(each.network.host for each in others))
         world.network.medium.cut(cut)
         await world.until(lambda: away.services.liveness._was_away, within=10)
         world.network.medium.heal(cut)
@@ -1014,3 +1012,21 @@ async def test_a_repeated_report_of_a_peer_in_good_connection_makes_no_probe(
             await line.send(report(liar, b))
             await trio.sleep(1)
         assert 1 <= probes <= 3
+
+
+async def test_who_is_lost_while_there_is_no_room_for_a_dial_is_dialled_once_there_is(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__target=0, connections__max_outbound=1)
+        b = await world.start("b", lan=None, connections__target=0)
+        deaf = ScriptedPeer(world, listens=True)
+        await world._nursery.start(deaf.listen, lambda line: line.serve(lambda _: None))
+        await a.node.connect(str(deaf.address))
+        await b.node.connect(str(a.address))
+        await trio.sleep(1)
+        await world.crash(b)
+        await trio.sleep(5)
+        assert seen(a, b) == ["suspect"]
+        await a.node.disconnect(deaf.identity.node_id)
+        await world.until(lambda: seen(a, b) == ["dead"], within=5)
