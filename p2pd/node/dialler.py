@@ -1,6 +1,7 @@
 """Dials: an address, or the addresses of a peer side by side, and what came of it."""
 
 import logging
+import math
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -69,19 +70,32 @@ class _Race:
     """Addresses of one peer that are dialled side by side: only one of them gets a connection.
 
     So there is one handshake at a time, and none once there is a `winner`: two connections at once
-    would each have the peer close the other.
+    would each have the peer close the other. One for which others wait has `CUT_SHORT` seconds.
     """
 
     winner: Connection | None = None
     _handshake: trio.Lock = attrs.field(factory=trio.Lock)
+    _under_way: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    _yields_at: float = math.inf
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Wait for a turn at the handshake; raises `DialFailed` where the race is over."""
+        """Wait for a turn at the handshake.
+
+        Raises `DialFailed` where the race is over, `DialTimedOut` where another one gets the turn.
+        """
+        self._under_way.deadline = self._yields_at
         async with self._handshake:
             if self.winner is not None:
                 raise DialFailed("another address of the peer has answered first")
-            yield
+            self._yields_at = trio.current_time() + CUT_SHORT
+            others_wait = self._handshake.statistics().tasks_waiting > 0
+            scope = trio.CancelScope(deadline=self._yields_at if others_wait else math.inf)
+            self._under_way = scope
+            with scope:
+                yield
+            if scope.cancelled_caught:
+                raise DialTimedOut(f"nothing came in {CUT_SHORT:g} s; another address has its turn")
 
 
 class Dialler:

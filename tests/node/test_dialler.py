@@ -18,7 +18,7 @@ from p2pd.core.registry import MAX_ADDRESSES
 from p2pd.errors import Busy, DialFailed, Exhausted, P2PError
 from p2pd.ids import NodeId
 from p2pd.net.faults import Cut, constant_latency
-from p2pd.net.sim import SimPending, SimStream
+from p2pd.net.sim import SimListener, SimPending, SimStream
 from p2pd.node.connection import Direction
 from p2pd.node.dialler import ADDRESSES_OF_STRANGERS, CUT_SHORT, HEAD_START
 from p2pd.node.shortage import WELCOME
@@ -144,6 +144,34 @@ async def test_an_address_that_is_silent_does_not_hide_those_behind_it(
         # The next dial begins there.
         assert entry.addresses[0] == b.address
         assert not reasons(a)
+        assert_unharmed(a, b)
+
+
+async def test_addresses_that_are_taken_by_the_mute_do_not_hide_those_behind_them(
+    autojump_clock: MockClock,
+) -> None:
+    """They accept a connection, also that of TLS, and never say a word."""
+    async with open_world(1, constant_latency(0.05)) as world:
+        a, b = await passive(world, "a", "b")
+        await meet(a, b)
+        entry = a.services.registry.get(b.node_id)
+        assert entry is not None
+        streams: list[SimStream] = []
+
+        async def accept_and_be_mute(listener: SimListener) -> None:
+            while True:
+                streams.append(await (await listener.accept()).secure())
+
+        for number in range(2):
+            mute = ScriptedPeer(world, host=f"10.9.8.{number}")
+            world.meanwhile(accept_and_be_mute, await mute.network.listen(mute.address))
+            entry.addresses.insert(0, mute.address)
+        question = FindNode(bytes(32))
+        reply = await a.services.requester.request(
+            b.node_id, question, Nodes, within=2 * CUT_SHORT + 1
+        )
+        assert isinstance(reply, Nodes)
+        assert len(streams) == 2
         assert_unharmed(a, b)
 
 
