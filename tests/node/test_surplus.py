@@ -194,6 +194,51 @@ async def test_whom_a_user_asks_for_while_another_one_is_dialled_in_its_place_st
         assert connected(node) == {each.identity.node_id.hex() for each in (peer, other)}
 
 
+@pytest.mark.parametrize(("many", "is_dead"), [(True, False), (True, True), (False, False)])
+async def test_another_one_that_lives_is_dialled_in_the_place_of_who_has_far_too_many(
+    autojump_clock: MockClock, *, many: bool, is_dead: bool
+) -> None:
+    async with open_world(1) as world:
+        node = await world.start("a", lan=None, connections__target=1)
+        peer, other = [
+            ScriptedPeer(world, host=f"10.9.{number}.1", listens=True) for number in range(2)
+        ]
+        await world._nursery.start(other.listen, agreeable)
+        asker = await peer.connect(node)
+        world.meanwhile(show_life, asker)
+        await (await other.connect(node)).stream.aclose()
+        # Nobody dials it for a question any more.
+        await trio.sleep(60)
+        if is_dead:
+            node.services.registry.died(other.identity.node_id)
+        assert connected(node) == {peer.identity.node_id.hex()}
+        assert await asker.ask(Release(many)) == Released(agreed=False)
+        await trio.sleep(LEAST_PAUSE)
+        assert (other.identity.node_id.hex() in connected(node)) is (many and not is_dead)
+
+
+async def test_who_asks_a_peer_to_give_one_up_agrees_with_no_other_meanwhile(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        node = await world.start("a", lan=None, connections__target=1)
+        lines = [
+            await ScriptedPeer(world, host=f"10.9.{number}.1").connect(node) for number in range(2)
+        ]
+        not_asked: list[Line] = []
+
+        async def wait_to_be_asked(line: Line, other: Line) -> None:
+            await line.expect(Release)
+            not_asked.append(other)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait_to_be_asked, lines[0], lines[1])
+            nursery.start_soon(wait_to_be_asked, lines[1], lines[0])
+            await world.until(lambda: bool(not_asked), within=2 * LEAST_PAUSE)
+            nursery.cancel_scope.cancel()
+        assert await not_asked[0].ask(Release(many=False)) == Released(agreed=False)
+
+
 async def test_who_asks_for_a_replacement_all_the_time_gets_few_tries(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
