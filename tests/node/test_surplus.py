@@ -217,6 +217,26 @@ async def test_another_one_that_lives_is_dialled_in_the_place_of_who_has_far_too
         assert (other.identity.node_id.hex() in connected(node)) is (many and not is_dead)
 
 
+async def refuse(line: Line) -> None:
+    await line.serve(lambda _: Released(agreed=False))
+
+
+async def test_who_is_filled_with_connections_of_others_keeps_what_it_chose_itself(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        chosen = await world.start("chosen", lan=None, connections__target=0)
+        world.meanwhile(refuse, await ScriptedPeer(world, host="10.9.0.1").connect(chosen))
+        node = await world.start("a", lan=None, bootstrap=[chosen], connections__target=2)
+        await world.until(lambda: node.is_connected_to(chosen), within=5)
+        for number in range(1, 4):
+            peer = ScriptedPeer(world, host=f"10.9.{number}.1")
+            world.meanwhile(refuse, await peer.connect(node))
+        # It has more than it wants, and so has the one that it chose, which asks.
+        await trio.sleep(300)
+        assert node.is_connected_to(chosen)
+
+
 async def test_who_asks_a_peer_to_give_one_up_agrees_with_no_other_meanwhile(
     autojump_clock: MockClock,
 ) -> None:
