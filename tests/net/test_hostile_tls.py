@@ -80,6 +80,15 @@ async def test_what_came_before_nonsense_is_received_and_then_it_stays_broken() 
                 await stream.receive_some()
 
 
+async def test_between_large_records_other_tasks_have_their_turn() -> None:
+    async with attacked() as (stream, forger):
+        await forger.stream.send_all(b"".join(forger.data(bytes(16_000)) for _ in range(8)))
+        sizes: list[int] = []
+        while sum(sizes) < 8 * 16_000:
+            sizes.append(len(await stream.receive_some()))
+        assert max(sizes) <= 2 * 16_000
+
+
 async def test_after_a_goodbye_of_tls_nothing_is_received() -> None:
     async with attacked() as (stream, forger):
         records = [forger.data(b"one"), forger.goodbye(), forger.data(b"two")]

@@ -192,6 +192,20 @@ async def test_a_corrupt_database_is_moved_aside_and_a_new_one_begun(
         assert await store.get(Table.RECORDS, b"a") == b"1"
 
 
+async def test_what_is_corrupt_where_opening_does_not_look_is_moved_aside_too(path: Path) -> None:
+    await fill(path)
+    with closing(sqlite3.connect(path)) as db:
+        query = "SELECT rootpage FROM sqlite_master WHERE type = 'index'"
+        [page] = db.execute(query).fetchone()
+        [size] = db.execute("PRAGMA page_size").fetchone()
+    with path.open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(bytes(size))
+    async with open_sqlite_store(path, ROOMY) as store:
+        assert store.quarantined is not None
+        assert store.usage(Table.RECORDS) == Usage(0, 0)
+
+
 async def test_whatever_was_moved_aside_stays(path: Path) -> None:
     moved = []
     for _ in range(5):
