@@ -72,12 +72,14 @@ class Registry:
             node_id, Entry(node_id, source, wall, addresses=[address])
         )
         if entry is not None:
+            # What a peer signs comes first when it is learned.
+            said = entry.addresses[0] if entry.signed is not None and entry.addresses else None
             # Many lies in a row displace each other, not what is known to be true.
             if address not in entry.addresses and len(entry.addresses) >= MAX_ADDRESSES:
                 del entry.addresses[1]
             _put_first(entry.addresses, address)
-            # Nor do they come before an address at which it answered.
-            true = next((each for each in entry.addresses if each in entry.answered), None)
+            # Nor do they come before an address at which it answered, or that it named itself.
+            true = next((each for each in entry.addresses if each in entry.answered), said)
             if true is not None and address not in entry.answered:
                 _put_first(entry.addresses, true)
         return entry

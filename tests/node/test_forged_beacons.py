@@ -12,9 +12,11 @@ from p2pd.net.sim import SimMulticastSocket, SimNetwork, SimStream
 from p2pd.node import discovery
 from p2pd.node.dialler import STRANGERS_AT_ONCE, STRANGERS_PER_SECOND
 from p2pd.node.discovery import ANSWERS_AT_ONCE, ANSWERS_PER_SECOND
+from p2pd.node.probing import ProbeOutcome
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.wire.beacon import Beacon, network_tag, write_beacon
-from tests.node.scripted import Line, ScriptedPeer, assert_unharmed, stranger
+from p2pd.wire.messages import Goodbye, Nodes
+from tests.node.scripted import Line, ScriptedPeer, assert_unharmed, connected, stranger
 
 GROUP = "239.255.0.1"
 
@@ -167,3 +169,23 @@ async def test_beacons_in_the_name_of_the_node_itself_cost_little(
             await trio.sleep(0.01)
         assert 0 < looked_through <= STRANGERS_AT_ONCE + 10 * STRANGERS_PER_SECOND + 1
         assert_unharmed(a)
+
+
+async def test_beacons_in_the_name_of_a_peer_that_was_never_dialled_lead_no_probe_astray(
+    autojump_clock: MockClock,
+) -> None:
+    """A probe tries few addresses, and where its host refuses, the peer is held dead."""
+    async with open_world(1) as world:
+        a = await world.start("a", connections__target=0)
+        peer = ScriptedPeer(world, listens=True)
+        await world._nursery.start(peer.listen, Line.hung_up)
+        line = await peer.connect(a)
+        world.meanwhile(line.serve, lambda _: Nodes(()))
+        socket = socket_of(peer)
+        for port in range(1, 20):
+            await socket.send(forged(world, peer.identity.node_id, port))
+        await trio.sleep(30)
+        await line.send(Goodbye("enough for now"))
+        await world.until(lambda: not connected(a), within=1)
+        probe = a.services.probing.probe
+        assert await probe(peer.identity.node_id) is ProbeOutcome.ANSWERED
