@@ -130,4 +130,7 @@ class Network(Protocol):
         """Within the `async with`, each call of what it yields returns after a change."""
 
     def open_multicast(self, interface: Interface, group: str, port: int) -> MulticastSocket:
-        """Join a group on one interface; raises `OSError`."""
+        """Join a group on one interface; raises `OSError`.
+
+        Datagrams are sent from the first of the interface's addresses of the group's family.
+        """

@@ -24,6 +24,7 @@ class LinuxMulticastSocket:
 
     def __init__(self, interface: Interface, group: str, port: int) -> None:
         self._destination: tuple[str, int] | tuple[str, int, int, int]
+        self._source: list[tuple[int, int, bytes]] = []
         v6 = ":" in group
         raw = socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_DGRAM)
         try:
@@ -31,6 +32,7 @@ class LinuxMulticastSocket:
             if v6:
                 self._destination = (group, port, 0, interface.index)
                 _join_v6(raw, group, interface.index)
+                self._source = _source_v6(interface)
             else:
                 self._destination = (group, port)
                 _join_v4(raw, group, interface)
@@ -46,7 +48,7 @@ class LinuxMulticastSocket:
         # Where the interface takes no more, that is an OSError like any other. A task that waited
         # for room would hold up the end of the node, and only one may wait for a socket.
         try:
-            self._raw.sendto(data, self._destination)
+            self._raw.sendmsg([data], self._source, 0, self._destination)
         except BlockingIOError as error:
             raise OSError(error.errno, "the interface takes no more for now") from None
         await trio.lowlevel.checkpoint()
@@ -84,3 +86,10 @@ def _join_v6(raw: socket.socket, group: str, index: int) -> None:
     raw.setsockopt(socket.IPPROTO_IPV6, _IPV6_MULTICAST_ALL, 0)
     raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 1)
     raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 1)
+
+
+def _source_v6(interface: Interface) -> list[tuple[int, int, bytes]]:
+    """Say with a datagram where it comes from; there is no option of the socket for that."""
+    own = next((each for each in interface.addresses if ":" in each), "::")
+    source = struct.pack("16si", socket.inet_pton(socket.AF_INET6, own), interface.index)
+    return [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, source)]

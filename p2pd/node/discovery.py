@@ -208,9 +208,7 @@ class Discovery:
         """Join the group of a link, as often as it takes."""
         while True:
             try:
-                return self._env.network.open_multicast(
-                    link.interface, link.group, self.config.port
-                )
+                return self.open(link)
             except OSError as error:
                 link.mute = self._tell(link, link.mute, f"can't join {link.group}", error)
             await self._pause(link)
@@ -247,17 +245,35 @@ class Discovery:
 
     def beacon(self, interface: Interface, group: str) -> Beacon | None:
         """Return what to say to a group; None where this node does not listen there."""
-        v6 = ":" in group
-        listeners = (
-            covering(self._own.listening, host)
-            for host in interface.addresses
-            if (":" in host) == v6
-        )
-        listener = next((each for each in listeners if each is not None), None)
-        if listener is None:
+        source = self._source(interface, group)
+        if source is None:
             return None
+        _, listener = source
         own_id = self._env.identity.node_id
         return Beacon(own_id, listener.port, self._network, self._instance)
+
+    def open(self, link: Link) -> MulticastSocket:
+        """Join the group of a link, to send from where this node listens; raises `OSError`."""
+        interface = link.interface
+        source = self._source(interface, link.group)
+        if source is not None:
+            interface = attrs.evolve(interface, addresses=(source[0],))
+        return self._env.network.open_multicast(interface, link.group, self.config.port)
+
+    def _source(self, interface: Interface, group: str) -> tuple[str, Address] | None:
+        """Return the host to send from, which is where others will dial, and what listens there.
+
+        Link-local ones come first of IPv6, as they last, and last of IPv4, as they lead nowhere
+        else.
+        """
+        v6 = ":" in group
+        listeners = {
+            host: listener
+            for host in interface.addresses
+            if (":" in host) == v6 and (listener := covering(self._own.listening, host)) is not None
+        }
+        order = sorted(listeners, key=lambda host: Address(host, 0).ip.is_link_local is not v6)
+        return next(((host, listeners[host]) for host in order), None)
 
     async def query(self, link: Link) -> None:
         """Ask all nodes on a link to answer at once; their answers are heard as any beacon is."""

@@ -178,7 +178,7 @@ def wire_services(config: Config, env: Env, events: Events, listening: list[Addr
         republisher=Republisher(
             env, config.dht, routes, replica, reconciler, confirmations, repair
         ),
-        doctor=Doctor(env, roster, dialler, upkeep, Soundings(env, discovery), dialling_back, own),
+        doctor=Doctor(env, roster, dialler, upkeep, Soundings(discovery), dialling_back, own),
     )
 
 

@@ -11,7 +11,6 @@ from p2pd.errors import BadMessage
 from p2pd.net.base import Interface
 from p2pd.node.addresses import suitable
 from p2pd.node.discovery import ANSWER_GAP, Discovery, Link, Tally
-from p2pd.node.env import Env
 from p2pd.wire.beacon import read_beacon
 
 # Seconds for answers, which take a moment. A datagram may be lost: three queries share this time.
@@ -26,8 +25,7 @@ _Seen = dict[tuple[str, str], LinkSeen]
 class Soundings:
     """Tries the multicast of a node out."""
 
-    def __init__(self, env: Env, discovery: Discovery) -> None:
-        self._env = env
+    def __init__(self, discovery: Discovery) -> None:
         self._discovery = discovery
 
     async def take(self, up: Sequence[Interface]) -> tuple[InterfaceSeen, ...]:
@@ -123,9 +121,8 @@ class Soundings:
         own = self._discovery.beacon(link.interface, link.group)
         if own is None:
             return
-        port = self._discovery.config.port
         try:
-            socket = self._env.network.open_multicast(link.interface, link.group, port)
+            socket = self._discovery.open(link)
         except OSError as error:
             link.mute = f"can't join {link.group} on {link.interface.name}: {error.strerror}"
             return

@@ -6,10 +6,11 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+import attrs
 import trio
 import trio.testing
 
-from p2pd.address import Address
+from p2pd.address import Address, unscoped
 from p2pd.errors import DialFailed
 from p2pd.net.base import Interface
 from p2pd.net.interfaces import interface_changes, list_interfaces
@@ -90,6 +91,26 @@ async def a_link_local_sender_comes_with_its_scope() -> None:
         for data, host in await heard_by(one, other):
             assert data == b"from one"
             assert host in {"fe80::9%lan0", f"fe80::9%{index}"}, host
+
+
+async def datagrams_come_from_the_first_address_of_a_family() -> None:
+    lan()
+    ip("addr add 10.9.1.1/24 dev lan0")
+    ip("-6 addr add fd00::9/64 dev lan0 nodad")
+    lan0 = interface("lan0")
+    for first, group in (
+        ("10.9.0.1", V4),
+        ("10.9.1.1", V4),
+        ("fd00::9", V6),
+        (f"fe80::9%{lan0.index}", V6),
+    ):
+        others = [each for each in lan0.addresses if each != first]
+        addresses = (unscoped(first), *others)
+        one = LinuxMulticastSocket(attrs.evolve(lan0, addresses=addresses), group, PORT)
+        async with sockets(("lan0", group, PORT)) as (other,):
+            await one.send(b"from one")
+            assert await other.receive() == (b"from one", first)
+        one.close()
 
 
 async def only_its_own_interface_group_and_port_are_heard() -> None:
@@ -286,6 +307,7 @@ SCENARIOS: dict[str, Callable[[], Awaitable[None]]] = {
         two_nodes_on_loopback_hear_each_other,
         two_nodes_on_a_lan_hear_each_other,
         a_link_local_sender_comes_with_its_scope,
+        datagrams_come_from_the_first_address_of_a_family,
         only_its_own_interface_group_and_port_are_heard,
         what_is_not_sent_to_the_group_is_not_heard,
         a_group_can_be_left_and_joined_again,

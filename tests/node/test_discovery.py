@@ -315,6 +315,20 @@ async def test_a_socket_that_hears_no_more_is_opened_anew(
         assert link.trouble is None
 
 
+async def test_a_beacon_comes_from_an_address_that_is_listened_on(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(seed=12) as world:
+        a = await world.start("a", host="10.0.0.7", connections__target=0)
+        both = Interface(
+            "sim0", 2, loopback=False, multicast=True, addresses=("10.0.0.6", "10.0.0.7")
+        )
+        a.network.set_interfaces(both)
+        b = await world.start("b")
+        await world.until(lambda: all_connected(a, b), within=5)
+        assert {each.remote.host for each in b.services.roster.connections.values()} == {"10.0.0.7"}
+
+
 async def test_another_network_on_the_same_lan_is_left_alone(autojump_clock: MockClock) -> None:
     async with open_world(seed=12) as world:
         a = await world.start("a")
