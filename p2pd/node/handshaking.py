@@ -95,7 +95,7 @@ class Introducer:
                     admit(connection)
                 except HandshakeRefused as refusal:
                     if refusal.reason == Reason.FULL:
-                        self._book.turned_away(peer.signed_record)
+                        self._book.turned_away(peer.node_id, peer.signed_record)
                     raise
                 exchange.put(Accepted())
                 await exchange.flush()

@@ -4,9 +4,9 @@ Most records come many times, from many peers. Checking a signature costs more t
 the rest, so what was checked is remembered, in a bounded cache that may be shared.
 """
 
-from collections import deque
 from collections.abc import Callable
 
+from p2pd.core.bounded import BoundedTable
 from p2pd.core.entries import Source
 from p2pd.core.registry import Registry
 from p2pd.errors import BadMessage
@@ -18,6 +18,7 @@ from p2pd.wire.records import OpenedRecord
 
 # So that a refusal with all its redirects fits into a frame of the handshake.
 MAX_REDIRECT_BYTES = 512
+# When full, the one turned away longest ago is forgotten.
 MAX_TURNED_AWAY = 64
 
 
@@ -29,15 +30,14 @@ class PeerBook:
         self._env = env
         self._registry = registry
         self._difficulty = difficulty
-        self._turned_away: deque[Signed] = deque(maxlen=MAX_TURNED_AWAY)
+        self._turned_away = BoundedTable[NodeId, Signed](MAX_TURNED_AWAY)
 
-    def turned_away(self, signed: Signed) -> None:
+    def turned_away(self, node_id: NodeId, signed: Signed) -> None:
         """Note the record of a proven peer for which there was no room here.
 
         It is alive, and most likely has room itself.
         """
-        if signed not in self._turned_away:
-            self._turned_away.append(signed)
+        self._turned_away[node_id] = signed
 
     def redirects(self, exclude: NodeId | None) -> tuple[Signed, ...]:
         """Pick records of good peers, for one that finds this node full.
@@ -45,7 +45,7 @@ class PeerBook:
         Up to half of them are others that were turned away: otherwise all that come at once would
         be sent to the same few, which are full, too.
         """
-        waiting = [each for each in self._turned_away if self.owner(each) != exclude]
+        waiting = [each for peer, each in self._turned_away.items() if peer != exclude]
         picked = self._env.rng.sample(waiting, min(len(waiting), MAX_REDIRECTS // 2))
         picked += self._registry.sample(MAX_REDIRECTS - len(picked), exclude)
         return tuple(signed for signed in picked if len(signed.body) <= MAX_REDIRECT_BYTES)

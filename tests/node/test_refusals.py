@@ -11,8 +11,9 @@ from trio.testing import MockClock
 
 from p2pd.errors import HandshakeRefused
 from p2pd.node import roster
+from p2pd.node.peer_book import MAX_TURNED_AWAY
 from p2pd.simulation.world import SimNode, open_world
-from p2pd.wire.identity import Identity
+from p2pd.wire.identity import Identity, open_peer_record
 from p2pd.wire.messages import Hello, Refused
 from tests.node.scripted import (
     HungUp,
@@ -326,6 +327,26 @@ async def test_full(autojump_clock: MockClock) -> None:
         )
         await world.until(lambda: d.is_connected_to(b) or d.is_connected_to(c), within=5)
         assert_unharmed(a, d)
+
+
+async def test_who_is_turned_away_again_and_again_takes_one_place_of_those_told_of(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__max_inbound=0)
+        once = ScriptedPeer(world, host="10.9.0.2", listens=True)
+        often = ScriptedPeer(world, host="10.9.0.3", listens=True)
+        await once.connect(a)
+        for _ in range(MAX_TURNED_AWAY + 1):
+            await often.connect(a)
+            await trio.sleep(1)
+        newest = often.record()
+        await often.connect(a, record=newest)
+        told = refusal_in(await ScriptedPeer(world).connect(a)).others
+        owners = [open_peer_record(each).public_key for each in told]
+        assert sorted(owners) == sorted(each.identity.public_key for each in (once, often))
+        assert newest in told
+        assert newest not in refusal_in(await often.connect(a)).others
 
 
 async def test_an_idle_connection_makes_room(autojump_clock: MockClock) -> None:
