@@ -37,6 +37,7 @@ class Registry:
         self._rng = rng
         self._entries: dict[NodeId, Entry] = {}
         self._unidentified: dict[Address, Entry] = {}
+        # Of proven peers only, those that were displaced included.
         self._changed: set[NodeId] = set()
         self._hearsay = Hearsay()
 
@@ -114,7 +115,8 @@ class Registry:
             # What worked or was heard recently is kept after what the peer itself says.
             for address in reversed(usable):
                 _put_first(entry.addresses, address)
-            self._changed.add(node_id)
+            if entry.proven:
+                self._changed.add(node_id)
         return entry
 
     def configured(self, address: Address, source: Source, wall: float) -> Entry | None:
@@ -259,9 +261,11 @@ class Registry:
         entry.last_error = reason
         entry.retry_at = now + self.backoff.delay(entry.failures_in_row, self._rng)
         entry.parted = False
+        hopeless = entry.failures_in_row >= _HOPELESS_AFTER
         if entry.node_id is not None:
-            self._changed.add(entry.node_id)
-        elif entry.source is Source.MULTICAST and entry.failures_in_row >= _HOPELESS_AFTER:
+            if entry.proven:
+                self._changed.add(entry.node_id)
+        elif entry.source is Source.MULTICAST and hopeless:
             # A beacon may be forged, and a real one comes again.
             self._unidentified = {
                 at: each for at, each in self._unidentified.items() if each is not entry
@@ -391,8 +395,8 @@ class Registry:
             entry.anchor = True
 
     def restore(self, entry: Entry) -> None:
-        """Take an entry from disk."""
-        if entry.node_id is not None and len(self._entries) < MAX_ENTRIES:
+        """Take an entry from disk, which may have been another node's."""
+        if entry.node_id not in {None, self._own_id} and len(self._entries) < MAX_ENTRIES:
             entry.network = network_of(entry.answered or entry.addresses)
             self._entries[entry.node_id] = entry
 
@@ -401,10 +405,17 @@ class Registry:
 
         Hearsay is not kept over a restart.
         """
-        changed, self._changed = sorted(self._changed), set()
-        known = [(each, entry) for each in changed if (entry := self._entries.get(each))]
-        gone = [each for each in changed if each not in self._entries]
-        return [(each, entry) for each, entry in known if entry.proven], gone
+        known: list[tuple[NodeId, Entry]] = []
+        gone: list[NodeId] = []
+        for node_id in sorted(self._changed):
+            entry = self._entries.get(node_id)
+            # One that was displaced may have been heard of again meanwhile.
+            if entry is not None and entry.proven:
+                known.append((node_id, entry))
+            else:
+                gone.append(node_id)
+        self._changed = set()
+        return known, gone
 
     def not_saved(self, node_ids: Iterable[NodeId]) -> None:
         """Give back changes that were taken but did not reach the disk."""
@@ -454,8 +465,6 @@ class Registry:
         # Only proven peers are on disk: made-up peers must not cause a write each.
         if self._entries.pop(node_id).proven:
             self._changed.add(node_id)
-        else:
-            self._changed.discard(node_id)
 
 
 def _worth(item: tuple[NodeId, Entry]) -> tuple[bool, int, float]:

@@ -124,6 +124,8 @@ def test_oneself_is_nobody() -> None:
     assert table.heard(OWN, HOME, Source.MULTICAST, WALL) is None
     assert table.learn(*facts(OWN_KEY), [HOME], Source.EXCHANGE, WALL) is None
     table.refused(OWN, "clash", WALL)
+    # The disk may be another node's.
+    table.restore(Entry(OWN, Source.INBOUND, WALL, success_count=1))
     assert len(table) == 0
     assert list(table) == []
 
@@ -654,6 +656,22 @@ def test_who_is_displaced_is_deleted_from_disk(full: Sequence[Entry]) -> None:
     table = filled(full)
     entry = connect(table, 99_999, far(60_000))
     assert table.take_changes() == ([(node(99_999), entry)], [node(0)])
+
+
+@pytest.mark.parametrize("heard_after", [1, 2])
+def test_who_is_displaced_is_deleted_from_disk_though_it_is_heard_of_again(
+    full: Sequence[Entry], heard_after: int
+) -> None:
+    table = filled(full[MAX_PER_NETWORK:-1])
+    for number in range(MAX_PER_NETWORK):
+        meet(table, number, crowded(number))
+    learn(table, 80_000, [far(60_000)])
+    table.take_changes()
+    connect(table, 99_999, crowded(99_999))
+    assert table.get(node(0)) is None
+    for number in range(heard_after):
+        assert learn(table, 80_000 * number, [far(60_000 + number)]) is not None
+    assert table.take_changes()[1] == [node(0)]
 
 
 def test_who_becomes_a_seed_before_it_was_connected_is_counted_for_who_told_of_it() -> None:
