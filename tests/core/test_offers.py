@@ -52,9 +52,11 @@ def test_a_share_is_free_again_after_a_while_or_with_a_new_link() -> None:
 
 def test_all_together_want_no_more_than_the_bound() -> None:
     offers = Offers()
+    total = 0
     for who in range(20):
         offer(offers, who, who * MAX_WANTED, MAX_WANTED_OF_ONE)
-        offers.to_ask(0.0)
+        total += sum(asked(offers, 0.0).values())
+    assert total == MAX_WANTED
     offer(offers, 99, 99 * MAX_WANTED, 1)
     assert asked(offers, 0.0) == {}
     for who in range(20):
@@ -74,6 +76,27 @@ def test_the_first_to_offer_is_asked_unless_it_has_come_or_the_link_is_lost() ->
     offer(offers, 2, 1, 1, now=10.0)
     assert asked(offers, 10.0) == {peer(2): 1}
     assert not offers._brought
+
+
+def test_nobody_else_is_asked_while_one_is_unless_its_link_is_lost() -> None:
+    offers = Offers()
+    offer(offers, 1, 0, 1)
+    assert asked(offers, 0.0) == {peer(1): 1}
+    offer(offers, 2, 0, 1, now=1.0)
+    assert asked(offers, 1.0) == {}
+    offers.link_down(peer(1))
+    assert not offers.is_wanted(message_id(0), peer(1))
+    offer(offers, 2, 0, 1, now=1.0)
+    assert asked(offers, 1.0) == {peer(2): 1}
+
+
+def test_what_was_offered_over_a_lost_link_takes_no_share_of_the_next() -> None:
+    offers = Offers()
+    offer(offers, 1, 0, MAX_WANTED_OF_ONE)
+    offers.link_down(peer(1))
+    assert len(offers) == 0
+    offer(offers, 1, 0, MAX_WANTED_OF_ONE)
+    assert asked(offers, 0.0) == {peer(1): MAX_WANTED_OF_ONE}
 
 
 def test_who_breaks_a_promise_is_passed_over_for_a_while() -> None:
