@@ -8,6 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from p2pd.address import Address
 from p2pd.ids import NodeId
 from p2pd.net import sim
 from p2pd.net.base import Interface
@@ -292,6 +293,24 @@ async def test_a_group_that_can_not_be_joined_is_told_and_tried_again(
         await world.until(lambda: all_connected(a, b), within=15)
 
 
+async def test_a_reload_has_a_group_that_could_not_be_joined_tried_again(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(98, "Address already in use")
+
+    async with open_world(seed=11) as world:
+        with monkeypatch.context() as taken:
+            taken.setattr(sim.SimNetwork, "open_multicast", refuse)
+            a = await world.start("a", discovery__multicast__interval=86400)
+            await trio.sleep(10)
+        b = await world.start("b")
+        await trio.sleep(10)
+        assert not a.is_connected_to(b)
+        a.node.reload(a.config)
+        await world.until(lambda: all_connected(a, b), within=1)
+
+
 async def test_a_socket_that_hears_no_more_is_opened_anew(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -320,13 +339,55 @@ async def test_a_beacon_comes_from_an_address_that_is_listened_on(
 ) -> None:
     async with open_world(seed=12) as world:
         a = await world.start("a", host="10.0.0.7", connections__target=0)
-        both = Interface(
-            "sim0", 2, loopback=False, multicast=True, addresses=("10.0.0.6", "10.0.0.7")
-        )
-        a.network.set_interfaces(both)
+        one = Interface("sim0", 2, loopback=False, multicast=True, addresses=("10.0.0.6",))
+        a.network.set_interfaces(one)
         b = await world.start("b")
+        await trio.sleep(100)
+        assert not a.is_connected_to(b)
+        a.network.set_interfaces(attrs.evolve(one, addresses=("10.0.0.6", "10.0.0.7")))
         await world.until(lambda: all_connected(a, b), within=5)
         assert {each.remote.host for each in b.services.roster.connections.values()} == {"10.0.0.7"}
+
+
+async def test_a_beacon_comes_from_no_link_local_address_where_there_is_another(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(seed=12) as world:
+        a = await world.start("a", host="192.168.0.7", connections__target=0)
+        a.services.own.listening[:] = [Address("0.0.0.0", 41000)]
+        [up] = a.network.interfaces()
+        a.network.set_interfaces(attrs.evolve(up, addresses=("169.254.0.7", "192.168.0.7")))
+        b = await world.start("b")
+        await world.until(lambda: all_connected(a, b), within=5)
+
+
+async def test_where_multicast_is_disabled_nobody_is_found(autojump_clock: MockClock) -> None:
+    async with open_world(seed=12) as world:
+        a = await world.start("a", discovery__multicast__enabled=False)
+        b = await world.start("b")
+        await trio.sleep(100)
+        assert a.node.peers() == b.node.peers() == []
+
+
+async def test_loopback_takes_multicast_though_it_does_not_say_so(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(seed=12) as world:
+        loopback = Interface("lo", 1, loopback=True, multicast=False, addresses=("127.0.0.1",))
+        a = await world.start("a", host="127.0.0.1", connections__target=0)
+        a.network.set_interfaces(loopback)
+        await trio.sleep(1)
+        [link] = a.services.discovery.links.values()
+        assert (link.interface, link.group, link.trouble) == (loopback, GROUP, None)
+
+
+async def test_a_link_that_is_gone_leaves_its_group(autojump_clock: MockClock) -> None:
+    async with open_world(seed=12) as world:
+        a = await world.start("a")
+        await trio.sleep(10)
+        a.network.set_interfaces()
+        await trio.sleep(10)
+        assert not any(world.network.groups.values())
 
 
 async def test_another_network_on_the_same_lan_is_left_alone(autojump_clock: MockClock) -> None:
