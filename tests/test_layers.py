@@ -56,7 +56,7 @@ RULES = (
         ("attrs",),
         IMPURE,
     ),
-    Rule("p2pd.net*", (*GROUND, "p2pd.net.*"), ("attrs", "cryptography", "ifaddr", "trio")),
+    Rule("p2pd.net*", (*GROUND, "p2pd.net.*"), ("attrs", "cryptography", "trio")),
     Rule("p2pd.store*", (*GROUND, "p2pd.store.*"), ("attrs", "trio")),
     Rule("p2pd.printable", (), never=IMPURE),
     Rule("p2pd.rules", (*GROUND, "p2pd.printable"), ("attrs",)),

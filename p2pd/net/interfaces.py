@@ -3,18 +3,20 @@
 import errno
 import fcntl
 import ipaddress
+import os
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from array import array
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import ifaddr
 import trio
 
 from p2pd.net.base import Interface
 
-_SIOCGIFFLAGS = 0x8913
+# netdevice(7).
+_SIOCGIFCONF, _SIOCGIFFLAGS = 0x8912, 0x8913
 _IFF_UP, _IFF_LOOPBACK, _IFF_RUNNING, _IFF_MULTICAST = 0x1, 0x8, 0x40, 0x1000
 # rtnetlink(7): changes of links and of addresses of both families.
 _RTMGRP_LINK, _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x1, 0x10, 0x100
@@ -23,55 +25,72 @@ _RTMGRP_LINK, _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x1, 0x10, 0x100
 _IF_INET6 = Path("/proc/self/net/if_inet6")
 # linux/if_addr.h: not to be used yet, as another host might have the address.
 _IFA_F_TENTATIVE = 0x40
-_IFREQ = struct.Struct("16sH14x")
+# The last member of the union, a `struct ifmap`, makes the others as long as itself.
+_IFREQ_FLAGS = struct.Struct("@16sH22x")
+_IFREQ_ADDRESS = struct.Struct("@16sHH4s8x")
+_IFREQ_BYTES = struct.calcsize("@16sLLHBBB0L")
+_IFCONF = struct.Struct("@iP")
 
 
 def list_interfaces() -> list[Interface]:
-    """List the interfaces that are up and have a carrier, with the addresses in use there."""
+    """List the interfaces that are up and have a carrier, with the addresses in use there.
+
+    Left out are those that have no address. What is not UTF-8 in a name is escaped.
+    """
     found: list[Interface] = []
-    tentative = _tentative_addresses()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        for adapter in ifaddr.get_adapters():
-            flags = _flags(probe, adapter.name)
-            if adapter.index is None or not flags & _IFF_UP or not flags & _IFF_RUNNING:
+        addresses = [*_ipv4_addresses(probe), *_ipv6_addresses()]
+        for index, name in sorted(socket.if_nameindex()):
+            flags = _flags(probe, name)
+            here = {host: usable for device, host, usable in addresses if device == name}
+            if not here or not flags & _IFF_UP or not flags & _IFF_RUNNING:
                 continue
-            listed = (ip.ip if ip.is_IPv4 else ip.ip[0] for ip in adapter.ips)
-            addresses = {str(each).partition("%")[0] for each in listed}
-            unusable = {host for index, host in tentative if index == adapter.index}
             found.append(
                 Interface(
-                    name=adapter.name,
-                    index=adapter.index,
+                    name=os.fsencode(name).decode(errors="backslashreplace"),
+                    index=index,
                     loopback=bool(flags & _IFF_LOOPBACK),
                     multicast=bool(flags & _IFF_MULTICAST),
-                    addresses=tuple(sorted(addresses - unusable)),
+                    addresses=tuple(sorted(host for host, usable in here.items() if usable)),
                 )
             )
-    return sorted(found, key=lambda interface: interface.index)
+    return found
 
 
-def _tentative_addresses() -> set[tuple[int, str]]:
-    """Return the addresses that may not be used yet, each with the index of its interface."""
+def _ipv4_addresses(probe: socket.socket) -> Iterator[tuple[str, str, bool]]:
+    """Yield each address with its interface, and that it may be used."""
+    # Without a buffer it says how much it would write. What comes in between is left out, and
+    # makes a notice of its own.
+    size, _ = _IFCONF.unpack(fcntl.ioctl(probe, _SIOCGIFCONF, _IFCONF.pack(0, 0)))
+    buffer = array("B", bytes(size))
+    request = _IFCONF.pack(size, buffer.buffer_info()[0])
+    size, _ = _IFCONF.unpack(fcntl.ioctl(probe, _SIOCGIFCONF, request))
+    for at in range(0, size, _IFREQ_BYTES):
+        label, _, _, host = _IFREQ_ADDRESS.unpack_from(buffer, at)
+        # An address may have a label of its own: that of its interface, and `:1` or the like.
+        yield os.fsdecode(label.rstrip(b"\0").partition(b":")[0]), socket.inet_ntoa(host), True
+
+
+def _ipv6_addresses() -> Iterator[tuple[str, str, bool]]:
+    """Yield each address with its interface, and whether it may be used yet."""
     try:
-        lines = _IF_INET6.read_text().splitlines()
+        lines = _IF_INET6.read_bytes().splitlines()
     # A kernel without IPv6.
     except FileNotFoundError:
-        return set()
-    rows = [line.split() for line in lines]
-    return {
-        (int(index, 16), str(ipaddress.IPv6Address(bytes.fromhex(host))))
-        for host, index, _, _, flags, *_ in rows
-        if int(flags, 16) & _IFA_F_TENTATIVE
-    }
+        return
+    for line in lines:
+        host, _, _, _, flags, name = line.split(maxsplit=5)
+        address = ipaddress.IPv6Address(bytes.fromhex(host.decode()))
+        yield os.fsdecode(name), str(address), not int(flags, 16) & _IFA_F_TENTATIVE
 
 
 def _flags(probe: socket.socket, name: str) -> int:
     try:
-        answer = fcntl.ioctl(probe, _SIOCGIFFLAGS, _IFREQ.pack(name.encode()[:15], 0))
+        answer = fcntl.ioctl(probe, _SIOCGIFFLAGS, _IFREQ_FLAGS.pack(os.fsencode(name), 0))
     # The interface went away between being listed and being asked.
     except OSError:
         return 0
-    flags: int = _IFREQ.unpack(answer[: _IFREQ.size])[1]
+    flags: int = _IFREQ_FLAGS.unpack(answer)[1]
     return flags
 
 

@@ -223,6 +223,23 @@ async def only_interfaces_that_are_up_are_listed() -> None:
                 await changed()
 
 
+async def a_name_may_hold_any_byte() -> None:
+    ip("link set lo up")
+    ip("link add odd\udcff type veth peer name lan1")
+    ip("link set odd\udcff up")
+    ip("link set lan1 up")
+    ip("addr add 10.9.0.1/24 dev odd\udcff")
+    assert interface(r"odd\xff").addresses[0] == "10.9.0.1"
+
+
+async def an_address_with_a_label_is_one_of_its_interface() -> None:
+    ip("link set lo up")
+    ip("addr add 10.9.0.1/24 dev lo label lo:1")
+    (loopback,) = list_interfaces()
+    assert loopback.name == "lo"
+    assert loopback.addresses == ("10.9.0.1", "127.0.0.1", "::1")
+
+
 async def an_address_is_listed_once_it_may_be_used() -> None:
     ip("link add lan0 type veth peer name lan1")
     ip("link set lan1 up")
@@ -316,6 +333,8 @@ SCENARIOS: dict[str, Callable[[], Awaitable[None]]] = {
         who_sends_on_a_stuck_interface_waits_for_nothing,
         what_can_not_be_joined_is_an_os_error,
         only_interfaces_that_are_up_are_listed,
+        a_name_may_hold_any_byte,
+        an_address_with_a_label_is_one_of_its_interface,
         an_address_is_listed_once_it_may_be_used,
         an_address_is_owned_until_it_is_removed,
         every_change_is_told,

@@ -19,13 +19,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import ifaddr
 import logging_journald
 import trio
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from p2pd.net.interfaces import list_interfaces
 from p2pd.notify import Manager, watchdog_interval
 
 STATE = Path(os.environ["STATE_DIRECTORY"])
@@ -101,7 +101,7 @@ def join_multicast_groups() -> None:
 def follow_interfaces() -> None:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
         netlink.bind((0, RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR))
-    addresses = [ip.ip for adapter in ifaddr.get_adapters() for ip in adapter.ips]
+    addresses = [host for each in list_interfaces() for host in each.addresses]
     assert "127.0.0.1" in addresses
     assert socket.gethostname()
 
