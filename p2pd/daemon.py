@@ -15,6 +15,7 @@ import gc
 import logging
 import os
 import random
+import resource
 import signal
 import sys
 import time
@@ -27,7 +28,7 @@ import trio
 from p2pd import __version__, logs, paths, state
 from p2pd.config_file import after_reload
 from p2pd.control.server import serve_control
-from p2pd.errors import ConfigError, P2PError
+from p2pd.errors import ConfigError, P2PError, StartError
 from p2pd.heap import keep_trimmed
 from p2pd.invocation import Invocation, reread_config
 from p2pd.net.certificate import make_tls_contexts
@@ -44,6 +45,9 @@ _TERMINAL = "/dev/tty"  # that of this process; see tty(4)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # Seconds between two requests for more time; each asks for twice as many.
 _ASK_AGAIN = 10
+# What a node without a connection has open, and some to spare: with fewer, a start fails wherever
+# they happen to run out.
+_LEAST_DESCRIPTORS = 32
 
 
 def run(invocation: Invocation) -> int:
@@ -57,6 +61,7 @@ def run(invocation: Invocation) -> int:
         faulthandler.enable()
     # The files are private even in an existing state directory that is not.
     os.umask(0o077)
+    _check_descriptors()
     config = invocation.config
     check_host(config, invocation.control_path)
     with logs.logging_to(config.log, invocation.instance):
@@ -269,6 +274,17 @@ class Daemon:
                 level=logging.WARNING if waiting else logging.INFO,
             )
         self._tell_manager("READY=1")
+
+
+def _check_descriptors() -> None:
+    """Raise `StartError` if this process may not open as many files as a node needs."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most != resource.RLIM_INFINITY and most < _LEAST_DESCRIPTORS:
+        raise StartError(
+            f"this process may have {most} file descriptors, and a node needs "
+            f"{_LEAST_DESCRIPTORS} and one for each connection: raise the limit "
+            "(`ulimit -n 1024`; in a unit, LimitNOFILE=)"
+        )
 
 
 def _is_in_foreground() -> bool:

@@ -136,6 +136,21 @@ def test_the_control_socket_of_another_daemon(
     cannot_start(tmp_path, namespace, path, "--control", path, "--port", "0", also="--instance")
 
 
+def test_too_few_file_descriptors(tmp_path: Path) -> None:
+    for most in (12, 31):
+        done = subprocess.run(
+            ["sh", "-c", f'ulimit -n {most}; exec "$0" "$@"', P2PD, "--state-dir", "state"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert_one_clear_line(done.stderr, "p2pd: ", f"{most} file descriptors")
+        assert "ulimit -n" in done.stderr
+
+
 def test_no_journal_to_log_to(tmp_path: Path, namespace: Namespace) -> None:
     if Path("/run/systemd/journal/socket").exists():
         pytest.skip("there is a journal here")
