@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from p2pd.control.client import unit_of
-from p2pd.errors import ConfigError
 
 if TYPE_CHECKING:
     from p2pd.control.results import FindingJson
@@ -160,27 +159,21 @@ def _disk(directory: Path | None) -> "FindingJson":
 
 def _targets(config: Path, *, must_be: bool) -> "Iterable[FindingJson]":
     from p2pd.invocation import read_config  # noqa: PLC0415 - start-up time
-    from p2pd.preflight import check_host  # noqa: PLC0415 - start-up time
+    from p2pd.preflight import host_problems  # noqa: PLC0415 - start-up time
 
     if not must_be and _is_absent(config):
         return
     check = f"`p2pd --config {shlex.quote(str(config))} --check` says when it is right"
-    try:
-        found = read_config(config, {}, "default")
-    except ConfigError as error:
-        for problem in error.problems:
-            unread = problem.startswith("can't read")
-            remedy = "name the right file with --config, or use sudo" if unread else "mend it"
-            yield _finding("config.refused", "problem", problem, f"{remedy}; {check}")
-        return
-    try:
-        check_host(found, Path(found.control.socket or "/"))
-    except ConfigError as error:
-        for problem in error.problems:
-            if problem.endswith(os.strerror(errno.EACCES)) and os.geteuid() != 0:
-                yield _finding("config.untested", "warning", problem, "use sudo")
-            else:
-                yield _finding("config.refused", "problem", problem, f"mend it; {check}")
+    found, problems = read_config(config, {}, "default")
+    problems += host_problems(found, Path(found.control.socket or "/"))
+    for problem in problems:
+        if problem.startswith("can't read"):
+            remedy = f"name the right file with --config, or use sudo; {check}"
+            yield _finding("config.refused", "problem", problem, remedy)
+        elif problem.endswith(os.strerror(errno.EACCES)) and os.geteuid() != 0:
+            yield _finding("config.untested", "warning", problem, "use sudo")
+        else:
+            yield _finding("config.refused", "problem", problem, f"mend it; {check}")
     discovery = found.discovery
     targets = [("seed", text) for text in discovery.seeds]
     targets += [("bootstrap", text) for text in discovery.bootstrap]

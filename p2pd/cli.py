@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import tomllib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -18,7 +18,7 @@ from p2pd.config import Config
 from p2pd.config_file import effective
 from p2pd.errors import ConfigError, P2PError
 from p2pd.invocation import Invocation, read_config
-from p2pd.preflight import check_host
+from p2pd.preflight import host_problems
 from p2pd.rules import show
 from p2pd.typos import nearest
 
@@ -46,7 +46,6 @@ def main(argv: Sequence[str]) -> int:
             return 0
         invocation = _invocation(flags)
         if flags.check:
-            check_host(invocation.config, invocation.control_path)
             _write(_report(invocation, flags))
             return 0
         from p2pd import daemon  # noqa: PLC0415 - loads Trio and all the rest
@@ -78,7 +77,10 @@ def _write(text: str) -> None:
 
 
 def parse(argv: Sequence[str]) -> Invocation:
-    """Read flags and configuration file; raises `ConfigError` with everything that is wrong."""
+    """Read flags and configuration file, and look for what they name on this host.
+
+    Raises `ConfigError` with everything that is wrong.
+    """
     return _invocation(_parse_flags(argv))
 
 
@@ -154,8 +156,9 @@ def _unknown_flag(flag: str, known: Sequence[str]) -> str:
 
 def _invocation(flags: argparse.Namespace) -> Invocation:
     problems: list[str] = []
+    instance = paths.DEFAULT_INSTANCE
     with _collected_in(problems):
-        _check_instance(flags.instance)
+        instance = _checked_instance(flags.instance)
     # An empty path would mean the working directory, or the default.
     given = {"config": flags.config, "state-dir": flags.state_dir, "control": flags.control}
     problems += [f"--{name}: expected a path, not ''" for name, path in given.items() if path == ""]
@@ -167,33 +170,29 @@ def _invocation(flags: argparse.Namespace) -> Invocation:
             by_set[path] = value
     overrides = by_flag | by_set
     config_file = _absolute("--config", flags.config) if flags.config else None
-    config = Config()
-    try:
-        config = read_config(config_file, overrides, flags.instance)
-    except ConfigError as error:
-        named_by_flag = by_flag.keys() - by_set.keys()
-        problems += (_by_its_flag(problem, named_by_flag) for problem in error.problems)
+    config, found = read_config(config_file, overrides, instance)
+    control_path = _control_path(config, instance)
+    found += host_problems(config, control_path)
+    named_by_flag = by_flag.keys() - by_set.keys()
+    problems += (_by_its_flag(problem, named_by_flag) for problem in found)
+    state_dir = Path()
+    with _collected_in(problems):
+        state_dir = _state_directory(flags, instance)
     if problems:
         raise ConfigError(*problems)
-    return _located(config, flags, config_file, overrides)
-
-
-def _located(
-    config: Config,
-    flags: argparse.Namespace,
-    config_file: Path | None,
-    overrides: Mapping[str, object],
-) -> Invocation:
-    instance, uid = flags.instance, os.getuid()
-    if flags.state_dir is not None:
-        state_dir = _absolute("--state-dir", flags.state_dir)
-    else:
-        state_dir = paths.state_directory(instance, os.environ, uid)
-    if config.control.socket:
-        control_path = Path(config.control.socket)
-    else:
-        control_path = paths.control_socket(instance, os.environ, uid)
     return Invocation(config, instance, state_dir, control_path, config_file, overrides)
+
+
+def _control_path(config: Config, instance: str) -> Path:
+    if config.control.socket:
+        return Path(config.control.socket)
+    return paths.control_socket(instance, os.environ, os.getuid())
+
+
+def _state_directory(flags: argparse.Namespace, instance: str) -> Path:
+    if flags.state_dir is not None:
+        return _absolute("--state-dir", flags.state_dir)
+    return paths.state_directory(instance, os.environ, os.getuid())
 
 
 @contextmanager
@@ -204,9 +203,9 @@ def _collected_in(problems: list[str]) -> Iterator[None]:
         problems += error.problems
 
 
-def _check_instance(name: str) -> None:
+def _checked_instance(name: str) -> str:
     try:
-        paths.check_instance(name)
+        return paths.check_instance(name)
     except ValueError as error:
         raise ConfigError(f"--instance: {error}") from None
 

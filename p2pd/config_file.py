@@ -33,16 +33,28 @@ def load(
     *,
     source: str = "the configuration",
 ) -> Config:
+    """Read a configuration from TOML, as `read` does; raises `ConfigError` with all problems."""
+    config, problems = read(toml, overrides, source=source)
+    if problems:
+        raise ConfigError(*problems)
+    return config
+
+
+def read(
+    toml: str | bytes, overrides: Mapping[str, object] | None = None, *, source: str
+) -> tuple[Config, list[str]]:
     """Read a configuration from TOML; `overrides`, by dotted path, win over it.
 
-    Raises `ConfigError` with all problems, one line each; it calls a text that is not TOML
-    `source`.
+    Also returns all problems, one line each: what has one is left at its default. A text that is
+    not TOML is called `source`.
     """
+    lines: list[str] = []
     problems: dict[str, str] = {}
+    tree: dict[str, Any] = {}
     try:
         tree = _parse(toml)
     except ValueError as error:
-        raise ConfigError(f"{source} is not valid TOML: {error}") from None
+        lines.append(f"{source} is not valid TOML: {error}")
     known = keys()
     for path, value in (overrides or {}).items():
         if path in known:
@@ -51,9 +63,7 @@ def load(
             problems[_shown_path(path)] = _unknown(path)
     config: Config = _structure(Config, tree, "", problems)
     problems |= _contradictions(config, problems)
-    if problems:
-        raise ConfigError(*(f"{path}: {problem}" for path, problem in problems.items()))
-    return config
+    return config, lines + [f"{path}: {problem}" for path, problem in problems.items()]
 
 
 def effective(config: Config) -> str:

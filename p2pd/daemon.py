@@ -28,7 +28,7 @@ import trio
 from p2pd import __version__, logs, paths, state
 from p2pd.config_file import after_reload
 from p2pd.control.server import serve_control
-from p2pd.errors import ConfigError, P2PError, StartError
+from p2pd.errors import P2PError, StartError
 from p2pd.heap import keep_trimmed
 from p2pd.invocation import Invocation, reread_config
 from p2pd.net.certificate import make_tls_contexts
@@ -38,7 +38,7 @@ from p2pd.node.env import Env
 from p2pd.node.events import Events
 from p2pd.node.node import Node, open_node
 from p2pd.notify import Manager, watchdog_interval
-from p2pd.preflight import check_host
+from p2pd.preflight import host_problems
 from p2pd.store.sqlite import SqliteStore, open_sqlite_store
 
 _TERMINAL = "/dev/tty"  # that of this process; see tty(4)
@@ -62,9 +62,7 @@ def run(invocation: Invocation) -> int:
     # The files are private even in an existing state directory that is not.
     os.umask(0o077)
     _check_descriptors()
-    config = invocation.config
-    check_host(config, invocation.control_path)
-    with logs.logging_to(config.log, invocation.instance):
+    with logs.logging_to(invocation.config.log, invocation.instance):
         paths.make_state_directory(invocation.state_dir)
         paths.make_socket_directory(invocation.control_path, os.getuid())
         with state.locked(invocation.state_dir):
@@ -254,13 +252,13 @@ class Daemon:
         if self._node is None:
             return
         self._tell_manager("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
-        try:
-            fresh = reread_config(self._invocation)
-            check_host(fresh, Path(fresh.control.socket or self._invocation.control_path))
-        except ConfigError as error:
+        fresh, problems = reread_config(self._invocation)
+        path = Path(fresh.control.socket or self._invocation.control_path)
+        problems += host_problems(fresh, path)
+        if problems:
             self._events.emit(
                 "config.refused",
-                f"the configuration is not reloaded: {'; '.join(error.problems)}",
+                f"the configuration is not reloaded: {'; '.join(problems)}",
                 level=logging.ERROR,
             )
         else:

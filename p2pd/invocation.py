@@ -8,8 +8,7 @@ import attrs
 
 from p2pd import paths
 from p2pd.config import Config
-from p2pd.config_file import load
-from p2pd.errors import ConfigError
+from p2pd.config_file import read
 
 MAX_FILE_BYTES = 1 << 20
 
@@ -30,21 +29,24 @@ class Invocation:
     overrides: Mapping[str, object]
 
 
-def reread_config(invocation: Invocation) -> Config:
+def reread_config(invocation: Invocation) -> tuple[Config, list[str]]:
     """Read the configuration again, from the same file and under the same flags.
 
-    `config_file.after_reload` says what of it a running node can adopt. Raises
-    `ConfigError`, and then the running configuration stays in effect.
+    `config_file.after_reload` says what of it a running node can adopt. Also returns all
+    problems: with any, the running configuration stays in effect.
     """
     return read_config(invocation.config_file, invocation.overrides, invocation.instance)
 
 
-def read_config(file: Path | None, overrides: Mapping[str, object], instance: str) -> Config:
-    """Read a file (None: the defaults) under these overrides; raises `ConfigError`.
+def read_config(
+    file: Path | None, overrides: Mapping[str, object], instance: str
+) -> tuple[Config, list[str]]:
+    """Read a file (None: the defaults) under these overrides.
 
-    A node without a name is named after its host and instance.
+    A node without a name is named after its host and instance. Also returns all problems, one
+    line each: what has one is left at its default.
     """
-    content, source = b"", "the configuration"
+    content, source, unread = b"", "the configuration", list[str]()
     if file is not None:
         source = f"the configuration {str(file)!a}"
         try:
@@ -52,11 +54,12 @@ def read_config(file: Path | None, overrides: Mapping[str, object], instance: st
                 content = stream.read(MAX_FILE_BYTES + 1)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            raise ConfigError(f"can't read {source}: {reason}") from None
+            unread = [f"can't read {source}: {reason}"]
         if len(content) > MAX_FILE_BYTES:
-            raise ConfigError(f"{str(file)!a} has over {MAX_FILE_BYTES} bytes, too many")
-    config = load(content, overrides, source=source)
-    return config if config.node.name else _named_after_host(config, instance)
+            content, unread = b"", [f"{str(file)!a} has over {MAX_FILE_BYTES} bytes, too many"]
+    config, problems = read(content, overrides, source=source)
+    named = config if config.node.name else _named_after_host(config, instance)
+    return named, unread + problems
 
 
 def _named_after_host(config: Config, instance: str) -> Config:

@@ -10,10 +10,10 @@ from p2pd.control.endpoint import group_number
 from p2pd.errors import ConfigError
 
 
-def check_host(config: Config, control_path: Path) -> None:
+def host_problems(config: Config, control_path: Path) -> list[str]:
     """Look for what the configuration names on this host.
 
-    Raises `ConfigError` with everything that would keep a node from running.
+    Returns everything that would keep a node from running, one line each.
     """
     problems: list[str] = []
     checks: list[Callable[[], object]] = [partial(paths.check_socket_path, control_path)]
@@ -28,5 +28,4 @@ def check_host(config: Config, control_path: Path) -> None:
             each()
         except ConfigError as error:
             problems += error.problems
-    if problems:
-        raise ConfigError(*problems)
+    return problems

@@ -13,7 +13,6 @@ import pytest
 from p2pctl import doctor, local_checks
 from p2pctl.cli import main
 from p2pd.control import client
-from p2pd.errors import ConfigError
 from p2pd.node.snapshot import FindingResult
 from tests.p2pctl.conftest import Daemon
 
@@ -182,10 +181,8 @@ def test_a_key_file_that_this_user_may_not_read_is_no_problem_and_hides_none(
         '[node]\nnetwork_key_file = "/key"\n[discovery]\nbootstrap = ["nowhere.invalid:1"]\n'
     )
 
-    def refuse(*_: object) -> None:
-        raise ConfigError(f"node.network_key_file: can't read /key: {os.strerror(errno.EACCES)}")
-
-    monkeypatch.setattr("p2pd.preflight.check_host", refuse)
+    denied = f"node.network_key_file: can't read /key: {os.strerror(errno.EACCES)}"
+    monkeypatch.setattr("p2pd.preflight.host_problems", lambda *_: [denied])
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     found = findings(capsys, "--instance", "test", "--config", str(file))
     assert found["config.untested"]["level"] == "warning"
