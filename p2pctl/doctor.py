@@ -41,7 +41,7 @@ def _without_daemon(run: Run, error: P2PError) -> "list[FindingJson]":
     from p2pctl.local_checks import look  # noqa: PLC0415 - start-up time
 
     options = run.options
-    return look(
+    found = look(
         str(error),
         denied=isinstance(error, DaemonUnreachable) and error.denied,
         absent=isinstance(error, DaemonUnreachable) and error.absent,
@@ -50,3 +50,13 @@ def _without_daemon(run: Run, error: P2PError) -> "list[FindingJson]":
         config=options.config or DEFAULT_CONFIG,
         config_must_be=options.config is not None,
     )
+    return [
+        {
+            "check": each.check,
+            "code": each.code,
+            "level": each.level.value,
+            "text": each.text,
+            "remedy": each.remedy,
+        }
+        for each in found
+    ]

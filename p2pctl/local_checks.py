@@ -4,20 +4,25 @@ import errno
 import os
 import shlex
 import socket
-import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+import attrs
+
+from p2pd.address import Address
 from p2pd.control.client import unit_of
+from p2pd.core.diagnosis import disk, target
+from p2pd.core.findings import Finding, Level, problem, warning
+from p2pd.core.observations import DiskSeen, TargetSeen
+from p2pd.hosts import parse_address
+from p2pd.invocation import read_config
+from p2pd.net.names import unresolved
+from p2pd.preflight import host_problems
+from p2pd.store.disk import try_disk
 
-if TYPE_CHECKING:
-    from p2pd.control.results import FindingJson
-
-_FULL: Final = {errno.ENOSPC, errno.EDQUOT}
-_PROBE_BYTES: Final = 1 << 16
 _DIAL_SECONDS: Final = 3.0
 _MAX_TARGETS: Final = 16
 # What a daemon leaves in its state directory.
@@ -33,7 +38,7 @@ def look(
     state_dir: str | None,
     config: str,
     config_must_be: bool,
-) -> "list[FindingJson]":
+) -> list[Finding]:
     """Say why the daemon does not answer, as far as can be seen without it.
 
     `error` is what came of asking it. `denied`: this user may not ask; `absent`: nobody was
@@ -50,26 +55,20 @@ def look(
     found = list(owners)[:1] or found
     log = f"why it stopped or hangs is in its log: `journalctl -u {unit_of(instance)}`"
     if denied:  # it may well run; the error says what to do
-        control = _finding("control.denied", "problem", error)
+        control = Finding("control.denied", Level.PROBLEM, error)
     elif not owners:
-        control = _finding("control.unreachable", "problem", error, log)
+        control = problem("control.unreachable", error, log)
     else:
         control = _silent(owners[found[0]], found[0], error, log, absent=absent)
     return [
         control,
         *([_disk(each) for each in found] or [_disk(None)]),
         *_targets(Path(config), must_be=config_must_be),
-        _finding(
+        warning(
             "network.untested",
-            "warning",
             "not tested, as only p2pd can: interfaces, multicast, peers and clock",
         ),
     ]
-
-
-def _finding(code: str, level: str, text: str, remedy: str | None = None) -> "FindingJson":
-    check = code.partition(".")[0]
-    return {"check": check, "code": code, "level": level, "text": text, "remedy": remedy}
 
 
 def _usual_places(instance: str | None) -> list[Path]:
@@ -109,18 +108,18 @@ def _owner(directory: Path) -> int | None:
     return None
 
 
-def _silent(owner: int, directory: Path, error: str, log: str, *, absent: bool) -> "FindingJson":
+def _silent(owner: int, directory: Path, error: str, log: str, *, absent: bool) -> Finding:
     """Say what keeps a process that has the state directory from answering."""
     has = f"process {owner} has the state directory {directory}"
     if _is_stopped(owner):
         text = f"{has}, and is stopped: by a signal (SIGSTOP, Ctrl-Z) or a debugger"
-        return _finding("control.silent", "problem", text, f"let it go on: `kill -CONT {owner}`")
+        return problem("control.silent", text, f"let it go on: `kill -CONT {owner}`")
     if not absent:
         text = f"{has}, and does not answer: {error}"
-        return _finding("control.silent", "problem", text, f"restart it. {log}")
+        return problem("control.silent", text, f"restart it. {log}")
     text = f"{has}, and is not at the control socket that was asked: it has another one, or none"
     remedy = f"name its socket with --socket PATH (`ss -lxp` lists them), or restart it. {log}"
-    return _finding("control.silent", "problem", text, remedy)
+    return problem("control.silent", text, remedy)
 
 
 def _is_stopped(process: int) -> bool:
@@ -131,54 +130,39 @@ def _is_stopped(process: int) -> bool:
     return False
 
 
-def _disk(directory: Path | None) -> "FindingJson":
+def _disk(directory: Path | None) -> Finding:
     if directory is None:
-        return _finding(
+        return warning(
             "disk.untested",
-            "warning",
             "no state directory is where it is by default, or this user may not look there",
             "name it with --state-dir DIR, or use sudo",
         )
-    try:
-        with tempfile.TemporaryFile(dir=directory) as probe:
-            probe.write(bytes(_PROBE_BYTES))
-            probe.flush()
-            os.fsync(probe.fileno())
-    except OSError as error:
-        if error.errno in _FULL:
-            text = f"the disk of {directory} is full: {error.strerror}"
-            return _finding("disk.full", "problem", text, "free some room there")
-        if isinstance(error, PermissionError) and os.geteuid() != 0:
-            text = f"{directory} belongs to another user: whether it can be written to is not known"
-            return _finding("disk.untested", "warning", text, "use sudo")
-        text = f"{directory} can't be written to: {error.strerror}"
-        remedy = "make it writable for the user that runs p2pd, or choose another with --state-dir"
-        return _finding("disk.refuses", "problem", text, remedy)
-    return _finding("disk.ok", "ok", f"{directory} is writable")
+    found = try_disk(directory)
+    if found.refusal == os.strerror(errno.EACCES) and os.geteuid() != 0:
+        text = f"{directory} belongs to another user: whether it can be written to is not known"
+        return warning("disk.untested", text, "use sudo")
+    return disk(DiskSeen(found.directory, found.free, found.refusal, found.full))
 
 
-def _targets(config: Path, *, must_be: bool) -> "Iterable[FindingJson]":
-    from p2pd.invocation import read_config  # noqa: PLC0415 - start-up time
-    from p2pd.preflight import host_problems  # noqa: PLC0415 - start-up time
-
+def _targets(config: Path, *, must_be: bool) -> Iterable[Finding]:
     if not must_be and _is_absent(config):
         return
     check = f"`p2pd --config {shlex.quote(str(config))} --check` says when it is right"
     found, problems = read_config(config, {}, "default")
     problems += host_problems(found, Path(found.control.socket or "/"))
-    for problem in problems:
-        if problem.startswith("can't read"):
+    for mistake in problems:
+        if mistake.startswith("can't read"):
             remedy = f"name the right file with --config, or use sudo; {check}"
-            yield _finding("config.refused", "problem", problem, remedy)
-        elif problem.endswith(os.strerror(errno.EACCES)) and os.geteuid() != 0:
-            yield _finding("config.untested", "warning", problem, "use sudo")
+            yield problem("config.refused", mistake, remedy)
+        elif mistake.endswith(os.strerror(errno.EACCES)) and os.geteuid() != 0:
+            yield warning("config.untested", mistake, "use sudo")
         else:
-            yield _finding("config.refused", "problem", problem, f"mend it; {check}")
+            yield problem("config.refused", mistake, f"mend it; {check}")
     discovery = found.discovery
-    targets = [("seed", text) for text in discovery.seeds]
-    targets += [("bootstrap", text) for text in discovery.bootstrap]
+    targets = [(text, True) for text in discovery.seeds]
+    targets += [(text, False) for text in discovery.bootstrap]
     with ThreadPoolExecutor(_MAX_TARGETS) as pool:
-        yield from pool.map(lambda target: _target(*target), targets[:_MAX_TARGETS])
+        yield from pool.map(lambda each: _target(each[0], seed=each[1]), targets[:_MAX_TARGETS])
 
 
 def _is_absent(file: Path) -> bool:
@@ -188,15 +172,13 @@ def _is_absent(file: Path) -> bool:
         return False
 
 
-def _target(check: str, text: str) -> "FindingJson":
-    host, _, port = text.rpartition(":")
+def _target(text: str, *, seed: bool) -> Finding:
+    host, port = parse_address(text)
+    seen = TargetSeen(text, seed)
     try:
-        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        remedy = "correct the name, or mend the name service of this host"
-        said = getattr(error, "strerror", None) or str(error)
-        return _finding(f"{check}.unresolved", "problem", f"{text}: {said}", remedy)
-    said = ""
+        return target(attrs.evolve(seen, unresolved=str(unresolved(host, error))), Level.PROBLEM)
     for family, kind, *_, address in found:
         try:
             with socket.socket(family, kind) as sock:
@@ -204,10 +186,8 @@ def _target(check: str, text: str) -> "FindingJson":
                 sock.connect(address)
         except OSError as error:
             said = error.strerror or f"no answer within {_DIAL_SECONDS:g} s"
+            seen = attrs.evolve(seen, failure=said)
         else:
-            return _finding(f"{check}.ok", "ok", f"{text} takes connections")
-    remedy = (
-        "see whether p2pd runs there, whether its firewall lets its TCP port in, and whether "
-        "that of this host lets connections out"
-    )
-    return _finding(f"{check}.unreachable", "problem", f"{text}: {said}", remedy)
+            seen = attrs.evolve(seen, answered=str(Address(str(address[0]), port)))
+            break
+    return target(seen, Level.PROBLEM)

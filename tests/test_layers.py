@@ -140,9 +140,11 @@ RULES = (
     Rule(
         "p2pctl.local_checks",
         (
-            *("p2pd.errors", "p2pd.invocation", "p2pd.preflight"),
-            *("p2pd.control.client", "p2pd.control.results"),
+            *("p2pd.address", "p2pd.hosts", "p2pd.invocation", "p2pd.preflight"),
+            *("p2pd.core.diagnosis", "p2pd.core.findings", "p2pd.core.observations"),
+            *("p2pd.control.client", "p2pd.net.names", "p2pd.store.disk"),
         ),
+        ("attrs",),
     ),
     Rule(
         "p2pctl.lab*",

@@ -14,7 +14,14 @@ from p2pd.core.findings import (
 )
 from p2pd.core.history import MAX_SKEW
 from p2pd.core.lan_diagnosis import interfaces, multicast
-from p2pd.core.observations import CLONED, ClockSeen, Observations, RefusalSeen, TargetSeen
+from p2pd.core.observations import (
+    CLONED,
+    ClockSeen,
+    DiskSeen,
+    Observations,
+    RefusalSeen,
+    TargetSeen,
+)
 from p2pd.errors import Busy
 from p2pd.wire.reasons import DialBackOutcome, Reason
 
@@ -27,11 +34,12 @@ STORE_FILLED = 0.9
 def diagnose(seen: Observations) -> list[Finding]:
     """Return all findings, check by check; each check that could be made has at least one."""
     findings = [
-        *_disk(seen),
+        disk(seen.disk),
+        *_filling(seen.disk),
         *interfaces(seen),
         *multicast(seen),
         *_refusals(seen),
-        *_targets(seen),
+        *(target(each, worse_alone(seen)) for each in seen.targets),
         *_inbound(seen),
         *_path(seen),
         *_clock(seen),
@@ -40,32 +48,35 @@ def diagnose(seen: Observations) -> list[Finding]:
     return [*findings, *_peers(seen, explained=explained)]
 
 
-def _disk(seen: Observations) -> Findings:
-    disk = seen.disk
-    free = f"{disk.free / (1 << 20):,.0f} MiB free"
-    if disk.full:
-        yield problem(
+def disk(seen: DiskSeen) -> Finding:
+    """Say whether the state directory takes what is written."""
+    free = f"{seen.free / (1 << 20):,.0f} MiB free"
+    if seen.full:
+        return problem(
             "disk.full",
-            f"the disk of {disk.directory} is full: {disk.refusal}",
-            "free some room there; p2pd goes on by itself",
+            f"the disk of {seen.directory} is full: {seen.refusal}",
+            "free some room there; a p2pd that runs goes on by itself",
         )
-    elif disk.refusal is not None:
-        yield problem(
+    if seen.refusal is not None:
+        return problem(
             "disk.refuses",
-            f"{disk.directory} can't be written to: {disk.refusal}",
-            "make it writable for the user that runs p2pd; a disk that became read-only has errors",
+            f"{seen.directory} can't be written to: {seen.refusal}",
+            "make it writable for the user that runs p2pd, or choose another with --state-dir; "
+            "a disk that became read-only has errors",
         )
-    elif disk.free < LOW_DISK:
-        yield warning(
-            "disk.low", f"{disk.directory} is writable, with {free}", "free some room there"
+    if seen.free < LOW_DISK:
+        return warning(
+            "disk.low", f"{seen.directory} is writable, with {free}", "free some room there"
         )
-    else:
-        yield ok("disk.ok", f"{disk.directory or 'the store'} is writable, {free}")
-    if disk.used <= STORE_FILLED * disk.most:
+    return ok("disk.ok", f"{seen.directory or 'the store'} is writable, {free}")
+
+
+def _filling(seen: DiskSeen) -> Findings:
+    if seen.used <= STORE_FILLED * seen.most:
         return
-    held = f"the records here take {disk.used:,} of {disk.most:,} bytes (store.max_bytes)"
+    held = f"the records here take {seen.used:,} of {seen.most:,} bytes (store.max_bytes)"
     remedy = "raise store.max_bytes, put with --ttl, or delete what is of no use"
-    if disk.used + disk.largest > disk.most:
+    if seen.used + seen.largest > seen.most:
         yield problem("disk.store_full", f"{held}: large values fit no more", remedy)
     else:
         yield warning("disk.store_low", held, remedy)
@@ -146,29 +157,19 @@ def _refusals(seen: Observations) -> Findings:
         yield ok("network.ok", f"nobody was refused by network {seen.network!r} or its key")
 
 
-def _targets(seen: Observations) -> Findings:
-    for target in seen.targets:
-        check = "seed" if target.seed else "bootstrap"
-        level = Level.PROBLEM if target.seed else worse_alone(seen)
-        if target.unresolved is not None:
-            yield Finding(
-                f"{check}.unresolved",
-                level,
-                about(target.text, target.unresolved),
-                f"correct the name in discovery.{_key(target)}, or mend the name service "
-                "of this host",
-            )
-        elif target.reason == Busy.code:
-            yield warning(f"{check}.untested", f"{target.text} was not tried: {target.failure}")
-        elif target.answered is None:
-            yield Finding(
-                f"{check}.unreachable",
-                level,
-                about(target.text, target.failure),
-                _target_remedy(target),
-            )
-        else:
-            yield ok(f"{check}.ok", f"{target.text} answers at {target.answered}")
+def target(seen: TargetSeen, level: Level) -> Finding:
+    """Say whether a configured address can be reached; `level`: how bad if a bootstrap can't."""
+    check = "seed" if seen.seed else "bootstrap"
+    level = Level.PROBLEM if seen.seed else level
+    if seen.unresolved is not None:
+        remedy = f"correct it in discovery.{_key(seen)}, or mend the name service of this host"
+        return Finding(f"{check}.unresolved", level, seen.unresolved, remedy)
+    if seen.reason == Busy.code:
+        return warning(f"{check}.untested", f"{seen.text} was not tried: {seen.failure}")
+    if seen.answered is None:
+        text = about(seen.text, seen.failure)
+        return Finding(f"{check}.unreachable", level, text, _target_remedy(seen))
+    return ok(f"{check}.ok", f"{seen.text} answers at {seen.answered}")
 
 
 def about(what: str, said: object) -> str:

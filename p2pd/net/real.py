@@ -17,6 +17,7 @@ from p2pd.net.base import Interface
 from p2pd.net.certificate import TlsContexts, make_tls_contexts
 from p2pd.net.interfaces import interface_changes, list_interfaces
 from p2pd.net.multicast import LinuxMulticastSocket
+from p2pd.net.names import unresolved
 from p2pd.net.tls import TlsStream, close_socket
 
 _BACKLOG = 256
@@ -134,11 +135,7 @@ class RealNetwork:
         try:
             found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
-            reason = (error.strerror if isinstance(error, OSError) else None) or error
-            # No name server answered: that says nothing about the name.
-            unanswered = isinstance(error, OSError) and error.errno == socket.EAI_AGAIN
-            culprit = "name service of this host" if unanswered else "name"
-            raise DialFailed(f"can't resolve {host}: {reason}; check the {culprit}") from None
+            raise unresolved(host, error) from None
         return list(dict.fromkeys(_address(sockaddr) for *_, sockaddr in found))
 
     def interfaces(self) -> list[Interface]:

@@ -4,10 +4,7 @@ Writes have their own thread and connection, and those that come during a commit
 next one. Reads have theirs, and wait for no commit.
 """
 
-import errno
-import os
 import sqlite3
-import tempfile
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,6 +16,7 @@ import trio
 from p2pd.errors import StoreError, StoreFull
 from p2pd.store.base import Change, Disk, Table, Usage, refusal
 from p2pd.store.database import Database, is_corrupt, open_database
+from p2pd.store.disk import try_disk
 from p2pd.store.worker import Worker, open_worker
 
 # A commit takes no more writes beyond this many changes: the first one waits for all of them.
@@ -26,10 +24,6 @@ _MAX_CHANGES = 1024
 # What one page of a scan holds: this many keys, or fewer if they have this many bytes.
 _PAGE_KEYS = 256
 _PAGE_BYTES = 1 << 20
-# What is written to see whether the disk takes it: more than what a full disk may still have
-# left in blocks that already belong to files.
-_PROBE_BYTES = 1 << 16
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
@@ -97,7 +91,7 @@ class SqliteStore:
     async def try_disk(self) -> Disk:
         """See `Store`."""
         # Reads must not wait for it.
-        return await trio.to_thread.run_sync(_try_disk, self._database.path.parent)
+        return await trio.to_thread.run_sync(try_disk, self._database.path.parent)
 
     def usage(self, table: Table) -> Usage:
         """See `Store`."""
@@ -218,23 +212,6 @@ class SqliteStore:
             )
             path = self._database.path
             raise StoreError(f"the database {path} refuses: {error}; {advice}") from error
-
-
-def _try_disk(directory: Path) -> Disk:
-    refusal, full = None, False
-    try:
-        with tempfile.TemporaryFile(dir=directory) as probe:
-            probe.write(bytes(_PROBE_BYTES))
-            probe.flush()
-            os.fsync(probe.fileno())
-    except OSError as error:
-        refusal, full = os.strerror(error.errno or 0), error.errno in _FULL
-    try:
-        found = os.statvfs(directory)
-        free = found.f_bavail * found.f_frsize
-    except OSError as error:
-        refusal, free = refusal or os.strerror(error.errno or 0), 0
-    return Disk(str(directory), free, refusal, full)
 
 
 @asynccontextmanager
