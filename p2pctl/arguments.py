@@ -71,6 +71,9 @@ seconds: Final = number(
     "a number of seconds above 0 and up to 1e9",
     lambda value: 0 < value <= MAX_TTL_SECONDS,
 )
+pause: Final = number(
+    float, "a number of seconds from 0 to 1e9", lambda value: 0 <= value <= MAX_TTL_SECONDS
+)
 pings: Final = count_between(1, MAX_PINGS)
 messages: Final = count_between(1, _MAX_MESSAGES)
 

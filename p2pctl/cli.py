@@ -18,6 +18,7 @@ from p2pctl.arguments import (
     add,
     argument,
     messages,
+    pause,
     pings,
     seconds,
     version,
@@ -39,12 +40,16 @@ BROKEN_PIPE: Final = 141
 
 
 class Command(NamedTuple):
-    """One command: its help, its arguments, what it does; `run` may return an exit code."""
+    """One command: its help, its arguments, what it does; `run` may return an exit code.
+
+    `asks`: whether it has anything to do with a running daemon.
+    """
 
     help: str
     example: str
     arguments: tuple[Argument, ...]
     run: Callable[[Run], int | None]
+    asks: bool = True
 
 
 def _completion(run: Run) -> None:
@@ -98,6 +103,14 @@ COMMANDS: Final[Mapping[str, Command]] = {
                 default=1,
                 metavar="COUNT",
                 help="how many, one after the other (default 1)",
+            ),
+            argument(
+                "-i",
+                "--interval",
+                type=pause,
+                default=1.0,
+                metavar="SECONDS",
+                help="from one to the next (default 1); 0: at once",
             ),
         ),
         commands.ping,
@@ -210,6 +223,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
         "p2pctl lab    or    p2pctl lab baseline churn --nodes 3",
         LAB_ARGUMENTS,
         commands.lab,
+        asks=False,
     ),
     "stop": Command("ask the daemon to leave gracefully", "p2pctl stop", (), commands.stop),
     "completion": Command(
@@ -217,9 +231,11 @@ COMMANDS: Final[Mapping[str, Command]] = {
         'eval "$(p2pctl completion bash)"',
         (argument("shell", choices=("bash", "zsh", "fish"), help="the shell"),),
         _completion,
+        asks=False,
     ),
 }
 
+_JSON: Final = argument("--json", action="store_true", help="write JSON, errors too")
 GLOBALS: Final = (
     argument(
         "--socket", metavar="PATH", help="the daemon's control socket (default $P2PCTL_SOCKET)"
@@ -229,7 +245,7 @@ GLOBALS: Final = (
         metavar="NAME",
         help="by its instance (`default` without $P2PCTL_SOCKET): the user's, then the system's",
     ),
-    argument("--json", action="store_true", help="write JSON, errors too"),
+    _JSON,
     argument(
         "--timeout",
         type=seconds,
@@ -257,7 +273,7 @@ def _main_parser() -> Parser:
 
 def _fill(parser: argparse.ArgumentParser, command: Command) -> None:
     add(parser, command.arguments)
-    add(parser, GLOBALS, default=argparse.SUPPRESS)
+    add(parser, GLOBALS if command.asks else (_JSON,), default=argparse.SUPPRESS)
 
 
 def _command_parser(name: str, command: Command) -> Parser:

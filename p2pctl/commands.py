@@ -3,6 +3,7 @@
 import binascii
 import os
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -133,7 +134,7 @@ def connect(run: Run) -> None:
     """Dial now."""
     run.show(
         run.call("connect", address=run.options.address),
-        lambda made: f"connected to {escaped(made['peer'])} at {escaped(made['address'])}",
+        lambda made: f"connected to {render.short_id(made['peer'])} at {escaped(made['address'])}",
     )
 
 
@@ -141,18 +142,23 @@ def disconnect(run: Run) -> None:
     """Close the connection to a peer."""
     run.show(
         run.call("disconnect", peer=run.options.peer),
-        lambda ended: f"disconnected from {escaped(ended['peer'])}",
+        lambda ended: f"disconnected from {render.short_id(ended['peer'])}",
     )
 
 
 def ping(run: Run) -> None:
     """Measure round trips, each shown as it comes; a lost one is null in the JSON.
 
+    One begins `--interval` after the one before, or at once if that took longer.
+
     Raises `RequestTimedOut` when all of them were lost.
     """
     times: list[float | None] = []
     peer, lost = "", None
+    due = time.monotonic()
     for _ in range(run.options.count):
+        time.sleep(max(0.0, due - time.monotonic()))
+        due = time.monotonic() + run.options.interval
         try:
             result = run.call("ping", peer=run.options.peer)
         except (RequestTimedOut, ConnectionLost, DialFailed) as error:
@@ -165,7 +171,7 @@ def ping(run: Run) -> None:
         else:
             peer = result["peer"]
             times += result["rtt_ms"]
-            line = f"{escaped(peer[:16])}: {render.milliseconds(times[-1])}"
+            line = f"{render.short_id(peer)}: {render.milliseconds(times[-1])}"
         if not run.options.json:
             print(line, flush=True)
     answered = [each for each in times if each is not None]

@@ -1,8 +1,8 @@
 """Turns answers into text for people, and documents into JSON that is safe to show.
 
 Much of what is shown comes from peers, who may be hostile: every text passes `escaped`, so
-that nobody's name can move the cursor or rewrite a line. Times are relative; node IDs are
-shortened only as far as all that are shown stay distinct.
+that nobody's name can move the cursor or rewrite a line. Times are relative. Node IDs have 12
+digits in a sentence, 8 in a table (more if else two of it looked alike), and all in `status`.
 """
 
 import json
@@ -34,6 +34,7 @@ _COLOURS: Final[Mapping[str, str]] = {
 }
 
 MIN_ID_DIGITS: Final = 8
+_SENTENCE_ID_DIGITS: Final = 12
 _BAR: Final = "|/-\\"
 _PREVIEW_BYTES: Final = 60
 _ABSENT: Final = "-"
@@ -115,6 +116,11 @@ def short_ids(ids: Iterable[str | None]) -> dict[str, str]:
     while length < longest and len({each[:length] for each in distinct}) < len(distinct):
         length += 1
     return {each: escaped(each[:length]) for each in distinct}
+
+
+def short_id(node_id: str) -> str:
+    """Shorten a node ID as the daemon's own sentences do."""
+    return escaped(node_id[:_SENTENCE_ID_DIGITS])
 
 
 def duration(seconds: float) -> str:
@@ -278,7 +284,7 @@ def message_line(message: "results.MessageJson", data: bytes) -> str:
 
     `data` holds its bytes, shown whole except for one newline at the end.
     """
-    origin = escaped(message["origin_name"] or message["origin"][: 2 * MIN_ID_DIGITS])
+    origin = escaped(message["origin_name"] or short_id(message["origin"]))
     text = escaped(data.removesuffix(b"\n").decode(errors="backslashreplace"))
     time, topic = _clock(message["published_at"]), escaped(message["topic"])
     return f"{time}  {topic:<16}  {origin:<16}  {text}"
@@ -369,9 +375,14 @@ def lookup(result: "results.LookupResultJson") -> str:
         for node in result["found"]
     ]
     queries = "1 query" if len(hops) == 1 else f"{len(hops)} queries"
-    lines = [
-        f"target {escaped(result['target'])}, {queries} in {milliseconds(result['elapsed_ms'])}"
-    ]
+    # A daemon of an earlier release does not say.
+    reached = {
+        True: ": it answers",
+        False: ": no answer from it, and these are the closest that answer",
+        None: "",
+    }[result.get("reached")]
+    asked = f"{queries} in {milliseconds(result['elapsed_ms'])}"
+    lines = [f"target {escaped(result['target'])}, {asked}{reached}"]
     if hops:
         lines += ["", table(("DEPTH", "NODE", "RTT", "OUTCOME"), hops)]
     lines += ["", table(("CLOSEST", "ADDRESS", "DISTANCE BITS"), found)]

@@ -155,9 +155,10 @@ class LookupHopJson(TypedDict):
 
 
 class LookupResultJson(TypedDict):
-    """`lookup`."""
+    """`lookup`; `reached`: whether the node that was asked for answered, None for a key."""
 
     target: str
+    reached: bool | None
     found: list[FoundNodeJson]
     hops: list[LookupHopJson]
     elapsed_ms: float

@@ -160,9 +160,7 @@ class Node:
         }
         if len(found) > 1:
             # Most often of one host, whose earlier identities are disconnected for good.
-            shown = ", ".join(
-                sorted(f"{each.hex()[:16]} ({status})" for each, status in found.items())
-            )
+            shown = ", ".join(sorted(f"{each.short} ({status})" for each, status in found.items()))
             raise AmbiguousPeer(f"{text!r} fits several peers: {shown}; use more of the ID")
         for node_id in found:
             return node_id
@@ -295,6 +293,7 @@ class Node:
         found = closest_first([self.node_id, *answered], point)
         return LookupResult(
             target=point.hex(),
+            reached=point in found if isinstance(point, NodeId) else None,
             found=[
                 FoundNode(each.hex(), self._address_of(each), distance_bits(each, point))
                 for each in found[: self._config.dht.k]

@@ -137,9 +137,13 @@ class LookupHop:
 
 @attrs.frozen
 class LookupResult:
-    """The route of a lookup: where it ended, and each step on the way, in order."""
+    """The route of a lookup: where it ended, and each step on the way, in order.
+
+    `reached` says whether the node that was asked for answered; None if it was a key.
+    """
 
     target: str
+    reached: bool | None
     found: list[FoundNode]
     hops: list[LookupHop]
     elapsed_ms: float

@@ -169,6 +169,7 @@ class FakeNode:
         await self.before()
         return LookupResult(
             target=target,
+            reached=None,
             found=[FoundNode(node_id=str(ALICE), address="192.0.2.1:41000", distance_bits=250)],
             hops=[LookupHop(node_id=str(BOB), depth=1, rtt_ms=None, outcome="timeout")],
             elapsed_ms=1.5,

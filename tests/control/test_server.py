@@ -160,6 +160,7 @@ async def test_each_method_answers_with_the_promised_fields(wire: Wire, node: Fa
     ]
     assert await result("lookup", target="k") == {
         "target": "k",
+        "reached": None,
         "found": [{"node_id": str(ALICE), "address": "192.0.2.1:41000", "distance_bits": 250}],
         "hops": [{"node_id": str(BOB), "depth": 1, "rtt_ms": None, "outcome": "timeout"}],
         "elapsed_ms": 1.5,

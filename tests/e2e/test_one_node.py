@@ -61,7 +61,9 @@ def test_the_json_of_the_node_itself(node: Daemon) -> None:
     assert status["listen"] == [f"0.0.0.0:{node.port}", f"[::]:{node.port}"]
     assert status["peers"] == {"connected": 0, "attempted": 0, "disconnected": 0}
     assert read(node, "peers") == []
-    assert read(node, "lookup", "nothing").keys() == {"target", "found", "hops", "elapsed_ms"}
+    assert read(node, "lookup", "nothing").keys() == {
+        *("target", "reached", "found", "hops", "elapsed_ms"),
+    }
 
 
 def test_the_json_of_a_record(node: Daemon) -> None:
@@ -133,13 +135,13 @@ def test_the_json_of_two_nodes(node: Daemon, make_daemon: MakeDaemon) -> None:
     assert peer["direction"] in {"inbound", "outbound"}
     assert peer["source"] in {"multicast", "inbound"}
     other_id = peer["node_id"]
-    ping = read(node, "ping", "b", "-c", "3")
+    ping = read(node, "ping", "b", "-c", "3", "-i", "0.1")
     assert (ping["peer"], len(ping["rtt_ms"])) == (other_id, 3)
     echo = read(node, "echo", other_id[:8], "h\u00e9llo")
     assert echo.keys() == {"peer", "text", "rtt_ms"}
     assert echo["text"] == "h\u00e9llo"
     lookup = read(node, "lookup", "b")
-    assert lookup["target"] == other_id
+    assert (lookup["target"], lookup["reached"]) == (other_id, True)
     assert lookup["found"][0].keys() == {"node_id", "address", "distance_bits"}
     assert lookup["found"][0]["distance_bits"] == 0
     assert lookup["hops"][0].keys() == {"node_id", "depth", "rtt_ms", "outcome"}

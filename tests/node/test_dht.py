@@ -506,8 +506,12 @@ async def test_lookup_shows_its_route(autojump_clock: MockClock) -> None:
         assert all(hop.outcome == "answered" for hop in found.hops)
         distances = [int(each.node_id, 16) ^ int(found.target, 16) for each in found.found]
         assert distances == sorted(distances)
+        assert found.reached is None
         by_name = await nodes[0].node.lookup("n3")
         assert by_name.found[0].node_id == nodes[3].node_id.hex() == by_name.target
+        assert by_name.reached
+        assert (await nodes[0].node.lookup("n0")).reached, "it is this node itself"
+        assert (await nodes[0].node.lookup("ab" * 32)).reached is False
 
 
 class SlowStore(MemoryStore):

@@ -5,6 +5,7 @@ import json
 import re
 import socket
 import sys
+import types
 from typing import Any
 
 import pytest
@@ -44,7 +45,10 @@ def test_json_has_the_promised_fields(daemon: Daemon, capsys: Captured) -> None:
         "address": "192.0.2.1:1",
     }
     assert json_of(capsys, "disconnect", "bob") == {"peer": str(BOB)}
-    assert json_of(capsys, "ping", "bob", "-c", "2") == {"peer": str(BOB), "rtt_ms": [0.25, 0.25]}
+    assert json_of(capsys, "ping", "bob", "-c", "2", "-i", "0") == {
+        "peer": str(BOB),
+        "rtt_ms": [0.25, 0.25],
+    }
     assert json_of(capsys, "echo", "bob", "hi") == {"peer": str(BOB), "text": "hi", "rtt_ms": 0.5}
     assert json_of(capsys, "put", "a", "b") == {
         "key": "a",
@@ -87,8 +91,9 @@ def test_text_says_the_same(daemon: Daemon, capsys: Captured) -> None:
     assert header.index("STATUS") == alice.index("connected") == bob.index("disconnected")
     assert str(BOB) not in text("peers", "--status", "connected")
     assert text("peers", "--status", "attempted") == "no attempted peers\n"
-    assert text("connect", "192.0.2.1:1") == f"connected to {ALICE} at 192.0.2.1:1\n"
-    assert text("ping", "bob", "-c", "3").count(f"{str(BOB)[:16]}: 0.25 ms\n") == 3
+    assert text("connect", "192.0.2.1:1") == f"connected to {ALICE.short} at 192.0.2.1:1\n"
+    assert text("disconnect", "bob") == f"disconnected from {BOB.short}\n"
+    assert text("ping", "bob", "-c3", "-i0").count(f"{BOB.short}: 0.25 ms\n") == 3
     assert text("echo", "bob", "hi there") == "hi there  (0.50 ms)\n"
     assert "2 of 3 replicas" in text("put", "k", "v")
     assert text("get", "k") == "v"
@@ -176,11 +181,34 @@ def test_a_lookup_that_asked_one_or_nobody() -> None:
         "distance_bits": 3,
     }
     result: results.LookupResultJson = {
-        "target": ALICE.hex(), "found": [found], "hops": [hop], "elapsed_ms": 1.0
+        "target": ALICE.hex(), "reached": None, "found": [found], "hops": [hop], "elapsed_ms": 1.0
     }  # fmt: skip
     assert f"target {ALICE}, 1 query in 1.00 ms\n\nDEPTH" in render.lookup(result)
     result["hops"] = []
     assert f"target {ALICE}, 0 queries in 1.00 ms\n\nCLOSEST" in render.lookup(result)
+    result["reached"] = True
+    assert "in 1.00 ms: it answers\n" in render.lookup(result)
+    result["reached"] = False
+    assert "in 1.00 ms: no answer from it, and" in render.lookup(result)
+
+
+def test_pings_are_a_second_apart_or_as_told(
+    daemon: Daemon, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, paused = 100.0, list[float]()
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        paused.append(seconds)
+        now += seconds
+
+    clock = types.SimpleNamespace(sleep=sleep, monotonic=lambda: now)
+    monkeypatch.setattr(commands, "time", clock)
+    assert main(["ping", "bob", "-c", "3"]) == 0
+    assert paused == [0.0, 1.0, 1.0]
+    paused.clear()
+    assert main(["ping", "bob", "-c", "2", "--interval", "0.25"]) == 0
+    assert paused == [0.0, 0.25]
 
 
 def test_put_passes_its_options_on(daemon: Daemon, capsys: Captured) -> None:
@@ -329,6 +357,14 @@ def test_a_failing_node_decides_the_exit_code(
     assert main(["get", "k"]) == exit_code
 
 
+@pytest.mark.parametrize("name", ["lab", "completion"])
+def test_help_offers_no_flag_that_is_not_used(capsys: Captured, name: str) -> None:
+    assert main([name, "--help"]) == 0
+    offered = capsys.readouterr().out
+    assert "--json" in offered
+    assert not {"--socket", "--instance", "--timeout"} & set(re.findall("--[a-z]+", offered))
+
+
 def test_no_answer_in_time_is_exit_5(daemon: Daemon, capsys: Captured) -> None:
     daemon.node.before = trio.sleep_forever
     assert main(["lookup", "k", "--timeout", "0.05"]) == 5
@@ -343,8 +379,8 @@ def test_a_lost_ping_is_null_and_all_lost_is_exit_5(daemon: Daemon, capsys: Capt
             raise RequestTimedOut("no pong")
 
     daemon.node.before = maybe
-    assert json_of(capsys, "ping", "bob", "-c", "3")["rtt_ms"] == [0.25, None, 0.25]
-    assert main(["ping", "bob", "-c", "2"]) == 5
+    assert json_of(capsys, "ping", "bob", "-c", "3", "-i", "0")["rtt_ms"] == [0.25, None, 0.25]
+    assert main(["ping", "bob", "-c", "2", "-i", "0"]) == 5
     assert capsys.readouterr().err == "p2pctl: no pong\n"
 
 
@@ -358,9 +394,9 @@ def test_a_peer_that_goes_away_amid_pings_loses_the_others(
             raise DialFailed("nobody listens there")
 
     daemon.node.before = once
-    assert json_of(capsys, "ping", "bob", "-c", "3")["rtt_ms"] == [0.25, None, None]
+    assert json_of(capsys, "ping", "bob", "-c", "3", "-i", "0")["rtt_ms"] == [0.25, None, None]
     # Who never answered is no loss.
-    assert main(["ping", "bob", "-c", "2"]) == 1
+    assert main(["ping", "bob", "-c", "2", "-i", "0"]) == 1
     assert capsys.readouterr().err == "p2pctl: nobody listens there\n"
 
 

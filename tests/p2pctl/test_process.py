@@ -115,7 +115,7 @@ def test_a_message_is_one_line_that_can_not_drive_the_terminal(daemon: Daemon) -
     first, second = out.splitlines()
     assert first.isprintable()
     assert first.endswith(r"  \x1b[2J\xff\none")
-    assert re.fullmatch(rf"\d\d:\d\d:20  news {{14}}{str(ALICE)[:16]}  ", second)
+    assert re.fullmatch(rf"\d\d:\d\d:20  news {{14}}{ALICE.short:<16}  ", second)
 
 
 def test_a_slow_subscriber_hears_how_many_it_missed(daemon: Daemon) -> None:
