@@ -91,8 +91,9 @@ class Parser(argparse.ArgumentParser):
         try:
             found, unknown = self.parse_known_args(argv, options)
         except UsageError as error:
-            # An unknown flag is passed over, so that something else seems to be missing.
-            if "are required" in str(error):
+            # An unknown flag is passed over, so that something else seems to be missing, or its
+            # value to be one of the command's own.
+            if "are required" in str(error) or "invalid choice" in str(error):
                 words = argv[: argv.index("--")] if "--" in argv else argv
                 for word in filter(self._is_unknown_flag, words):
                     self._reject(word)

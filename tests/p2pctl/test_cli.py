@@ -444,6 +444,8 @@ def test_an_unknown_flag_is_told_of_rather_than_what_it_seems_to_leave_out(
         (["put", "--", "-v"], "the following arguments are required: VALUE"),
         (["put", "- an item"], "the following arguments are required: VALUE"),
         (["get", "k", "--owner", "-abc"], "argument --owner: expected one argument"),
+        (["lab", "--timeout", "3"], "unknown flag '--timeout'"),
+        (["lab", "basline", "--nodes=2"], "argument TABLE: invalid choice: 'basline'"),
     ]:
         assert main(argv) == 2
         assert told in capsys.readouterr().err
