@@ -59,11 +59,11 @@ def list_interfaces() -> list[Interface]:
 
 def _ipv4_addresses(probe: socket.socket) -> Iterator[tuple[str, str, bool]]:
     """Yield each address with its interface, and that it may be used."""
-    # Without a buffer it says how much it would write. What comes in between is left out, and
-    # makes a notice of its own.
+    # Without a buffer it says how much it would write; an empty one would count as none. What
+    # comes in between and does not fit is left out, and makes a notice of its own.
     size, _ = _IFCONF.unpack(fcntl.ioctl(probe, _SIOCGIFCONF, _IFCONF.pack(0, 0)))
-    buffer = array("B", bytes(size))
-    request = _IFCONF.pack(size, buffer.buffer_info()[0])
+    buffer = array("B", bytes(size + _IFREQ_BYTES))
+    request = _IFCONF.pack(len(buffer), buffer.buffer_info()[0])
     size, _ = _IFCONF.unpack(fcntl.ioctl(probe, _SIOCGIFCONF, request))
     for at in range(0, size, _IFREQ_BYTES):
         label, _, _, host = _IFREQ_ADDRESS.unpack_from(buffer, at)
