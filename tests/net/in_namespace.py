@@ -215,6 +215,8 @@ async def only_interfaces_that_are_up_are_listed() -> None:
     assert interface("lan1").index != lan0.index
     ip("link set lan0 multicast off")
     assert not interface("lan0").multicast
+    ip("-6 addr flush dev lan1")
+    assert "lan1" not in [each.name for each in list_interfaces()], "it has no address"
     async with interface_changes() as changed:
         ip("link set lan1 down")
         # That lan0 has no carrier any more the kernel notes a moment later.
