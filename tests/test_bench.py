@@ -139,7 +139,7 @@ async def test_messages_to_all_are_compared_round_by_round(autojump_clock: objec
 async def test_without_the_reference_the_figure_says_how_to_get_it(autojump_clock: object) -> None:
     (each,) = await message_to_all(lambda _: 30.0, None, rounds=1)
     assert each.against == SKIPPED
-    assert "pip install -e '.[bench]'" in SKIPPED
+    assert "docs/performance.md" in SKIPPED
     assert (each.reference, each.ratio, each.kept) == (None, None, False)
 
 
