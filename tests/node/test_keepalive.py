@@ -128,22 +128,31 @@ async def test_the_probes_of_one_side_serve_both(autojump_clock: MockClock) -> N
         assert Ping() not in line.heard
 
 
-async def test_a_machine_that_slept_redials_at_once(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # A call of the dead could come first.
+@pytest.fixture
+def no_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nobody call the dead: that could come first."""
     monkeypatch.setattr(feelers, "CALL_INTERVAL", 10_000.0)
     monkeypatch.setattr(feelers, "MAX_CALL_INTERVAL", 10_000.0)
+
+
+async def one_back_that_is_not_dialled_yet(world: World) -> tuple[SimNode, SimNode]:
+    """Return a node, and another that it lost, and that it dials again in minutes only."""
+    a = await world.start("a", lan=None, connections__backoff_min=300)
+    b = await world.start("b", lan=None, connections__target=0)
+    await a.node.connect(str(b.address))
+    await world.crash(b)
+    # The backoff is at least half as long as it says.
+    await trio.sleep(100)
+    await world.start("b")
+    await trio.sleep(1)
+    assert not a.is_connected_to(b)
+    return a, b
+
+
+@pytest.mark.usefixtures("no_calls")
+async def test_a_machine_that_slept_redials_at_once(autojump_clock: MockClock) -> None:
     async with open_world(1) as world:
-        a = await world.start("a", lan=None, connections__backoff_min=300)
-        b = await world.start("b", lan=None)
-        await a.node.connect(str(b.address))
-        await world.crash(b)
-        # The backoff is at least half as long as it says.
-        await trio.sleep(100)
-        await world.start("b")
-        await trio.sleep(1)
-        assert not a.is_connected_to(b)
+        a, b = await one_back_that_is_not_dialled_yet(world)
         a.clock_error += 3600
         await world.until(lambda: a.is_connected_to(b), within=6)
         assert a.codes().count("node.woke") == 1
@@ -165,22 +174,11 @@ async def test_time_in_which_this_process_did_not_run_is_nobodys_silence(
         assert line.heard.count(Ping()) - before >= LivenessConfig().misses
 
 
-async def test_who_did_not_run_for_long_redials_at_once(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("no_calls")
+async def test_who_did_not_run_for_long_redials_at_once(autojump_clock: MockClock) -> None:
     """Others may have given it up meanwhile."""
-    # A call of the dead could come first.
-    monkeypatch.setattr(feelers, "CALL_INTERVAL", 10_000.0)
-    monkeypatch.setattr(feelers, "MAX_CALL_INTERVAL", 10_000.0)
     async with open_world(1) as world:
-        a = await world.start("a", lan=None, connections__backoff_min=300)
-        b = await world.start("b", lan=None)
-        await a.node.connect(str(b.address))
-        await world.crash(b)
-        await trio.sleep(100)
-        await world.start("b", connections__target=0)
-        await trio.sleep(1)
-        assert not a.is_connected_to(b)
+        a, b = await one_back_that_is_not_dialled_yet(world)
         # Beyond the moment at which it looks round anyway.
         autojump_clock.jump(SLEPT_SECONDS + LivenessConfig().ping_interval + 2)
         await world.until(lambda: a.is_connected_to(b), within=3)

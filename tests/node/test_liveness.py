@@ -794,21 +794,33 @@ async def test_whose_only_link_is_out_holds_not_all_others_dead(autojump_clock: 
         assert seen(node, *others).count("dead") <= 1
 
 
+async def told_of_one_who_left(
+    world: World,
+) -> tuple[SimNode, Line, ScriptedPeer, Callable[[], None]]:
+    """Return a node, a line over which it is told, of whom, and what makes it know of that one."""
+    a = await world.start("a", lan=None, connections__target=0)
+    teller, gone = ScriptedPeer(world), ScriptedPeer(world)
+    line = await teller.connect(a)
+
+    def learn() -> None:
+        book = a.services.exchange._book
+        book.learn(gone.record(), told_over="10.9.0.1", told_by=teller.identity.node_id)
+
+    return a, line, gone, learn
+
+
 async def test_an_older_word_of_who_had_left_before_it_was_known_says_nothing(
     autojump_clock: MockClock,
 ) -> None:
     """A newcomer gets the publications of the last minutes in any order."""
     async with open_world(0) as world:
-        a = await world.start("a", lan=None, connections__target=0)
-        teller = ScriptedPeer(world)
-        line, gone = await teller.connect(a), ScriptedPeer(world)
+        a, line, gone, learn = await told_of_one_who_left(world)
         record = codec.encode(gone.record())
         before = publish(gone, liveness.ALIVE_TOPIC, record)
         await trio.sleep(1)
         await line.send(publish(gone, liveness.LEFT_TOPIC, record))
         await trio.sleep(1)
-        book = a.services.exchange._book
-        book.learn(gone.record(), told_over="10.9.0.1", told_by=teller.identity.node_id)
+        learn()
         await line.send(before)
         await trio.sleep(1)
         assert seen(a, gone) == ["unknown"]
@@ -821,9 +833,7 @@ async def test_of_two_goodbyes_of_a_stranger_the_later_counts_whatever_its_clock
     autojump_clock: MockClock,
 ) -> None:
     async with open_world(0) as world:
-        a = await world.start("a", lan=None, connections__target=0)
-        teller = ScriptedPeer(world)
-        line, gone = await teller.connect(a), ScriptedPeer(world)
+        a, line, gone, learn = await told_of_one_who_left(world)
         record = codec.encode(gone.record())
         first = publish(gone, liveness.LEFT_TOPIC, record)
         await trio.sleep(1)
@@ -833,8 +843,7 @@ async def test_of_two_goodbyes_of_a_stranger_the_later_counts_whatever_its_clock
         await line.send(ahead)
         await line.send(first)
         await trio.sleep(1)
-        book = a.services.exchange._book
-        book.learn(gone.record(), told_over="10.9.0.1", told_by=teller.identity.node_id)
+        learn()
         await line.send(between)
         await trio.sleep(1)
         assert seen(a, gone) == ["unknown"]
