@@ -153,12 +153,15 @@ class Dialler:
         lasting: bool = False,
         most: int = MAX_ADDRESSES,
         question: Message | None = None,
+        waited: Callable[[], None] = lambda: None,
     ) -> Connection:
         """Return the connection to a peer; where there is none, dial its known addresses.
 
         Of these at most `most`, the best first, and of a peer that was never connected no more
         than `ADDRESSES_OF_STRANGERS`. `lasting` and `question`: see `dial_entry`. Several callers
-        wait for one dial. Raises what `dial_entry` raises, or `NotFound` where no address is known.
+        wait for one dial; `waited` is called when one that somebody else began has ended, also if
+        that caller gave it up and another one follows. Raises what `dial_entry` raises, or
+        `NotFound` where no address is known.
         """
         while (connection := self._roster.connections.get(peer)) is None:
             under_way = self._dials.get(peer)
@@ -174,6 +177,7 @@ class Dialler:
             await under_way.done.wait()
             if under_way.error is not None and under_way.most >= most:
                 raise under_way.error
+            waited()
         return connection
 
     async def wait_for_room(self, peer: NodeId) -> None:

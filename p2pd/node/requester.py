@@ -37,7 +37,8 @@ class Requester:
         All together takes at most `within` seconds. Where there is no room for the connection, it
         waits until others make some. Where the connection ends under the request, as a duplicate
         or to make room, the request is sent once more over another one. Both of these happen
-        within a `held_up()`. Raises `NotFound` for a peer without a known address, `Busy` where
+        within a `held_up()`; one also ends with a dial that somebody else began, as the request
+        sets out only then. Raises `NotFound` for a peer without a known address, `Busy` where
         there was no room in time, and what `Dialler.connect_to` and `Connection.request` raise.
         """
         until = trio.current_time() + within
@@ -68,11 +69,15 @@ class Requester:
     async def _connect(
         self, peer: NodeId, question: Message, until: float, held_up: HeldUp
     ) -> Connection:
+        def set_out() -> None:
+            with held_up():
+                pass
+
         while True:
             error: P2PError = RequestTimedOut(f"peer {peer.short} was not reached in time")
             with trio.move_on_at(until):
                 try:
-                    return await self._dialler.connect_to(peer, question=question)
+                    return await self._dialler.connect_to(peer, question=question, waited=set_out)
                 except Exhausted:
                     raise
                 except Busy as full:

@@ -283,7 +283,7 @@ class Roster:
     def check_room(self, direction: Direction, *, coming: int) -> None:
         """Raise `Busy` where one more would find no place, besides those that are `coming`."""
         held, missing = self._places(direction, coming)
-        if missing > 0 and len(_idle(held)) < missing:
+        if missing > 0 and len(self._idle(held)) < missing:
             raise self._full(direction, held)
 
     def make_room(self, direction: Direction, *, newcomer: str | None = None) -> None:
@@ -296,7 +296,7 @@ class Roster:
         if missing <= 0:
             return
         places: Counter[str | None] = Counter(each.remote.host for each in held)
-        idle = [each for each in _idle(held) if places[each.remote.host] >= places[newcomer]]
+        idle = [each for each in self._idle(held) if places[each.remote.host] >= places[newcomer]]
         if not idle:
             raise self._full(direction, held)
         victim = min(idle, key=lambda each: (not each.passing, each.last_used))
@@ -316,6 +316,22 @@ class Roster:
             f"all {len(held)} places for {direction} connections are taken "
             f"(connections.max_{direction}); raise it, or try again later"
         )
+
+    def _idle(self, connections: Iterable[Connection]) -> list[Connection]:
+        """Return the connections that may each go to make room."""
+        now = trio.current_time()
+        return [
+            each
+            for each in connections
+            if now - each.last_used >= _idle_after(each)
+            and not each.requests_under_way
+            and not self._is_expected(each.node_id)
+        ]
+
+    def _is_expected(self, peer: NodeId) -> bool:
+        """Whether somebody dials a peer, and may not have got to use its connection yet."""
+        entry = self.registry.get(peer)
+        return entry is not None and entry.dialling
 
     def _check_limits(self, connection: Connection) -> None:
         host = connection.remote.host
@@ -430,16 +446,6 @@ def _moved_away(old: Connection, new: Connection) -> bool:
         and old.remote in old.peer.addresses
         and old.remote not in new.peer.addresses
     )
-
-
-def _idle(connections: Iterable[Connection]) -> list[Connection]:
-    """Return the connections that may each go to make room."""
-    now = trio.current_time()
-    return [
-        each
-        for each in connections
-        if now - each.last_used >= _idle_after(each) and not each.requests_under_way
-    ]
 
 
 def _idle_after(connection: Connection) -> float:

@@ -19,7 +19,7 @@ from p2pd.errors import Busy, DialFailed, Exhausted, P2PError
 from p2pd.ids import NodeId
 from p2pd.net.faults import Cut, constant_latency
 from p2pd.net.sim import SimListener, SimPending, SimStream
-from p2pd.node.connection import Direction
+from p2pd.node.connection import Connection, Direction
 from p2pd.node.dialler import ADDRESSES_OF_STRANGERS, CUT_SHORT, HEAD_START
 from p2pd.node.shortage import WELCOME
 from p2pd.simulation.world import SimNode, World, open_world
@@ -307,6 +307,44 @@ async def test_a_dial_that_replaces_what_the_peer_made_needs_a_place(
         await trio.sleep(2)
         # Nor does one that found no place stay behind it.
         assert sum(each.local.host == a.network.host for each in world.network.streams) == len(held)
+
+
+async def test_no_other_dial_takes_the_place_of_a_connection_before_who_dialled_has_it(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1, constant_latency(0.05)) as world:
+        b, c = await passive(world, "b", "c")
+        a = await world.start("a", lan=None, connections__target=0, connections__max_outbound=2)
+        await meet(a, b, c)
+        busy = ScriptedPeer(world, listens=True)
+
+        async def talk(line: Line) -> None:
+            await line.serve(lambda _: None)
+
+        await world._nursery.start(busy.listen, talk)
+        await a.node.connect(str(busy.address))
+        await a.node.disconnect(busy.identity.node_id)
+        await trio.sleep(1)
+        await a.node.ping(busy.identity.node_id)
+        given: list[Connection] = []
+
+        async def dial(node: SimNode) -> None:
+            with suppress(Busy):
+                connection = await a.services.dialler.connect_to(node.node_id)
+                assert a.services.roster.connections.get(node.node_id) is connection
+                assert connection.end_reason is None
+                given.append(connection)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(dial, b)
+            nursery.start_soon(dial, c)
+            await trio.sleep(0.1)
+            # The place that was to be had when the dials began is in use again at their end.
+            held = a.services.roster.connections[busy.identity.node_id]
+            with trio.move_on_after(1), suppress(P2PError):
+                await held.request(Echo(b""), Echoed, 1)
+        assert len(given) == 1
+        assert_unharmed(a, b, c)
 
 
 async def test_whoever_is_silent_is_dialled_for_one_read_and_not_for_the_next(
@@ -630,6 +668,35 @@ async def test_a_leaving_node_makes_no_more_connections(autojump_clock: MockCloc
         [spare] = [each for each in others if "peer.connected" not in each.codes()]
         await world.stop(a)
         assert "peer.connected" not in spare.codes()
+
+
+@pytest.mark.parametrize("gives_up", [False, True])
+async def test_a_request_sets_out_once_the_dial_of_another_has_ended(
+    autojump_clock: MockClock, *, gives_up: bool
+) -> None:
+    """A lookup does not hold it against the node that only the first question went along."""
+    told: list[float] = []
+
+    @contextmanager
+    def held_up() -> Iterator[None]:
+        told.append(trio.current_time())
+        yield
+
+    async with open_world(1, constant_latency(0.05)) as world:
+        a, b = await passive(world, "a", "b")
+        await meet(a, b)
+
+        async def ask_first() -> None:
+            with trio.move_on_after(0.2 if gives_up else 7):
+                await a.services.requester.request(b.node_id, FindNode(bytes(32)), Nodes, 7)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask_first)
+            await trio.sleep(0.1)
+            began = trio.current_time()
+            await a.services.requester.request(b.node_id, FindNode(bytes(32)), Nodes, 7, held_up)
+        assert told == [pytest.approx(began + (0.1 if gives_up else 0.2), abs=0.01)]
+        assert_unharmed(a, b)
 
 
 async def test_a_dial_that_somebody_else_made_is_tried_again(autojump_clock: MockClock) -> None:
