@@ -52,8 +52,8 @@ class Visit:
 
     `due` and `made_at` (the last time) are monotonic; a visit with an infinite `due` waits for
     its turn. `rank` is that of this node: 0 if it is the closest of all, 1 if it is the second, and
-    `DISPLACED` if the peer took its place. With `news` the peer is expected to lack something.
-    `failures` are in a row.
+    `DISPLACED` if the peer took its place. With `news` the peer is expected to lack something at
+    the next visit, with `bringing` at the one under way. `failures` are in a row.
     """
 
     peer: bytes
@@ -63,6 +63,7 @@ class Visit:
     made_at: float = -math.inf
     failures: int = 0
     news: bool = False
+    bringing: bool = False
     under_way: bool = False
 
 
@@ -172,6 +173,7 @@ class Tending:
             return None
         visit = min(due, key=lambda each: each.due)
         visit.under_way, visit.due = True, math.inf
+        visit.bringing, visit.news = visit.news, False
         return visit
 
     def made(self, visit: Visit, now: float, *, learned: bool, gave: bool) -> None:
@@ -180,12 +182,11 @@ class Tending:
         Others, too, may lack what it learned, or what the peer unexpectedly lacked: then all visits
         are due soon.
         """
-        if learned or (gave and not visit.news):
+        if learned or (gave and not visit.bringing):
             self._tell_others(now)
         if visit.rank == DISPLACED:
             self._drop(visit)
-        visit.under_way, visit.made_at = False, now
-        visit.failures, visit.news = 0, False
+        visit.under_way, visit.made_at, visit.failures = False, now, 0
 
     def failed(self, visit: Visit, now: float, *, learned: bool = False) -> None:
         """Note that a visit failed, and whether this node learned something until then."""
@@ -195,6 +196,7 @@ class Tending:
             self._drop(visit)
         pause = min(RETRY * 2.0 ** min(visit.failures, 16), self._interval)
         visit.under_way, visit.failures = False, visit.failures + 1
+        visit.news |= visit.bringing
         visit.due = min(visit.due, now + pause * self._rng.uniform(0.75, 1.25))
 
     def next_due(self) -> float:

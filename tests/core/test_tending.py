@@ -294,6 +294,43 @@ def test_what_was_expected_to_be_lacking_makes_nobody_visit_the_others() -> None
     assert {visit.peer for _, visit in made_until(machine, 400.0)} == {*nodes[1:]}
 
 
+def test_what_became_a_peers_during_a_visit_is_expected_to_be_lacking_at_the_next_one() -> None:
+    nodes = [sha256(each) for each in range(30)]
+    near = ordered(nodes[0], nodes)
+    machine = tending(nodes[0], 5)
+    machine.survey(near, 0.0, all_known=True)
+    machine.again(0.0, near[2])
+    visit = machine.take(100.0)
+    assert visit is not None
+    before = visit.prefixes
+    # Others die, and more keys are the peer's.
+    machine.survey(near[2:], 100.0, all_known=False)
+    assert visit.prefixes != before
+    machine.made(visit, 100.0, learned=False, gave=False)
+    assert_made_once(machine, gives=visit)
+
+
+def test_what_was_not_brought_as_a_visit_failed_is_expected_to_be_lacking_still() -> None:
+    nodes = [sha256(each) for each in range(10)]
+    machine = tending(nodes[0])
+    machine.survey(ordered(nodes[0], nodes), 0.0, all_known=False)
+    visit = machine.take(4.0)
+    assert visit is not None
+    machine.failed(visit, 4.0)
+    assert_made_once(machine, gives=visit)
+
+
+def assert_made_once(machine: Tending, *, gives: Visit) -> None:
+    """Make all visits that are due soon: what one of them gives makes none due again."""
+    made: Counter[Visit] = Counter()
+    while (now := machine.next_due()) <= 250.0:
+        while (visit := machine.take(now)) is not None:
+            made[visit] += 1
+            machine.made(visit, now, learned=False, gave=visit is gives)
+    assert made[gives] == 1
+    assert set(made.values()) == {1}
+
+
 def test_what_was_brought_to_those_who_displace_makes_nobody_visit_the_others() -> None:
     nodes = [sha256(each) for each in range(30)]
     near = ordered(nodes[0], nodes)
