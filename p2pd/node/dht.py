@@ -25,7 +25,7 @@ from p2pd.wire.framing import MAX_PAYLOAD
 from p2pd.wire.messages import SIGNED_OVERHEAD, FindValue, Value
 
 # Reads of other nodes that wait for the disk; beyond it, the node with the most waiting is told
-# `busy`.
+# `busy`, as is one whose turn comes only after half of `dht.request_timeout`.
 MAX_READS = 256
 # Characters of a key that an error shows.
 MAX_SHOWN = 200
@@ -75,7 +75,11 @@ class Dht:
         self._writing: dict[Key, trio.Lock] = {}
         self._convoy = Convoy()
         self._reads: Questions[FindValue] = Questions(
-            dispatch, MAX_READS, "too many reads wait for the disk; try again"
+            dispatch,
+            MAX_READS,
+            "too many reads wait for the disk; try again",
+            # Whoever asked waits for the answer about as long as this node would.
+            patience=config.request_timeout / 2,
         )
         dispatch.add(FindValue, self._take_read)
 

@@ -560,6 +560,34 @@ async def test_one_peers_reads_do_not_hold_up_another_ones(autojump_clock: MockC
         assert {each.code for each in refused if isinstance(each, Failed)} == {"busy"}
 
 
+async def test_a_read_that_waited_too_long_for_the_disk_is_told_so(
+    autojump_clock: MockClock,
+) -> None:
+    """Who asked has given up, or will before the answer comes; so would all behind it."""
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        await world.stop(a)
+        a.store = SlowStore(delay=0.2)
+        await world.start("a")
+        timeout = a.config.dht.request_timeout
+        asked, in_time = 20, 0
+
+        async def ask(number: int) -> None:
+            nonlocal in_time
+            line = await ScriptedPeer(world, host=f"10.8.1.{number}").connect(a)
+            # As from nodes whose questions go on coming.
+            for _ in range(3):
+                with trio.move_on_after(timeout) as scope:
+                    answer = await line.ask(FindValue(bytes(32), closer=False))
+                    in_time += isinstance(answer, Value)
+                assert not scope.cancelled_caught
+
+        async with trio.open_nursery() as nursery:
+            for number in range(asked):
+                nursery.start_soon(ask, number)
+        assert in_time > 5
+
+
 async def test_writes_that_wait_are_bounded_in_bytes(autojump_clock: MockClock) -> None:
     async with open_world(1) as world:
         a = await world.start("a", lan=None)
@@ -581,7 +609,8 @@ async def test_who_was_told_busy_is_not_listened_to_for_a_moment(
     async with open_world(1) as world:
         a = await world.start("a", lan=None)
         await world.stop(a)
-        a.store = SlowStore()
+        # None of its reads waits so long that it is told so for that.
+        a.store = SlowStore(delay=0.001)
         await world.start("a")
         line = await ScriptedPeer(world).connect(a)
         await line.stream.send_all(flood(line, [FindValue(bytes(32), closer=True)] * MAX_READS * 4))
