@@ -151,6 +151,7 @@ class Reconciler:
         self._confirmations = confirmations
         self._stalemates = stalemates
         self._budget = Budget(BYTES_AT_ONCE, BYTES_PER_SECOND)
+        self._paying = trio.Lock()
         self._questions: Questions[Compare | Fetch] = Questions(
             dispatch,
             MAX_QUESTIONS_WAITING,
@@ -316,6 +317,7 @@ class Reconciler:
         return Fetched(done, tuple(each.signed for each in versions))
 
     async def _pay(self, cost: int) -> None:
-        # Once it is refilled, another task that waited may spend it first.
-        while not self._budget.spend(max(cost, LEAST_COST), trio.current_time()):  # noqa: ASYNC110 - a budget fills by time, there is no event to wait for
-            await trio.sleep_until(self._budget.refilled_at())
+        # One after the other: a long handover leaves each of the others its turn.
+        async with self._paying:
+            while not self._budget.spend(max(cost, LEAST_COST), trio.current_time()):  # noqa: ASYNC110 - a budget fills by time, there is no event to wait for
+                await trio.sleep_until(self._budget.refilled_at())
