@@ -15,7 +15,7 @@ from p2pd.core.bounded import BoundedTable
 from p2pd.core.closest_sets import closest_sets, merged
 from p2pd.core.confirmations import Confirmations
 from p2pd.core.merkle import EVERYTHING, Prefix
-from p2pd.core.tending import SOON, TENDERS, Tending, Visit
+from p2pd.core.tending import RETRY, SOON, TENDERS, Tending, Visit
 from p2pd.errors import DialFailed, P2PError, RequestTimedOut
 from p2pd.ids import NodeId, closest_first, distance
 from p2pd.node.alarms import Alarm
@@ -184,7 +184,9 @@ class Repair:
         if not self._routes.table:
             await self._connected.wait()
         await trio.sleep_until(self._soon())
-        if not await self._are_there_records():
+        while (there_are_records := await self._are_there_records()) is None:
+            await trio.sleep(RETRY)
+        if not there_are_records:
             return
         self._looked_at = trio.current_time()
         await self._look_around()
@@ -194,14 +196,17 @@ class Repair:
             with suppress(P2PError):
                 await self._reconciler.reconcile(peer, self.tending.prefixes)
 
-    async def _are_there_records(self) -> bool:
+    async def _are_there_records(self) -> bool | None:
+        """Tell whether anything is stored, here or nearby; None where nobody answers."""
         if len(self._replica.tree):
             return True
+        found: bool | None = None
         for peer in self.alive()[:ASKED_FIRST]:
             with suppress(P2PError):
-                if await self._reconciler.holds_anything(peer):
-                    return True
-        return False
+                found = await self._reconciler.holds_anything(peer)
+                if found:
+                    break
+        return found
 
     async def _look_around(self) -> None:
         """Get to know all nodes nearby; `_came` notes those that are new."""
