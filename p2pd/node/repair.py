@@ -184,7 +184,7 @@ class Repair:
         if not self._routes.table:
             await self._connected.wait()
         await trio.sleep_until(self._soon())
-        while (there_are_records := await self._are_there_records()) is None:
+        while (there_are_records := await self._are_there_records()) is None:  # noqa: ASYNC110 - nobody tells when the nearest would answer
             await trio.sleep(RETRY)
         if not there_are_records:
             return

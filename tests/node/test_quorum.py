@@ -15,6 +15,7 @@ from p2pd.net.faults import constant_latency
 from p2pd.simulation.checks import closest
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.store.memory import MemoryStore
+from tests.node.scripted import connected
 from tests.node.test_dht import BrokenStore, network
 
 TIMEOUT = DhtConfig().request_timeout
@@ -117,6 +118,25 @@ async def test_another_is_asked_as_soon_as_an_answer_should_have_come(
         await trio.sleep(0.1)
         with trio.fail_after(0.2):
             assert (await a.node.get("k")).winner.value == b"v"
+
+
+async def test_who_is_connected_is_asked_before_anybody_is_dialled(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a, *others = await network(world, 5)
+        await a.node.put("k", b"v")
+        # They refresh their tables, which may dial.
+        await trio.sleep(60)
+        first, second, *rest = [each for each in closest(world, Key.of("k"), 5) if each in others]
+        for each in (first, second):
+            await a.node.disconnect(each.node_id)
+        await trio.sleep(1)
+        assert (await a.node.get("k")).winner.value == b"v"
+        assert connected(a) == {each.node_id.hex() for each in rest}
+        # A dial gets the answers that are lacking.
+        assert (await a.node.get("k", consistency="all")).winner.value == b"v"
+        assert len(connected(a)) == 4
 
 
 async def test_a_node_whose_own_disk_refuses_is_one_of_the_replicas_all_the_same(
