@@ -1021,6 +1021,20 @@ async def test_who_is_far_behind_says_so_instead_of_that_there_is_nothing(
         assert (await a.node.get("k")).winner.value == b"v"
 
 
+async def test_who_is_far_behind_says_so_where_half_of_the_replicas_have_what_it_refuses(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        [a] = await network(world, 1)
+        await a.node.put("k", b"v")
+        b = await world.start("b", lan=None, bootstrap=[a])
+        b.clock_error = -3 * DAY
+        await trio.sleep(60)
+        assert Key.of("k") not in b.services.replica.tree
+        with pytest.raises(TooFewReplicas, match="ahead of this node's clock"):
+            await b.node.get("k")
+
+
 async def test_a_delete_by_a_clock_far_behind_holds(autojump_clock: MockClock) -> None:
     async with open_world(1) as world:
         a, b = await network(world, 2)
