@@ -668,6 +668,58 @@ async def test_what_was_read_or_written_last_is_read_without_the_disk(
             await a.node.get("k")
 
 
+class Hesitating(MemoryStore):
+    """A disk that can be made to hand out late what it has read."""
+
+    go_on: trio.Event | None = None
+
+    async def get(self, table: Any, key: bytes) -> bytes | None:
+        found = await super().get(table, key)
+        if self.go_on is not None:
+            await self.go_on.wait()
+        return found
+
+
+async def test_what_is_written_during_a_read_is_not_forgotten_for_what_was_read(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(27) as world:
+        a = await world.start("a", lan=None)
+        await world.stop(a)
+        store = a.store = Hesitating()
+        await world.start("a")
+        writer = ScriptedPeer(world)
+        old, new = (record(writer, "k", b"v", instance=bytes(8 * [each])) for each in (1, 2))
+        key = Key.of("k")
+        await a.services.replica.write_all([old], {key})
+        await world.stop(a)
+        await world.start("a")
+        replica = a.services.replica
+        await replica.loaded.wait()
+        store.go_on = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(replica.read, key)
+            await trio.sleep(1)
+            await replica.write_all([new], {key})
+            store.go_on.set()
+        assert {each.signed for each in await replica.read(key)} == {old, new}
+
+
+async def test_what_changed_meanwhile_is_not_dropped(autojump_clock: MockClock) -> None:
+    async with open_world(28) as world:
+        a = await world.start("a", lan=None)
+        writer, replica = ScriptedPeer(world), a.services.replica
+        names = ["changed", "same"]
+        await replica.write_all(
+            [record(writer, each, b"v") for each in names], {*map(Key.of, names)}
+        )
+        seen = {Key(key): digest for key, digest in tree(a).entries(EVERYTHING)}
+        later = record(writer, "changed", b"w", instance=bytes(8 * [1]))
+        await replica.write_all([later], {Key.of("changed")})
+        await replica.drop(seen)
+        assert [Key.of(each) in tree(a) for each in names] == [True, False]
+
+
 async def test_a_record_about_to_go_is_not_given_any_more(autojump_clock: MockClock) -> None:
     async with open_world(14) as world:
         a = await world.start("a", lan=None)
