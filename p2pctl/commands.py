@@ -149,44 +149,56 @@ def disconnect(run: Run) -> None:
 def ping(run: Run) -> None:
     """Measure round trips, each shown as it comes; a lost one is null in the JSON.
 
-    One begins `--interval` after the one before, or at once if that took longer.
+    One begins `--interval` after the one before, or at once if that took longer. After Ctrl-C, too,
+    those so far are summed up.
 
     Raises `RequestTimedOut` when all of them were lost.
     """
     times: list[float | None] = []
     peer, lost = "", None
     due = time.monotonic()
-    for _ in range(run.options.count):
-        time.sleep(max(0.0, due - time.monotonic()))
-        due = time.monotonic() + run.options.interval
-        try:
-            result = run.call("ping", peer=run.options.peer)
-        except (RequestTimedOut, ConnectionLost, DialFailed) as error:
-            # A peer that can't be reached is an error at once; after an answer it counts as lost.
-            if not isinstance(error, RequestTimedOut) and not peer:
-                raise
-            lost = error
-            times.append(None)
-            line = "lost"
-        else:
-            peer = result["peer"]
-            times += result["rtt_ms"]
-            line = f"{render.short_id(peer)}: {render.milliseconds(times[-1])}"
-        if not run.options.json:
-            print(line, flush=True)
-    answered = [each for each in times if each is not None]
-    if lost is not None and not answered:
-        if len(times) > 1 and not run.options.json:
-            print(f"0 of {len(times)} answered")
+    try:
+        for _ in range(run.options.count):
+            time.sleep(max(0.0, due - time.monotonic()))
+            due = time.monotonic() + run.options.interval
+            try:
+                result = run.call("ping", peer=run.options.peer)
+            except (RequestTimedOut, ConnectionLost, DialFailed) as error:
+                # A peer that can't be reached is an error at once; after an answer it counts as
+                # lost.
+                if not isinstance(error, RequestTimedOut) and not peer:
+                    raise
+                lost = error
+                times.append(None)
+                line = "lost"
+            else:
+                peer = result["peer"]
+                times += result["rtt_ms"]
+                line = f"{render.short_id(peer)}: {render.milliseconds(times[-1])}"
+            if not run.options.json:
+                print(line, flush=True)
+    except KeyboardInterrupt:
+        if run.style.terminal:
+            # It shows `^C` there.
+            print()
+        _sum_up_pings(run, peer, times)
+        raise
+    _sum_up_pings(run, peer, times)
+    if lost is not None and not peer:
         raise lost
+
+
+def _sum_up_pings(run: Run, peer: str, times: list[float | None]) -> None:
+    answered = [each for each in times if each is not None]
     if run.options.json:
-        run.write_json({"peer": peer, "rtt_ms": times})
-    elif len(times) > 1:
-        mean = sum(answered) / len(answered)
-        print(
-            f"{len(answered)} of {len(times)} answered; min/avg/max "
-            f"{min(answered):.2f}/{mean:.2f}/{max(answered):.2f} ms"
-        )
+        if answered:
+            run.write_json({"peer": peer, "rtt_ms": times})
+    elif times and run.options.count > 1:
+        line = f"{len(answered)} of {len(times)} answered"
+        if answered:
+            mean = sum(answered) / len(answered)
+            line += f"; min/avg/max {min(answered):.2f}/{mean:.2f}/{max(answered):.2f} ms"
+        print(line)
 
 
 def echo(run: Run) -> None:

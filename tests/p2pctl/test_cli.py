@@ -1,6 +1,7 @@
 """`p2pctl` in process, against the real control server: output, exit codes, errors."""
 
 import io
+import itertools
 import json
 import re
 import socket
@@ -15,6 +16,7 @@ from p2pctl import commands, render
 from p2pctl.cli import COMMANDS, full_parser, main
 from p2pctl.commands import MAX_VALUE_BYTES
 from p2pd.control import results
+from p2pd.control.client import Client
 from p2pd.errors import DialFailed, RequestTimedOut, TooFewReplicas
 from p2pd.node.snapshot import Delivery, StoredVersion
 from tests.control.fake_node import ALICE, BOB, FakeNode
@@ -462,6 +464,24 @@ def test_interrupted_is_exit_130(monkeypatch: pytest.MonkeyPatch, daemon: Daemon
 
     monkeypatch.setattr("p2pd.control.client.Client.call", interrupt)
     assert main(["status"]) == 130
+
+
+def test_pings_that_are_interrupted_are_summed_up(
+    monkeypatch: pytest.MonkeyPatch, daemon: Daemon, capsys: Captured
+) -> None:
+    call, calls = Client.call, itertools.count(1)
+
+    def interrupted(*args: Any, **named: Any) -> Any:
+        if next(calls) % 3 == 0:
+            raise KeyboardInterrupt
+        return call(*args, **named)
+
+    monkeypatch.setattr(Client, "call", interrupted)
+    assert main(["ping", "bob", "-c", "9", "-i", "0"]) == 130
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[2:] == ["2 of 2 answered; min/avg/max 0.25/0.25/0.25 ms"]
+    assert main(["--json", "ping", "bob", "-c", "9", "-i", "0"]) == 130
+    assert json.loads(capsys.readouterr().out)["rtt_ms"] == [0.25, 0.25]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
