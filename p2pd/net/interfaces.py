@@ -6,30 +6,29 @@ import ipaddress
 import os
 import socket
 import struct
-from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import trio
 
 from p2pd.net.base import Interface
 
 # netdevice(7).
-_SIOCGIFCONF, _SIOCGIFFLAGS = 0x8912, 0x8913
+_SIOCGIFFLAGS = 0x8913
 _IFF_UP, _IFF_LOOPBACK, _IFF_RUNNING, _IFF_MULTICAST = 0x1, 0x8, 0x40, 0x1000
-# rtnetlink(7): changes of links and of addresses of both families.
-_RTMGRP_LINK, _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x1, 0x10, 0x100
-# A line for each IPv6 address: its 16 bytes, index, prefix length, scope, flags, interface, all
-# in hex but the last (net/ipv6/addrconf.c, if6_seq_show).
-_IF_INET6 = Path("/proc/self/net/if_inet6")
-# linux/if_addr.h: not to be used yet, as another host might have the address.
-_IFA_F_TENTATIVE = 0x40
-# The last member of the union, a `struct ifmap`, makes the others as long as itself.
 _IFREQ_FLAGS = struct.Struct("@16sH22x")
-_IFREQ_ADDRESS = struct.Struct("@16sHH4s8x")
-_IFREQ_BYTES = struct.calcsize("@16sLLHBBB0L")
-_IFCONF = struct.Struct("@iP")
+# netlink(7), rtnetlink(7): changes of links and of addresses of both families, and all addresses.
+_RTMGRP_LINK, _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x1, 0x10, 0x100
+_NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
+_NLMSG_ERROR, _NLMSG_DONE, _RTM_NEWADDR, _RTM_GETADDR = 2, 3, 20, 22
+_NLMSGHDR, _IFADDRMSG = struct.Struct("@IHHII"), struct.Struct("@BBBBI")
+_RTATTR, _NLMSGERR = struct.Struct("@HH"), struct.Struct("@i")
+# linux/if_addr.h. With a peer at the other end of the link, `IFA_ADDRESS` is the peer's.
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+# Not to be used yet, as another host might have the address.
+_IFA_F_TENTATIVE = 0x40
+# More than the kernel puts into one datagram of a list, however long that is.
+_MAX_DATAGRAM = 1 << 16
 
 
 def list_interfaces() -> list[Interface]:
@@ -39,10 +38,10 @@ def list_interfaces() -> list[Interface]:
     """
     found: list[Interface] = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        addresses = [*_ipv4_addresses(probe), *_ipv6_addresses()]
+        addresses = list(_addresses())
         for index, name in sorted(socket.if_nameindex()):
             flags = _flags(probe, name)
-            here = {host: usable for device, host, usable in addresses if device == name}
+            here = {host: usable for at, host, usable in addresses if at == index}
             if not here or not flags & _IFF_UP or not flags & _IFF_RUNNING:
                 continue
             found.append(
@@ -57,31 +56,33 @@ def list_interfaces() -> list[Interface]:
     return found
 
 
-def _ipv4_addresses(probe: socket.socket) -> Iterator[tuple[str, str, bool]]:
-    """Yield each address with its interface, and that it may be used."""
-    # Without a buffer it says how much it would write; an empty one would count as none. What
-    # comes in between and does not fit is left out, and makes a notice of its own.
-    size, _ = _IFCONF.unpack(fcntl.ioctl(probe, _SIOCGIFCONF, _IFCONF.pack(0, 0)))
-    buffer = array("B", bytes(size + _IFREQ_BYTES))
-    request = _IFCONF.pack(len(buffer), buffer.buffer_info()[0])
-    size, _ = _IFCONF.unpack(fcntl.ioctl(probe, _SIOCGIFCONF, request))
-    for at in range(0, size, _IFREQ_BYTES):
-        label, _, _, host = _IFREQ_ADDRESS.unpack_from(buffer, at)
-        # An address may have a label of its own: that of its interface, and `:1` or the like.
-        yield os.fsdecode(label.rstrip(b"\0").partition(b":")[0]), socket.inet_ntoa(host), True
+def _addresses() -> Iterator[tuple[int, str, bool]]:
+    """Yield each address with the index of its interface, and whether it may be used yet."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as sock:
+        size = _NLMSGHDR.size + _IFADDRMSG.size
+        header = _NLMSGHDR.pack(size, _RTM_GETADDR, _NLM_F_REQUEST | _NLM_F_DUMP, 0, 0)
+        sock.send(header + _IFADDRMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
+        while True:
+            for kind, body in _parts(sock.recv(_MAX_DATAGRAM), _NLMSGHDR):
+                if kind == _NLMSG_DONE:
+                    return
+                if kind == _NLMSG_ERROR:
+                    code = -_NLMSGERR.unpack_from(body)[0]
+                    raise OSError(code, os.strerror(code))
+                family, _, flags, _, index = _IFADDRMSG.unpack_from(body)
+                if kind == _RTM_NEWADDR and family in {socket.AF_INET, socket.AF_INET6}:
+                    found = dict(_parts(body[_IFADDRMSG.size :], _RTATTR))
+                    host = ipaddress.ip_address(found.get(_IFA_LOCAL) or found[_IFA_ADDRESS])
+                    yield index, str(host), not flags & _IFA_F_TENTATIVE
 
 
-def _ipv6_addresses() -> Iterator[tuple[str, str, bool]]:
-    """Yield each address with its interface, and whether it may be used yet."""
-    try:
-        lines = _IF_INET6.read_bytes().splitlines()
-    # A kernel without IPv6.
-    except FileNotFoundError:
-        return
-    for line in lines:
-        host, _, _, _, flags, name = line.split(maxsplit=5)
-        address = ipaddress.IPv6Address(bytes.fromhex(host.decode()))
-        yield os.fsdecode(name), str(address), not int(flags, 16) & _IFA_F_TENTATIVE
+def _parts(data: bytes, header: struct.Struct) -> Iterator[tuple[int, bytes]]:
+    """Split what netlink says: parts that begin with their size and their kind, aligned to 4."""
+    at = 0
+    while at < len(data):
+        size, kind, *_ = header.unpack_from(data, at)
+        yield kind, data[at + header.size : at + size]
+        at += (size + 3) & ~3
 
 
 def _flags(probe: socket.socket, name: str) -> int:

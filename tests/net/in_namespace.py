@@ -237,9 +237,20 @@ async def a_name_may_hold_any_byte() -> None:
 async def an_address_with_a_label_is_one_of_its_interface() -> None:
     ip("link set lo up")
     ip("addr add 10.9.0.1/24 dev lo label lo:1")
+    # It need not begin with the name of the interface and a colon.
+    ip("addr add 10.9.1.1/24 dev lo label local")
     (loopback,) = list_interfaces()
     assert loopback.name == "lo"
-    assert loopback.addresses == ("10.9.0.1", "127.0.0.1", "::1")
+    assert loopback.addresses == ("10.9.0.1", "10.9.1.1", "127.0.0.1", "::1")
+
+
+async def of_two_ends_of_a_link_the_own_address_is_listed() -> None:
+    lan()
+    ip("addr add 10.9.2.1 peer 10.9.2.2 dev lan0")
+    ip("-6 addr add fd00::1 peer fd00::2 dev lan0 nodad")
+    addresses = interface("lan0").addresses
+    assert {"10.9.2.1", "fd00::1"} <= {*addresses}
+    assert not {"10.9.2.2", "fd00::2"} & {*addresses}
 
 
 async def an_address_is_listed_once_it_may_be_used() -> None:
@@ -337,6 +348,7 @@ SCENARIOS: dict[str, Callable[[], Awaitable[None]]] = {
         only_interfaces_that_are_up_are_listed,
         a_name_may_hold_any_byte,
         an_address_with_a_label_is_one_of_its_interface,
+        of_two_ends_of_a_link_the_own_address_is_listed,
         an_address_is_listed_once_it_may_be_used,
         an_address_is_owned_until_it_is_removed,
         every_change_is_told,
