@@ -21,6 +21,8 @@ from p2pd.node.roster import Roster
 
 # Linux's monotonic clock stands still while the machine sleeps, the wall clock does not.
 SLEPT_SECONDS = 15.0
+# Where probes are rarer, it looks this often all the same whether the machine slept.
+_LONGEST_WAIT = 15.0
 # How long a connection that was made for a question is kept for the next one.
 PASSING_SECONDS = 10.0
 # Probes of several connections that are due at about the same time share a wake-up.
@@ -70,7 +72,8 @@ class Keepalive:
             now = trio.current_time()
             shortest = min(_SHORTEST_WAIT, self.config.ping_timeout / 2)
             due, evict_at = self._look_round(now, shortest)
-            self._next_round = min(max(due, now + shortest), max(evict_at, now + _EVICTION_WAIT))
+            due = min(max(due, now + shortest), now + _LONGEST_WAIT)
+            self._next_round = min(due, max(evict_at, now + _EVICTION_WAIT))
             overdue = now + self.config.ping_timeout / 2 if self._unanswered else math.inf
             await self._alarm.wait(min(self._next_round, overdue))
             late = trio.current_time() - self._alarm.due

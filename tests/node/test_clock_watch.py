@@ -82,6 +82,19 @@ async def test_peers_that_were_not_heard_for_minutes_make_no_clock_wrong(
         assert all(about_clocks(each) == [] for each in nodes)
 
 
+async def test_a_sleep_is_no_wrong_clock_where_probes_are_rare(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        nodes = await world.start_many(
+            4, per_second=10, liveness__ping_interval=300, liveness__evict_after=900
+        )
+        await trio.sleep(600)
+        for _ in range(10):
+            for each in nodes:
+                each.clock_error += 3600
+            await trio.sleep(610.3)
+        assert all(about_clocks(each) == [] for each in nodes)
+
+
 async def test_a_node_without_peers_says_nothing_of_its_clock(autojump_clock: MockClock) -> None:
     async with open_world(1) as world:
         nodes = await three(world)
