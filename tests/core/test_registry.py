@@ -652,6 +652,15 @@ def test_hearsay_that_is_displaced_costs_the_disk_nothing() -> None:
     assert table.take_changes() == ([], [])
 
 
+def test_a_failed_dial_of_hearsay_costs_the_disk_nothing() -> None:
+    table = registry()
+    learn(table, 1, [lan(1)])
+    entry = table.get(node(1))
+    assert entry is not None
+    table.failed(entry, "refused", 0.0)
+    assert table.take_changes() == ([], [])
+
+
 def test_who_is_displaced_is_deleted_from_disk(full: Sequence[Entry]) -> None:
     table = filled(full)
     entry = connect(table, 99_999, far(60_000))

@@ -12,6 +12,7 @@ from p2pd.address import Address
 from p2pd.ids import NodeId
 from p2pd.net import sim
 from p2pd.net.base import Interface
+from p2pd.node.discovery import Link
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.wire.beacon import Beacon, network_tag, read_beacon, write_beacon
 from p2pd.wire.identity import open_peer_record
@@ -332,6 +333,21 @@ async def test_a_socket_that_hears_no_more_is_opened_anew(
         b = await world.start("b", lan="lan", connections__target=0)
         await world.until(lambda: all_connected(a, b), within=15)
         assert link.trouble is None
+
+
+@pytest.mark.parametrize(("group", "first"), [("239.0.0.1", "192.168.0.1"), ("ff02::1", "fe80::1")])
+async def test_of_several_addresses_a_link_local_one_comes_first_of_ipv6_and_last_of_ipv4(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, group: str, first: str
+) -> None:
+    addresses = ("169.254.0.1", "192.168.0.1", "fd00::1", "fe80::1")
+    lan = Interface("sim0", 2, loopback=False, multicast=True, addresses=addresses)
+    async with open_world(seed=12) as world:
+        a = await world.start("a", lan=None)
+        a.services.own.listening = [Address("0.0.0.0", 1), Address("::", 1)]
+        opened: list[Interface] = []
+        monkeypatch.setattr(a.network, "open_multicast", lambda at, *_: opened.append(at))
+        a.services.discovery.open(Link(lan, group))
+        assert [each.addresses for each in opened] == [(first,)]
 
 
 async def test_a_beacon_comes_from_an_address_that_is_listened_on(

@@ -672,8 +672,9 @@ async def test_whoever_accuses_the_connected_is_not_believed_any_more(
         await world.until(lambda: seen(a, gone) == ["dead"], within=10)
 
 
+@pytest.mark.parametrize("passing", [False, True])
 async def test_who_is_reported_is_judged_though_the_connection_to_it_is_not_wanted_any_more(
-    autojump_clock: MockClock,
+    autojump_clock: MockClock, *, passing: bool
 ) -> None:
     async with open_world(1) as world:
         a = await world.start("a", lan=None, connections__target=0)
@@ -686,7 +687,9 @@ async def test_who_is_reported_is_judged_though_the_connection_to_it_is_not_want
         # Long enough for the probe that the report brings, too short for the silence to show.
         await trio.sleep(4)
         assert seen(a, gone) == ["alive"]
-        await a.node.disconnect(gone.identity.node_id)
+        connection = a.services.roster.connections[gone.identity.node_id]
+        connection.passing = passing
+        connection.close("no longer needed")
         await world.until(lambda: seen(a, gone) == ["dead"], within=60)
 
 
@@ -1026,16 +1029,25 @@ async def test_a_repeated_report_of_a_peer_in_good_connection_makes_no_probe(
 async def test_who_is_lost_while_there_is_no_room_for_a_dial_is_dialled_once_there_is(
     autojump_clock: MockClock,
 ) -> None:
+    asked: list[Message] = []
+
+    def answer(question: Message) -> Message | None:
+        if not isinstance(question, Reach):
+            return None
+        asked.append(question)
+        return Reached(alive=False)
+
     async with open_world(1) as world:
         a = await world.start("a", lan=None, connections__target=0, connections__max_outbound=1)
         b = await world.start("b", lan=None, connections__target=0)
         deaf = ScriptedPeer(world, listens=True)
-        await world._nursery.start(deaf.listen, lambda line: line.serve(lambda _: None))
+        await world._nursery.start(deaf.listen, lambda line: line.serve(answer))
         await a.node.connect(str(deaf.address))
         await b.node.connect(str(a.address))
         await trio.sleep(1)
         await world.crash(b)
         await trio.sleep(5)
         assert seen(a, b) == ["suspect"]
+        assert len(asked) == 1
         await a.node.disconnect(deaf.identity.node_id)
         await world.until(lambda: seen(a, b) == ["dead"], within=5)

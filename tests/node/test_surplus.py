@@ -306,6 +306,7 @@ async def test_who_agrees_and_then_reads_nothing_is_gone_soon_and_counts_no_more
             world.meanwhile(agree_and_read_no_more, line, world)
         roster = node.services.roster
         await world.until(lambda: len(roster.lasting()) == 1, within=300)
+        assert len(roster.connections) == 2
         await world.until(lambda: len(roster.connections) == 1, within=FAREWELL + 1)
         await trio.sleep(60)
         assert len(roster.lasting()) == 1
