@@ -73,16 +73,15 @@ class Registry:
             node_id, Entry(node_id, source, wall, addresses=[address])
         )
         if entry is not None:
-            # What a peer signs comes first when it is learned.
-            said = entry.addresses[0] if entry.signed is not None and entry.addresses else None
+            # What a peer signs comes first once it is learned, and where it answers once it does.
+            best = entry.addresses[0] if entry.signed is not None and entry.addresses else None
             # Many lies in a row displace each other, not what is known to be true.
             if address not in entry.addresses and len(entry.addresses) >= MAX_ADDRESSES:
                 del entry.addresses[1]
             _put_first(entry.addresses, address)
-            # Nor do they come before an address at which it answered, or that it named itself.
-            true = next((each for each in entry.addresses if each in entry.answered), said)
-            if true is not None and address not in entry.answered:
-                _put_first(entry.addresses, true)
+            # Nor do they come before that.
+            if best is not None and address not in entry.answered:
+                _put_first(entry.addresses, best)
         return entry
 
     def learn(

@@ -566,6 +566,17 @@ def test_beacons_with_false_addresses_push_out_no_true_one() -> None:
     assert lan(1) not in entry.addresses
 
 
+def test_a_beacon_comes_before_nothing_that_a_peer_has_signed_since_it_answered() -> None:
+    table = registry()
+    entry = connect(table, 1, lan(1), dialled=True)
+    learn(table, 1, [lan(2)], sequence=2)
+    table.heard(node(1), lan(3), Source.MULTICAST, WALL)
+    assert entry.addresses == [lan(2), lan(3), lan(1)]
+    # Where it was once it may be again.
+    table.heard(node(1), lan(1), Source.MULTICAST, WALL)
+    assert entry.addresses == [lan(1), lan(2), lan(3)]
+
+
 def test_a_refused_stranger_is_noted_but_spoils_no_connected_peer() -> None:
     table = registry()
     table.refused(node(1), "bad record", WALL)
