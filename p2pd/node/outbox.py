@@ -107,10 +107,13 @@ class Outbox:
             self._on_end(reason, Ending.UNWANTED)
 
     def stop(self) -> None:
-        """Send nothing any more."""
+        """Send nothing any more, and tell nobody of an end."""
         self._is_stopped = True
         self._writer_scope.cancel()
-        self._wants_room.unpark_all()
+        self._empty()
+        # In a circle with its connection, it would keep alive all that has come there, megabytes
+        # perhaps, until the collector looks.
+        self._on_end = _tell_nobody
 
     async def wait_stopped(self) -> None:
         """Wait until the stream is no longer written to, after `stop`."""
@@ -160,3 +163,7 @@ class Outbox:
         self._waiting.clear()
         self._waiting_bytes = 0
         self._wants_room.unpark_all()
+
+
+def _tell_nobody(reason: str, ending: Ending) -> None:
+    """Take the place of `on_end` where it is known already that the connection ends."""

@@ -1,8 +1,10 @@
 """Whatever a peer does ends at most its own connection; honest peers are served meanwhile."""
 
+import gc
 import itertools
 import random
 import struct
+import weakref
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -219,6 +221,26 @@ async def test_a_peer_that_never_reads(autojump_clock: MockClock) -> None:
         assert not connected(a)
         assert a.node.peers()[0].last_error == "the peer reads too slowly"
         await still_serves(world, a)
+
+
+async def test_what_came_over_a_connection_goes_when_it_ends(autojump_clock: MockClock) -> None:
+    """Not only when the collector looks: a hundred peers may each have sent half a large frame."""
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        peer = ScriptedPeer(world)
+        # Of a lasting one the loop that asks for peers holds the last.
+        line = await peer.connect(a, passing=True)
+        await line.stream.send_all(frame(length=1_000_000, payload=bytes(500_000)))
+        gc.collect()
+        gc.disable()
+        try:
+            ended = weakref.ref(a.services.roster.connections[peer.identity.node_id])
+            await line.stream.aclose()
+            await world.until(lambda: not connected(a), within=1)
+            await trio.sleep(1)
+            assert ended() is None
+        finally:
+            gc.enable()
 
 
 async def test_who_waits_to_ask_a_peer_that_never_reads_hears_of_its_end_at_once(
