@@ -100,7 +100,7 @@ class Daemon:
 
     async def run(self) -> None:
         """Run everything, from the first line of the log to the last."""
-        with closing(self._manager), self._events.sent_to(logs.log_event):
+        with closing(self._manager), self._events.sent_to(logs.EventLog().take):
             with self._everything:
                 async with trio.open_nursery() as nursery:
                     await nursery.start(self._handle_signals)

@@ -11,17 +11,27 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TextIO
 
 from p2pd.config import LogConfig
+from p2pd.core.budget import Budgets
 from p2pd.errors import StartError
 from p2pd.node.events import Event, FieldValue
 from p2pd.printable import escaped
 
 MAX_TEXT = 4096  # characters of one message or field
+# Lines of one event, in a row and per second from then on; a quarter of an hour without any brings
+# all of them back. Whoever connects and leaves without end would fill the disk. What goes on is
+# told once in `SKIPPED_TOLD_AGAIN` seconds.
+LINES_AT_ONCE = 1000
+LINES_PER_SECOND = 1.0
+SKIPPED_TOLD_AGAIN = 60.0
+MAX_CODES = 256
 
 _EVENT_WIDTH = 20  # columns; longer codes push their message to the right
 _COLOURS = {"debug": "2", "warning": "33", "error": "31", "critical": "31"}
@@ -31,8 +41,33 @@ _logger = logging.getLogger("p2pd")
 
 
 def log_event(event: Event) -> None:
-    """Write an event to the log; a sink for `Events`. Never raises."""
+    """Write an event to the log. Never raises."""
     _logger.log(event.level, event.message, exc_info=event.error, extra={"event": event})
+
+
+class EventLog:
+    """Writes events to the log; `take` is a sink for `Events` and never raises.
+
+    An event that comes too often is left out, and how many were is told. Those for debugging are
+    bounded only by the log's level. `clock` tells monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lines = Budgets[str](MAX_CODES, LINES_AT_ONCE, LINES_PER_SECOND)
+        self._skipped = Counter[str]()
+        self._told_at: dict[str, float] = {}
+
+    def take(self, event: Event) -> None:
+        """Write an event, or count it."""
+        now, code = self._clock(), event.code
+        if event.level <= logging.DEBUG or self._lines.spend(code, 1, now):
+            log_event(event)
+            return
+        self._skipped[code] += 1
+        if now - self._told_at.get(code, -math.inf) >= SKIPPED_TOLD_AGAIN:
+            self._told_at[code] = now
+            log_event(_skipped(event, self._skipped.pop(code)))
 
 
 def set_level(level: str) -> None:
@@ -190,6 +225,16 @@ def _is_journal(stream: TextIO | None, environ: Mapping[str, str]) -> bool:
 
 def _wants_colour(stream: TextIO, environ: Mapping[str, str]) -> bool:
     return stream.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
+
+
+def _skipped(event: Event, count: int) -> Event:
+    text = (
+        f"{event.code} comes too often: {count} left out of the log; from now on it has "
+        f"{LINES_PER_SECOND:g} a second, and the number of the others once in "
+        f"{SKIPPED_TOLD_AGAIN:g} s"
+    )
+    fields: dict[str, FieldValue] = {"skipped": event.code, "count": count}
+    return Event("log.skipped", text, event.time, logging.WARNING, fields=fields)
 
 
 def _event(record: logging.LogRecord) -> Event | None:

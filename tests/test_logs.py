@@ -16,7 +16,15 @@ from logging_journald import JournaldTransport
 from p2pd.config import LogConfig
 from p2pd.errors import StartError
 from p2pd.ids import NodeId
-from p2pd.logs import log_event, logging_to, printable
+from p2pd.logs import (
+    LINES_AT_ONCE,
+    LINES_PER_SECOND,
+    SKIPPED_TOLD_AGAIN,
+    EventLog,
+    log_event,
+    logging_to,
+    printable,
+)
 from p2pd.node.events import Event, Events, FieldValue
 
 NOON = 1_700_000_000.25
@@ -294,3 +302,56 @@ def test_it_is_a_sink_for_events() -> None:
     with logging_to(LogConfig(), "lab", stream), events.sent_to(log_event):
         events.emit("node.started", "up", port=1)
     assert "node.started         up" in stream.getvalue()
+
+
+class TestFlood:
+    """A clock that stands still until a test moves it; all lines by the code of their event."""
+
+    @pytest.fixture(autouse=True)
+    def _start(self) -> None:
+        self.now = 100.0
+        self.log = EventLog(lambda: self.now)
+
+    def lines(self, *events: Event, level: str = "info") -> list[str]:
+        stream = io.StringIO()
+        with logging_to(LogConfig(format="json", level=level), "lab", stream):
+            for each in events:
+                self.log.take(each)
+        return [json.loads(line)["event"] for line in stream.getvalue().splitlines()]
+
+    def test_who_comes_and_goes_without_end_does_not_fill_the_disk(self) -> None:
+        lines = self.lines(*[event()] * (3 * LINES_AT_ONCE))
+        assert lines == ["peer.connected"] * LINES_AT_ONCE + ["log.skipped"]
+
+    def test_another_event_is_logged_all_the_same(self) -> None:
+        self.lines(*[event()] * (2 * LINES_AT_ONCE))
+        assert self.lines(bug("oh"), event()) == ["peer.bug"]
+
+    def test_while_it_goes_on_some_are_logged_and_how_many_are_not(self) -> None:
+        self.lines(*[event()] * (LINES_AT_ONCE + 1))
+        lines: list[str] = []
+        for _ in range(round(10 * SKIPPED_TOLD_AGAIN)):
+            self.now += 1.0
+            lines += self.lines(*[event()] * 50)
+        assert lines.count("peer.connected") <= 10 * SKIPPED_TOLD_AGAIN * LINES_PER_SECOND
+        assert lines.count("peer.connected") >= 9 * SKIPPED_TOLD_AGAIN * LINES_PER_SECOND
+        assert lines.count("log.skipped") == 10
+
+    def test_every_one_that_was_left_out_is_counted(self) -> None:
+        stream = io.StringIO()
+        with logging_to(LogConfig(format="json"), "lab", stream):
+            for _ in range(LINES_AT_ONCE + 500):
+                self.log.take(event())
+            self.now += SKIPPED_TOLD_AGAIN
+            for _ in range(LINES_AT_ONCE):
+                self.log.take(event())
+        told = [json.loads(line) for line in stream.getvalue().splitlines()]
+        counts = [each["count"] for each in told if each["event"] == "log.skipped"]
+        assert counts == [1, 500]
+        assert {each["skipped"] for each in told if "skipped" in each} == {"peer.connected"}
+
+    def test_those_for_debugging_are_all_logged_and_take_no_room(self) -> None:
+        flood = [event(level=logging.DEBUG)] * (2 * LINES_AT_ONCE)
+        assert self.lines(*flood, event(), level="debug") == ["peer.connected"] * (
+            2 * LINES_AT_ONCE + 1
+        )
