@@ -63,9 +63,11 @@ class EventLog:
         now, code = self._clock(), event.code
         if event.level <= logging.DEBUG or self._lines.spend(code, 1, now):
             log_event(event)
-            return
-        self._skipped[code] += 1
-        if now - self._told_at.get(code, -math.inf) >= SKIPPED_TOLD_AGAIN:
+        else:
+            self._skipped[code] += 1
+        # Also with the first one after a flood that was over sooner.
+        told_again_at = self._told_at.get(code, -math.inf) + SKIPPED_TOLD_AGAIN
+        if self._skipped[code] and now >= told_again_at:
             self._told_at[code] = now
             log_event(_skipped(event, self._skipped.pop(code)))
 
