@@ -69,7 +69,16 @@ class EventLog:
         told_again_at = self._told_at.get(code, -math.inf) + SKIPPED_TOLD_AGAIN
         if self._skipped[code] and now >= told_again_at:
             self._told_at[code] = now
-            log_event(_skipped(event, self._skipped.pop(code)))
+            self._tell("log.skipped", event, self._skipped.pop(code))
+
+    def _tell(self, code: str, event: Event, count: int) -> None:
+        text = (
+            f"{event.code} comes too often: {count} left out of the log; from now on it has "
+            f"{LINES_PER_SECOND:g} a second, and the number of the others once in "
+            f"{SKIPPED_TOLD_AGAIN:g} s"
+        )
+        fields: dict[str, FieldValue] = {"skipped": event.code, "count": count}
+        log_event(Event(code, text, event.time, logging.WARNING, fields=fields))
 
 
 def set_level(level: str) -> None:
@@ -227,16 +236,6 @@ def _is_journal(stream: TextIO | None, environ: Mapping[str, str]) -> bool:
 
 def _wants_colour(stream: TextIO, environ: Mapping[str, str]) -> bool:
     return stream.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
-
-
-def _skipped(event: Event, count: int) -> Event:
-    text = (
-        f"{event.code} comes too often: {count} left out of the log; from now on it has "
-        f"{LINES_PER_SECOND:g} a second, and the number of the others once in "
-        f"{SKIPPED_TOLD_AGAIN:g} s"
-    )
-    fields: dict[str, FieldValue] = {"skipped": event.code, "count": count}
-    return Event("log.skipped", text, event.time, logging.WARNING, fields=fields)
 
 
 def _event(record: logging.LogRecord) -> Event | None:

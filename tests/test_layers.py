@@ -101,7 +101,9 @@ RULES = (
     Rule("p2pd.heap", (), ("trio",)),
     Rule("p2pd.state", (*GROUND, "p2pd.wire.identity")),
     Rule(
-        "p2pd.logs", (*GROUND, *CONFIG, "p2pd.printable", "p2pd.node.events"), ("logging_journald",)
+        "p2pd.logs",
+        (*GROUND, *CONFIG, "p2pd.printable", "p2pd.core.budget", "p2pd.node.events"),
+        ("logging_journald",),
     ),
     Rule(
         "p2pd.simulation*",
