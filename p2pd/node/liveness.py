@@ -375,13 +375,12 @@ class LivenessService:
             signed = codec.decode(Signed, publication.data)
         except BadMessage:
             return None
-        if self._registry.get(origin) is None:
+        # All nodes hear it: whoever could name others would have all of them dial at once.
+        if self._registry.get(origin) is None or self._book.owner(signed) != origin:
             return None
         here = self._own.addresses[0].host if self._own.addresses else "0.0.0.0"
         opened = self._book.learn(signed, told_over=here, told_by=None)
-        if opened is None or opened.node_id != origin:
-            return None
-        return opened.record
+        return None if opened is None else opened.record
 
     def _give_sign_of_life(self) -> None:
         now = trio.current_time()

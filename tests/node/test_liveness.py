@@ -1051,3 +1051,17 @@ async def test_who_is_lost_while_there_is_no_room_for_a_dial_is_dialled_once_the
         assert len(asked) == 1
         await a.node.disconnect(deaf.identity.node_id)
         await world.until(lambda: seen(a, b) == ["dead"], within=5)
+
+
+@pytest.mark.parametrize("topic", [liveness.ALIVE_TOPIC, liveness.LEFT_TOPIC])
+async def test_who_says_that_it_is_alive_or_leaves_names_nobody_else(
+    autojump_clock: MockClock, topic: str
+) -> None:
+    """Or one message would have all nodes of the network dial the addresses in it."""
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        liar, invented = ScriptedPeer(world), ScriptedPeer(world, host="10.9.9.9", listens=True)
+        line = await liar.connect(a)
+        await line.send(publish(liar, topic, codec.encode(invented.record())))
+        await trio.sleep(1)
+        assert a.services.roster.registry.get(invented.identity.node_id) is None
