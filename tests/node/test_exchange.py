@@ -51,6 +51,43 @@ async def test_only_what_its_owner_signed_is_passed_on(autojump_clock: MockClock
         assert forged not in answer.records
 
 
+async def test_an_answer_is_no_longer_than_was_asked_for_nor_than_is_given(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__target=0)
+        lines = [
+            await ScriptedPeer(world, host=f"10.9.0.{number}").connect(a)
+            for number in range(1, exchange.PEERS_PER_ANSWER + 3)
+        ]
+
+        async def told(limit: int) -> int:
+            answer = await lines[0].ask(GetPeers(limit))
+            assert isinstance(answer, Peers)
+            return len(answer.records)
+
+        assert await told(3) == 3
+        assert await told(64) == exchange.PEERS_PER_ANSWER
+
+
+async def test_only_a_node_with_few_records_asks_and_not_in_passing(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "ENOUGH_PEERS", 3)
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__target=0)
+
+        async def is_asked(number: int, *, passing: bool) -> bool:
+            line = await ScriptedPeer(world, host=f"10.9.0.{number}").connect(a, passing=passing)
+            with trio.move_on_after(1):
+                await line.expect(GetPeers)
+                return True
+            return False
+
+        asked = [await is_asked(number, passing=number == 1) for number in range(1, 5)]
+        assert asked == [False, True, False, False]
+
+
 async def test_a_record_is_dialled_and_proven(autojump_clock: MockClock) -> None:
     async with open_world(1) as world:
         a = await world.start("a", lan=None)
