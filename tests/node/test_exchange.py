@@ -1,5 +1,7 @@
 """What nodes tell each other of third ones, and what survives a restart."""
 
+import itertools
+
 import pytest
 import trio
 from trio.testing import MockClock
@@ -202,6 +204,27 @@ async def test_others_are_asked_often_only_while_that_brings_records(
         else:
             # At once, and about one, three and seven minutes later.
             assert 3 <= len(asked) <= 5
+
+
+async def test_without_news_the_pause_between_questions_doubles_up_to_the_longest(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        asked: list[float] = []
+
+        def answer(message: Message) -> Message | None:
+            if isinstance(message, GetPeers):
+                asked.append(trio.current_time())
+            return Peers(())
+
+        line = await ScriptedPeer(world).connect(a)
+        world._nursery.start_soon(line.serve, answer)
+        await trio.sleep(6 * exchange.MOST_EXCHANGE_INTERVAL)
+        pauses = [after - before for before, after in itertools.pairwise(asked)]
+        # Each is a quarter more or less. Until the second one, the peer's own record is news.
+        for pause, middle in zip(pauses, (60, 60, 120, 240, 480, 600, 600, 600), strict=False):
+            assert 0.74 * middle < pause < 1.26 * middle
 
 
 @pytest.mark.parametrize(("lan", "many", "told"), [("l", 128, 1), ("l", 1, 0), (None, 128, 0)])

@@ -9,12 +9,13 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from p2pd.address import Address
 from p2pd.errors import HandshakeRefused
 from p2pd.node import roster
 from p2pd.node.peer_book import MAX_TURNED_AWAY
 from p2pd.simulation.world import SimNode, open_world
 from p2pd.wire.identity import Identity, open_peer_record
-from p2pd.wire.messages import Hello, Refused
+from p2pd.wire.messages import MAX_REDIRECTS, Hello, Refused
 from tests.node.scripted import (
     HungUp,
     Line,
@@ -22,6 +23,7 @@ from tests.node.scripted import (
     assert_unharmed,
     connected,
     last_errors,
+    make_record,
     reasons,
 )
 
@@ -346,7 +348,39 @@ async def test_who_is_turned_away_again_and_again_takes_one_place_of_those_told_
         owners = [open_peer_record(each).public_key for each in told]
         assert sorted(owners) == sorted(each.identity.public_key for each in (once, often))
         assert newest in told
-        assert newest not in refusal_in(await often.connect(a)).others
+        told = refusal_in(await often.connect(a)).others
+        assert often.identity.public_key not in {open_peer_record(each).public_key for each in told}
+
+
+async def test_a_full_node_tells_of_as_many_as_a_refusal_holds_half_of_them_refused_too(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__max_inbound=MAX_REDIRECTS)
+        peers = [
+            ScriptedPeer(world, host=f"10.9.0.{number}", listens=True)
+            for number in range(1, 2 * MAX_REDIRECTS)
+        ]
+        for peer in peers:
+            await peer.connect(a)
+        refused = {each.identity.public_key for each in peers[MAX_REDIRECTS:]}
+        told = refusal_in(await ScriptedPeer(world).connect(a)).others
+        owners = {open_peer_record(each).public_key for each in told}
+        assert len(owners) == MAX_REDIRECTS
+        assert len(owners & refused) == MAX_REDIRECTS // 2
+
+
+async def test_a_full_node_tells_of_no_record_so_large_that_a_refusal_could_not_hold_twelve(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__max_inbound=2)
+        small, large = [ScriptedPeer(world, host=f"10.9.0.{number}") for number in (1, 2)]
+        await small.connect(a)
+        addresses = [Address(f"fd00:1111:2222:3333:4444:5555:6666:{n}", 41000) for n in range(16)]
+        await large.connect(a, record=make_record(large.identity, *addresses))
+        [told] = refusal_in(await ScriptedPeer(world).connect(a)).others
+        assert open_peer_record(told).public_key == small.identity.public_key
 
 
 async def test_an_idle_connection_makes_room(autojump_clock: MockClock) -> None:
