@@ -229,6 +229,41 @@ def test_nobody_gets_round_the_share_of_a_network_by_naming_it_later() -> None:
     assert learn(table, 5_000, [crowded(1)]) is not None
 
 
+def test_nobody_gets_out_of_the_share_of_a_network_by_naming_one_of_a_lan() -> None:
+    table = registry()
+    for number in range(MAX_PER_NETWORK):
+        learn(table, number, [lan(number), crowded(number)])
+    assert learn(table, 999, [lan(999), crowded(999)]) is None
+    learn(table, 0, [lan(0)], sequence=2)
+    assert learn(table, 999, [crowded(999)]) is None
+
+
+def test_whoever_is_in_a_full_network_may_move_within_it() -> None:
+    table = registry()
+    for number in range(MAX_PER_NETWORK):
+        learn(table, number, [crowded(number)])
+    moved = learn(table, 0, [crowded(500)], sequence=2)
+    assert moved is not None
+    assert (moved.sequence, moved.addresses[0]) == (2, crowded(500))
+
+
+def test_a_full_network_of_hearsay_takes_in_the_news_of_whoever_was_proven() -> None:
+    table = registry()
+    for number in range(MAX_PER_NETWORK):
+        learn(table, number, [crowded(number)])
+    meet(table, 999, far(999))
+    moved = learn(table, 999, [crowded(999)], sequence=2)
+    assert moved is not None
+    assert (moved.sequence, moved.addresses[0]) == (2, crowded(999))
+
+
+def test_where_a_peer_answered_once_is_not_forgotten_as_it_answers_elsewhere_again() -> None:
+    table = registry()
+    for remote in (lan(1), *[lan(2)] * MAX_ADDRESSES):
+        entry = connect(table, 0, remote)
+    assert set(entry.answered) == {lan(1), lan(2)}
+
+
 def test_hearsay_is_bounded_and_never_displaces_who_was_proven() -> None:
     table = registry()
     proven = [meet(table, 50_000 + each, far(each)) for each in range(MAX_ENTRIES - MAX_UNPROVEN)]
