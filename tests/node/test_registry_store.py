@@ -10,15 +10,17 @@ import msgpack
 import trio
 from trio.testing import MockClock
 
-from p2pd.core.entries import Backoff, Entry, Source
+from p2pd.address import Address
+from p2pd.core.entries import Backoff, Entry, Source, Status
 from p2pd.core.registry import Registry
 from p2pd.errors import StoreError
 from p2pd.ids import NodeId
 from p2pd.node.events import Events
-from p2pd.node.registry_store import SAVE_INTERVAL, SavedPeer, save_registry
+from p2pd.node.registry_store import SAVE_INTERVAL, SavedPeer, load_registry, save_registry
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.store.base import Change, Table
 from p2pd.store.memory import MemoryStore
+from p2pd.wire.messages import Signed
 
 
 class MoodyStore(MemoryStore):
@@ -118,6 +120,41 @@ async def test_others_get_a_turn_while_many_peers_are_saved() -> None:
             await trio.lowlevel.checkpoint()
     assert turns > 5
     assert len([key async for key, _ in store.scan(Table.PEERS)]) == 1000
+
+
+async def test_what_is_known_of_a_peer_is_saved_once_and_read_again() -> None:
+    store, events = MoodyStore(), Events(time.time)
+    before, after = [
+        Registry(NodeId(bytes(32)), Backoff(1.0, 300.0), random.Random(1)) for _ in range(2)
+    ]
+    one = Entry(
+        NodeId.of(b"1"),
+        Source.SEED,
+        first_seen=1_700_000_000.25,
+        name="one",
+        signed=Signed(b"what it signed", bytes(64)),
+        sequence=3,
+        addresses=[Address("10.9.0.1", 41000), Address("10.9.0.2", 41000)],
+        answered=(Address("10.9.0.2", 41000),),
+        success_count=4,
+        fail_count=5,
+        last_seen=1_700_000_100.75,
+        last_error="nobody was there",
+    )
+    bare = Entry(NodeId.of(b"2"), Source.INBOUND, first_seen=1_700_000_001.0, success_count=1)
+    for node_id, entry in ((NodeId.of(b"1"), one), (NodeId.of(b"2"), bare)):
+        before.restore(entry)
+        before.not_saved([node_id])
+    assert await save_registry(store, before, events)
+    # Nothing is written, so nothing is refused, where nothing changed.
+    store.refuses = True
+    assert await save_registry(store, before, events)
+    await load_registry(store, after, events)
+    now_only = attrs.filters.exclude("status", "anchor")
+    back = [attrs.asdict(each, recurse=False, filter=now_only) for each in after]
+    for each in (one, bare):
+        assert attrs.asdict(each, recurse=False, filter=now_only) in back
+    assert all(each.anchor and each.status is Status.DISCONNECTED for each in after)
 
 
 async def test_where_a_peer_answered_is_known_after_a_restart(autojump_clock: MockClock) -> None:
