@@ -65,15 +65,39 @@ async def test_the_answers_of_others_do_not_put_off_the_end(autojump_clock: Mock
         await world.until(lambda: connection.end_reason is not None, within=5 + 4 * 1 + 2)
 
 
+async def test_the_first_to_fall_silent_does_not_wait_for_those_heard_later(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, liveness__evict_after=60)
+        silent = ScriptedPeer(world)
+        await silent.connect(a)
+        connection = a.services.roster.connections[silent.identity.node_id]
+        await trio.sleep(4)
+        line = await ScriptedPeer(world, host="10.9.1.1").connect(a)
+        world.meanwhile(line.serve, lambda _: None)
+        await world.until(lambda: connection.end_reason is not None, within=7)
+
+
 async def test_more_probes_than_needed_do_not_put_off_the_end(autojump_clock: MockClock) -> None:
     """Each refused duplicate sends one, and each wake-up of the machine."""
     async with open_world(1) as world:
-        a, b = await two(world)
-        host_b, host_a = frozenset({b.network.host}), frozenset({a.network.host})
-        world.network.medium.cut(Cut(host_b, host_a))
+        a = await world.start("a", lan=None, liveness__evict_after=60)
+        silent = ScriptedPeer(world)
+        await silent.connect(a)
+        connection = a.services.roster.connections[silent.identity.node_id]
         for _ in range(10):
-            a.services.roster.connections[b.node_id].probe()
-        await world.until(lambda: not connected(a), within=5 + 5 + 3 * 2 + 1)
+            connection.probe()
+        await world.until(lambda: connection.end_reason is not None, within=5 + 4 * 1 + 2)
+
+
+async def test_however_many_misses_are_allowed_a_silent_peer_is_evicted_in_time(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, liveness__misses=10, liveness__evict_after=10)
+        await ScriptedPeer(world).connect(a)
+        await world.until(lambda: not connected(a), within=10.2)
 
 
 async def test_nothing_flaps_where_nothing_happens(autojump_clock: MockClock) -> None:
@@ -353,6 +377,19 @@ async def test_who_came_in_passing_and_does_not_go_is_probed(
         assert expected in (known.last_error or "")
         assert (known.liveness == "alive") is answers
         assert_unharmed(a)
+
+
+async def test_who_came_in_passing_has_time_to_answer(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        line = await ScriptedPeer(world).connect(a, passing=True)
+        event = await line.next()
+        while not (isinstance(event, Received) and isinstance(event.message, Ping)):
+            event = await line.next()
+        await trio.sleep(0.9 * LivenessConfig().ping_timeout)
+        await line.stream.send_all(line.session.reply(event.request_id or 0, Pong()))
+        await trio.sleep(1)
+        assert connected(a)
 
 
 async def test_questions_that_nobody_answers_do_not_keep_a_passing_connection(
