@@ -111,6 +111,28 @@ async def test_a_seed_on_its_own_list_lacks_nothing_and_leaves_itself_alone(
             assert told[-1:] in ([], ["seed.enough"])
 
 
+async def test_a_seed_on_its_own_list_leaves_itself_alone_while_another_one_is_away(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_world(1) as world:
+        seed, away = await start_seeds(world, 2)
+        await world.crash(away)
+        dials = list[Address]()
+        dial = seed.network.dial
+
+        async def note(address: Address) -> SimStream:
+            dials.append(address)
+            return await dial(address)
+
+        monkeypatch.setattr(seed.network, "dial", note)
+        texts = (str(seed.address), str(away.address))
+        discovery = attrs.evolve(seed.config.discovery, seeds=texts)
+        seed.node.reload(attrs.evolve(seed.config, discovery=discovery))
+        await trio.sleep(0.9 * RESOLVE_INTERVAL)
+        assert dials.count(away.address) > 10
+        assert dials.count(seed.address) == 1
+
+
 async def test_a_lost_seed_is_replaced_by_another(autojump_clock: MockClock) -> None:
     async with open_world(1) as world:
         seeds = await start_seeds(world, 3)
@@ -183,6 +205,35 @@ async def test_a_name_may_come_to_stand_for_others_while_one_is_dialled(
         await trio.sleep(120)
         assert a.is_connected_to(seed)
         assert [each for each in a.codes() if each.startswith("seed.")][-1] == "seed.enough"
+
+
+async def test_what_a_name_no_longer_stands_for_once_it_answers_is_no_seed(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_world(1) as world:
+        before, after = await start_seeds(world, 2)
+        there, dials = [[before.address]], 0
+        dial = SimNetwork.dial
+
+        async def resolve(self: SimNetwork, host: str, port: int) -> list[Address]:
+            await trio.sleep(2 * RESOLVE_WITHIN)
+            return there.pop() if there else [after.address]
+
+        async def dial_slowly(self: SimNetwork, address: Address) -> SimStream:
+            nonlocal dials
+            if address == before.address:
+                dials += 1
+                if dials == 1:
+                    raise DialFailed("not yet")
+                await trio.sleep(2 * RESOLVE_WITHIN)
+            return await dial(self, address)
+
+        monkeypatch.setattr(SimNetwork, "resolve", resolve)
+        monkeypatch.setattr(SimNetwork, "dial", dial_slowly)
+        a = await start_user(world, "s.example:41000")
+        await world.until(lambda: stays_with(a, before), within=30)
+        await world.until(lambda: stays_with(a, after), within=30)
+        assert list(a.services.seeds.connected()) == [after.address]
 
 
 async def test_a_seed_that_hangs_up_is_tried_once_per_interval(
