@@ -11,7 +11,7 @@ from p2pd.ids import NodeId
 from p2pd.net.sim import SimMulticastSocket, SimNetwork, SimStream
 from p2pd.node import discovery
 from p2pd.node.dialler import STRANGERS_AT_ONCE, STRANGERS_PER_SECOND
-from p2pd.node.discovery import ANSWERS_AT_ONCE, ANSWERS_PER_SECOND
+from p2pd.node.discovery import ANSWER_GAP, ANSWERS_AT_ONCE, ANSWERS_PER_SECOND, MAX_TALLIED, Tally
 from p2pd.node.probing import ProbeOutcome
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.wire.beacon import Beacon, network_tag, write_beacon
@@ -146,6 +146,42 @@ async def test_a_flood_of_beacons_is_answered_seldom(
             await trio.sleep(0.1)
         answers = sent.count(a.address.host)
         assert ANSWERS_AT_ONCE / 2 <= answers <= ANSWERS_AT_ONCE + 60 * ANSWERS_PER_SECOND + 4
+
+
+async def test_strangers_who_come_all_at_once_are_answered_together(
+    autojump_clock: MockClock, sent: list[str]
+) -> None:
+    async with open_world(4) as world:
+        a = await world.start("a", connections__target=0)
+        await trio.sleep(10)
+        socket, tag = socket_of(ScriptedPeer(world)), network_tag("p2pd")
+        sent.clear()
+        for _ in range(20):
+            someone = NodeId(world.rng.randbytes(32))
+            await socket.send(write_beacon(Beacon(someone, 1, tag, bytes(16).hex())))
+            await trio.sleep(ANSWER_GAP / 5)
+        assert 4 <= sent.count(a.address.host) <= 5
+
+
+async def test_a_goodbye_of_a_stranger_is_nobody(autojump_clock: MockClock) -> None:
+    async with open_world(4) as world:
+        a = await world.start("a")
+        await trio.sleep(1)
+        socket, tag = socket_of(ScriptedPeer(world)), network_tag("p2pd")
+        someone = NodeId(world.rng.randbytes(32))
+        await socket.send(write_beacon(Beacon(someone, 1, tag, bytes(16).hex(), leaving=True)))
+        await trio.sleep(1)
+        assert a.node.peers() == []
+
+
+def test_a_tally_counts_so_many_hosts_and_no_more() -> None:
+    tally, tag = Tally(trio.lowlevel.ParkingLot()), network_tag("p2pd")
+    own = Beacon(NodeId(bytes(32)), 1, tag, bytes(16).hex())
+    for number in range(2 * MAX_TALLIED):
+        network = tag if number % 2 else "00" * 8
+        other = Beacon(NodeId(bytes(32)), 1, network, (b"x" * 16).hex())
+        tally.note(other, f"10.9.{number // 256}.{number % 256}", own)
+    assert len(tally.hosts) == len(tally.foreign) == MAX_TALLIED / 2
 
 
 async def test_beacons_in_the_name_of_the_node_itself_cost_little(
