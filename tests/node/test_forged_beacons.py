@@ -1,5 +1,7 @@
 """What somebody on the LAN can do by beacons, which nobody signs."""
 
+from typing import Any
+
 import pytest
 import trio
 from trio.testing import MockClock
@@ -172,6 +174,22 @@ async def test_a_goodbye_of_a_stranger_is_nobody(autojump_clock: MockClock) -> N
         await socket.send(write_beacon(Beacon(someone, 1, tag, bytes(16).hex(), leaving=True)))
         await trio.sleep(1)
         assert a.node.peers() == []
+
+
+async def test_who_is_in_another_network_is_not_dialled_for_its_beacons_until_it_starts_again(
+    autojump_clock: MockClock, dialled: list[Address]
+) -> None:
+    """The beacon names the network, but not its key."""
+    async with open_world(1) as world:
+        backoff: Any = {"connections__backoff_min": 300, "connections__backoff_max": 300}
+        a = await world.start("a", network_key=b"a", **backoff)
+        quiet: Any = {"connections__target": 0, "discovery__multicast__interval": 5}
+        b = await world.start("b", network_key=b"b", **quiet)
+        await trio.sleep(60)
+        assert dialled.count(b.address) == 1
+        await world.stop(b)
+        await world.start("b", network_key=b"a")
+        await world.until(lambda: a.is_connected_to(b), within=2)
 
 
 def test_a_tally_counts_so_many_hosts_and_no_more() -> None:
