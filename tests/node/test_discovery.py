@@ -9,6 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from p2pd.address import Address
+from p2pd.errors import Exhausted
 from p2pd.ids import NodeId
 from p2pd.net import sim
 from p2pd.net.base import Interface
@@ -211,6 +212,29 @@ async def test_names_of_interfaces_that_fit_none_are_told_once(autojump_clock: M
             a.network.set_interfaces(up)
             await trio.sleep(10)
         assert a.codes().count("discovery.trouble") == 1
+
+
+async def test_interfaces_that_can_not_be_listed_are_looked_for_again_after_a_pause(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_world(seed=11) as world:
+        a = await world.start("a")
+        [old] = a.network.interfaces()
+        looks: list[float] = []
+
+        def run_out() -> list[Interface]:
+            looks.append(trio.current_time())
+            raise Exhausted("too many open files")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(a.network, "interfaces", run_out)
+            a.network.set_interfaces()
+            await trio.sleep(10)
+        assert 5 <= len(looks) <= 20
+        await world.until(lambda: not a.services.interfaces.in_use, within=5)
+        a.network.set_interfaces(old)
+        await world.until(lambda: a.services.interfaces.in_use == [old], within=5)
+        assert_unharmed(a)
 
 
 async def test_interfaces_that_come_and_go(autojump_clock: MockClock) -> None:

@@ -259,6 +259,18 @@ async def test_who_asks_a_peer_to_give_one_up_agrees_with_no_other_meanwhile(
         assert await not_asked[0].ask(Release(many=False)) == Released(agreed=False)
 
 
+async def test_a_question_on_a_connection_that_another_one_replaced_gives_up_neither(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        node = await world.start("a", lan=None, connections__target=1)
+        await ScriptedPeer(world, host="10.9.1.1").connect(node)
+        peer = ScriptedPeer(world)
+        old, new = [await peer.connect(node) for _ in range(2)]
+        assert await old.ask(Release(many=True)) == Released(agreed=False)
+        assert await new.ask(Release(many=True)) == Released(agreed=True)
+
+
 async def test_who_asks_for_a_replacement_all_the_time_gets_few_tries(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
