@@ -34,7 +34,6 @@ from p2pd.node.roster import Roster
 from p2pd.node.routes import Route, Routes
 from p2pd.wire.identity import open_record
 from p2pd.wire.messages import (
-    MAX_SIBLINGS,
     FindValue,
     Message,
     Signed,
@@ -109,7 +108,7 @@ class _Reading:
 
     def take(self, node: NodeId, answer: Message) -> None:
         """Take the versions in an answer that are properly signed, and of this key."""
-        told = answer.versions[:MAX_SIBLINGS] if isinstance(answer, Value) else ()
+        told = answer.versions if isinstance(answer, Value) else ()
         versions = [self._open(signed) for signed in told]
         self._enter(node, [each for each in versions if each is not None])
 

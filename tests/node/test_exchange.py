@@ -90,6 +90,16 @@ async def test_only_a_node_with_few_records_asks_and_not_in_passing(
         assert asked == [False, True, False, False]
 
 
+async def test_of_an_answer_no_more_is_taken_than_was_asked_for(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        many = [
+            make_record(stranger(world.rng), Address(f"10.8.{number}.1", 1)) for number in range(30)
+        ]
+        await tell(world, a, *many)
+        assert len(a.services.registry) == 1 + exchange.PEERS_PER_ANSWER
+
+
 async def test_a_record_is_dialled_and_proven(autojump_clock: MockClock) -> None:
     async with open_world(1) as world:
         a = await world.start("a", lan=None)

@@ -43,6 +43,7 @@ from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.store.memory import MemoryStore
 from p2pd.wire.identity import open_record
 from p2pd.wire.messages import (
+    MAX_GIVEN,
     MAX_KEYS,
     Compare,
     Compared,
@@ -913,6 +914,33 @@ async def test_what_a_death_adds_to_a_comparison_under_way_was_not_compared(
         await world.until(lambda: bool(confirmed), within=60)
         assert unproven == []
         assert c.is_connected_to(a)
+
+
+@pytest.mark.parametrize(("count", "size"), [(8, 20_000), (MAX_GIVEN + 5, 10)])
+async def test_what_a_peer_lacks_is_given_in_bounded_batches(
+    autojump_clock: MockClock, count: int, size: int
+) -> None:
+    async with open_world(16) as world:
+        batches: list[tuple[Signed, ...]] = []
+
+        def answer(question: Message) -> Message:
+            if isinstance(question, Compare):
+                return Compared(
+                    tuple(Difference(n, b"", b"") for n in range(len(question.subtrees)))
+                )
+            if isinstance(question, Give):
+                batches.append(question.versions)
+                return Given(len(question.versions))
+            return Failed("unknown", "not served")
+
+        a, liar = await with_liar(world, answer)
+        writer = ScriptedPeer(world, host="10.9.0.2")
+        names = [f"k{number}" for number in range(count)]
+        records = [record(writer, name, bytes(size)) for name in names]
+        await a.services.replica.write_all(records, {*map(Key.of, names)})
+        assert (await a.services.reconciler.reconcile(liar, [EVERYTHING])).given == count
+        assert all(sum(len(each.body) for each in batch) <= BATCH_BYTES for batch in batches)
+        assert len(batches) <= 3
 
 
 async def test_what_a_node_asks_and_gives_for_repair_keeps_to_its_budget(
