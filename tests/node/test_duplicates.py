@@ -1,7 +1,9 @@
 """Both ends dial at the same time: one connection stays, the same on both sides."""
 
+import gc
 import logging
 import random
+import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
@@ -558,3 +560,21 @@ async def test_a_dial_for_a_question_does_not_end_what_was_to_last(
             await a.services.dialler.dial_entry(entry)
         assert "peer.connected" not in a.codes()[dialled:]
         assert a.services.roster.connections[b.node_id] is connection
+
+
+async def test_nothing_is_kept_of_a_connection_that_another_one_replaced(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        peer = ScriptedPeer(world)
+        await peer.connect(a)
+        replaced = weakref.ref(a.services.roster.connections[peer.identity.node_id])
+        line = await peer.connect(a)
+        world.meanwhile(line.serve, lambda _: None)
+        await trio.sleep(60)
+        # Peer exchange holds on to the connection that it asked last.
+        await ScriptedPeer(world, host="10.9.0.2").connect(a)
+        await trio.sleep(1)
+        gc.collect()
+        assert replaced() is None

@@ -169,6 +169,8 @@ async def test_an_announcement_moves_a_peer(autojump_clock: MockClock) -> None:
         await line.send(Announce(old))
         await trio.sleep(0.1)
         assert a.node.peers()[0].address == "10.9.0.99:41000"
+        [connection] = a.services.roster.lasting()
+        assert connection.peer.signed_record == moved
 
 
 async def test_an_announcement_of_somebody_else_is_passed_over(autojump_clock: MockClock) -> None:

@@ -10,12 +10,12 @@ import trio
 from trio.testing import MockClock
 
 from p2pd.address import Address
-from p2pd.errors import HandshakeRefused
+from p2pd.errors import HandshakeRefused, P2PError
 from p2pd.node import roster
 from p2pd.node.peer_book import MAX_TURNED_AWAY
 from p2pd.simulation.world import SimNode, open_world
 from p2pd.wire.identity import Identity, open_peer_record
-from p2pd.wire.messages import MAX_REDIRECTS, Hello, Refused
+from p2pd.wire.messages import MAX_REDIRECTS, Echo, Echoed, Hello, Refused
 from tests.node.scripted import (
     HungUp,
     Line,
@@ -394,6 +394,36 @@ async def test_an_idle_connection_makes_room(autojump_clock: MockClock) -> None:
             await late.connect(a)
             assert connected(a) == {late.identity.node_id.hex()}
         # Its serving ended, so it was closed.
+
+
+async def test_an_idle_connection_on_which_an_answer_is_waited_for_makes_no_room(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__max_inbound=1)
+        asked, late = ScriptedPeer(world), ScriptedPeer(world, host="10.9.1.1")
+        line = await asked.connect(a)
+        world.meanwhile(line.serve, lambda _: None)
+
+        async def ask() -> None:
+            with suppress(P2PError):
+                await a.services.requester.request(asked.identity.node_id, Echo(b""), Echoed, 600)
+
+        world.meanwhile(ask)
+        await trio.sleep(roster.IDLE_AFTER + 10)
+        assert refusal_in(await late.connect(a)).reason == "full"
+        assert connected(a) == {asked.identity.node_id.hex()}
+
+
+async def test_those_that_share_this_host_are_not_counted_as_of_one_host(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__max_per_ip=1)
+        for host in ("127.0.0.1", "10.9.0.1"):
+            lines = [await ScriptedPeer(world, host=host).connect(a) for _ in range(2)]
+            refused = isinstance(lines[1].heard[-1], Refused)
+            assert refused is (host != "127.0.0.1")
 
 
 @pytest.mark.parametrize("passing", [True, False])
