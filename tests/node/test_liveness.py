@@ -24,9 +24,12 @@ from p2pd.node.probing import ProbeOutcome
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.wire import codec
 from p2pd.wire.messages import (
+    Compare,
+    Compared,
     DeadReport,
     DeadReports,
     Failed,
+    FindNode,
     Gossip,
     Hello,
     Message,
@@ -309,8 +312,10 @@ async def test_who_hangs_up_after_a_question_is_not_suspected(
         peer = ScriptedPeer(world, listens=True)
         await world._nursery.start(peer.listen, lambda line: line.serve(lambda _: None))
         line = await peer.connect(node, passing=passing)
-        # What is under way when it hangs up would be asked again, over a new connection.
-        world.meanwhile(lambda: line.serve(lambda _: Nodes(())))
+        # What is under way when it hangs up, or was not answered, would be asked again, over a new
+        # connection.
+        nothing: dict[type[Message], Message] = {Compare: Compared(()), FindNode: Nodes(())}
+        world.meanwhile(lambda: line.serve(lambda each: nothing.get(type(each))))
         await trio.sleep(10)
         dials = Dials(world, monkeypatch)
         for end in (line.stream, line.stream.peer):
