@@ -42,13 +42,17 @@ async def keys(effort: Effort) -> list[Figure]:
             ours = _Ours(running, replication)
             for reference in REFERENCES:
                 theirs = there.get(reference.name)
-                figures += await compare_keys(
+                compared = await compare_keys(
                     ours.call,
                     None if theirs is None else _Theirs(theirs).call,
                     reference.name if theirs is not None else reference.skipped,
                     f"{replication} replicas",
                     effort.rounds,
                 )
+                if theirs is not None and theirs.failed:
+                    said = f"{reference.name} ({theirs.failed} of its calls failed)"
+                    compared = [attrs.evolve(each, against=said) for each in compared]
+                figures += compared
     return figures
 
 

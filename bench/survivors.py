@@ -69,12 +69,13 @@ def _their_reads() -> list[float]:
     with tempfile.TemporaryDirectory() as parent, OPENDHT.nodes(Path(parent), SIZE) as table:
 
         def call(method: str, key: str, at: int) -> float:
-            try:
-                return table.call(method, [key], _VALUE, 1, at=at)
-            except RuntimeError:
-                if method == "put":
-                    raise
-                return math.inf
+            failed = table.failed
+            took = table.call(method, [key], _VALUE, 1, at=at)
+            if table.failed == failed:
+                return took
+            if method == "put":
+                raise RuntimeError(f"{OPENDHT.name} did not put {key}")
+            return math.inf
 
         found = reads(call, lambda at: table.hosts[at].kill())
         return [each for each in found if each < math.inf]

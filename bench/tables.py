@@ -21,24 +21,24 @@ _SYSTEM_PYTHON = "/usr/bin/python3"
 _SETTLING = 5.0
 
 
-@attrs.frozen
+@attrs.define
 class Table:
-    """A network of another distributed hash table."""
+    """A network of another distributed hash table; `failed` counts the calls that did not work."""
 
     hosts: list[Host]
+    failed: int = 0
 
     def call(
         self, method: str, keys: Sequence[str], value: str, under_way: int, *, at: int = -1
     ) -> float:
         """Put or get keys at one of the nodes, so many at a time; returns the seconds spent.
 
-        They are measured in the process that asks: no way from or to this one is in them.
-        Raises `RuntimeError` where one of them fails.
+        They are measured in the process that asks: no way from or to this one is in them. Those
+        that fail count, too, with the time that it took to find out.
         """
         command = {"do": method, "keys": list(keys), "value": value, "under_way": under_way}
         told = self.hosts[at].ask(command)
-        if told["failed"]:
-            raise RuntimeError(f"{told['failed']} of {len(keys)} of the reference failed: {method}")
+        self.failed += told["failed"]
         return float(told["took"])
 
 

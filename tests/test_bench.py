@@ -14,7 +14,9 @@ from bench import serf
 from bench.everybody import message_to_all
 from bench.figures import Figure, Promise, Spread
 from bench.gossipsub import SKIPPED
+from bench.hosts import Host
 from bench.survivors import SIZE, reads
+from bench.tables import Table
 
 ROOT = Path(__file__).parent.parent
 
@@ -176,3 +178,12 @@ def test_after_half_were_killed_each_key_is_read_once_at_those_that_are_left() -
     assert asked.keys() == put.keys()
     assert set(put.values()) == set(range(SIZE))
     assert set(asked.values()) == set(range(SIZE)) - set(killed)
+
+
+def test_calls_of_a_reference_that_fail_are_counted_with_their_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Host, "ask", lambda _host, _command: {"took": 1.5, "failed": 2})
+    table = Table([object.__new__(Host)])
+    assert [table.call("put", ["a", "b", "c"], "x", 3) for _ in range(2)] == [1.5, 1.5]
+    assert table.failed == 4
