@@ -260,11 +260,10 @@ class Registry:
         entry.last_error = reason
         entry.retry_at = now + self.backoff.delay(entry.failures_in_row, self._rng)
         entry.parted = False
-        hopeless = entry.failures_in_row >= _HOPELESS_AFTER
         if entry.node_id is not None:
             if entry.proven:
                 self._changed.add(entry.node_id)
-        elif entry.source is Source.MULTICAST and hopeless:
+        elif entry.source is Source.MULTICAST and entry.failures_in_row >= _HOPELESS_AFTER:
             # A beacon may be forged, and a real one comes again.
             self._unidentified = {
                 at: each for at, each in self._unidentified.items() if each is not entry

@@ -132,6 +132,15 @@ async def test_more_nodes_on_a_lan_than_are_remembered_answer_each_other_seldom(
         assert_unharmed(*nodes)
 
 
+async def flood(world: World, count: int, *, every: float, query: bool = False) -> None:
+    """Send beacons, each of another made-up node."""
+    socket, tag = socket_of(ScriptedPeer(world)), network_tag("p2pd")
+    for _ in range(count):
+        someone = NodeId(world.rng.randbytes(32))
+        await socket.send(write_beacon(Beacon(someone, 1, tag, bytes(16).hex(), query=query)))
+        await trio.sleep(every)
+
+
 @pytest.mark.parametrize("query", [False, True])
 async def test_a_flood_of_beacons_is_answered_seldom(
     autojump_clock: MockClock, sent: list[str], *, query: bool
@@ -140,12 +149,8 @@ async def test_a_flood_of_beacons_is_answered_seldom(
     async with open_world(4) as world:
         a = await world.start("a", connections__target=0)
         await trio.sleep(10)
-        socket, tag = socket_of(ScriptedPeer(world)), network_tag("p2pd")
         sent.clear()
-        for _ in range(600):
-            someone = NodeId(world.rng.randbytes(32))
-            await socket.send(write_beacon(Beacon(someone, 1, tag, bytes(16).hex(), query=query)))
-            await trio.sleep(0.1)
+        await flood(world, 600, every=0.1, query=query)
         answers = sent.count(a.address.host)
         assert ANSWERS_AT_ONCE / 2 <= answers <= ANSWERS_AT_ONCE + 60 * ANSWERS_PER_SECOND + 4
 
@@ -156,12 +161,8 @@ async def test_strangers_who_come_all_at_once_are_answered_together(
     async with open_world(4) as world:
         a = await world.start("a", connections__target=0)
         await trio.sleep(10)
-        socket, tag = socket_of(ScriptedPeer(world)), network_tag("p2pd")
         sent.clear()
-        for _ in range(20):
-            someone = NodeId(world.rng.randbytes(32))
-            await socket.send(write_beacon(Beacon(someone, 1, tag, bytes(16).hex())))
-            await trio.sleep(ANSWER_GAP / 5)
+        await flood(world, 20, every=ANSWER_GAP / 5)
         assert 4 <= sent.count(a.address.host) <= 5
 
 
