@@ -22,12 +22,20 @@ class Budget:
 
         The last cost may overdraw it, so that none is too great for ever.
         """
-        self._left = min(self._most, self._left + (now - self._at) * self._per_second)
-        self._at = now
-        if self._left <= 0:
+        if self.left(now) <= 0:
             return False
         self._left -= cost
         return True
+
+    def left(self, now: float) -> float:
+        """Return what is left; less than nothing where it is overdrawn."""
+        self._left = min(self._most, self._left + (now - self._at) * self._per_second)
+        self._at = now
+        return self._left
+
+    def charge(self, cost: float, now: float) -> None:
+        """Take `cost` whether or not anything is left."""
+        self._left = self.left(now) - cost
 
     def give_back(self, cost: float) -> None:
         """Put back what was spent on something that then was not done."""
@@ -49,6 +57,24 @@ class Budgets(Generic[K]):
 
     def spend(self, who: K, cost: float, now: float) -> bool:
         """Take `cost` of what is left to one of them; see `Budget.spend`."""
+        return self._renewed(who).spend(cost, now)
+
+    def charge(self, who: K, cost: float, now: float) -> None:
+        """Take `cost` from one of them, whether or not anything is left."""
+        self._renewed(who).charge(cost, now)
+
+    def give_back(self, who: K, cost: float) -> None:
+        """Put back what one of them spent on something that then was not done."""
+        budget = self._of.get(who)
+        if budget is not None:
+            budget.give_back(cost)
+
+    def left(self, who: K, now: float) -> float:
+        """Return what is left to one of them; less than nothing where it is overdrawn."""
+        budget = self._of.get(who)
+        return self._most if budget is None else budget.left(now)
+
+    def _renewed(self, who: K) -> Budget:
         budget = self._of.get(who) or Budget(self._most, self._per_second)
         self._of[who] = budget
-        return budget.spend(cost, now)
+        return budget

@@ -64,7 +64,8 @@ _PASSED_OVER = (State.LATE, State.FAILED, State.GONE)
 class Candidate:
     """A node that may be among the closest.
 
-    `depth` is how many answers led to it, `distance` is to what is looked up. Once it is asked,
+    `depth` is how many answers led to it, `distance` is to what is looked up, `told_by` who named
+    it first, where it is not one that the lookup started from. Once it is asked,
     `path` is the number of the path that asked; `sent_at` is when the question was sent, and
     `late_at` until when the answer is expected, both monotonic.
     """
@@ -73,6 +74,7 @@ class Candidate:
     signed: Signed
     depth: int
     distance: int
+    told_by: NodeId | None = None
     state: State = State.NEW
     sent_at: float = 0.0
     late_at: float = 0.0
@@ -132,7 +134,7 @@ class Lookup:
         self._paths = [_Path() for _ in range(paths)]
         first = list(start)
         for number, path in enumerate(self._paths):
-            self._add(path, first[number::paths], depth=1)
+            self._add(path, first[number::paths], told_by=None)
 
     @property
     def finished(self) -> bool:
@@ -181,7 +183,7 @@ class Lookup:
     def answered(self, candidate: Candidate, nodes: Iterable[tuple[NodeId, Signed]]) -> None:
         """Take the nodes that a candidate named in its answer, at most k of them."""
         self._settle(candidate, State.ANSWERED)
-        self._add(self._paths[candidate.path], list(nodes)[: self._k], candidate.depth + 1)
+        self._add(self._paths[candidate.path], list(nodes)[: self._k], told_by=candidate)
 
     def failed(self, candidate: Candidate, *, gone: bool = False) -> None:
         """Note that a candidate did not answer; the next closest takes its place.
@@ -241,7 +243,9 @@ class Lookup:
         candidate.state = state
         self._paths[candidate.path].under_way.remove(candidate)
 
-    def _add(self, path: _Path, nodes: Iterable[tuple[NodeId, Signed]], depth: int) -> None:
+    def _add(
+        self, path: _Path, nodes: Iterable[tuple[NodeId, Signed]], *, told_by: Candidate | None
+    ) -> None:
         for node_id, signed in nodes:
             if node_id == self._own_id or node_id in path.known:
                 continue
@@ -250,8 +254,14 @@ class Lookup:
                 break
             candidate = self._candidates.get(node_id)
             if candidate is None:
-                away = self._distance(node_id)
-                candidate = self._candidates[node_id] = Candidate(node_id, signed, depth, away)
+                candidate = Candidate(
+                    node_id,
+                    signed,
+                    depth=1 if told_by is None else told_by.depth + 1,
+                    distance=self._distance(node_id),
+                    told_by=None if told_by is None else told_by.node_id,
+                )
+                self._candidates[node_id] = candidate
                 self._closest_first.append(candidate)
             path.known[node_id] = candidate
             if candidate.state not in (State.FAILED, State.GONE):

@@ -9,6 +9,7 @@ import trio
 
 from p2pd.address import is_local, network_group
 from p2pd.config import DhtConfig
+from p2pd.core.budget import Budgets
 from p2pd.core.entries import Entry
 from p2pd.core.lookup import Candidate, Lookup
 from p2pd.core.round_trips import RoundTrips
@@ -52,6 +53,14 @@ REFRESH_FIRST = (10.0, 20.0)
 # A lookup starts from this many times k contacts: if half of the closest died at once, the
 # survivors all name the same dead nodes.
 BEYOND_THE_DEAD = 3
+# Nodes that one peer names, to which we never had a connection, and that lookups dial in vain:
+# burst, then rate per second. Anybody can make up nodes, at addresses of whoever is to be dialled.
+# The burst is three whole answers: where half of a network died at once, its survivors name the
+# dead, too.
+IN_VAIN_AT_ONCE = 60.0
+IN_VAIN_PER_SECOND = 1.0
+# Peers for which that is counted; beyond that, the least recent one starts anew.
+MAX_TELLERS = 1024
 # All nodes within this many times the distance that holds about k nodes are asked at once.
 # Measured with `simulation.lookups`: less leads to one more round of questions, more to no
 # fewer.
@@ -107,6 +116,7 @@ class Routes:
         self.table = RoutingTable(self._own_id, config.k, trio.current_time())
         self._round_trips = RoundTrips()
         self._absence = Absence(env, roster)
+        self._in_vain = Budgets[NodeId](MAX_TELLERS, IN_VAIN_AT_ONCE, IN_VAIN_PER_SECOND)
         self._connected = trio.Event()
         self._joined = trio.Event()
         dispatch.add(FindNode, self._answer)
@@ -292,7 +302,8 @@ class Routes:
         """Return the k closest peers of which others told, and of which no dial has failed.
 
         They may not be there; but where few nodes have looked up anything yet, contacts know at
-        the middle distances little more than the nodes that happened to connect.
+        the middle distances little more than the nodes that happened to connect. Those who had us
+        dial too many in vain are not believed.
         """
         entries = {
             each.node_id: each.signed
@@ -301,6 +312,7 @@ class Routes:
             and each.signed is not None
             # A peer that only ever dialled us may not be there to be dialled.
             and not (each.dead or each.failures_in_row or (each.proven and not each.answered))
+            and (each.proven or each.told_by is None or self._may_name(each.told_by))
         }
         return {each: entries[each] for each in closest_first(entries, target)[: self._config.k]}
 
@@ -337,6 +349,9 @@ class Routes:
             dialled = node_id not in self._roster.connections
             wake()
 
+        teller = self._teller_of_stranger(candidate)
+        if teller is not None:
+            self._in_vain.charge(teller, 1, asked_at)
         try:
             within = self._config.request_timeout
             answer = await self._requester.request(node_id, question, kind, within, held_up)
@@ -346,6 +361,8 @@ class Routes:
             outcome = error.code
             gone = self.note_failure(node_id, error)
         now = trio.current_time()
+        if teller is not None and (outcome == Busy.code or self._is_proven(node_id)):
+            self._in_vain.give_back(teller, 1)
         if answer is not None:
             route.answers[node_id] = answer
             self._note_answer(node_id, now - candidate.sent_at, dialled=dialled)
@@ -385,12 +402,32 @@ class Routes:
         if told_by is None:
             return []
         host, teller = told_by.remote.host, told_by.node_id
+        strangers = self._in_vain.left(teller, trio.current_time())
         named: list[tuple[NodeId, Signed]] = []
         for signed in answer.records[: self._config.k]:
             opened = self._book.learn(signed, told_over=host, told_by=teller)
-            if opened is not None and not self._is_dead(opened.node_id):
-                named.append((opened.node_id, signed))
+            if opened is None or self._is_dead(opened.node_id):
+                continue
+            if not self._is_proven(opened.node_id):
+                strangers -= 1
+                if strangers < 0:
+                    continue
+            named.append((opened.node_id, signed))
         return named
+
+    def _may_name(self, teller: NodeId) -> bool:
+        return self._in_vain.left(teller, trio.current_time()) >= 1
+
+    def _teller_of_stranger(self, candidate: Candidate) -> NodeId | None:
+        """Return who named a candidate to which there never was a connection."""
+        entry = self._roster.registry.get(candidate.node_id)
+        if entry is None or entry.proven:
+            return None
+        return candidate.told_by or entry.told_by
+
+    def _is_proven(self, node_id: NodeId) -> bool:
+        entry = self._roster.registry.get(node_id)
+        return entry is not None and entry.proven
 
     def _answer(self, call: Call, request: FindNode) -> Nodes:
         return Nodes(self.closest_records(request.target, exclude=call.connection.node_id))

@@ -55,3 +55,15 @@ def test_beyond_the_bound_who_spent_longest_ago_has_a_new_one() -> None:
     assert budgets.spend("c", 1, 0.0)
     assert not budgets.spend("a", 1, 0.0)
     assert budgets.spend("b", 1, 0.0)
+
+
+def test_what_is_charged_beyond_what_is_left_is_owed() -> None:
+    budgets = Budgets[str](2, 3, per_second=1)
+    assert budgets.left("a", 100.0) == 3
+    budgets.charge("a", 5, 100.0)
+    assert budgets.left("a", 101.0) == -1
+    assert not budgets.spend("a", 1, 102.0)
+    budgets.give_back("a", 1)
+    assert budgets.left("a", 102.0) == 1
+    budgets.give_back("b", 1)
+    assert budgets.left("b", 102.0) == 3

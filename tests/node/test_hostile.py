@@ -5,7 +5,7 @@ import itertools
 import random
 import struct
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 import trio
@@ -17,11 +17,12 @@ from p2pd.errors import ConnectionLost, P2PError, TooFewReplicas
 from p2pd.net import sim
 from p2pd.net.faults import constant_latency
 from p2pd.net.sim import SimStream
-from p2pd.node import inbound, reconciler, replica
+from p2pd.node import inbound, reconciler, replica, routes
 from p2pd.node.connection import TIME_SLICE
 from p2pd.node.dialler import STRANGERS_AT_ONCE, STRANGERS_PER_SECOND
 from p2pd.node.dispatch import BUG, Call
 from p2pd.node.handshaking import Introducer
+from p2pd.node.routes import IN_VAIN_AT_ONCE, IN_VAIN_PER_SECOND
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.wire.messages import (
     Accepted,
@@ -324,6 +325,88 @@ async def test_a_peer_that_never_answers(autojump_clock: MockClock) -> None:
         route = await a.node.lookup("k")
         assert [each.outcome for each in route.hops].count("timeout") == 5
         assert_unharmed(a, b)
+
+
+VICTIM = "10.66.0.1"
+
+
+def inventing(world: World, besides: Sequence[Signed] = ()) -> Callable[[Message], Message]:
+    """Name some peers and 18 more in each answer, which are new each time and not there."""
+    ports = itertools.count(1024)
+
+    def answer(question: Message) -> Message:
+        invented = (
+            make_record(stranger(world.rng), Address(VICTIM, next(ports))) for _ in range(18)
+        )
+        named = (*besides, *invented)
+        if isinstance(question, FindValue):
+            return Value((), named)
+        return Nodes(named) if isinstance(question, FindNode) else Peers(())
+
+    return answer
+
+
+async def test_lookups_ask_few_of_the_peers_that_a_liar_invents(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        world.conditions.unreachable.add(VICTIM)
+        a = await world.start("a", lan=None)
+        lies = inventing(world)
+        await talk_to(world, a, ScriptedPeer(world, listens=True), lambda line: line.serve(lies))
+        began, asked = trio.current_time(), 0
+        for number in range(100):
+            asked += len((await a.node.lookup(f"k{number}")).hops) - 1
+            await trio.sleep(1)
+        seconds = trio.current_time() - began
+        # One lookup may overdraw what is left.
+        assert 20 < asked <= IN_VAIN_AT_ONCE + IN_VAIN_PER_SECOND * seconds + 20
+
+
+@pytest.mark.parametrize("told_by_another", [False, True])
+async def test_whom_a_liar_names_as_well_is_asked_if_another_peer_names_it(
+    autojump_clock: MockClock, told_by_another: bool
+) -> None:
+    async with open_world(1) as world:
+        world.conditions.unreachable.add(VICTIM)
+        # It wants no more connections, so that only lookups dial.
+        a = await world.start("a", lan=None, connections__target=1)
+        named = ScriptedPeer(world, host="10.9.3.1", listens=True)
+        await world._nursery.start(named.listen, lambda line: line.serve(lambda _: Nodes(())))
+        told: list[Signed] = []
+        lies = inventing(world, told)
+        liar = ScriptedPeer(world, host="10.9.1.1", listens=True)
+        await talk_to(world, a, liar, lambda line: line.serve(lies))
+        honest = ScriptedPeer(world, host="10.9.2.1", listens=True)
+        truth = told if told_by_another else ()
+        await talk_to(world, a, honest, lambda line: line.serve(lambda _: Nodes(tuple(truth))))
+        for number in range(5):
+            await a.node.lookup(f"k{number}")
+        told.append(named.record())
+        route = await a.node.lookup(named.identity.node_id.hex())
+        answered = [each.node_id for each in route.hops if each.outcome == "answered"]
+        assert (named.identity.node_id.hex() in answered) is told_by_another
+
+
+async def test_who_names_peers_that_are_there_may_name_any_number(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routes, "IN_VAIN_AT_ONCE", 20.0)
+    async with open_world(1) as world:
+        # As many replicas as nodes: so the teller is asked each time.
+        a = await world.start("a", lan=None, dht__k=64, connections__max_outbound=64)
+        told: list[Signed] = []
+        teller = ScriptedPeer(world, listens=True)
+        await talk_to(world, a, teller, lambda line: line.serve(lambda _: Nodes(tuple(told))))
+        began = trio.current_time()
+        for number in range(3):
+            named = [ScriptedPeer(world, f"10.10.{number}.{n}", listens=True) for n in range(20)]
+            for each in named:
+                await world._nursery.start(
+                    each.listen, lambda line: line.serve(lambda _: Nodes(()))
+                )
+            told[:] = [each.record() for each in named]
+            found = {each.node_id for each in (await a.node.lookup("k")).found}
+            assert found >= {each.identity.node_id.hex() for each in named}
+        assert trio.current_time() - began < 10
 
 
 async def test_a_peer_that_answers_lookups_with_lies(autojump_clock: MockClock) -> None:
