@@ -349,20 +349,16 @@ class Routes:
             dialled = node_id not in self._roster.connections
             wake()
 
-        teller = self._teller_of_stranger(candidate)
-        if teller is not None:
-            self._in_vain.charge(teller, 1, asked_at)
         try:
             within = self._config.request_timeout
-            answer = await self._requester.request(node_id, question, kind, within, held_up)
+            with self._charged_if_in_vain(candidate):
+                answer = await self._requester.request(node_id, question, kind, within, held_up)
         except RequestRefused:
             outcome = "refused"
         except P2PError as error:
             outcome = error.code
             gone = self.note_failure(node_id, error)
         now = trio.current_time()
-        if teller is not None and (outcome == Busy.code or self._is_proven(node_id)):
-            self._in_vain.give_back(teller, 1)
         if answer is not None:
             route.answers[node_id] = answer
             self._note_answer(node_id, now - candidate.sent_at, dialled=dialled)
@@ -418,12 +414,24 @@ class Routes:
     def _may_name(self, teller: NodeId) -> bool:
         return self._in_vain.left(teller, trio.current_time()) >= 1
 
-    def _teller_of_stranger(self, candidate: Candidate) -> NodeId | None:
-        """Return who named a candidate to which there never was a connection."""
+    @contextmanager
+    def _charged_if_in_vain(self, candidate: Candidate) -> Iterator[None]:
+        """Charge who named a candidate to which there was no connection, nor is one at the end."""
         entry = self._roster.registry.get(candidate.node_id)
-        if entry is None or entry.proven:
-            return None
-        return candidate.told_by or entry.told_by
+        teller = None if entry is None else candidate.told_by or entry.told_by
+        if teller is None or self._is_proven(candidate.node_id):
+            yield
+            return
+        self._in_vain.charge(teller, 1, trio.current_time())
+        in_vain = True
+        try:
+            yield
+        except Busy:
+            in_vain = False
+            raise
+        finally:
+            if not in_vain or self._is_proven(candidate.node_id):
+                self._in_vain.give_back(teller, 1)
 
     def _is_proven(self, node_id: NodeId) -> bool:
         entry = self._roster.registry.get(node_id)

@@ -389,7 +389,7 @@ async def test_whom_a_liar_names_as_well_is_asked_if_another_peer_names_it(
 async def test_who_names_peers_that_are_there_may_name_any_number(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(routes, "IN_VAIN_AT_ONCE", 20.0)
+    monkeypatch.setattr(routes, "IN_VAIN_AT_ONCE", 30.0)
     async with open_world(1) as world:
         # As many replicas as nodes: so the teller is asked each time.
         a = await world.start("a", lan=None, dht__k=64, connections__max_outbound=64)
