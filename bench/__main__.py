@@ -1,6 +1,7 @@
 """`python -m bench [NAME...] [--json]`: measure, compare, and say which promises are kept."""
 
 import argparse
+import compileall
 import datetime as dt
 import json
 import os
@@ -16,6 +17,8 @@ import attrs
 import trio
 from tabulate import tabulate
 
+import p2pctl
+import p2pd
 from bench import gossipsub
 from bench.connections import new_connection, request_reply, under_way
 from bench.disk import disk
@@ -57,6 +60,9 @@ def main() -> int:
             parser.error(f"there is no benchmark {name!r}; choose from {known}")
     if not options.inside:
         _enter_namespace()
+    # As pip does for who installs it: the interpreter may be told to write no bytecode.
+    for package in (p2pd, p2pctl):
+        compileall.compile_dir(package.__path__[0], quiet=1)
     figures: list[Figure] = []
     about = _about()
     for name in options.names or BENCHMARKS:
