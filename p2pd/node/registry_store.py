@@ -1,6 +1,7 @@
 """The registry on disk: loaded at start, saved when it has changed and at the end."""
 
 import logging
+from contextlib import suppress
 from typing import Annotated
 
 import attrs
@@ -50,20 +51,23 @@ class SavedPeer(_SavedBefore):
 
 
 async def load_registry(store: Store, registry: Registry, events: Events) -> None:
-    """Fill the registry with what was saved; an entry that can't be read is left out."""
-    unreadable = 0
+    """Fill the registry with what was saved; an entry that can't be read is deleted."""
+    unreadable: list[Change] = []
     async for key, value in store.scan(Table.PEERS):
         try:
             registry.restore(_restored(NodeId(key), _decoded(value)))
         except (BadMessage, ValueError):
-            unreadable += 1
+            unreadable.append(Change(Table.PEERS, key, None))
     registry.choose_anchors()
     if unreadable:
         events.emit(
             "registry.unreadable",
-            f"{unreadable} saved peers could not be read and are forgotten",
+            f"{len(unreadable)} saved peers could not be read and are forgotten",
             level=logging.WARNING,
         )
+        # A disk that refuses has them told of again at the next start.
+        with suppress(StoreError):
+            await store.apply(unreadable)
 
 
 async def keep_registry(store: Store, registry: Registry, events: Events) -> None:

@@ -189,7 +189,19 @@ async def test_a_time_that_no_calendar_has_is_not_read(autojump_clock: MockClock
         a, b = await two(world, MoodyStore())
         await start_again(world, a, b, edit)
         assert a.node.peers() == []
-        assert "registry.unreadable" in a.codes()
+        assert a.codes().count("registry.unreadable") == 1
+        await world.stop(a)
+        await world.start("a", connections__target=0)
+        assert a.codes().count("registry.unreadable") == 1
+
+
+async def test_what_is_not_read_may_stay_on_a_disk_that_refuses(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        store = MoodyStore()
+        await store.apply([Change(Table.PEERS, b"no node ID", b"")])
+        store.refuses = True
+        await two(world, store)
+        assert [key async for key, _ in store.scan(Table.PEERS)] == [b"no node ID"]
 
 
 async def test_what_an_earlier_version_saved_is_read(autojump_clock: MockClock) -> None:
