@@ -85,7 +85,8 @@ class Tending:
         self._visits: dict[tuple[bytes, int], Visit] = {}
         self._nodes: Sequence[bytes] = ()
         self._round_at = math.inf
-        self._again_after = -math.inf
+        # From when on all visits were due again last, or will be next, because of news.
+        self._again_at = -math.inf
         self.population = 1.0
         self.prefixes: list[Prefix] = []
 
@@ -216,8 +217,9 @@ class Tending:
             visit.due = min(visit.due, now + self._rng.uniform(0, self._interval))
 
     def _tell_others(self, now: float) -> None:
-        self.again(max(now, self._again_after))
-        self._again_after = now + AGAIN_AFTER
+        if now > self._again_at:
+            self._again_at = max(now, self._again_at + AGAIN_AFTER)
+        self.again(self._again_at)
 
     def _waiting(self) -> list[Visit]:
         busy = {each.peer for each in self._visits.values() if each.under_way}
