@@ -83,7 +83,8 @@ class Surplus:
             for entry in self._roster.registry.candidates(trio.current_time())
             if entry.proven and not entry.dead
         ]
-        if not others:
+        # With a target of 0, this node is to dial nobody by itself.
+        if not others or self._roster.config.target == 0:
             return False
         with suppress(P2PError):
             connection = await self._dialler.dial_entry(self._env.rng.choice(others), lasting=True)

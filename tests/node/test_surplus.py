@@ -13,7 +13,7 @@ from p2pd.core.missing import GRAFT_AFTER
 from p2pd.ids import NodeId
 from p2pd.node.connection import FAREWELL
 from p2pd.node.shortage import WELCOME
-from p2pd.node.surplus import LEAST_PAUSE, MANY
+from p2pd.node.surplus import LEAST_PAUSE, MANY, MIX_INTERVAL
 from p2pd.simulation import measure
 from p2pd.simulation.world import World, open_world
 from p2pd.wire.messages import Echo, Message, Pong, Release, Released
@@ -322,3 +322,19 @@ async def test_who_agrees_and_then_reads_nothing_is_gone_soon_and_counts_no_more
         await world.until(lambda: len(roster.connections) == 1, within=FAREWELL + 1)
         await trio.sleep(60)
         assert len(roster.lasting()) == 1
+
+
+async def test_who_wants_no_connections_makes_none_to_be_mixed(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        node = await world.start("a", lan=None, connections__target=0)
+        other = ScriptedPeer(world, host="10.9.0.1", listens=True)
+        await world._nursery.start(other.listen, agreeable)
+        await (await other.connect(node)).stream.aclose()
+        for _ in range(10):
+            await trio.sleep(MIX_INTERVAL / 3)
+            assert not node.services.roster.lasting()
+        # Nor in the place of another one.
+        asker = await ScriptedPeer(world, host="10.9.0.2").connect(node)
+        assert await asker.ask(Release(many=True)) == Released(agreed=False)
+        await trio.sleep(LEAST_PAUSE)
+        assert len(node.services.roster.lasting()) == 1
