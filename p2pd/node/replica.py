@@ -326,11 +326,12 @@ class Replica:
         if not versions:
             self.tree.remove(key)
             return
+        begins = not len(self.tree)
         self.tree.put(key, (version.name for version in versions))
         ends = [end for each in versions if (end := gone_at_ms(each.record)) is not None]
         if ends:
             self._ends[key] = min(ends)
-        if len(self.tree) == 1:
+        if begins:
             for callback in self.on_begun:
                 callback()
 

@@ -1161,3 +1161,15 @@ async def test_what_a_comparison_brought_is_told_on_though_it_failed_afterwards(
         await a.node.connect(str(peer.address))
         await world.until(lambda: key in tree(a), within=4000)
         await world.until(lambda: key in tree(b), within=90)
+
+
+async def test_only_the_first_record_of_all_is_a_beginning(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        begun: list[int] = []
+        replica = a.services.replica
+        replica.on_begun.append(lambda: begun.append(len(replica.tree)))
+        for name in ("k", "k", "l"):
+            signed = record(ScriptedPeer(world), name, b"v")
+            await replica.write_all([signed], [Key.of(name)])
+        assert begun == [1]
