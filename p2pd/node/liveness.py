@@ -272,6 +272,7 @@ class LivenessService:
 
     def _disconnected(self, connection: Connection) -> None:
         node, now = connection.node_id, trio.current_time()
+        self._count()
         self._machine.unlinked(node, connection.last_heard, now)
         self._alarm.no_later_than(self._machine.next_due())
         if _is_no_news(connection):

@@ -9,7 +9,7 @@ from trio.testing import MockClock
 from p2pd.address import Address
 from p2pd.core import own_reports, suspects
 from p2pd.core.entries import Source
-from p2pd.core.isolation import LONGEST
+from p2pd.core.isolation import LONGEST, WINDOW
 from p2pd.core.membership import HEARD_LATELY, WORST_HEALTH
 from p2pd.core.signs_of_life import ANSWERED_AT_ONCE
 from p2pd.core.suspicion import QUORUM
@@ -40,6 +40,8 @@ from p2pd.wire.messages import (
     Reach,
     Reached,
     Refused,
+    Release,
+    Released,
     Signed,
 )
 from tests.node.scripted import (
@@ -1070,3 +1072,21 @@ async def test_who_says_that_it_is_alive_or_leaves_names_nobody_else(
         await line.send(publish(liar, topic, codec.encode(invented.record())))
         await trio.sleep(1)
         assert a.services.roster.registry.get(invented.identity.node_id) is None
+
+
+async def test_connections_that_were_given_up_hide_no_isolation(autojump_clock: MockClock) -> None:
+    """Three lost of three is all; three of twelve would be few."""
+
+    def agree(question: Message) -> Message | None:
+        return Released(agreed=True) if isinstance(question, Release) else None
+
+    async with open_world(1) as world:
+        node = await world.start("a", lan=None, connections__target=3)
+        async with trio.open_nursery() as nursery:
+            for number in range(12):
+                line = await ScriptedPeer(world, host=f"10.9.{number}.1").connect(node)
+                nursery.start_soon(line.serve, agree)
+            await world.until(lambda: len(connected(node)) == 3, within=300)
+            await trio.sleep(WINDOW)
+            nursery.cancel_scope.cancel()
+        await world.until(lambda: node.services.liveness._machine.isolated)
