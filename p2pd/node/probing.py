@@ -292,6 +292,9 @@ class Probing:
             return Reached(await self._try(node, self._seconds()))
         except Busy as error:
             return Failed(error.code, "no room for a dial")
+        except NotFound:
+            # Not tried: others may know an address, or be connected to it.
+            raise
         except HandshakeRefused as refusal:
             return Reached(refusal.proven and refusal.claimed == node)
         except P2PError:

@@ -1090,3 +1090,20 @@ async def test_connections_that_were_given_up_hide_no_isolation(autojump_clock: 
             await trio.sleep(WINDOW)
             nursery.cancel_scope.cancel()
         await world.until(lambda: node.services.liveness._machine.isolated)
+
+
+async def test_who_knows_no_address_of_a_node_says_nothing_of_it(
+    autojump_clock: MockClock,
+) -> None:
+    """Others are asked in its place, down to the one that is connected to it."""
+    async with open_world(1) as world:
+        nodes = await settled(world, 8, target=7)
+        peer = ScriptedPeer(world)
+        *lost, kept = [await peer.connect(each) for each in nodes]
+        world.meanwhile(kept.serve, lambda _: None)
+        await trio.sleep(1)
+        for line in lost:
+            await line.stream.aclose()
+        await trio.sleep(60)
+        assert deaths(*nodes) == 0
+        assert [seen(each, peer) for each in nodes] == [["alive"]] * 8
