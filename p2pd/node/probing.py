@@ -138,9 +138,9 @@ class Probing:
             return ProbeOutcome.NOT_TRIED
         soon = self.config.ping_timeout / 2
         seconds = soon if last else self._seconds()
-        others, answers = self._others(node)[:MAX_PINGS], _Answers()
         async with self._limit, trio.open_nursery() as nursery:
-            began = trio.current_time()
+            began, answers = trio.current_time(), _Answers()
+            others = self._others(node)[:MAX_PINGS]
             for each in others:
                 nursery.start_soon(self._ping, each, answers, began + soon * PING_AFTER)
             outcome = await self._outcome(node, seconds)

@@ -1107,3 +1107,33 @@ async def test_who_knows_no_address_of_a_node_says_nothing_of_it(
         await trio.sleep(60)
         assert deaths(*nodes) == 0
         assert [seen(each, peer) for each in nodes] == [["alive"]] * 8
+
+
+async def test_a_probe_that_waited_for_its_turn_pings_those_who_are_connected_by_then(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probing, "MAX_PROBES", 1)
+    async with open_world(1) as world:
+        a, *others = [
+            await world.start(name, lan=None, connections__target=0) for name in ("a", "b", "c")
+        ]
+        for each in others:
+            await a.node.connect(str(each.address))
+            await a.node.disconnect(each.node_id)
+            world.meanwhile(lambda each=each: world.pause(each, seconds=1000))
+        first = ScriptedPeer(world, host="10.9.0.1")
+        world.meanwhile((await first.connect(a)).serve, lambda _: None)
+        await trio.sleep(1)
+        outcomes: list[ProbeOutcome] = []
+
+        async def probe(node: SimNode) -> None:
+            outcomes.append(await a.services.probing.probe(node.node_id))
+
+        async with trio.open_nursery() as nursery:
+            for each in others:
+                nursery.start_soon(probe, each)
+            await trio.sleep(1)
+            a.services.roster.connections[first.identity.node_id].abort("it goes")
+            second = ScriptedPeer(world, host="10.9.0.2")
+            world.meanwhile((await second.connect(a)).serve, lambda _: None)
+        assert outcomes == [ProbeOutcome.SILENT] * 2
