@@ -443,5 +443,5 @@ def _is_no_news(connection: Connection) -> bool:
 
     A peer that dialled us for a question only may give that up, and then just hangs up.
     """
-    given_up = connection.ending is Ending.BROKEN and connection.direction is Direction.INBOUND
-    return connection.passing and (given_up or connection.ending is Ending.UNWANTED)
+    hung_up = connection.ending is Ending.BROKEN and connection.direction is Direction.INBOUND
+    return connection.passing and (hung_up or connection.ending is Ending.UNWANTED)

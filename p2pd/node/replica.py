@@ -1,6 +1,6 @@
 """The replica side of the store: records kept for others, on disk before they are confirmed.
 
-All writes pass through one task, which takes what has gathered, merges it into what is
+All records come in through one task, which takes what has gathered, merges it into what is
 stored, and commits it together: many writes share one fsync. Beside the disk there is a
 Merkle tree of all that is on it, to compare with other replicas, and what was read last.
 """
