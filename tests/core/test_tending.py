@@ -404,3 +404,14 @@ def test_who_comes_back_while_a_visit_fails_is_visited_soon() -> None:
     machine.again(100.0, nodes[1])
     machine.failed(visit, 101.0)
     assert visit.due <= 100.0 + SOON[visit.rank][1]
+
+
+def test_of_those_that_are_due_the_one_due_longest_comes_first() -> None:
+    nodes = [sha256(each) for each in range(10)]
+    machine = tending(nodes[0])
+    machine.survey(ordered(nodes[0], nodes), 0.0, all_known=True)
+    for peer, at in ((nodes[2], 50.0), (nodes[1], 0.0), (nodes[3], 50.0)):
+        machine.again(at, peer)
+    visit = machine.take(200.0)
+    assert visit is not None
+    assert visit.peer == nodes[1]
