@@ -232,10 +232,9 @@ class Probing:
 
     async def _pace(self, node: NodeId) -> None:
         """Wait a little where the node was probed just before, so that it is not stormed."""
-        before = self._redialled.pop(node, -math.inf)
-        wait = REDIAL_AGAIN * self._env.rng.uniform(0.2, 0.4)
+        before = self._redialled.get(node, -math.inf)
         if trio.current_time() - before < REDIAL_AGAIN:
-            await trio.sleep(wait)
+            await trio.sleep(REDIAL_AGAIN * self._env.rng.uniform(0.2, 0.4))
         self._redialled[node] = trio.current_time()
 
     async def _try_until_settled(self, node: NodeId, seconds: float) -> bool:

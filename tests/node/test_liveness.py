@@ -1137,3 +1137,28 @@ async def test_a_probe_that_waited_for_its_turn_pings_those_who_are_connected_by
             second = ScriptedPeer(world, host="10.9.0.2")
             world.meanwhile((await second.connect(a)).serve, lambda _: None)
         assert outcomes == [ProbeOutcome.SILENT] * 2
+
+
+async def test_two_probes_at_once_of_who_was_just_probed_both_wait(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_world(1) as world:
+        a, b = [await world.start(name, lan=None, connections__target=0) for name in "ab"]
+        await a.node.connect(str(b.address))
+        await a.node.disconnect(b.node_id)
+        await world.crash(b)
+        # Nobody dials it for a question any more.
+        await trio.sleep(60)
+        await a.services.probing.probe(b.node_id)
+        probed_at, tried = trio.current_time(), list[float]()
+        dial = a.network.dial
+
+        async def count(address: Address) -> Stream:
+            tried.append(trio.current_time())
+            return await dial(address)
+
+        monkeypatch.setattr(a.network, "dial", count)
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(a.services.probing.probe, b.node_id)
+        assert min(tried) - probed_at >= 0.1 * probing.REDIAL_AGAIN
