@@ -75,8 +75,8 @@ def open_database(path: Path) -> Database:
     """Open the database at `path`, which is made if there is none.
 
     One that fails its check is moved aside, never deleted, and a new one is begun. Raises
-    `StartError` if it can't be used as it is: read-only, disk full, or of a later version
-    of p2pd. Blocks for as long as it takes to read the whole file.
+    `StartError` if it can't be used as it is: read-only, another user's, disk full, or of a later
+    version of p2pd. Blocks for as long as it takes to read the whole file.
     """
     try:
         try:
@@ -87,8 +87,8 @@ def open_database(path: Path) -> Database:
         return _open(path, quarantined=_move_aside(path))
     except (sqlite3.Error, OSError) as error:
         raise StartError(
-            f"can't open the database {path}: {error}; "
-            "check that the state directory is writable and its disk has room"
+            f"can't open the database {path}: {error}; check that it belongs to the user that "
+            "runs p2pd, that the state directory is writable, and that its disk has room"
         ) from None
 
 
@@ -125,10 +125,11 @@ def _read_through(path: Path) -> None:
     """Bring the file into the page cache.
 
     The check visits pages in the order of keys: on a cold disk that takes four times as long
-    as this and the check together.
+    as this and the check together. Raises `OSError` also where the file may only be read: SQLite
+    would open it all the same, and then refuse each write.
     """
     chunk = bytearray(_CHUNK_BYTES)
-    with path.open("rb", buffering=0) as file:
+    with path.open("r+b", buffering=0) as file:
         while file.readinto(chunk):
             pass
 

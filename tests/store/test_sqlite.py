@@ -68,6 +68,20 @@ def mounted(where: Path, *options: str) -> Iterator[Path]:
         subprocess.run(["umount", str(where)], check=True)
 
 
+@contextmanager
+def write_protected(file: Path) -> Iterator[None]:
+    """Within the `with`, not even root may write to the file, which can still be read."""
+    command = ["mount", "--bind", str(file), str(file)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(file)], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", str(file)], check=True)
+
+
 async def test_what_was_written_is_there_after_a_restart(path: Path) -> None:
     async with open_sqlite_store(path, ROOMY) as store:
         await store.apply([record(b"a", b"1"), record(b"b", b"22")])
@@ -323,6 +337,14 @@ async def test_a_read_only_disk_is_no_start(tmp_path: Path, exists: bool) -> Non
         with pytest.raises(StartError, match="writable"):
             async with open_sqlite_store(disk / "p2pd.db", ROOMY):
                 pass
+
+
+@needs_root
+async def test_a_database_that_may_only_be_read_is_no_start(path: Path) -> None:
+    await fill(path, 3)
+    with write_protected(path), pytest.raises(StartError, match="belongs to the user"):
+        async with open_sqlite_store(path, ROOMY):
+            pass
 
 
 @needs_root
