@@ -5,6 +5,7 @@ Nothing here knows the commands.
 
 import argparse
 import contextlib
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Final, NamedTuple, NoReturn, TypeVar
@@ -60,10 +61,12 @@ def count_between(least: int, most: int) -> Callable[[str], int]:
 
 def version(text: str) -> str:
     """Read a record's version; `none`, that of a record that is not there, becomes empty."""
-    if not text:
-        # An empty variable in a script would give this.
-        raise argparse.ArgumentTypeError("expected a version or `none`, not ''")
-    return "" if text == "none" else text
+    if text == "none":
+        return ""
+    # Part of one is no version, and would be told to be outdated each time that it is read again.
+    if not re.fullmatch("[0-9a-f]{64}", text):
+        raise argparse.ArgumentTypeError(f"expected a version, 64 digits, or `none`, not {text!r}")
+    return text
 
 
 seconds: Final = number(

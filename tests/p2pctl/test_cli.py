@@ -214,9 +214,10 @@ def test_pings_are_a_second_apart_or_as_told(
 
 
 def test_put_passes_its_options_on(daemon: Daemon, capsys: Captured) -> None:
-    assert main(["put", "k", "-5", "--ttl", "1.5", "--if-version", "v0"]) == 0
+    there = "0a" * 32
+    assert main(["put", "k", "-5", "--ttl", "1.5", "--if-version", there]) == 0
     assert daemon.node.records == {"k": b"-5"}
-    assert daemon.node.calls == [("put", "k", False, 1.5, "v0")]
+    assert daemon.node.calls == [("put", "k", False, 1.5, there)]
 
 
 def test_owned_keys(daemon: Daemon, capsys: Captured) -> None:
