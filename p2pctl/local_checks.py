@@ -154,7 +154,7 @@ def _targets(config: Path, *, must_be: bool) -> Iterable[Finding]:
         if mistake.startswith("can't read"):
             remedy = f"name the right file with --config, or use sudo; {check}"
             yield problem("config.refused", mistake, remedy)
-        elif mistake.endswith(os.strerror(errno.EACCES)) and os.geteuid() != 0:
+        elif os.strerror(errno.EACCES) in mistake and os.geteuid() != 0:
             yield warning("config.untested", mistake, "use sudo")
         else:
             yield problem("config.refused", mistake, f"mend it; {check}")

@@ -91,7 +91,10 @@ def load_network_key(file: str) -> bytes:
         with Path(file).open("rb") as stream:
             key = stream.read(_MAX_NETWORK_KEY + 1).strip()
     except OSError as error:
-        raise ConfigError(f"node.network_key_file: can't read {file}: {error.strerror}") from None
+        raise ConfigError(
+            f"node.network_key_file: can't read {file}: {error.strerror}; correct the path, or let "
+            "the user that runs p2pd read it"
+        ) from None
     if len(key) > _MAX_NETWORK_KEY:
         raise ConfigError(
             f"node.network_key_file: {file} holds more than {_MAX_NETWORK_KEY} bytes: is it a key?"

@@ -316,7 +316,10 @@ class TestMain:
         told = capsys.readouterr()
         assert told.out == ""
         assert told.err.splitlines() == [
-            f"p2pd: node.network_key_file: can't read {key}: No such file or directory",
+            (
+                f"p2pd: node.network_key_file: can't read {key}: No such file or directory; "
+                "correct the path, or let the user that runs p2pd read it"
+            ),
             (
                 "p2pd: control.group: there is no group 'nobodys-group'; make it with "
                 "`groupadd --system nobodys-group` or name another"

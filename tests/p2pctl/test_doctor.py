@@ -181,9 +181,14 @@ def test_a_key_file_that_this_user_may_not_read_is_no_problem_and_hides_none(
     file.write_text(
         '[node]\nnetwork_key_file = "/key"\n[discovery]\nbootstrap = ["nowhere.invalid:1"]\n'
     )
+    opened = Path.open
 
-    denied = f"node.network_key_file: can't read /key: {os.strerror(errno.EACCES)}"
-    monkeypatch.setattr("p2pctl.local_checks.host_problems", lambda *_: [denied])
+    def refuse(path: Path, *rest: Any) -> Any:
+        if path == Path("/key"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return opened(path, *rest)
+
+    monkeypatch.setattr(Path, "open", refuse)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     found = findings(capsys, "--instance", "test", "--config", str(file))
     assert found["config.untested"]["level"] == "warning"
