@@ -173,7 +173,10 @@ class Node:
         hint = ""
         if 0 < len(text) < _LEAST_PREFIX and set(text.lower()) <= set("0123456789abcdef"):
             hint = f" (of a node ID, {_LEAST_PREFIX} digits are the least)"
-        raise NotFound(f"no known peer {text!r}{hint}; `p2pctl peers` lists them")
+        raise NotFound(
+            f"no known peer {text!r}{hint}; `p2pctl peers` lists them, "
+            "`p2pctl doctor` says why one may be missing"
+        )
 
     async def connect(self, address: str) -> NodeId:
         """Dial HOST:PORT now; returns who is there. The connection lasts until a user ends it.
