@@ -102,7 +102,7 @@ install:
 ifeq ($(DESTDIR),)
 	@if command -v systemd-sysusers >/dev/null; then systemd-sysusers $(LIBDIR)/sysusers.d/p2pd.conf; fi
 	@if test -d /run/systemd/system; then systemctl daemon-reload; fi
-	@echo "Installed. Start it with: systemctl enable --now p2pd   (after an upgrade: systemctl restart p2pd)"
+	@echo "Installed. Start it with: systemctl enable --now p2pd   (after an upgrade: systemctl try-restart p2pd 'p2pd@*')"
 endif
 
 uninstall:

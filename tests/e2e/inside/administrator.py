@@ -238,7 +238,7 @@ def upgrade() -> Findings:
     }
     run("systemctl", "restart", TWO)
     found["newcomer"] = until(lambda: is_connected("two"))
-    found["restart"] = run("systemctl", "restart", NODE)
+    found["restart"] = run("systemctl", "try-restart", NODE, "p2pd@*")
     found["version"] = node("status")["version"]
     found["get"] = run("p2pctl", "get", "meanwhile")
     found["peers"] = until(lambda: is_connected("far") and is_connected("two"))
