@@ -178,7 +178,11 @@ WRONG_COMMANDS = {
     "no address": (["connect", "nonsense"], 2, "HOST:PORT"),
     "port 0": (["connect", "127.0.0.1:0"], 2, "port"),
     "a version that is none": (["put", "a", "1", "--if-version", "0a" * 4], 2, "64 digits"),
-    "a version that is not there": (["put", "a", "1", "--if-version", "0a" * 32], 1, "read it again"),
+    "a version that is not there": (
+        ["put", "a", "1", "--if-version", "0a" * 32],
+        1,
+        "read it again",
+    ),
     "nobody listens": (["connect", "127.0.0.1:1"], 1, "127.0.0.1:1"),
     "an unknown host": (["connect", "no-such-host.invalid:1"], 1, "no-such-host.invalid"),
     "an unknown peer": (["ping", "nobody"], 3, "nobody"),
