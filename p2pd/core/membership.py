@@ -163,13 +163,20 @@ class Membership:
             ):
                 known.alive = False
 
-    def left(self, node: NodeId, now: float) -> None:
-        """Note that a node said goodbye: it is unknown, and nobody probes it."""
+    def left(self, node: NodeId, now: float, issued_ms: int | None = None) -> None:
+        """Note that a node said goodbye: it is unknown, and nobody probes it.
+
+        `issued_ms` is when it published that (Unix ms), None where it said so just now. What comes
+        late, or again, does not hide that the node has been back since.
+        """
         known = self._known.of(node)
         known.alive = known.lost = False
         known.left = True
         known.linked_at = None
-        known.gone_at = now
+        if issued_ms is None:
+            known.gone_at = now
+        else:
+            known.issued_ms = max(known.issued_ms, issued_ms)
         known.claims = {}
         self._isolation.back(node)
         self._suspects.drop(node)

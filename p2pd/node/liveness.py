@@ -283,9 +283,9 @@ class LivenessService:
             self._machine.lost(node, now, reset=connection.ending is Ending.BROKEN)
         self._wake()
 
-    def _note_leave(self, node: NodeId) -> None:
+    def _note_leave(self, node: NodeId, issued_ms: int | None = None) -> None:
         self._registry.left(node)
-        self._machine.left(node, trio.current_time())
+        self._machine.left(node, trio.current_time(), issued_ms)
         for callback in self.on_left:
             callback(node)
 
@@ -357,17 +357,17 @@ class LivenessService:
 
     def _take_leave(self, origin: NodeId, publication: Publication) -> None:
         entry = self._registry.get(origin)
+        # The clock of one that was ahead may be right when it starts again.
+        issued_ms = min(publication.issued, self._env.wall_ms())
         if entry is None:
-            # The clock of one that was ahead may be right when it starts again.
-            at = min(publication.issued, self._env.wall_ms())
-            self._left_unknown[origin] = max(at, self._left_unknown.get(origin, -1))
+            self._left_unknown[origin] = max(issued_ms, self._left_unknown.get(origin, -1))
             return
         record = self._learn_own(origin, publication)
         if record is None or origin in self._roster.connections:
             return
         # A later record that we know means that it was started again since.
         if record.sequence >= entry.sequence:
-            self._note_leave(origin)
+            self._note_leave(origin, issued_ms)
             self._wake()
 
     def _learn_own(self, origin: NodeId, publication: Publication) -> PeerRecord | None:

@@ -310,6 +310,18 @@ def test_who_said_goodbye_is_unknown_and_left_in_peace() -> None:
     assert machine.liveness(ACCUSED) is Liveness.UNKNOWN
 
 
+def test_a_goodbye_that_comes_late_does_not_hide_a_later_word() -> None:
+    machine = membership()
+    machine.heard(ACCUSED, 0.0)
+    machine.unlinked(ACCUSED, 0.0, 0.5)
+    machine.left(ACCUSED, 20.0, wall(5.0))
+    machine.vouched(ACCUSED, wall(4.999), 20.0, wall(20.0))
+    assert machine.has_left(ACCUSED)
+    machine.vouched(ACCUSED, wall(10.0), 20.0, wall(20.0))
+    assert machine.liveness(ACCUSED) is Liveness.ALIVE
+    assert accuse(machine, ACCUSED, node(2), 21.0)
+
+
 def test_who_left_has_left_until_something_is_heard_of_it() -> None:
     machine = membership()
     assert not machine.has_left(ACCUSED)

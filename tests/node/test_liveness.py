@@ -839,6 +839,24 @@ async def test_an_older_word_of_who_had_left_before_it_was_known_says_nothing(
         assert seen(a, gone) == ["alive"]
 
 
+async def test_an_old_goodbye_does_not_hide_that_a_node_is_back(autojump_clock: MockClock) -> None:
+    """A partition is over, or somebody sends it again to a node that was started since."""
+    async with open_world(0) as world:
+        a, line, peer, learn = await told_of_one_who_left(world)
+        world.meanwhile(lambda: line.serve(lambda _: None))
+        learn()
+        left = publish(peer, liveness.LEFT_TOPIC, codec.encode(peer.record()))
+        await trio.sleep(5)
+        back = publish(peer, liveness.ALIVE_TOPIC, codec.encode(peer.record()))
+        await trio.sleep(10)
+        await line.send(left)
+        await trio.sleep(1)
+        assert seen(a, peer) == ["unknown"]
+        await line.send(back)
+        await trio.sleep(1)
+        assert seen(a, peer) == ["alive"]
+
+
 async def test_of_two_goodbyes_of_a_stranger_the_later_counts_whatever_its_clock_says(
     autojump_clock: MockClock,
 ) -> None:
