@@ -92,6 +92,22 @@ def merge(versions: Iterable[Version]) -> list[Version]:
     return uncovered[:MAX_SIBLINGS]
 
 
+def is_hidden(version: Version, stored: Iterable[Version], now_ms: int) -> bool:
+    """Whether a version lost its place to what is `stored`, some of which no reader takes.
+
+    To be covered, or to lose its place to what readers do take, is to be overwritten.
+    """
+    there = list(stored)
+    covered = any(
+        seen.actor == version.actor and seen.clock >= version.record.clock
+        for each in there
+        for seen in each.record.seen
+    )
+    if covered or any(each.name == version.name for each in there):
+        return False
+    return not all(is_for_readers(each.record, now_ms) for each in there)
+
+
 def living(versions: Iterable[Version], now_ms: int) -> list[Version]:
     """Leave out deletions and what has expired; `now_ms` in Unix milliseconds."""
     return [
@@ -125,6 +141,11 @@ def clock_is_plausible(record: Record, now_ms: int) -> bool:
     return _is_plausible(record.clock, now_ms)
 
 
+def is_for_readers(record: Record, now_ms: int) -> bool:
+    """Whether who reads, and then writes, takes a record; see `READERS_MARGIN_MS`."""
+    return clock_is_plausible(record, now_ms - READERS_MARGIN_MS)
+
+
 def _is_plausible(clock: int, now_ms: int) -> bool:
     return clock >> _COUNTER_BITS <= now_ms + MAX_CLOCK_AHEAD_MS
 
@@ -155,14 +176,17 @@ class Author:
         If so, these are an older state. Versions that no longer need be kept at `now_ms`, or had no
         room in a vector that was extended since, don't count.
         """
-        there = list(versions)
+        there, written = list(versions), self._written.get(key, ())
         shown = _clocks(there, ())
+        if shown.get(self._actor, -1) >= self._last_clock(key):
+            # Whoever has seen that write has seen what it covers, whatever else is shown.
+            return False
         full = [each.record.seen for each in there if len(each.record.seen) >= MAX_SEEN]
         dropped = max((min(seen.clock for seen in each) for each in full), default=-1)
         return any(
             seen.clock > max(shown.get(seen.actor, -1), dropped)
             and seen.clock >> _COUNTER_BITS > now_ms - GRACE_MS
-            for seen in self._written.get(key, ())
+            for seen in written
             if seen.actor != self._actor
         )
 
@@ -192,7 +216,7 @@ class Author:
             self._begin()
         latest = max((each.record.clock for each in versions), default=0)
         clock = max(now_ms << _COUNTER_BITS, latest + 1, self._last_clock(key) + 1)
-        vector = _vector(versions, self._written.get(key, ()))
+        vector = _vector(versions, self._written.get(key, ()), self._actor)
         self._written[key] = (*vector, Seen(self._actor, clock))
         return Record(
             name_digest=digest,
@@ -222,15 +246,16 @@ def _clocks(versions: list[Version], earlier: Iterable[Seen]) -> dict[bytes, int
     return clocks
 
 
-def _vector(versions: list[Version], earlier: Iterable[Seen]) -> tuple[Seen, ...]:
+def _vector(versions: list[Version], earlier: Iterable[Seen], writer: bytes) -> tuple[Seen, ...]:
     """Sum up what was seen; when full, the actors that wrote longest ago are dropped.
 
-    If a replica kept a version of theirs all that time, it comes back as a sibling.
+    If a replica kept a version of theirs all that time, it comes back as a sibling. The `writer`
+    itself stays: its versions follow one another.
     """
-    now_there = {each.actor for each in versions}
+    staying = {writer, *(each.actor for each in versions)}
     ordered = sorted(
         _clocks(versions, earlier).items(),
-        key=lambda item: (item[0] in now_there, item[1], item[0]),
+        key=lambda item: (item[0] in staying, item[1], item[0]),
         reverse=True,
     )
     return tuple(Seen(actor, clock) for actor, clock in ordered[:MAX_SEEN])

@@ -17,9 +17,8 @@ from p2pd.config import DhtConfig
 from p2pd.core.entries import Entry
 from p2pd.core.quorums import Needed, Turnout, turnout
 from p2pd.core.records import (
-    READERS_MARGIN_MS,
     Version,
-    clock_is_plausible,
+    is_for_readers,
     kept,
     living,
     merge,
@@ -121,8 +120,8 @@ class _Reading:
         return 0 < len(answered) <= 2 * sum(each in self._ahead for each in answered)
 
     def _enter(self, node: NodeId, versions: list[Version]) -> None:
-        now_ms = self._wall_ms() - READERS_MARGIN_MS
-        self.held[node] = [each for each in versions if clock_is_plausible(each.record, now_ms)]
+        now_ms = self._wall_ms()
+        self.held[node] = [each for each in versions if is_for_readers(each.record, now_ms)]
         if len(self.held[node]) < len(versions):
             self._ahead[node] = None
         self.pending.pop(node, None)

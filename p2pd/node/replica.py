@@ -19,6 +19,7 @@ from p2pd.core.records import (
     Version,
     clock_is_plausible,
     gone_at_ms,
+    is_hidden,
     is_kept,
     kept,
     merge,
@@ -251,10 +252,11 @@ class Replica:
         error = await self._try_to_commit(batch)
         if error is None or len(batch) == 1:
             for write in batch:
-                self._settle(write, error)
+                self._settle(write, error or write.error)
             return
         for write in batch:
-            self._settle(write, await self._try_to_commit([write]))
+            error = await self._try_to_commit([write])
+            self._settle(write, error or write.error)
 
     async def _try_to_commit(self, batch: Sequence[_Write]) -> P2PError | None:
         try:
@@ -268,6 +270,11 @@ class Replica:
                 together = [*merged[write.version.key], write.version]
                 merged[write.version.key] = merge(kept(together, self._horizon_ms()))
             await self._replace(merged)
+            for write in batch:
+                if is_hidden(write.version, merged[write.version.key], self._env.wall_ms()):
+                    write.error = InvalidRequest(
+                        "no room beside versions from almost a day ahead; try again in an hour"
+                    )
         except P2PError as error:
             self._tell("store.refuses", "records can't be stored", error)
             return error

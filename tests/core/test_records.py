@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterable, Sequence
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,11 +12,13 @@ from p2pd.core import records
 from p2pd.core.records import (
     GRACE_MS,
     MAX_CLOCK_AHEAD_MS,
+    READERS_MARGIN_MS,
     Author,
     Version,
     actor_of,
     clock_is_plausible,
     gone_at_ms,
+    is_hidden,
     kept,
     living,
     merge,
@@ -23,7 +26,7 @@ from p2pd.core.records import (
 )
 from p2pd.ids import Key, NodeId
 from p2pd.wire import codec
-from p2pd.wire.messages import MAX_SEEN, MAX_SIBLINGS, Record, Signed
+from p2pd.wire.messages import MAX_SEEN, MAX_SIBLINGS, Record, Seen, Signed
 
 NOW_MS = 1_700_000_000_000
 
@@ -225,6 +228,17 @@ def test_at_its_bound_a_vector_keeps_what_was_there_and_who_wrote_last() -> None
     assert merge([*crowd, latest, late]) == [late]
 
 
+def test_at_its_bound_a_vector_names_the_writers_own_latest_version() -> None:
+    """Else what it wrote earlier might come back beside what it writes now, or deletes."""
+    mine, other = author(100), author(101)
+    earlier = write(mine)
+    crowd = [write(author(each), now_ms=NOW_MS + 10) for each in range(MAX_SEEN)]
+    flood = write(other, [earlier, *crowd], now_ms=NOW_MS + 10)
+    assert earlier.actor not in {each.actor for each in flood.record.seen}
+    deletion = write(mine, [flood], None, now_ms=NOW_MS + 20)
+    assert merge([earlier, flood, deletion]) == [deletion]
+
+
 def test_what_is_written_is_a_record_that_travels() -> None:
     by = author(5)
     row = [write(by)]
@@ -233,6 +247,17 @@ def test_what_is_written_is_a_record_that_travels() -> None:
     for each in [*row, write(by, apart(MAX_SIBLINGS)), write(by, [], None)]:
         assert codec.decode(Record, each.signed.body) == each.record
         assert each.key == Key.of("key")
+
+
+def test_who_loses_its_place_to_what_no_reader_takes_is_hidden() -> None:
+    ahead_ms = NOW_MS + MAX_CLOCK_AHEAD_MS - 60_000
+    ahead = [write(author(each), now_ms=ahead_ms) for each in range(MAX_SIBLINGS)]
+    late = write(author(100))
+    assert is_hidden(late, merge([*ahead, late]), NOW_MS)
+    assert not is_hidden(late, merge([*ahead[1:], late]), NOW_MS)
+    # By then readers take what hides it, and see that it was overwritten.
+    assert not is_hidden(late, ahead, NOW_MS + READERS_MARGIN_MS)
+    assert not is_hidden(late, [*ahead, write(author(101), [late])], NOW_MS)
 
 
 def test_an_owned_key_is_one_for_each_owner() -> None:
@@ -324,6 +349,15 @@ def test_who_is_shown_less_than_it_wrote_over_is_told_so() -> None:
     assert not mine.has_seen_more(key, [second], NOW_MS)
     assert not mine.has_seen_more(key, [third], NOW_MS)
     assert not mine.has_seen_more(key, [], NOW_MS + 2 * GRACE_MS)
+
+
+def test_nothing_is_missed_in_what_has_seen_the_own_last_write() -> None:
+    mine, key = author(100), Key.of("key")
+    latest = write(mine, [write(author(0))])
+    # Nobody honest covers a version without what that has covered.
+    covers = attrs.evolve(write(author(1)).record, seen=(Seen(latest.actor, latest.record.clock),))
+    assert not mine.has_seen_more(key, [version(covers)], NOW_MS)
+    assert mine.has_seen_more(key, [write(author(1))], NOW_MS)
 
 
 def test_whom_a_full_vector_has_no_room_for_is_not_missed() -> None:

@@ -14,7 +14,7 @@ import trio
 from trio.testing import MockClock
 
 from p2pd.config import DhtConfig
-from p2pd.core.records import Version, actor_of
+from p2pd.core.records import MAX_CLOCK_AHEAD_MS, Version, actor_of
 from p2pd.errors import InvalidRequest, NotFound, StoreError, TooFewReplicas, VersionConflict
 from p2pd.ids import Key, closest_first
 from p2pd.net.faults import Cut, constant_latency
@@ -37,6 +37,7 @@ from p2pd.store.memory import MemoryStore
 from p2pd.wire import identity
 from p2pd.wire.identity import is_signed_by, open_record
 from p2pd.wire.messages import (
+    MAX_SIBLINGS,
     Failed,
     FindNode,
     FindValue,
@@ -946,6 +947,29 @@ async def test_a_clock_far_ahead_stops_nobody_but_itself(autojump_clock: MockClo
         ahead.clock_error = 0
         assert (await ahead.node.put("k", b"right again")).stored == 3
         assert (await a.node.get("k")).winner.value == b"right again"
+
+
+@pytest.mark.parametrize("number", [MAX_SIBLINGS - 1, MAX_SIBLINGS])
+async def test_what_finds_no_place_beside_records_dated_ahead_is_not_acknowledged(
+    autojump_clock: MockClock, *, number: int
+) -> None:
+    """Readers pass these over, and would find nothing."""
+    async with open_world(1) as world:
+        a, b, c = await network(world, 3)
+        clock = (now_ms() + MAX_CLOCK_AHEAD_MS - 60_000) << 16
+        for each in range(number):
+            liar = ScriptedPeer(world, host=f"10.9.{each}.1")
+            for node in (a, b, c):
+                line = await liar.connect(node)
+                stored = await line.ask(Store(record(liar, "k", b"ahead", clock=clock)))
+                assert stored == Stored()
+        if number < MAX_SIBLINGS:
+            assert (await a.node.put("k", b"v")).stored == 3
+            assert (await b.node.get("k")).winner.value == b"v"
+        else:
+            with pytest.raises(TooFewReplicas, match="a day ahead"):
+                await a.node.put("k", b"v")
+        assert_unharmed(a, b, c)
 
 
 async def test_a_replica_that_shows_the_last_of_all_clocks_stops_nobody(
