@@ -80,6 +80,22 @@ class Entry:
         """Whether there ever was a connection."""
         return self.success_count > 0
 
+    @property
+    def credible(self) -> bool:
+        """Whether others may name it at no cost: nothing suggests that it is not there.
+
+        Anybody can prove an identity that names somebody else's addresses, and be gone.
+        """
+        claims_more = self.claimed(len(self.addresses)) > 0
+        return self.proven and not (claims_more and self.failures_in_row)
+
+    def claimed(self, most: int) -> int:
+        """Count those of the first `most` addresses where it neither answered nor came from."""
+        return sum(
+            each not in self.answered and each.host != self.last_host
+            for each in self.addresses[:most]
+        )
+
 
 @attrs.frozen
 class Backoff:

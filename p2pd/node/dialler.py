@@ -136,10 +136,7 @@ class Dialler:
         """
         if entry.node_id is None or entry.source is Source.MANUAL:
             return True
-        claimed = sum(
-            each not in entry.answered and each.host != entry.last_host
-            for each in entry.addresses[:most]
-        )
+        claimed = entry.claimed(most)
         return not claimed or self._strangers.spend(claimed, trio.current_time())
 
     def may_dial_strangers_at(self) -> float:

@@ -53,7 +53,7 @@ REFRESH_FIRST = (10.0, 20.0)
 # A lookup starts from this many times k contacts: if half of the closest died at once, the
 # survivors all name the same dead nodes.
 BEYOND_THE_DEAD = 3
-# Nodes that one peer names, to which we never had a connection, and that lookups dial in vain:
+# Nodes that one peer names, that are not credible (see `Entry`), and that lookups dial in vain:
 # burst, then rate per second. Anybody can make up nodes, at addresses of whoever is to be dialled.
 # The burst is three whole answers: where half of a network died at once, its survivors name the
 # dead, too.
@@ -404,7 +404,7 @@ class Routes:
             opened = self._book.learn(signed, told_over=host, told_by=teller)
             if opened is None or self._is_dead(opened.node_id):
                 continue
-            if not self._is_proven(opened.node_id):
+            if not self._is_credible(opened.node_id):
                 strangers -= 1
                 if strangers < 0:
                     continue
@@ -416,10 +416,10 @@ class Routes:
 
     @contextmanager
     def _charged_if_in_vain(self, candidate: Candidate) -> Iterator[None]:
-        """Charge who named a candidate to which there was no connection, nor is one at the end."""
+        """Charge who named a candidate that is not credible, nor connected at the end."""
         entry = self._roster.registry.get(candidate.node_id)
         teller = None if entry is None else candidate.told_by or entry.told_by
-        if teller is None or self._is_proven(candidate.node_id):
+        if teller is None or self._is_credible(candidate.node_id):
             yield
             return
         self._in_vain.charge(teller, 1, trio.current_time())
@@ -430,12 +430,12 @@ class Routes:
             in_vain = False
             raise
         finally:
-            if not in_vain or self._is_proven(candidate.node_id):
+            if not in_vain or self._is_credible(candidate.node_id):
                 self._in_vain.give_back(teller, 1)
 
-    def _is_proven(self, node_id: NodeId) -> bool:
+    def _is_credible(self, node_id: NodeId) -> bool:
         entry = self._roster.registry.get(node_id)
-        return entry is not None and entry.proven
+        return entry is not None and entry.credible
 
     def _answer(self, call: Call, request: FindNode) -> Nodes:
         return Nodes(self.closest_records(request.target, exclude=call.connection.node_id))

@@ -13,6 +13,7 @@ from trio.testing import MockClock
 
 from p2pd.address import Address
 from p2pd.core.merkle import EMPTY
+from p2pd.core.registry import MAX_ADDRESSES
 from p2pd.errors import ConnectionLost, P2PError, TooFewReplicas
 from p2pd.net import sim
 from p2pd.net.faults import constant_latency
@@ -634,3 +635,48 @@ async def test_who_connects_and_names_addresses_makes_no_scanner_of_a_node(
         elapsed = trio.current_time() - started
         assert len(dials) <= STRANGERS_AT_ONCE + 8 + STRANGERS_PER_SECOND * elapsed
         await still_serves(world, a)
+
+
+async def test_lookups_dial_few_addresses_of_peers_that_were_connected_once(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each proves an identity and is gone; a liar goes on naming it at ever new addresses."""
+    dials = 0
+    dial = sim.SimNetwork.dial
+
+    async def count(network: sim.SimNetwork, address: Address) -> SimStream:
+        nonlocal dials
+        dials += address.host == VICTIM
+        return await dial(network, address)
+
+    monkeypatch.setattr(sim.SimNetwork, "dial", count)
+    async with open_world(1) as world:
+        world.conditions.unreachable.add(VICTIM)
+        a = await world.start("a", lan=None, connections__target=1)
+        ports, gone = (
+            itertools.count(1024),
+            [ScriptedPeer(world, host=f"10.9.{number}.1") for number in range(20)],
+        )
+        for peer in gone:
+            line = await peer.connect(a, passing=True)
+            await line.send(Goodbye("no longer needed"))
+            await line.stream.aclose()
+
+        def lies(_: Message) -> Nodes:
+            at = [Address(VICTIM, next(ports)) for _ in range(MAX_ADDRESSES * len(gone))]
+            return Nodes(
+                tuple(
+                    make_record(peer.identity, *at[number :: len(gone)], peer.address)
+                    for number, peer in enumerate(gone)
+                )
+            )
+
+        liar = ScriptedPeer(world, host="10.10.1.1", listens=True)
+        await talk_to(world, a, liar, lambda line: line.serve(lies))
+        await trio.sleep(60)
+        began, dials = trio.current_time(), 0
+        for number in range(60):
+            await a.node.lookup(f"k{number}")
+        named = IN_VAIN_AT_ONCE + IN_VAIN_PER_SECOND * (trio.current_time() - began)
+        # The first failure of each costs nothing, and one lookup may overdraw what is left.
+        assert 0 < dials <= MAX_ADDRESSES * (named + 2 * len(gone))
