@@ -128,8 +128,9 @@ def _read_through(path: Path) -> None:
     as this and the check together. Raises `OSError` also where the file may only be read: SQLite
     would open it all the same, and then refuse each write.
     """
+    path.open("r+b", buffering=0).close()
     chunk = bytearray(_CHUNK_BYTES)
-    with path.open("r+b", buffering=0) as file:
+    with path.open("rb", buffering=0) as file:
         while file.readinto(chunk):
             pass
 
