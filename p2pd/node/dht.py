@@ -203,17 +203,16 @@ class Dht:
             expires=now_ms + int(lifetime * 1000) if lifetime else 0,
         )
         version = version_of(self._env.identity.vouch(record), record)
-        wanted = seen.turnout.wanted
-        quorum = Needed(self._config.write_quorum).of(wanted)
-        stores = await self._quorum.store(version, seen.turnout.nodes, quorum)
-        if stores.count < quorum:
+        needed = Needed(self._config.write_quorum)
+        stores = await self._quorum.store(version, seen.turnout, needed)
+        if stores.count < stores.quorum:
             raise TooFewReplicas(
-                f"{stores.count} of {wanted} replicas stored {name!r}, {quorum} are needed "
-                f"(dht.write_quorum): {stores.refusal}; it is safe to try again"
+                f"{stores.count} of {stores.wanted} replicas stored {name!r}, {stores.quorum} are "
+                f"needed (dht.write_quorum): {stores.refusal}; it is safe to try again"
             )
         for node in (*seen.late, *stores.late):
             self._late_writes.add(node, version)
-        return Written(version, stores.count, wanted, quorum)
+        return Written(version, stores.count, stores.wanted, stores.quorum)
 
     def _check_answers(self, name: str, holding: Holding, needed: Needed) -> None:
         found = holding.turnout

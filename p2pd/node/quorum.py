@@ -64,11 +64,14 @@ class Holding:
 class StoreResult:
     """How many replicas have a record on disk.
 
-    `refusal` says, for people, why no more have it. `late` are the other nodes that did not
-    answer, or could not be reached.
+    `wanted` is how many should have it, `quorum` how many of these must. `refusal` says, for
+    people, why no more have it. `late` are the other replicas that did not answer, or could not be
+    reached.
     """
 
     count: int
+    wanted: int
+    quorum: int
     refusal: str
     late: list[NodeId]
 
@@ -198,11 +201,14 @@ class Quorum:
         late = self._late(reading, found.nodes)
         return Holding(reading.versions(), reading.ahead(found.nodes), found, late)
 
-    async def store(self, version: Version, nodes: Sequence[NodeId], needed: int) -> StoreResult:
-        """Give a record of this node's to all these nodes at once, within `dht.request_timeout`.
+    async def store(self, version: Version, found: Turnout, needed: Needed) -> StoreResult:
+        """Give a record of this node's to all replicas at once, within `dht.request_timeout`.
 
-        Once `needed` have it, nodes that take much longer than those are not waited for.
+        Once as many as `needed` have it, nodes that take much longer than those are not waited
+        for. Nodes that could not be reached now, nor ever before, are no replicas: somebody may
+        have made them up.
         """
+        nodes, quorum = found.nodes, needed.of(found.wanted)
         stored = 0
         late = {node: None for node in nodes if node != self._own_id}
         refusals: list[str] = []
@@ -223,7 +229,7 @@ class Quorum:
                 return
             late.pop(node, None)
             stored += 1
-            if stored == needed:
+            if stored == quorum:
                 taken = trio.current_time() - started
                 patience = max(_PATIENCE * taken, self._patience(nodes))
                 scope.deadline = min(scope.deadline, started + patience)
@@ -235,7 +241,9 @@ class Quorum:
         refusal = refusals[0] if refusals else "no answer in time"
         if stored == len(nodes):
             refusal = "there are no more nodes"
-        return StoreResult(stored, refusal, [*late])
+        replicas = [node for node in late if self._was_connected(node)]
+        wanted = found.wanted - (len(late) - len(replicas))
+        return StoreResult(stored, wanted, needed.of(wanted), refusal, replicas)
 
     async def _ask_as_needed(
         self, reading: _Reading, nodes: Iterable[NodeId], lacking: Callable[[], int]
@@ -359,6 +367,10 @@ class Quorum:
         late = {each for each, entry in entries if entry and entry.proven and not entry.dead}
         closest = closest_first({*nodes, *late}, reading.key)[: self._config.replication]
         return [each for each in closest if each in late]
+
+    def _was_connected(self, node: NodeId) -> bool:
+        entry = self._roster.registry.get(node)
+        return entry is not None and entry.proven
 
     def _effort(self, node: NodeId) -> int:
         """Rank what it takes to ask a node: nothing for this one, then a message, then a dial."""

@@ -6,6 +6,7 @@ import random
 import struct
 import weakref
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import pytest
 import trio
@@ -331,18 +332,20 @@ async def test_a_peer_that_never_answers(autojump_clock: MockClock) -> None:
 VICTIM = "10.66.0.1"
 
 
-def inventing(world: World, besides: Sequence[Signed] = ()) -> Callable[[Message], Message]:
+def inventing(world: World, besides: Sequence[Signed] = ()) -> Callable[[Message], Message | None]:
     """Name some peers and 18 more in each answer, which are new each time and not there."""
     ports = itertools.count(1024)
 
-    def answer(question: Message) -> Message:
+    def answer(question: Message) -> Message | None:
         invented = (
             make_record(stranger(world.rng), Address(VICTIM, next(ports))) for _ in range(18)
         )
         named = (*besides, *invented)
         if isinstance(question, FindValue):
             return Value((), named)
-        return Nodes(named) if isinstance(question, FindNode) else Peers(())
+        if isinstance(question, FindNode):
+            return Nodes(named)
+        return Peers(named) if isinstance(question, GetPeers) else None
 
     return answer
 
@@ -408,6 +411,30 @@ async def test_who_names_peers_that_are_there_may_name_any_number(
             found = {each.node_id for each in (await a.node.lookup("k")).found}
             assert found >= {each.identity.node_id.hex() for each in named}
         assert trio.current_time() - began < 10
+
+
+@pytest.mark.parametrize("unreachable", [False, True])
+async def test_writes_succeed_beside_liars_that_invent_peers(
+    autojump_clock: MockClock, unreachable: bool
+) -> None:
+    """Nobody was ever connected to these: they are no replicas that fail to store."""
+
+    def far(source: str, destination: str) -> float:
+        return 0.3 if VICTIM in {source, destination} else 0.01
+
+    async with open_world(1, far) as world:
+        world.conditions.unreachable.update([VICTIM] if unreachable else [])
+        a, *others = [await world.start(name, lan=None) for name in "abcd"]
+        for each in others:
+            await a.node.connect(str(each.address))
+        for number in range(2):
+            liar = ScriptedPeer(world, f"10.9.{number}.1", listens=True)
+            await talk_to(world, a, liar, partial(Line.serve, answer=inventing(world)))
+        for number in range(20):
+            written = await a.node.put(f"k{number}", b"v")
+            # The liars were connected: as replicas they count, though they store nothing.
+            assert (written.stored, written.wanted) == (4, 6)
+            await trio.sleep(0.5)
 
 
 async def test_a_peer_that_answers_lookups_with_lies(autojump_clock: MockClock) -> None:
