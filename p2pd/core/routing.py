@@ -8,7 +8,8 @@ outage empties no table. One that never answered a dial leaves when it fails, ev
 and yields to one that did answer a dial.
 
 One network (/24, /48) has at most `MAX_IN_BUCKET` places in a bucket and `MAX_IN_TABLE` in all:
-addresses in many networks cost more than keys (S/Kademlia, section 4.1, on eclipse attacks).
+addresses in many networks cost more than keys (S/Kademlia, section 4.1, on eclipse attacks). A
+contact that moves to a network without a place leaves, too.
 """
 
 import random
@@ -100,15 +101,17 @@ class RoutingTable:
             return
         bits = distance_bits(self._own_id, node_id)
         bucket = self._buckets.setdefault(bits, _Bucket(self._made_at))
-        contact = bucket.contacts.pop(node_id, None)
+        contact = bucket.contacts.get(node_id)
         if contact is not None:
             if contact.network != network and self._is_crowded(bucket, network):
                 # It moved to a network that has enough places already.
+                self._replace(bucket, contact, list(bucket.replacements.values()))
+                bucket.contacts.pop(node_id, None)
                 return
             contact.network = network
             contact.signed, contact.failures, contact.heard_at = signed, 0, now
             contact.dialable |= dialable
-            bucket.contacts[node_id] = contact
+            bucket.contacts[node_id] = bucket.contacts.pop(node_id)
             return
         bucket.replacements.pop(node_id, None)
         if self._is_crowded(bucket, network):

@@ -302,6 +302,18 @@ def test_one_network_has_few_places_also_for_those_that_move_there() -> None:
     assert len(table) == MAX_IN_TABLE
 
 
+def test_who_waits_takes_the_place_of_who_moved_to_a_network_that_has_enough() -> None:
+    table = surrounded()
+    moves, waits = node(0x80, 1), node(0x80, 9)
+    table.heard_from(moves, signed())
+    for tail in range(2, K + 1):
+        table.heard_from(node(0x80, tail), signed(), network="198.51.100.0/24")
+    table.heard_from(waits, signed())
+    table.heard_from(moves, signed(), network="198.51.100.0/24")
+    assert moves not in members(table)
+    assert waits in members(table)
+
+
 def test_who_waits_takes_no_place_that_its_network_must_not_have() -> None:
     table = surrounded()
     for each in FAR[:K]:
