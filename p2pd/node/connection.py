@@ -168,9 +168,10 @@ class Connection:
 
         A peer that does not take our goodbye `within` so many seconds goes without.
         """
+        # It counts also where another goodbye, of either end, came first.
+        self.on_request |= reason == ON_REQUEST
         if not self._outbox.is_closing:
             self.notify(Goodbye(reason))
-            self.on_request = reason == ON_REQUEST
             # Or a log or the registry would read as if the peer had said it.
             self._outbox.close(f"this node said goodbye: {reason}", within)
 

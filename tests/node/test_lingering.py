@@ -134,3 +134,17 @@ async def test_no_goodbye_of_the_peer_undoes_what_a_user_asked_for(
             await line.send(Goodbye("making room for others"))
         [entry] = a.services.registry
         assert entry.parted
+
+
+async def test_what_a_user_asked_for_counts_though_a_goodbye_was_said_before(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(3) as world:
+        a = await world.start("a", lan=None)
+        peer = ScriptedPeer(world)
+        await clog(world, await peer.connect(a))
+        await trio.sleep(1)
+        a.services.roster.connections[peer.identity.node_id].close("no longer needed")
+        await a.node.disconnect(peer.identity.node_id)
+        [entry] = a.services.registry
+        assert entry.parted
