@@ -10,7 +10,7 @@ import math
 import trio
 
 from p2pd.address import Address
-from p2pd.core.entries import Entry, Source
+from p2pd.core.entries import Entry, Source, Status
 from p2pd.core.registry import Registry
 from p2pd.errors import Busy, DialFailed, HandshakeRefused, P2PError
 from p2pd.hosts import parse_address
@@ -193,7 +193,9 @@ class Seeds:
             # Our own limit is not the seed's fault.
             return
         except P2PError as error:
-            self._registry.failed(entry, str(error), trio.current_time())
+            # One that has dialled us is there, though it can't be reached.
+            if entry.status is not Status.CONNECTED:
+                self._registry.failed(entry, str(error), trio.current_time())
             if isinstance(error, HandshakeRefused) and error.reason == Reason.ONESELF:
                 self._own[address] = trio.current_time()
             return

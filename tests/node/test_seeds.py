@@ -542,3 +542,24 @@ async def test_a_seed_for_which_there_is_no_room_has_not_failed(autojump_clock: 
         await trio.sleep(10 * TRY_INTERVAL)
         assert [each.fail_count for each in a.services.registry] == [0, 0]
         assert held(a) == 1
+
+
+async def test_a_seed_that_dialled_us_is_not_held_unreachable_where_its_address_is(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__target=0)
+        seed = ScriptedPeer(world, listens=True)
+        let_nobody_ask(a, monkeypatch)
+        line = await seed.connect(a)
+        world.meanwhile(line.serve, lambda _: None)
+        # It answered there in the past.
+        a.services.registry.answered(seed.identity.node_id, seed.address)
+        world.conditions.unreachable.add(seed.address.host)
+        discovery = attrs.evolve(a.config.discovery, seeds=(str(seed.address),))
+        a.node.reload(attrs.evolve(a.config, discovery=discovery))
+        await trio.sleep(20 * TRY_INTERVAL)
+        entry = a.services.registry.get(seed.identity.node_id)
+        assert entry is not None
+        assert connected(a) == {seed.identity.node_id.hex()}
+        assert entry.failures_in_row == 0
