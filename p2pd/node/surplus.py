@@ -123,7 +123,12 @@ class Surplus:
             self._asking = False
         if not reply.agreed:
             return False
+        # A user may have asked for its peer meanwhile; but the peer has given up this connection.
+        is_missed = not self._is_free(connection)
         await _see_off(connection, "both ends have enough connections")
+        if is_missed:
+            with suppress(P2PError):
+                await self._dialler.connect_to(connection.node_id, lasting=True)
         return True
 
     def _answer(self, call: Call, release: Release) -> Released:

@@ -8,7 +8,7 @@ import trio
 from trio.testing import MockClock
 
 from p2pd.address import Address
-from p2pd.core.entries import Entry
+from p2pd.core.entries import Entry, Source
 from p2pd.core.missing import GRAFT_AFTER
 from p2pd.ids import NodeId
 from p2pd.node.connection import FAREWELL
@@ -18,7 +18,7 @@ from p2pd.simulation import measure
 from p2pd.simulation.world import World, open_world
 from p2pd.wire.messages import Echo, Message, Pong, Release, Released
 from p2pd.wire.session import Received
-from tests.node.scripted import Line, ScriptedPeer, connected
+from tests.node.scripted import HungUp, Line, ScriptedPeer, connected
 
 TARGET = 3
 
@@ -192,6 +192,48 @@ async def test_whom_a_user_asks_for_while_another_one_is_dialled_in_its_place_st
         await node.node.connect(str(peer.address))
         await trio.sleep(LEAST_PAUSE)
         assert connected(node) == {each.identity.node_id.hex() for each in (peer, other)}
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_whom_a_user_asks_for_while_its_peer_agrees_to_part_stays(
+    autojump_clock: MockClock, seed: int
+) -> None:
+    async with open_world(seed) as world:
+        node = await world.start("a", lan=None, connections__target=1)
+        peer, other = [
+            ScriptedPeer(world, host=f"10.9.{number}.1", listens=True) for number in range(2)
+        ]
+        asked, answered = trio.Event(), trio.Event()
+
+        async def hesitate(line: Line) -> None:
+            """Agree to part once the user has asked."""
+            with suppress(HungUp):
+                while True:
+                    event = await line.next()
+                    if isinstance(event, Received) and isinstance(event.message, Release):
+                        assert event.request_id is not None
+                        # Until then it may be dialled for a question.
+                        agreed = trio.current_time() > 60
+                        if agreed:
+                            asked.set()
+                            await answered.wait()
+                        reply = line.session.reply(event.request_id, Released(agreed))
+                        await line.stream.send_all(reply)
+
+        await world._nursery.start(peer.listen, show_life)
+        world.meanwhile(show_life, await other.connect(node))
+        entry = node.services.registry.get(other.identity.node_id)
+        assert entry is not None
+        # This one is not to go.
+        entry.source = Source.MANUAL
+        line = await peer.connect(node)
+        world.meanwhile(show_life, line)
+        world.meanwhile(hesitate, line)
+        await asked.wait()
+        await node.node.connect(str(peer.address))
+        answered.set()
+        await trio.sleep(FAREWELL + 1)
+        assert peer.identity.node_id in {each.node_id for each in node.services.roster.lasting()}
 
 
 @pytest.mark.parametrize(("many", "is_dead"), [(True, False), (True, True), (False, False)])
