@@ -353,6 +353,9 @@ class LivenessService:
         if self._learn_own(origin, publication) is not None:
             now, wall_ms = trio.current_time(), self._env.wall_ms()
             self._machine.vouched(origin, publication.issued, now, wall_ms)
+            # The machine may have forgotten that it was dead, and then revives nobody.
+            if self._machine.liveness(origin) is Liveness.ALIVE:
+                self._registry.revived(origin)
             self._wake()
 
     def _take_leave(self, origin: NodeId, publication: Publication) -> None:

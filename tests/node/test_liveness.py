@@ -881,6 +881,31 @@ async def test_of_two_goodbyes_of_a_stranger_the_later_counts_whatever_its_clock
         assert seen(a, gone) == ["alive"]
 
 
+async def test_the_sign_of_life_of_one_whose_death_was_forgotten_counts(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suspects, "MAX_DEAD", 1)
+    async with open_world(0) as world:
+        a = await world.start("a", lan=None, connections__target=0)
+        line = await ScriptedPeer(world).connect(a)
+        world.meanwhile(lambda: line.serve(lambda _: None))
+        # Nobody listens at the addresses that they announce.
+        gone, other = [
+            ScriptedPeer(world, host=f"10.8.{number}.1", listens=True) for number in range(2)
+        ]
+        for each in (gone, other):
+            await (await each.connect(a)).stream.aclose()
+            await trio.sleep(10)
+            assert seen(a, each) == ["dead"]
+        assert seen(a, gone) == ["unknown"]
+        await line.send(publish(gone, liveness.ALIVE_TOPIC, codec.encode(gone.record())))
+        await trio.sleep(1)
+        assert seen(a, gone) == ["alive"]
+        entry = a.services.registry.get(gone.identity.node_id)
+        assert entry is not None
+        assert not entry.dead
+
+
 async def test_a_suspect_that_the_registry_has_forgotten_is_given_up(
     autojump_clock: MockClock,
 ) -> None:
