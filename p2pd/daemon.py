@@ -237,15 +237,18 @@ class Daemon:
     async def _handle_signals(
         self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
+        # `p2pctl stop` is no signal: the first one after it must not cut the farewell short.
+        told_before = False
         with trio.open_signal_receiver(*_SIGNALS) as received:
             task_status.started()
             async for number in received:
                 if number == signal.SIGHUP and not (self._follows_terminal and _has_hung_up()):
                     self._reload()
-                elif self._node is None or self._node.stopping.is_set():
+                elif self._node is None or told_before:
                     self.exit_code = 0 if self._node is None else 1
                     self._everything.cancel()
                 else:
+                    told_before = True
                     self._node.stop()
 
     def _reload(self) -> None:

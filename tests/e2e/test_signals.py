@@ -113,6 +113,18 @@ def test_a_second_signal_ends_it_at_once(make_daemon: MakeDaemon) -> None:
     frozen.signal(signal.SIGCONT)
 
 
+def test_the_first_signal_after_a_user_has_stopped_it_is_no_second_one(
+    make_daemon: MakeDaemon,
+) -> None:
+    node, frozen = make_daemon("a").start(), make_daemon("b").start()
+    until("they are connected", lambda: node.connected() and frozen.connected())
+    frozen.signal(signal.SIGSTOP)
+    node.call("stop")
+    node.signal(signal.SIGTERM)
+    assert node.wait(GRACE) == 0
+    frozen.signal(signal.SIGCONT)
+
+
 @pytest.mark.parametrize("delay", [0.0, 0.05, 0.1, 0.15, 0.2])
 def test_a_signal_while_it_starts(make_daemon: MakeDaemon, delay: float) -> None:
     node = make_daemon("a")
