@@ -77,7 +77,9 @@ class Offers:
 
     def arrived(self, message_id: bytes) -> None:
         """Decline an offer of what has come; which peer was asked for it stays on record."""
-        self._offered.pop(message_id, None)
+        peer = self._offered.pop(message_id, None)
+        if peer is not None:
+            self._offered_of[peer] -= 1
         wanted = self._wanted.get(message_id)
         if wanted is not None:
             wanted.came = True

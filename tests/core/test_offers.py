@@ -141,3 +141,11 @@ def test_the_only_neighbour_is_asked_again() -> None:
     offers.to_ask(0.0)
     offers.offer(message_id(1), peer(1), RETRY, alone=True)
     assert asked(offers, RETRY) == {peer(1): 1}
+
+
+def test_what_came_otherwise_takes_none_of_the_places_of_who_offered_it() -> None:
+    offers = Offers()
+    offer(offers, 1, 0, 1)
+    offers.arrived(message_id(0))
+    offer(offers, 1, 1, MAX_WANTED_OF_ONE)
+    assert len(offers) == MAX_WANTED_OF_ONE
