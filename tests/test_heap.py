@@ -1,6 +1,7 @@
 """What lies free in the heap of the C library goes back to the system."""
 
 import ctypes
+import linecache
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,12 @@ async def test_holes_among_what_is_kept_go_back(autojump_clock: MockClock) -> No
         assert resident_kib() < before - 20_000
         nursery.cancel_scope.cancel()
     assert kept
+
+
+async def test_sources_of_generated_methods_are_not_kept(autojump_clock: MockClock) -> None:
+    linecache.cache["<generated>"] = (1, None, ["x\n"], "<generated>")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keep_trimmed)
+        await trio.sleep(0)
+        nursery.cancel_scope.cancel()
+    assert "<generated>" not in linecache.cache
