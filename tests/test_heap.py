@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from p2pd.heap import TRIM_INTERVAL, keep_trimmed
 
@@ -37,6 +37,6 @@ async def test_sources_of_generated_methods_are_not_kept(autojump_clock: MockClo
     linecache.cache["<generated>"] = (1, None, ["x\n"], "<generated>")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(keep_trimmed)
-        await trio.sleep(0)
+        await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
     assert "<generated>" not in linecache.cache
