@@ -39,7 +39,7 @@ class Absence:
         self._gone[node_id] = None
 
     def came(self, node_id: NodeId) -> None:
-        """Note that a node connected."""
+        """Note that a node connected, or is known to be alive otherwise."""
         self._gone.pop(node_id, None)
 
     def failed(self, node_id: NodeId) -> None:

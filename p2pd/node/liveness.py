@@ -75,6 +75,7 @@ class LivenessService:
     ) -> None:
         self.on_dead: list[Callable[[NodeId], None]] = []
         self.on_left: list[Callable[[NodeId], None]] = []
+        self.on_alive: list[Callable[[NodeId], None]] = []
         self._env = env
         self._own_id = env.identity.node_id
         self._roster = roster
@@ -208,7 +209,7 @@ class LivenessService:
             case Declare(node, evidence, reporters):
                 self._declare(node, evidence, len(reporters))
             case Revive(node):
-                self._registry.revived(node)
+                self._note_alive(node)
                 self._tell(node, "peer.alive", f"{self._name(node)} is alive", logging.INFO)
 
     async def _redial(self, node: NodeId, last: bool = False) -> None:  # noqa: FBT001, FBT002 - a task's argument
@@ -289,6 +290,10 @@ class LivenessService:
         for callback in self.on_left:
             callback(node)
 
+    def _note_alive(self, node: NodeId) -> None:
+        for callback in self.on_alive:
+            callback(node)
+
     def _count(self) -> None:
         connected, known = len(self._roster.lasting()), len(self._registry)
         self._machine.set_population(connected, known, trio.current_time())
@@ -353,9 +358,9 @@ class LivenessService:
         if self._learn_own(origin, publication) is not None:
             now, wall_ms = trio.current_time(), self._env.wall_ms()
             self._machine.vouched(origin, publication.issued, now, wall_ms)
-            # The machine may have forgotten that it was dead, and then revives nobody.
+            # It may have left, or the machine forgot that it was dead, and then revives nobody.
             if self._machine.liveness(origin) is Liveness.ALIVE:
-                self._registry.revived(origin)
+                self._note_alive(origin)
             self._wake()
 
     def _take_leave(self, origin: NodeId, publication: Publication) -> None:

@@ -168,6 +168,10 @@ class Routes:
         self.died(node_id)
         self._absence.stopped(node_id)
 
+    def revived(self, node_id: NodeId) -> None:
+        """Take note that a node says, or others found, that it is alive: it may answer again."""
+        self._absence.came(node_id)
+
     def is_gone(self, node_id: NodeId) -> bool:
         """Whether a node is known not to run: it left, or its host refused the last dial."""
         return self._absence.is_gone(node_id)

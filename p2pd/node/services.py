@@ -140,6 +140,7 @@ def wire_services(config: Config, env: Env, events: Events, listening: list[Addr
     liveness.on_dead += [routes.died, registry.died, repair.note_gone]
     # A node that said goodbye keeps no place in the routing table from others.
     liveness.on_left += [routes.stopped, repair.note_gone]
+    liveness.on_alive += [registry.revived, routes.revived]
     return Services(
         events=events,
         dispatch=dispatch,

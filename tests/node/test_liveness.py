@@ -906,6 +906,31 @@ async def test_the_sign_of_life_of_one_whose_death_was_forgotten_counts(
         assert not entry.dead
 
 
+async def test_who_says_that_it_is_alive_again_is_a_replica_again(
+    autojump_clock: MockClock,
+) -> None:
+    """A feeler may not come to it for hours, and nobody need connect to it."""
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__target=0)
+        await world.start("b", lan=None, bootstrap=[a])
+        await trio.sleep(10)
+        peer = await proven(world, a)
+        line = await left_to_feelers(world, a, ScriptedPeer(world))
+
+        def is_replica() -> bool:
+            closest = a.services.routes.known_closest(bytes(32), 20)
+            return closest is not None and peer.identity.node_id in closest
+
+        assert is_replica()
+        await line.send(publish(peer, liveness.LEFT_TOPIC, codec.encode(peer.record())))
+        await world.until(lambda: seen(a, peer) == ["unknown"], within=1)
+        assert not is_replica()
+        await trio.sleep(1)
+        await line.send(publish(peer, liveness.ALIVE_TOPIC, codec.encode(peer.record())))
+        await world.until(lambda: seen(a, peer) == ["alive"], within=1)
+        assert is_replica()
+
+
 async def test_a_suspect_that_the_registry_has_forgotten_is_given_up(
     autojump_clock: MockClock,
 ) -> None:
