@@ -7,6 +7,9 @@ among those with no request and no subscription; if all are at work, the newcome
 `busy`. A client may close its sending half (as `printf ... | nc -N -U` does): it still gets
 its answers. When it is gone altogether, its requests are cancelled, and nothing else.
 
+Of all clients together `MAX_WRITES` writes are under way; further ones wait for their turn, so
+that no client has those of another one fail by many of its own.
+
 A bad line (too long, not JSON, an unknown method, wrong parameters) is answered with an
 error, and the connection goes on; so it does after a bug in one request, which is emitted
 as the event `bug`. How the messages look: `p2pd.control.api`.
@@ -14,6 +17,7 @@ as the event `bug`. How the messages look: `p2pd.control.api`.
 
 import select
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,14 +28,20 @@ from p2pd.control import api, results, rpc
 from p2pd.control.endpoint import listening_socket
 from p2pd.control.methods import HANDLERS, Node
 from p2pd.control.subscriptions import FEEDS, Feed
+from p2pd.control.turns import Turns
 from p2pd.errors import Busy, P2PError
 from p2pd.node.events import EXHAUSTED_PAUSE
 
 MAX_CLIENTS: Final = 128
 MAX_REQUESTS: Final = 64
 MAX_SUBSCRIPTIONS: Final = 16
+# Twice what one client may have under way: it alone keeps nobody waiting. More would fill the
+# queues to the other replicas, where all writes of this node count as one peer's.
+MAX_WRITES: Final = 2 * MAX_REQUESTS
 
 _READ_BYTES: Final = 64 * 1024
+
+_WRITES: Final = frozenset({"put", "delete"})
 
 # A client that does not read must not prevent a stop, nor stay connected once it is refused.
 _LAST_WORD_SECONDS: Final = 1.0
@@ -72,13 +82,14 @@ class _Clients:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._writes = Turns[_Client](MAX_WRITES)
         self._clients: dict[int, _Client] = {}
         self._count = 0
 
     async def serve(self, stream: trio.SocketStream) -> None:
         """Serve one client to its end."""
         async with stream:
-            client = _Client(self._node, stream)
+            client = _Client(self._node, stream, self._writes)
             if not self._make_room():
                 await client.refuse(Busy(f"{MAX_CLIENTS} clients are at work already: try later"))
                 return
@@ -104,9 +115,10 @@ class _Clients:
 class _Client:
     """One connection: a reader, and a task for each request and subscription."""
 
-    def __init__(self, node: Node, stream: trio.SocketStream) -> None:
+    def __init__(self, node: Node, stream: trio.SocketStream, writes: "Turns[_Client]") -> None:
         self._node = node
         self._stream = stream
+        self._writes = writes
         self._scope = trio.CancelScope()
         self._slots = trio.Semaphore(MAX_REQUESTS)
         self._writing = trio.Lock()
@@ -196,7 +208,10 @@ class _Client:
             await self._refuse(request, internal)
 
     async def _answer(self, request: rpc.Request) -> None:
-        await self._reply(request, await HANDLERS[request.method](self._node, request.params))
+        turn = self._writes.turn(self) if request.method in _WRITES else nullcontext()
+        async with turn:
+            result = await HANDLERS[request.method](self._node, request.params)
+        await self._reply(request, result)
 
     async def _subscribe(self, request: rpc.Request, nursery: trio.Nursery) -> None:
         if len(self._feeds) >= MAX_SUBSCRIPTIONS:

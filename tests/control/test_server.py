@@ -285,6 +285,35 @@ async def test_at_the_bound_of_requests_reading_stops(wire: Wire, node: FakeNode
     assert ids == set(range(server.MAX_REQUESTS + 5))
 
 
+async def test_many_writes_of_some_clients_keep_no_other_one_waiting(
+    path: Path, wire: Wire, node: FakeNode
+) -> None:
+    begun = 0
+    places = trio.Semaphore(0)
+
+    async def wait() -> None:
+        nonlocal begun
+        begun += 1
+        await places.acquire()
+
+    node.before = wait
+    floods = [await connect(path) for _ in range(3)]
+    for flood in floods:
+        for number in range(server.MAX_REQUESTS):
+            await flood.send("put", number, key="flood", value="v")
+        await trio.testing.wait_all_tasks_blocked()
+    assert begun == server.MAX_WRITES < 3 * server.MAX_REQUESTS
+    await wire.send("put", key="mine", value="v")
+    await trio.testing.wait_all_tasks_blocked()
+    # After one more of the flood it is its turn, and all that began before it end before it.
+    for _ in range(server.MAX_WRITES + 2):
+        places.release()
+        await trio.testing.wait_all_tasks_blocked()
+    assert (await wire.receive())["result"]["key"] == "mine"
+    for flood in floods:
+        await flood.stream.aclose()
+
+
 @pytest.mark.parametrize("requests", [1, server.MAX_REQUESTS + 5])
 async def test_a_client_that_goes_cancels_its_own_requests_only(
     path: Path, wire: Wire, node: FakeNode, requests: int
