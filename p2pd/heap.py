@@ -14,11 +14,12 @@ TRIM_INTERVAL = 60.0
 
 
 async def keep_trimmed() -> None:
-    """Return free pages every `TRIM_INTERVAL` seconds, which takes about a millisecond.
+    """Forget what was kept for tracebacks only, then return free pages every `TRIM_INTERVAL`.
 
-    Ends at once if the C library has no malloc_trim(3), which only glibc has.
+    That takes about a millisecond. Ends at once if the C library has no malloc_trim(3), which only
+    glibc has.
     """
-    # attrs keeps the source of all methods that it makes, for tracebacks: 0.7 MiB.
+    # attrs keeps the source of all methods that it makes there: 0.7 MiB.
     linecache.clearcache()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     while trim is not None:

@@ -98,14 +98,14 @@ def is_hidden(version: Version, stored: Iterable[Version], now_ms: int) -> bool:
     To be covered, or to lose its place to what readers do take, is to be overwritten.
     """
     there = list(stored)
+    if any(each.name == version.name for each in there):
+        return False
     covered = any(
         seen.actor == version.actor and seen.clock >= version.record.clock
         for each in there
         for seen in each.record.seen
     )
-    if covered or any(each.name == version.name for each in there):
-        return False
-    return not all(is_for_readers(each.record, now_ms) for each in there)
+    return not covered and not all(is_for_readers(each.record, now_ms) for each in there)
 
 
 def living(versions: Iterable[Version], now_ms: int) -> list[Version]:
@@ -176,7 +176,7 @@ class Author:
         If so, these are an older state. Versions that no longer need be kept at `now_ms`, or had no
         room in a vector that was extended since, don't count.
         """
-        there, written = list(versions), self._written.get(key, ())
+        there = list(versions)
         shown = _clocks(there, ())
         if shown.get(self._actor, -1) >= self._last_clock(key):
             # Whoever has seen that write has seen what it covers, whatever else is shown.
@@ -186,7 +186,7 @@ class Author:
         return any(
             seen.clock > max(shown.get(seen.actor, -1), dropped)
             and seen.clock >> _COUNTER_BITS > now_ms - GRACE_MS
-            for seen in written
+            for seen in self._written.get(key, ())
             if seen.actor != self._actor
         )
 

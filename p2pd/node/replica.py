@@ -252,11 +252,10 @@ class Replica:
         error = await self._try_to_commit(batch)
         if error is None or len(batch) == 1:
             for write in batch:
-                self._settle(write, error or write.error)
+                self._settle(write, error)
             return
         for write in batch:
-            error = await self._try_to_commit([write])
-            self._settle(write, error or write.error)
+            self._settle(write, await self._try_to_commit([write]))
 
     async def _try_to_commit(self, batch: Sequence[_Write]) -> P2PError | None:
         try:
@@ -356,10 +355,11 @@ class Replica:
         return True
 
     def _settle(self, write: _Write, error: P2PError | None) -> None:
-        write.error = error
+        """End a write, with `error` or with what was found against it on the way to the disk."""
+        write.error = error or write.error
         write.done.set()
         if write.reply is not None:
-            write.reply.settled(error)
+            write.reply.settled(write.error)
 
     async def _stored(self, key: Key) -> Sequence[Version]:
         known = self._known(key)

@@ -309,6 +309,7 @@ class Routes:
         the middle distances little more than the nodes that happened to connect. Those who had us
         dial too many in vain are not believed.
         """
+        now = trio.current_time()
         entries = {
             each.node_id: each.signed
             for each in self._roster.registry
@@ -316,7 +317,7 @@ class Routes:
             and each.signed is not None
             # A peer that only ever dialled us may not be there to be dialled.
             and not (each.dead or each.failures_in_row or (each.proven and not each.answered))
-            and (each.proven or each.told_by is None or self._may_name(each.told_by))
+            and (each.proven or each.told_by is None or self._in_vain.left(each.told_by, now) >= 1)
         }
         return {each: entries[each] for each in closest_first(entries, target)[: self._config.k]}
 
@@ -414,9 +415,6 @@ class Routes:
                     continue
             named.append((opened.node_id, signed))
         return named
-
-    def _may_name(self, teller: NodeId) -> bool:
-        return self._in_vain.left(teller, trio.current_time()) >= 1
 
     @contextmanager
     def _charged_if_in_vain(self, candidate: Candidate) -> Iterator[None]:

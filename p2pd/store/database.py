@@ -100,6 +100,8 @@ def is_corrupt(error: sqlite3.Error) -> bool:
 def _open(path: Path, *, quarantined: Path | None = None) -> Database:
     # Before SQLite has it open: closing a file drops all locks that this process has on it.
     if path.exists():
+        # SQLite would also open a file that may only be read, and then refuse each write.
+        path.open("r+b", buffering=0).close()
         _read_through(path)
     with ExitStack() as opened:
         writer = opened.enter_context(closing(_connect(path)))
@@ -125,10 +127,8 @@ def _read_through(path: Path) -> None:
     """Bring the file into the page cache.
 
     The check visits pages in the order of keys: on a cold disk that takes four times as long
-    as this and the check together. Raises `OSError` also where the file may only be read: SQLite
-    would open it all the same, and then refuse each write.
+    as this and the check together.
     """
-    path.open("r+b", buffering=0).close()
     chunk = bytearray(_CHUNK_BYTES)
     with path.open("rb", buffering=0) as file:
         while file.readinto(chunk):

@@ -15,7 +15,7 @@ from p2pd.node.connection import FAREWELL
 from p2pd.node.shortage import WELCOME
 from p2pd.node.surplus import LEAST_PAUSE, MANY, MIX_INTERVAL
 from p2pd.simulation import measure
-from p2pd.simulation.world import World, open_world
+from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.wire.messages import Echo, Message, Pong, Release, Released
 from p2pd.wire.session import Received
 from tests.node.scripted import HungUp, Line, ScriptedPeer, connected
@@ -158,6 +158,16 @@ async def test_a_question_in_passing_makes_nobody_find_a_replacement(
         assert [each.node_id for each in node.services.roster.lasting()] == [kept.identity.node_id]
 
 
+async def one_that_wants_one(world: World) -> tuple[SimNode, ScriptedPeer, ScriptedPeer]:
+    """Start a node that is to have one connection, and give it two peers to choose from."""
+    node = await world.start("a", lan=None, connections__target=1)
+    return (
+        node,
+        ScriptedPeer(world, host="10.9.0.1", listens=True),
+        ScriptedPeer(world, host="10.9.1.1", listens=True),
+    )
+
+
 async def show_life(line: Line) -> None:
     with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
         while True:
@@ -170,10 +180,7 @@ async def test_whom_a_user_asks_for_while_another_one_is_dialled_in_its_place_st
     autojump_clock: MockClock, seed: int
 ) -> None:
     async with open_world(seed) as world:
-        node = await world.start("a", lan=None, connections__target=1)
-        peer, other = [
-            ScriptedPeer(world, host=f"10.9.{number}.1", listens=True) for number in range(2)
-        ]
+        node, peer, other = await one_that_wants_one(world)
         for each in (peer, other):
             await world._nursery.start(each.listen, agreeable)
         asker = await peer.connect(node)
@@ -199,10 +206,7 @@ async def test_whom_a_user_asks_for_while_its_peer_agrees_to_part_stays(
     autojump_clock: MockClock, seed: int
 ) -> None:
     async with open_world(seed) as world:
-        node = await world.start("a", lan=None, connections__target=1)
-        peer, other = [
-            ScriptedPeer(world, host=f"10.9.{number}.1", listens=True) for number in range(2)
-        ]
+        node, peer, other = await one_that_wants_one(world)
         asked, answered = trio.Event(), trio.Event()
 
         async def hesitate(line: Line) -> None:
@@ -241,10 +245,7 @@ async def test_another_one_that_lives_is_dialled_in_the_place_of_who_has_far_too
     autojump_clock: MockClock, *, many: bool, is_dead: bool
 ) -> None:
     async with open_world(1) as world:
-        node = await world.start("a", lan=None, connections__target=1)
-        peer, other = [
-            ScriptedPeer(world, host=f"10.9.{number}.1", listens=True) for number in range(2)
-        ]
+        node, peer, other = await one_that_wants_one(world)
         await world._nursery.start(other.listen, agreeable)
         asker = await peer.connect(node)
         world.meanwhile(show_life, asker)
