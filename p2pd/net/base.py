@@ -83,7 +83,11 @@ class Listener(Protocol):
 
 @attrs.frozen
 class Interface:
-    """A network interface that is up, with its addresses in use (numeric, without scope)."""
+    """A network interface that is up, with its addresses in use (numeric, without scope).
+
+    The best come first: those that last, then temporary ones (RFC 8981), then deprecated ones
+    (RFC 4862), to which no new connections should be made where there is another.
+    """
 
     name: str
     index: int

@@ -25,6 +25,10 @@ _NLMSGHDR, _IFADDRMSG = struct.Struct("@IHHII"), struct.Struct("@BBBBI")
 _RTATTR, _NLMSGERR = struct.Struct("@HH"), struct.Struct("@i")
 # linux/if_addr.h. With a peer at the other end of the link, `IFA_ADDRESS` is the peer's.
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
+# Of IPv6: one of many that follow each other, for the sake of privacy (of IPv4: a second one).
+_IFA_F_TEMPORARY = 0x1
+# On the way out: still to be used by the connections that there are.
+_IFA_F_DEPRECATED = 0x20
 # Not to be used yet, as another host might have the address.
 _IFA_F_TENTATIVE = 0x40
 # More than the kernel puts into one datagram of a list, however long that is.
@@ -41,7 +45,7 @@ def list_interfaces() -> list[Interface]:
         addresses = list(_addresses())
         for index, name in sorted(socket.if_nameindex()):
             flags = _flags(probe, name)
-            here = {host: usable for at, host, usable in addresses if at == index}
+            here = {host: has for at, host, has in addresses if at == index}
             if not here or not flags & _IFF_UP or not flags & _IFF_RUNNING:
                 continue
             found.append(
@@ -50,14 +54,26 @@ def list_interfaces() -> list[Interface]:
                     index=index,
                     loopback=bool(flags & _IFF_LOOPBACK),
                     multicast=bool(flags & _IFF_MULTICAST),
-                    addresses=tuple(sorted(host for host, usable in here.items() if usable)),
+                    addresses=_usable(here),
                 )
             )
     return found
 
 
-def _addresses() -> Iterator[tuple[int, str, bool]]:
-    """Yield each address with the index of its interface, and whether it may be used yet."""
+def _usable(addresses: dict[str, int]) -> tuple[str, ...]:
+    """Return the addresses that may be used, by their flags, the best first."""
+
+    def preference(host: str) -> tuple[bool, bool, str]:
+        has = addresses[host]
+        temporary = ":" in host and bool(has & _IFA_F_TEMPORARY)
+        return bool(has & _IFA_F_DEPRECATED), temporary, host
+
+    usable = (host for host, has in addresses.items() if not has & _IFA_F_TENTATIVE)
+    return tuple(sorted(usable, key=preference))
+
+
+def _addresses() -> Iterator[tuple[int, str, int]]:
+    """Yield each address with the index of its interface, and its flags."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as sock:
         size = _NLMSGHDR.size + _IFADDRMSG.size
         header = _NLMSGHDR.pack(size, _RTM_GETADDR, _NLM_F_REQUEST | _NLM_F_DUMP, 0, 0)
@@ -73,7 +89,7 @@ def _addresses() -> Iterator[tuple[int, str, bool]]:
                 if kind == _RTM_NEWADDR and family in {socket.AF_INET, socket.AF_INET6}:
                     found = dict(_parts(body[_IFADDRMSG.size :], _RTATTR))
                     host = ipaddress.ip_address(found.get(_IFA_LOCAL) or found[_IFA_ADDRESS])
-                    yield index, str(host), not flags & _IFA_F_TENTATIVE
+                    yield index, str(host), flags
 
 
 def _parts(data: bytes, header: struct.Struct) -> Iterator[tuple[int, bytes]]:

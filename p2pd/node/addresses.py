@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+from operator import itemgetter
 
 from p2pd.address import Address
 from p2pd.net.base import Interface
@@ -36,11 +37,11 @@ def _suits(interface: Interface, patterns: Sequence[str]) -> bool:
     return not matches(_LEFT_OUT)
 
 
-def covering(listening: Iterable[Address], host: str) -> Address | None:
-    """Return the listening address at which `host`, one of our own, is reached, or None."""
+def covering(listening: Iterable[Address], interface: Interface, host: str) -> Address | None:
+    """Return the listening address at which `host`, of one of our interfaces, is reached."""
     unspecified = "::" if ":" in host else "0.0.0.0"
     for address in listening:
-        if address.host in (host, unspecified):
+        if address.host in (host, f"{host}%{interface.index}", unspecified):
             return address
     return None
 
@@ -49,16 +50,19 @@ def announced(interfaces: Iterable[Interface], listening: Sequence[Address]) -> 
     """Return the addresses to tell others: every one that is listened on.
 
     Link-local IPv6 addresses mean nothing without an interface and stay out. Loopback
-    addresses are told only where there is nothing else.
+    addresses are told only where there is nothing else. Where there are too many, each interface
+    has its best ones told: one with many addresses does not keep another's from being told.
     """
-    inside: list[Address] = []
-    outside: list[Address] = []
+    inside: list[tuple[int, Address]] = []
+    outside: list[tuple[int, Address]] = []
     for interface in interfaces:
-        for host in interface.addresses:
-            listener = covering(listening, host)
+        for place, host in enumerate(interface.addresses):
+            listener = covering(listening, interface, host)
             if listener is not None and not host.startswith("fe80:"):
-                (inside if interface.loopback else outside).append(Address(host, listener.port))
-    return (outside or inside)[:_MAX_ANNOUNCED]
+                found = inside if interface.loopback else outside
+                found.append((place, Address(host, listener.port)))
+    by_place = sorted(outside or inside, key=itemgetter(0))
+    return [address for _, address in by_place[:_MAX_ANNOUNCED]]
 
 
 def reachable(addresses: Iterable[Address], told_over: str) -> list[Address]:

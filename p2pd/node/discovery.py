@@ -270,7 +270,8 @@ class Discovery:
         listeners = {
             host: listener
             for host in interface.addresses
-            if (":" in host) == v6 and (listener := covering(self._own.listening, host)) is not None
+            if (":" in host) == v6
+            and (listener := covering(self._own.listening, interface, host)) is not None
         }
         order = sorted(listeners, key=lambda host: Address(host, 0).ip.is_link_local is not v6)
         return next(((host, listeners[host]) for host in order), None)

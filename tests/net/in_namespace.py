@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import attrs
 import trio
@@ -23,6 +24,10 @@ HANG = 20
 
 def ip(command: str) -> None:
     subprocess.run(["ip", *command.split()], check=True)
+
+
+def sysctl(name: str, value: int) -> None:
+    Path("/proc/sys/net/ipv6/conf/lan0", name).write_text(str(value))
 
 
 def lan() -> None:
@@ -265,6 +270,23 @@ async def an_address_is_listed_once_it_may_be_used() -> None:
                 await changed()
 
 
+async def addresses_that_last_come_before_those_that_do_not() -> None:
+    lan()
+    sysctl("use_tempaddr", 2)
+    sysctl("accept_dad", 0)
+    ip("-6 addr add fd00::1/64 dev lan0 nodad valid_lft 3000 preferred_lft 0")
+    ip("addr add 10.8.0.1/24 dev lan0 valid_lft 3000 preferred_lft 0")
+    async with interface_changes() as changed:
+        ip("-6 addr add fd00::ffff:ffff:ffff:ffff/64 dev lan0 nodad mngtmpaddr")
+        with trio.fail_after(HANG):
+            while len(addresses := interface("lan0").addresses) < 6:
+                await changed()
+    lasting = ("10.9.0.1", "fd00::ffff:ffff:ffff:ffff", "fe80::9")
+    assert addresses[:3] == lasting
+    assert addresses[3] not in {"10.8.0.1", "fd00::1"}, "a temporary one"
+    assert addresses[4:] == ("10.8.0.1", "fd00::1")
+
+
 async def an_address_is_owned_until_it_is_removed() -> None:
     lan()
     network = RealNetwork()
@@ -350,6 +372,7 @@ SCENARIOS: dict[str, Callable[[], Awaitable[None]]] = {
         an_address_with_a_label_is_one_of_its_interface,
         of_two_ends_of_a_link_the_own_address_is_listed,
         an_address_is_listed_once_it_may_be_used,
+        addresses_that_last_come_before_those_that_do_not,
         an_address_is_owned_until_it_is_removed,
         every_change_is_told,
         several_changes_make_one,
