@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import ipaddress
 import os
 import socket
 import ssl
@@ -11,7 +12,7 @@ from typing import Any
 
 import trio
 
-from p2pd.address import Address, unscoped
+from p2pd.address import Address
 from p2pd.errors import DialFailed, Exhausted, StartError
 from p2pd.net.base import Interface
 from p2pd.net.certificate import TlsContexts, make_tls_contexts
@@ -178,6 +179,10 @@ def _family(host: str) -> socket.AddressFamily:
 
 def _address(sockaddr: tuple[Any, ...]) -> Address:
     host = str(sockaddr[0])
+    mapped = ipaddress.IPv6Address(host).ipv4_mapped if host.startswith("::ffff:") else None
+    if mapped is not None:
+        # The same host as over IPv4, for the limits too.
+        return Address(str(mapped), int(sockaddr[1]))
     scope = int(sockaddr[3]) if len(sockaddr) > 3 else 0
     if scope and "%" not in host:
         host = f"{host}%{scope}"
@@ -206,9 +211,13 @@ def _dial_problem(address: Address, error: OSError) -> str:
     text = f"can't dial {address}: {_strerror(error)}"
     if error.errno == errno.ENETUNREACH:
         text += ": this host has no route there (`ip route`, `ip address`)"
-    if address.ip.is_link_local and unscoped(address.host) == address.host and ":" in address.host:
-        text += f": name the interface, as in [{address.host}%eth0]:{address.port}"
-    return text
+    return text + _missing_scope(address)
+
+
+def _missing_scope(address: Address) -> str:
+    if not address.ip.is_link_local or address.ip.version == 4 or "%" in address.host:
+        return ""
+    return f": name the interface, as in [{address.host}%eth0]:{address.port}"
 
 
 def _strerror(error: OSError) -> str:
@@ -232,4 +241,8 @@ def _listen_problem(address: Address, error: OSError) -> str:
             f"can't listen on {address}: ports below 1024 need privileges; "
             "choose another with --port N"
         )
-    return f"can't listen on {address}: {_strerror(error)}; choose another with --listen ADDR:PORT"
+    scope = _missing_scope(address)
+    return (
+        f"can't listen on {address}: {_strerror(error)}{scope}; "
+        "choose another with --listen ADDR:PORT"
+    )

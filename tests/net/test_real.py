@@ -376,6 +376,12 @@ async def test_numbers_resolve_to_themselves(near: RealNetwork) -> None:
     assert await near.resolve("::1", 5) == [Address("::1", 5)]
 
 
+@needs_v6
+async def test_an_ipv4_mapped_address_resolves_to_that_of_ipv4(near: RealNetwork) -> None:
+    assert await near.resolve("::ffff:127.0.0.1", 5) == [Address("127.0.0.1", 5)]
+    assert await near.resolve("::ffff:0:0:7f00:1", 5) == [Address("::ffff:0:0:7f00:1", 5)]
+
+
 @pytest.mark.parametrize("name", ["nobody.invalid", "a" * 64 + ".invalid", "..", "\0", "é" * 300])
 async def test_a_name_that_is_none_is_a_failed_dial(near: RealNetwork, name: str) -> None:
     with pytest.raises(DialFailed, match="can't resolve") as failed:
@@ -407,3 +413,5 @@ async def test_a_link_local_address_without_its_interface_is_said_to_lack_it() -
     network = RealNetwork()
     with pytest.raises(DialFailed, match=r"name the interface, as in \[fe80::1%eth0\]:9"):
         await network.dial(Address("fe80::1", 9))
+    with pytest.raises(StartError, match=r"name the interface, as in \[fe80::1%eth0\]:9.*--listen"):
+        await network.listen(Address("fe80::1", 9))
