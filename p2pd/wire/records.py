@@ -77,5 +77,8 @@ def _dialable(record: PeerRecord) -> Iterator[Address]:
             address = Address.parse(text)
         except ValueError:
             continue
-        if not (address.ip.is_unspecified or address.ip.is_multicast or "%" in address.host):
+        ip = address.ip
+        # Of IPv6, they lead nowhere without a scope, which only their own host can give them.
+        needs_scope = ip.version == 6 and ip.is_link_local
+        if not (ip.is_unspecified or ip.is_multicast or needs_scope or "%" in address.host):
             yield address
