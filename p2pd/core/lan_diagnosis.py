@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 from p2pd.address import is_local, network_group
-from p2pd.core.findings import Finding, Findings, listed, ok, problem, warning, worse_alone
+from p2pd.core.findings import Finding, Findings, Level, listed, ok, problem, warning, worse_alone
 from p2pd.core.observations import InterfaceSeen, LinkSeen, Observations
 
 
@@ -61,8 +61,10 @@ def multicast(seen: Observations) -> Findings:
         return
     used = [each for each in seen.interfaces if each.used]
     for interface in used:
-        problems = list(_link_problems(seen, interface))
-        yield from problems or _heard(seen, interface)
+        found = list(_link_problems(seen, interface))
+        yield from found
+        if all(each.level is Level.WARNING for each in found):
+            yield from _heard(seen, interface)
     foreign = {host for each in used for link in each.links for host in link.foreign}
     if foreign and not any(link.hosts for each in used for link in each.links):
         yield Finding(
@@ -81,8 +83,11 @@ def _link_problems(seen: Observations, interface: InterfaceSeen) -> Findings:
         each for each in links if each.listening and each.trouble is None and not each.looped
     ]
     if deaf:
-        yield problem(
+        # To listen in one family only may be what the user wants.
+        one_family = any(each.listening for each in links)
+        yield Finding(
             "multicast.not_listening",
+            Level.WARNING if one_family else Level.PROBLEM,
             f"{interface.name}: no beacons are sent to {_groups(deaf)}, for p2pd listens only on "
             f"{', '.join(seen.listening)}",
             "listen on all addresses: leave listen.addresses at its default",

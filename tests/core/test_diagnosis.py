@@ -30,6 +30,7 @@ def lan(*links: LinkSeen, name: str = "lan0", **changes: Any) -> InterfaceSeen:
 
 LOOPBACK = InterfaceSeen("lo", ("127.0.0.1",), loopback=True, links=(LinkSeen(V4),))
 ANSWERED = LinkSeen(V4, hosts=(OTHER,))
+ANSWERED_V6 = LinkSeen(V6, hosts=("fe80::3",))
 HEALTHY = Observations(
     network="p2pd",
     multicast_port=41000,
@@ -232,6 +233,10 @@ def test_one_cause_is_one_problem_with_a_remedy(
         ("multicast.disabled", {"multicast": False}),
         ("multicast.unanswered", {"interfaces": (lan(LinkSeen(V4)),)}),
         ("multicast.impossible", {"interfaces": (lan(),)}),
+        (
+            "multicast.not_listening",
+            {"interfaces": (lan(LinkSeen(V4, listening=False, looped=False), ANSWERED_V6),)},
+        ),
         ("identity.peer", {"refusals": (attrs.evolve(CLASH, reason="cloned"),)}),
         ("network.key", {"refusals": (KEY,)}),
         ("bootstrap.unreachable", {"targets": (attrs.evolve(TARGET, seed=False),)}),
@@ -244,6 +249,13 @@ def test_one_cause_is_one_problem_with_a_remedy(
 def test_what_may_be_as_it_should_be_is_a_warning(code: str, changes: dict[str, Any]) -> None:
     assert list(found(Level.WARNING, **changes)) == [code]
     assert found(Level.PROBLEM, **changes) == {}
+
+
+def test_listening_in_one_family_does_not_hide_what_is_heard_there() -> None:
+    apart = LinkSeen(V4, listening=False, looped=False)
+    assert "multicast.ok" in found(Level.OK, interfaces=(lan(apart, ANSWERED_V6),))
+    alone = lan(apart, LinkSeen(V6))
+    assert "multicast.unanswered" in found(Level.WARNING, interfaces=(alone,))
 
 
 def test_a_connected_host_of_the_lan_that_does_not_answer_is_named() -> None:
