@@ -65,6 +65,18 @@ def announced(interfaces: Iterable[Interface], listening: Sequence[Address]) -> 
     return [address for _, address in by_place[:_MAX_ANNOUNCED]]
 
 
+def leads_out(host: str, interface: Interface) -> bool:
+    """Whether the source of a datagram heard on an interface leads to a host there, if to any.
+
+    Anybody on the link can forge it. Unspecified and IPv4-mapped sources pass the kernel, and a
+    dial of one may end at this very host's loopback.
+    """
+    ip = Address(host, 0).ip
+    mapped = ip.version == 6 and ip.ipv4_mapped is not None
+    foreign_loopback = ip.is_loopback and host not in interface.addresses
+    return not (ip.is_unspecified or mapped or foreign_loopback)
+
+
 def reachable(addresses: Iterable[Address], told_over: str) -> list[Address]:
     """Leave out what makes no sense from here: loopback addresses heard of from elsewhere.
 

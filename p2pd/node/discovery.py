@@ -21,7 +21,7 @@ from p2pd.core.registry import Registry
 from p2pd.errors import BadMessage
 from p2pd.ids import NodeId
 from p2pd.net.base import Interface, MulticastSocket
-from p2pd.node.addresses import covering
+from p2pd.node.addresses import covering, leads_out
 from p2pd.node.dialler import STRANGERS_AT_ONCE, STRANGERS_PER_SECOND
 from p2pd.node.env import Env
 from p2pd.node.events import Events
@@ -303,6 +303,8 @@ class Discovery:
             try:
                 beacon = read_beacon(data)
             except BadMessage:
+                continue
+            if not leads_out(host, link.interface):
                 continue
             if link.tally is not None:
                 own = self.beacon(link.interface, link.group)

@@ -62,6 +62,26 @@ def forged(world: World, node_id: NodeId, port: int) -> bytes:
     return write_beacon(Beacon(node_id, port, network_tag("p2pd"), instance))
 
 
+@pytest.mark.parametrize("source", ["::", "0.0.0.0", "::ffff:127.0.0.1", "127.0.0.1", "::1"])
+async def test_a_beacon_that_leads_back_to_this_host_is_not_dialled(
+    autojump_clock: MockClock, dialled: list[Address], source: str
+) -> None:
+    """Records that lead there are passed over, too: only this host may use its own services."""
+    async with open_world(1) as world:
+        a = await world.start("a")
+        socket = socket_of(ScriptedPeer(world, host="10.9.0.1"))
+        # The node joins the group in a task of its own.
+        await trio.sleep(1)
+        honest, socket.host = socket.host, source
+        await socket.send(forged(world, stranger(world.rng).node_id, 22))
+        socket.host = honest
+        await socket.send(forged(world, stranger(world.rng).node_id, 23))
+        await world.until(lambda: bool(dialled), within=2)
+        await trio.sleep(5)
+        assert set(dialled) == {Address(honest, 23)}
+        assert_unharmed(a)
+
+
 @pytest.mark.parametrize("sources", [1, 8])
 async def test_beacons_in_the_name_of_an_absent_peer_make_few_dials(
     autojump_clock: MockClock, dialled: list[Address], sources: int
