@@ -174,7 +174,7 @@ class Node:
         if 0 < len(text) < _LEAST_PREFIX and set(text.lower()) <= set("0123456789abcdef"):
             hint = f" (of a node ID, {_LEAST_PREFIX} digits are the least)"
         raise NotFound(
-            f"no known peer {text!r}{hint}; `p2pctl peers` lists them, "
+            f"no known peer {text[:100]!r}{hint}; `p2pctl peers` lists them, "
             "`p2pctl doctor` says why one may be missing"
         )
 

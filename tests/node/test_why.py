@@ -248,6 +248,14 @@ async def test_an_address_where_nobody_was_found_says_what_was_found_there(
             a.node.resolve_peer("10.9.9.9:41000")
 
 
+async def test_what_names_nobody_is_repeated_in_short_only(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None)
+        with pytest.raises(NotFound, match="no known peer") as unknown:
+            a.node.resolve_peer("\x7f" * 1_000_000)
+        assert len(str(unknown.value)) < 1000
+
+
 async def test_of_a_stranger_there_is_nothing_to_tell(autojump_clock: MockClock) -> None:
     async with open_world(1) as world:
         a = await world.start("a", lan=None)
