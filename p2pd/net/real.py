@@ -209,7 +209,10 @@ def _no_tls(address: Address, error: BaseException) -> str:
 
 def _dial_problem(address: Address, error: OSError) -> str:
     text = f"can't dial {address}: {_strerror(error)}"
-    if error.errno == errno.ENETUNREACH:
+    # Where IPv6 is turned off, there is no address to dial from.
+    if error.errno == errno.ENETUNREACH or (
+        error.errno == errno.EADDRNOTAVAIL and ":" in address.host
+    ):
         text += ": this host has no route there (`ip route`, `ip address`)"
     return text + _missing_scope(address)
 
