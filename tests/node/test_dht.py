@@ -1059,6 +1059,20 @@ async def test_who_is_far_behind_says_so_where_half_of_the_replicas_have_what_it
             await b.node.get("k")
 
 
+async def test_what_has_ended_by_the_writers_clock_is_replaced_all_the_same(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a, b, c = await network(world, 3)
+        await a.node.put("k", b"1", ttl=300)
+        b.clock_error = 400.0
+        await b.node.put("k", b"2")
+        assert (await c.node.get("k")).siblings == ()
+        await b.node.delete("k")
+        with pytest.raises(NotFound):
+            await c.node.get("k")
+
+
 async def test_a_delete_by_a_clock_far_behind_holds(autojump_clock: MockClock) -> None:
     async with open_world(1) as world:
         a, b = await network(world, 2)
