@@ -113,9 +113,13 @@ def living(versions: Iterable[Version], now_ms: int) -> list[Version]:
     return [
         each
         for each in versions
-        if each.record.value is not None
-        and (not each.record.expires or each.record.expires > now_ms)
+        if each.record.value is not None and not has_ended(each.record, now_ms)
     ]
+
+
+def has_ended(record: Record, now_ms: int) -> bool:
+    """Whether a record is past its time; a tombstone mostly is from the start."""
+    return 0 < record.expires <= now_ms
 
 
 def kept(versions: Iterable[Version], now_ms: int) -> list[Version]:

@@ -1059,6 +1059,21 @@ async def test_who_is_far_behind_says_so_where_half_of_the_replicas_have_what_it
             await b.node.get("k")
 
 
+@pytest.mark.parametrize("before", [[], [b"before"]])
+async def test_a_value_that_is_over_already_is_not_acknowledged(
+    autojump_clock: MockClock, before: list[bytes]
+) -> None:
+    async with open_world(1) as world:
+        a, b, _ = await network(world, 3)
+        for value in before:
+            await a.node.put("k", value)
+        b.clock_error = -400.0
+        with pytest.raises(TooFewReplicas, match="past its time"):
+            await b.node.put("k", b"v", ttl=300)
+        await b.node.put("k", b"v", ttl=500)
+        assert (await a.node.get("k")).winner.value == b"v"
+
+
 async def test_what_has_ended_by_the_writers_clock_is_replaced_all_the_same(
     autojump_clock: MockClock,
 ) -> None:
