@@ -19,9 +19,9 @@ from p2pd.core.records import (
     Version,
     clock_is_plausible,
     gone_at_ms,
-    has_ended,
     is_hidden,
     is_kept,
+    is_stale,
     kept,
     merge,
     version_of,
@@ -212,9 +212,7 @@ class Replica:
 
     def _take(self, call: Call, message: Store) -> None:
         version = self._checked(message.record)
-        record = version.record
-        # It would be acknowledged, and be nowhere; and what it replaces would be gone.
-        if record.value is not None and has_ended(record, self._env.wall_ms()):
+        if is_stale(version.record, self._env.wall_ms()):
             raise InvalidRequest(_PAST_ITS_TIME)
         self._enqueue(_Write(version, reply=_Reply(call, waiting=1, gift=False)))
 

@@ -1102,6 +1102,21 @@ async def test_a_delete_by_a_clock_far_behind_holds(autojump_clock: MockClock) -
             await a.node.get("k")
 
 
+async def test_a_delete_by_a_clock_days_behind_is_refused(autojump_clock: MockClock) -> None:
+    """Replicas would forget it days too soon, and who was away would bring back what was there."""
+    async with open_world(1) as world:
+        a, b, _ = await network(world, 3)
+        await a.node.put("k", b"v")
+        for node in world.living():
+            node.clock_error = 40 * DAY
+        b.clock_error = 38 * DAY
+        with pytest.raises(TooFewReplicas, match="past its time"):
+            await b.node.delete("k")
+        await a.node.put("k", b"w")
+        b.clock_error = 39.1 * DAY
+        await b.node.delete("k")
+
+
 @pytest.mark.parametrize("size", [10, 30])
 async def test_nothing_is_said_of_a_key_while_its_replicas_are_silent(
     autojump_clock: MockClock, size: int
