@@ -23,6 +23,7 @@ INSTANCE_BYTES = 8
 _COUNTER_BITS = 16
 # A clock further ahead than any honest one could push all later writers to the end of its range.
 MAX_CLOCK_AHEAD_MS = 24 * 3600 * 1000
+MAX_CLOCK_BEHIND_MS = MAX_CLOCK_AHEAD_MS
 # A reader's limit for clocks ahead is so much lower than a replica's: what it writes next is dated
 # later still, and replicas with somewhat slower clocks must take it.
 READERS_MARGIN_MS = 3600 * 1000
@@ -139,6 +140,17 @@ def gone_at_ms(record: Record) -> int | None:
 def clock_is_plausible(record: Record, now_ms: int) -> bool:
     """Whether a record's clock is at most a day ahead of ours, so that it can't run out."""
     return _is_plausible(record.clock, now_ms)
+
+
+def is_stale(record: Record, now_ms: int) -> bool:
+    """Whether a record that its writer made just now is old already, by a clock that is behind.
+
+    A value past its time would be nowhere, and what it replaced gone. A deletion of days ago would
+    be kept for so much less than `GRACE_MS`.
+    """
+    if record.value is None:
+        return record.clock >> _COUNTER_BITS < now_ms - MAX_CLOCK_BEHIND_MS
+    return 0 < record.expires <= now_ms
 
 
 def is_for_readers(record: Record, now_ms: int) -> bool:

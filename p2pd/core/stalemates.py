@@ -1,7 +1,7 @@
 """Lasting differences between two replicas: one does not keep what the other has.
 
-It may be full, or have a smaller `store.max_value_bytes`. Until something changes, sending the same
-records at each comparison would be useless.
+It may be full, or have a smaller `store.max_value_bytes`, or not take itself for a replica. Until
+something changes, sending, or dropping, the same records again and again would be useless.
 """
 
 import attrs

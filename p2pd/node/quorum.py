@@ -19,7 +19,6 @@ from p2pd.core.quorums import Needed, Turnout, turnout
 from p2pd.core.records import (
     Version,
     is_for_readers,
-    kept,
     living,
     merge,
     version_of,
@@ -99,8 +98,12 @@ class _Reading:
         self._opened: dict[Signed, Version | None] = {}
 
     def versions(self) -> list[Version]:
-        """Return those that no other one covers, the winner first."""
-        return merge(kept(chain.from_iterable(self.held.values()), self._wall_ms()))
+        """Return those that no other one covers, the winner first.
+
+        What has ended by this node's clock is among them: others may still show it, and a write
+        that did not cover it would leave it beside what it writes.
+        """
+        return merge(chain.from_iterable(self.held.values()))
 
     def take_own(self, own_id: NodeId, versions: Iterable[Version]) -> None:
         """Take what this node has itself."""

@@ -21,6 +21,7 @@ from p2pd.core.records import (
     gone_at_ms,
     is_hidden,
     is_kept,
+    is_stale,
     kept,
     merge,
     version_of,
@@ -66,6 +67,7 @@ _CHECK_BYTES = _SLICE_BYTES // 32
 TELL_AGAIN_AFTER = 600.0
 # Seconds after which the reading at the start goes on where the disk had failed.
 LOAD_AGAIN_AFTER = 60.0
+_PAST_ITS_TIME = "a record that is past its time already; check the clocks"
 
 
 @attrs.frozen
@@ -210,6 +212,8 @@ class Replica:
 
     def _take(self, call: Call, message: Store) -> None:
         version = self._checked(message.record)
+        if is_stale(version.record, self._env.wall_ms()):
+            raise InvalidRequest(_PAST_ITS_TIME)
         self._enqueue(_Write(version, reply=_Reply(call, waiting=1, gift=False)))
 
     def _take_gift(self, call: Call, message: Give) -> Message | None:
@@ -238,7 +242,7 @@ class Replica:
         if not clock_is_plausible(record, self._env.wall_ms()):
             raise InvalidRequest("a record from more than a day ahead; check the writer's clock")
         if not is_kept(record, self._horizon_ms()):
-            raise InvalidRequest("a record that is past its time already; check the clocks")
+            raise InvalidRequest(_PAST_ITS_TIME)
 
     def _enqueue(self, write: _Write) -> None:
         reply, own_id = write.reply, self._env.identity.node_id

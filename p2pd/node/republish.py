@@ -1,12 +1,15 @@
 """Looks after the records that nobody is seen to tend, and drops those that belong elsewhere.
 
 A record that no longer belongs to this node stays until each of the nodes that it belongs to was
-seen to have it. One that does belong here, but that no comparison showed to be the same elsewhere
-for `republish_interval`, is looked up and given to the nodes that it belongs to (Kademlia,
-section 2.5). For the nodes that get it this counts as a comparison, so they do not do the same.
+seen to have it. If it is brought back, it is dropped ever more seldom (`core.stalemates`): who
+can't reach one of those nodes takes this one for a replica. One that does belong here, but that no
+comparison showed to be the same elsewhere for `republish_interval`, is looked up and given to the
+nodes that it belongs to (Kademlia, section 2.5). For the nodes that get it this counts as a
+comparison, so they do not do the same.
 """
 
 import random
+from collections.abc import Mapping
 from contextlib import suppress
 from itertools import islice
 
@@ -16,6 +19,7 @@ from p2pd.config import DhtConfig
 from p2pd.core.closest_sets import foreign_prefixes, outside
 from p2pd.core.confirmations import Confirmations
 from p2pd.core.merkle import Prefix
+from p2pd.core.stalemates import Divergence, Stalemates
 from p2pd.errors import P2PError, PeerError
 from p2pd.ids import ID_BITS, Key, NodeId, closest_first, distance_bits
 from p2pd.node.env import Env
@@ -56,6 +60,7 @@ class Republisher:
         self._reconciler = reconciler
         self._confirmations = confirmations
         self._repair = repair
+        self._dropped = Stalemates(config.repair_interval)
 
     async def run(self) -> None:
         """Make a round once in each `repair_interval`, until cancelled."""
@@ -118,8 +123,17 @@ class Republisher:
         if self._own_id in home:
             self._confirmations.note(around, trio.current_time())
         else:
-            await self._replica.drop(held)
+            await self._drop(held)
         return around
+
+    async def _drop(self, held: Mapping[Key, bytes]) -> None:
+        """Drop keys, given with their digests, but for those brought back too soon after that."""
+        now = trio.current_time()
+        there = [Divergence(key, digest, None, 0) for key, digest in held.items()]
+        going = [each for each in there if not self._dropped.holds(self._own_id, each, now)]
+        await self._replica.drop({each.key: held[each.key] for each in going})
+        for each in going:
+            self._dropped.note(self._own_id, each, now)
 
     def _draw(self, prefix: Prefix) -> Key:
         """Return a key of a prefix at random, from anywhere under it.

@@ -5,8 +5,8 @@ next one. Reads have theirs, and wait for no commit.
 """
 
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TypeVar, TypeVarTuple
 
@@ -24,6 +24,9 @@ _MAX_CHANGES = 1024
 # What one page of a scan holds: this many keys, or fewer if they have this many bytes.
 _PAGE_KEYS = 256
 _PAGE_BYTES = 1 << 20
+# Reads that wait for the disk. While it hangs, those that were given up on are among them; when
+# there are so many, further ones are refused.
+MAX_READS = 1 << 14
 
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
@@ -194,16 +197,21 @@ class SqliteStore:
         return page
 
     async def _write(self, work: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
-        return await self._in_thread(self._writer, work, *arguments)
+        with self._refusals_told():
+            return await self._writer.run(work, *arguments)
 
     async def _read(self, work: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
-        return await self._in_thread(self._reader, work, *arguments)
+        if self._reader.waiting >= MAX_READS:
+            raise StoreError(f"the disk does not answer: {MAX_READS} reads of it wait")
+        with self._refusals_told():
+            # The disk may hang, and other nodes may have what it holds.
+            return await self._reader.run(work, *arguments, abandon_on_cancel=True)
 
-    async def _in_thread(
-        self, worker: Worker, work: Callable[[*Arguments], T], *arguments: *Arguments
-    ) -> T:
+    @contextmanager
+    def _refusals_told(self) -> Iterator[None]:
+        """Raise `StoreError` where SQLite refuses."""
         try:
-            return await worker.run(work, *arguments)
+            yield
         except sqlite3.Error as error:
             advice = (
                 "stop p2pd and start it again: it moves a damaged one aside"

@@ -19,10 +19,13 @@ Arguments = TypeVarTuple("Arguments")
 
 @attrs.define(eq=False)
 class _Job(Generic[T]):
-    """A call, the task that waits for it, and what came of it: `result`, or else `error`."""
+    """A call, the task that waits for it, and what came of it: `result`, or else `error`.
+
+    Nobody waits for one that was abandoned.
+    """
 
     call: Callable[[], T]
-    waits: trio.lowlevel.Task = attrs.field(factory=trio.lowlevel.current_task)
+    waits: trio.lowlevel.Task | None = attrs.field(factory=trio.lowlevel.current_task)
     result: T | None = None
     error: BaseException | None = None
 
@@ -34,14 +37,32 @@ class Worker:
         self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
         self._token = trio.lowlevel.current_trio_token()
 
-    async def run(self, call: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
+    @property
+    def waiting(self) -> int:
+        """How many calls have not begun yet, those abandoned included."""
+        return self._jobs.qsize()
+
+    async def run(
+        self,
+        call: Callable[[*Arguments], T],
+        *arguments: *Arguments,
+        abandon_on_cancel: bool = False,
+    ) -> T:
         """Make a call in the thread; returns and raises what it does.
 
-        It can't be cancelled: it runs to its end, and is waited for.
+        It runs to its end, and is waited for, however this is cancelled; but with
+        `abandon_on_cancel` it is not waited for any more then, nor made if it has not begun.
         """
         job = _Job(lambda: call(*arguments))
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            if not abandon_on_cancel:
+                return trio.lowlevel.Abort.FAILED
+            job.waits = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
         self._jobs.put(job)
-        await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
+        await trio.lowlevel.wait_task_rescheduled(abort)
         if job.error is not None:
             raise job.error
         return job.result  # type: ignore[return-value] # without an error there is a result
@@ -49,15 +70,23 @@ class Worker:
     def work(self) -> None:
         """Work until `end`; in the thread."""
         while (job := self._jobs.get()) is not None:
+            if job.waits is None:
+                continue
             try:
                 job.result = job.call()
             except BaseException as error:  # noqa: BLE001 - whoever waits for it raises it
                 job.error = error
-            self._token.run_sync_soon(trio.lowlevel.reschedule, job.waits)
+            self._token.run_sync_soon(_wake, job)
 
     def end(self) -> None:
         """Let the thread end after what it was given until now."""
         self._jobs.put(None)
+
+
+def _wake(job: _Job[Any]) -> None:
+    # It may have been abandoned on the way here.
+    if job.waits is not None:
+        trio.lowlevel.reschedule(job.waits)
 
 
 @contextmanager

@@ -1059,6 +1059,35 @@ async def test_who_is_far_behind_says_so_where_half_of_the_replicas_have_what_it
             await b.node.get("k")
 
 
+@pytest.mark.parametrize("before", [[], [b"before"]])
+async def test_a_value_that_is_over_already_is_not_acknowledged(
+    autojump_clock: MockClock, before: list[bytes]
+) -> None:
+    async with open_world(1) as world:
+        a, b, _ = await network(world, 3)
+        for value in before:
+            await a.node.put("k", value)
+        b.clock_error = -400.0
+        with pytest.raises(TooFewReplicas, match="past its time"):
+            await b.node.put("k", b"v", ttl=300)
+        await b.node.put("k", b"v", ttl=500)
+        assert (await a.node.get("k")).winner.value == b"v"
+
+
+async def test_what_has_ended_by_the_writers_clock_is_replaced_all_the_same(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        a, b, c = await network(world, 3)
+        await a.node.put("k", b"1", ttl=300)
+        b.clock_error = 400.0
+        await b.node.put("k", b"2")
+        assert (await c.node.get("k")).siblings == ()
+        await b.node.delete("k")
+        with pytest.raises(NotFound):
+            await c.node.get("k")
+
+
 async def test_a_delete_by_a_clock_far_behind_holds(autojump_clock: MockClock) -> None:
     async with open_world(1) as world:
         a, b = await network(world, 2)
@@ -1071,6 +1100,21 @@ async def test_a_delete_by_a_clock_far_behind_holds(autojump_clock: MockClock) -
         assert Key.of("k") in a.services.replica.tree
         with pytest.raises(NotFound):
             await a.node.get("k")
+
+
+async def test_a_delete_by_a_clock_days_behind_is_refused(autojump_clock: MockClock) -> None:
+    """Replicas would forget it days too soon, and who was away would bring back what was there."""
+    async with open_world(1) as world:
+        a, b, _ = await network(world, 3)
+        await a.node.put("k", b"v")
+        for node in world.living():
+            node.clock_error = 40 * DAY
+        b.clock_error = 38 * DAY
+        with pytest.raises(TooFewReplicas, match="past its time"):
+            await b.node.delete("k")
+        await a.node.put("k", b"w")
+        b.clock_error = 39.1 * DAY
+        await b.node.delete("k")
 
 
 @pytest.mark.parametrize("size", [10, 30])

@@ -1,6 +1,7 @@
 """Replicas that compare, give and fetch, among few nodes and with scripted peers."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -13,6 +14,7 @@ from trio.testing import MockClock
 
 from p2pd.core.merkle import EMPTY, EVERYTHING, Prefix, Tree, compare, prefix_of
 from p2pd.core.records import version_of
+from p2pd.core.stalemates import MOST_PAUSES
 from p2pd.core.tending import SOON, TENDERS
 from p2pd.errors import (
     BadMessage,
@@ -292,6 +294,29 @@ async def test_what_belongs_elsewhere_is_dropped_once_it_is_there(
         assert 0 < max(dropped) <= at_once
         assert all_at_home(world, names, 3)
         assert_unharmed(*world.living())
+
+
+async def test_what_others_bring_back_is_dropped_ever_more_seldom(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two that never reach each other, each takes somebody else for a replica."""
+    dropped: Counter[Key] = Counter()
+    drop = Replica.drop
+
+    async def note(replica: Replica, digests: Mapping[Key, bytes]) -> None:
+        dropped.update(list(digests))
+        await drop(replica, digests)
+
+    monkeypatch.setattr(Replica, "drop", note)
+    async with open_world(1) as world:
+        nodes = await network(world, 10, dht__replication=3, dht__repair_interval=60.0)
+        one, other = (frozenset({node.network.host}) for node in nodes[3:5])
+        world.network.medium.cut(Cut(one, other))
+        await trio.sleep(360)
+        await put_all(nodes[:3], [f"k{number}" for number in range(60)])
+        await trio.sleep(60 * 60)
+        assert 2 < max(dropped.values()) <= 60 / MOST_PAUSES + 6
+        assert_unharmed(*nodes)
 
 
 async def test_nothing_is_dropped_while_one_of_its_replicas_lacks_it(

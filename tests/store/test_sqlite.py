@@ -19,9 +19,10 @@ import trio
 import trio.testing
 
 from p2pd.errors import StartError, StoreError
+from p2pd.store import sqlite
 from p2pd.store.base import Change, Store, Table, Usage
 from p2pd.store.database import SCHEMA_VERSION
-from p2pd.store.sqlite import open_sqlite_store
+from p2pd.store.sqlite import SqliteStore, open_sqlite_store
 
 ROOMY = 1 << 30
 COMMITTER = Path(__file__).parent / "committer.py"
@@ -533,6 +534,37 @@ async def test_a_read_does_not_wait_for_the_disk_to_be_tried(
                     assert await store.get(Table.RECORDS, b"a") == b"1"
             finally:
                 synced.set()
+
+
+async def test_a_read_from_a_disk_that_hangs_is_given_up(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers, asked = threading.Event(), trio.Event()
+    loop = trio.lowlevel.current_trio_token()
+
+    def hang(*_: object) -> dict[bytes, bytes]:
+        loop.run_sync_soon(asked.set)
+        answers.wait()
+        return {}
+
+    monkeypatch.setattr(sqlite, "MAX_READS", 10)
+    async with open_sqlite_store(path, ROOMY) as store:
+        await store.apply([record(b"a", b"1")])
+        try:
+            with monkeypatch.context() as patch, trio.fail_after(5):
+                patch.setattr(SqliteStore, "_get_many", hang)
+                for number in range(11):
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(store.get, Table.RECORDS, b"%d" % number)
+                        await asked.wait()
+                        nursery.cancel_scope.cancel()
+                # What nobody waits for any more is bounded.
+                with pytest.raises(StoreError, match="does not answer: 10 reads"):
+                    await store.get(Table.RECORDS, b"a")
+        finally:
+            answers.set()
+        monkeypatch.setattr(sqlite, "MAX_READS", 100)
+        assert await store.get(Table.RECORDS, b"a") == b"1"
 
 
 @needs_root

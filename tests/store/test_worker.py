@@ -1,9 +1,10 @@
-"""The thread of the store: one for all calls, in their order, each to its end."""
+"""The thread of the store: one for all calls, in their order, each to its end if it must."""
 
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import trio
@@ -50,6 +51,27 @@ async def test_a_call_that_is_cancelled_runs_to_its_end_and_is_waited_for() -> N
             assert not made
             go_on.set()
         assert made == [0, 1, 2]
+
+
+async def test_a_call_that_may_be_abandoned_is_not_waited_for() -> None:
+    made: list[str] = []
+    began, go_on = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        began.set()
+        go_on.wait()
+
+    with open_worker("w") as worker:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(worker.run, hang, abandon_on_cancel=True))
+            nursery.start_soon(partial(worker.run, made.append, "x", abandon_on_cancel=True))
+            await trio.to_thread.run_sync(began.wait)
+            nursery.cancel_scope.cancel()
+        assert worker.waiting == 1
+        go_on.set()
+        assert await worker.run(divmod, 7, 2) == (3, 1)
+    # What nobody waited for any more when its turn came was left out.
+    assert not made
 
 
 def test_a_loop_that_broke_does_not_keep_the_process() -> None:
