@@ -649,3 +649,19 @@ def test_a_word_from_before_a_loss_that_is_over_refutes_reports() -> None:
     assert run(machine, 10_000.0)[-1] == Redial(ACCUSED)
     machine.dial_failed(ACCUSED, 10_000.0, refused=False)
     assert declared(run_unanswered(machine, 10_010.0)) == [Declare(ACCUSED, Evidence.SILENT, ())]
+
+
+def test_deaths_are_told_again_once_no_report_of_them_counts_any_more() -> None:
+    machine = membership()
+    machine.lost(node(2), 100.0, reset=True)
+    machine.dial_failed(node(2), 100.0, refused=True)
+    for reporter in range(10, 10 + QUORUM):
+        accuse(machine, node(3), node(reporter), 100.0)
+    run(machine, 110.0)
+    assert {machine.liveness(node(each)) for each in (2, 3)} == {Liveness.DEAD}
+    [found] = machine.old_verdicts(100.0 + REPORT_TTL + 0.1)
+    assert (found.node, found.at) == (node(2), 100.0)
+    old = machine.old_verdicts(110.0 + REPORT_TTL)
+    assert [each.node for each in old] == [node(2), node(3)]
+    machine.heard(node(2), 120.0 + REPORT_TTL)
+    assert machine.old_verdicts(120.0 + REPORT_TTL) == old[1:]
