@@ -182,9 +182,12 @@ class History:
         return [message_id for _, message_id in ranks]
 
     def _counts_from(self, item: Item) -> int:
-        """Return when it would have been issued if it expired then, but lasted as all others do."""
+        """Return when it would have been issued if it expired then, but lasted as all others do.
+
+        Not before 1970, as numbers of slots are not negative.
+        """
         lasts_ms = min(self._retention_ms, item.lasts * 1000)
-        return item.issued - round(self._retention_ms - lasts_ms)
+        return max(0, item.issued - round(self._retention_ms - lasts_ms))
 
     def _see(self, message_id: bytes, account: Account, now: float) -> None:
         if message_id in self._seen:

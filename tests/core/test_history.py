@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from p2pd.core import history
 from p2pd.core.history import MAX_SKEW, SLOTS, Account, History, Item
 from p2pd.ids import NodeId
-from p2pd.wire.messages import MAX_IDS, Signed, Slot
+from p2pd.wire import codec
+from p2pd.wire.messages import MAX_IDS, Digest, Signed, Slot
 
 RETENTION = 600.0
 WALL_MS = 1_700_000_000_000
@@ -100,6 +101,12 @@ def test_what_would_expire_first_is_told_last_and_yields_first() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(history, "MAX_ITEMS", 1)
         assert made(long, short).get(long.message_id) == long
+
+
+def test_slices_of_a_clock_that_began_in_1970_can_be_told() -> None:
+    """The clock of a host that has none to keep the time while it is off, before it was set."""
+    digest = Digest(made(item(1, MINUTE_MS, lasts=60.0)).slots(), reply=True)
+    assert codec.decode(Digest, codec.encode(digest)) == digest
 
 
 def test_what_is_retained_stays_seen_however_short_the_memory() -> None:
