@@ -69,7 +69,7 @@ class History:
     def __init__(self, *, retention: float, seen_ttl: float) -> None:
         self._retention_ms = round(retention * 1000)
         # Rounded up, so that no more than `SLOTS` whole slices fit into the retention.
-        self._slice_ms = max(1, math.ceil(self._retention_ms / SLOTS))
+        self._slice_ms = math.ceil(self._retention_ms / SLOTS)
         self._seen_ttl = seen_ttl
         self._items: dict[bytes, Item] = {}
         self._by_age: dict[Account, list[tuple[int, bytes]]] = {}

@@ -412,8 +412,8 @@ def _keep_claim(known: Known, reporter: NodeId, statement: Statement, observed_a
     It might be dying just now, with the reporter's clock a little slow: only what we hear later
     refutes the report.
     """
-    linked_since = known.linked_at is None or known.linked_at > observed_at
-    kept = not (known.heard_at > observed_at and linked_since) and len(known.claims) < MAX_REPORTS
+    linked_since = known.linked_at is not None and known.linked_at > observed_at
+    kept = not linked_since and len(known.claims) < MAX_REPORTS
     if kept:
         known.claims[reporter] = statement
     return kept

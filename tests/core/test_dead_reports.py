@@ -299,6 +299,15 @@ def test_the_same_reporter_counts_again_only_later() -> None:
     assert run(machine, 200.0) == []
 
 
+def test_who_repeats_itself_makes_nobody_dial_who_is_back() -> None:
+    machine = membership()
+    assert accuse(machine, ACCUSED, LIAR, 100.0)
+    machine.vouched(ACCUSED, wall(101.0), 101.0, wall(101.0))
+    for _ in range(QUORUM):
+        assert not accuse(machine, ACCUSED, LIAR, 102.0)
+    assert machine.liveness(ACCUSED) is Liveness.ALIVE
+
+
 def test_a_report_older_than_the_word_of_the_accused_is_ignored() -> None:
     machine = membership()
     machine.vouched(ACCUSED, wall(50.0), 51.0, wall(51.0))
