@@ -69,7 +69,7 @@ class History:
     def __init__(self, *, retention: float, seen_ttl: float) -> None:
         self._retention_ms = round(retention * 1000)
         # Rounded up, so that no more than `SLOTS` whole slices fit into the retention.
-        self._slice_ms = max(1, math.ceil(self._retention_ms / SLOTS))
+        self._slice_ms = math.ceil(self._retention_ms / SLOTS)
         self._seen_ttl = seen_ttl
         self._items: dict[bytes, Item] = {}
         self._by_age: dict[Account, list[tuple[int, bytes]]] = {}
@@ -182,9 +182,12 @@ class History:
         return [message_id for _, message_id in ranks]
 
     def _counts_from(self, item: Item) -> int:
-        """Return when it would have been issued if it expired then, but lasted as all others do."""
+        """Return when it would have been issued if it expired then, but lasted as all others do.
+
+        Not before 1970, as numbers of slots are not negative.
+        """
         lasts_ms = min(self._retention_ms, item.lasts * 1000)
-        return item.issued - round(self._retention_ms - lasts_ms)
+        return max(0, item.issued - round(self._retention_ms - lasts_ms))
 
     def _see(self, message_id: bytes, account: Account, now: float) -> None:
         if message_id in self._seen:

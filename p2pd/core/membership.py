@@ -13,7 +13,7 @@ import math
 import random
 from collections.abc import Callable
 
-from p2pd.core.actions import Action, Evidence, Liveness
+from p2pd.core.actions import Action, Evidence, Liveness, Report
 from p2pd.core.isolation import Isolation
 from p2pd.core.known_nodes import Known, KnownNodes
 from p2pd.core.reporters import REPORT_EARLY, REPORT_TTL, Reporters
@@ -84,6 +84,13 @@ class Membership:
         return dict(
             suspicion.reports if suspicion is not None else dead.reports if dead is not None else {}
         )
+
+    def old_verdicts(self, now: float) -> list[Report]:
+        """Return reports of those who are dead for so long that no report of it counts any more.
+
+        They are no evidence. But to the accused itself they say what it is to refute.
+        """
+        return self._suspects.old_verdicts(now)
 
     def set_population(self, connected: int, known: int, now: float) -> None:
         """Note how many lasting connections there are, and how many nodes are known in all.
@@ -405,8 +412,8 @@ def _keep_claim(known: Known, reporter: NodeId, statement: Statement, observed_a
     It might be dying just now, with the reporter's clock a little slow: only what we hear later
     refutes the report.
     """
-    linked_since = known.linked_at is None or known.linked_at > observed_at
-    kept = not (known.heard_at > observed_at and linked_since) and len(known.claims) < MAX_REPORTS
+    linked_since = known.linked_at is not None and known.linked_at > observed_at
+    kept = not linked_since and len(known.claims) < MAX_REPORTS
     if kept:
         known.claims[reporter] = statement
     return kept

@@ -16,7 +16,7 @@ from p2pd.core.bounded import BoundedTable
 from p2pd.core.budget import Budget
 from p2pd.core.isolation import CUT_OFF, Isolation
 from p2pd.core.own_reports import OwnReports
-from p2pd.core.reporters import Reporters
+from p2pd.core.reporters import REPORT_TTL, Reporters
 from p2pd.core.suspicion import ASK_AGAIN, MAX_REPORTS, QUORUM, REFUTE_WAIT, Statement, Suspicion
 from p2pd.ids import NodeId
 
@@ -39,8 +39,9 @@ MAX_WINDOWS = 16384
 
 @attrs.frozen
 class Dead:
-    """A verdict: by a failed probe of our own at `failed_at`, or by reports alone (None)."""
+    """A verdict of this time: by a failed probe of our own at `failed_at`, or by reports (None)."""
 
+    at: float
     failed_at: float | None
     reports: dict[NodeId, Statement]
 
@@ -95,6 +96,14 @@ class Suspects:
     def dead(self, node: NodeId) -> Dead | None:
         """Return the verdict on a node, if there is one."""
         return self._dead.get(node)
+
+    def old_verdicts(self, now: float) -> list[Report]:
+        """Return reports of those who are dead for so long that no report of it counts any more."""
+        return [
+            Report(node, Evidence.SILENT, dead.at)
+            for node, dead in self._dead.items()
+            if now - dead.at > REPORT_TTL
+        ]
 
     def open_lost(self, node: NodeId, reports: dict[NodeId, Statement], now: float) -> Suspicion:
         """Suspect a node that we lost; `reports` are added to those that already stand."""
@@ -263,7 +272,7 @@ class Suspects:
         those that we looked at only because of reports, and more than `REPORTS_PER_MINUTE`.
         """
         suspicion = self._suspicions.pop(node)
-        self._dead[node] = Dead(failed_at, suspicion.reports)
+        self._dead[node] = Dead(now, failed_at, suspicion.reports)
         self._news.append(Declare(node, evidence, tuple(suspicion.reports)))
         if failed_at is None:
             return

@@ -7,6 +7,7 @@ now and then, as a feeler (Bitcoin Core, net.cpp, FEELER_INTERVAL).
 Two halves of a network that were cut apart hold each other dead, and each may have all the
 connections that it wants: so the dead are called, too (Serf, `reconnect`). Each node calls a
 dead one every now and then: less often the fewer are dead, and the longer ago the last death was.
+If one answers, others may be in reach again, too: they are told that they were held dead.
 """
 
 import math
@@ -14,13 +15,14 @@ from collections.abc import Callable
 
 import trio
 
-from p2pd.core.actions import Liveness
+from p2pd.core.actions import Liveness, Report
 from p2pd.core.entries import Status
 from p2pd.core.membership import Membership
 from p2pd.ids import NodeId
 from p2pd.node.env import Env
 from p2pd.node.probing import ProbeOutcome, Probing
 from p2pd.node.roster import Roster
+from p2pd.wire.messages import MAX_IDS
 
 FEELERS_PER_DEATH = 20
 FEELER_INTERVAL = 300.0
@@ -31,7 +33,10 @@ MAX_CALL_INTERVAL = 300.0
 
 
 class Feelers:
-    """Sends feelers out, tells `machine` which nodes are gone, and then calls `on_news`."""
+    """Sends feelers out, tells `machine` which nodes are gone, and then calls `on_news`.
+
+    Hands to `publish` the reports of old deaths, once one of the dead has answered.
+    """
 
     def __init__(
         self,
@@ -40,6 +45,7 @@ class Feelers:
         probing: Probing,
         machine: Membership,
         on_news: Callable[[], None],
+        publish: Callable[[list[Report]], None],
     ) -> None:
         self._env = env
         self._roster = roster
@@ -47,6 +53,7 @@ class Feelers:
         self._probing = probing
         self._machine = machine
         self._on_news = on_news
+        self._publish = publish
         self._died_at = -math.inf
         self._somebody_died = trio.Event()
 
@@ -80,7 +87,17 @@ class Feelers:
             if not dead:
                 self._somebody_died = trio.Event()
             elif self._env.rng.random() * max(1, len(known) - len(dead)) < len(dead):
-                await self._probing.call_back(self._env.rng.choice(dead))
+                await self._call(self._env.rng.choice(dead))
+
+    async def _call(self, node: NodeId) -> None:
+        """Call one of the dead; if it answers, tell all that are dead for long, itself included.
+
+        The reports by which others hold them dead, too, are not passed on any more.
+        """
+        old = self._machine.old_verdicts(trio.current_time())
+        await self._probing.call_back(node)
+        if node in self._roster.connections:
+            self._publish(self._env.rng.sample(old, min(len(old), MAX_IDS)))
 
     def _feel(self, count: int) -> None:
         if count == 0:

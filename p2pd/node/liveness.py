@@ -95,7 +95,9 @@ class LivenessService:
             network_of=self._network_of,
             last_heard=self._last_heard,
         )
-        self._feelers = Feelers(env, roster, probing, self._machine, self._wake)
+        self._feelers = Feelers(
+            env, roster, probing, self._machine, self._wake, self._publish_reports
+        )
         self._under_way: dict[NodeId, None] = {}
         self._signs_of_life = SignsOfLife()
         # Who left before it was known here, and when (Unix ms): an older word may come later.
@@ -196,7 +198,8 @@ class LivenessService:
                 actions = self._machine.take_actions(trio.current_time())
                 for action in actions:
                     self._do(action, nursery)
-                self._report([each for each in actions if isinstance(each, Report)])
+                dead = [each for each in actions if isinstance(each, Report)]
+                self._publish_reports([each for each in dead if not self._hears(each.node)])
 
     async def _introduce(self) -> None:
         await trio.sleep(INTRODUCE_AFTER * self._env.rng.uniform(0.5, 1.5))
@@ -302,8 +305,8 @@ class LivenessService:
         connected, known = len(self._roster.lasting()), len(self._registry)
         self._machine.set_population(connected, known, trio.current_time())
 
-    def _report(self, dead: list[Report]) -> None:
-        reports = tuple(self._seen_dead(each) for each in dead if not self._hears(each.node))
+    def _publish_reports(self, dead: list[Report]) -> None:
+        reports = tuple(self._seen_dead(each) for each in dead)
         for at in range(0, len(reports), MAX_IDS):
             # Where these are too many, others saw it, too, or will.
             with suppress(Busy):

@@ -107,6 +107,26 @@ def test_a_word_of_one_who_floods_is_heard() -> None:
     assert not gate.brings(LIAR, stranger(1), topic="$alive")
 
 
+def test_words_beyond_their_own_budget_are_paid_like_all_else() -> None:
+    gate = Gate()
+    gate.exhaust(LIAR)
+    gate.exhaust(LIAR, topic="$alive")
+    words = sum(gate.brings(LIAR, KNOWN, topic="$alive") for _ in range(2000))
+    assert words == admission.SYSTEM_AT_ONCE + admission.KNOWN_AT_ONCE
+
+
+def test_who_was_connected_since_it_was_told_of_costs_the_teller_nothing() -> None:
+    gate = Gate()
+    gate.exhaust(LIAR)
+    gate.prove(HEARD_OF)
+    while gate.brings(LIAR, HEARD_OF):
+        pass
+    for number in range(100):
+        gate.hear_of(stranger(number), HONEST)
+    brought = [gate.brings(LIAR, stranger(each % 100)) for each in range(admission.TOLD_AT_ONCE)]
+    assert all(brought)
+
+
 def test_all_that_one_peer_tells_of_share_a_budget() -> None:
     gate = Gate()
     gate.exhaust(LIAR)
@@ -157,6 +177,7 @@ def test_long_messages_count_more_often() -> None:
 def test_accounts() -> None:
     gate = Gate()
     account_of = gate.admission.account_of
+    gate.prove(HONEST)
     gate.hear_of(stranger(1), HONEST)
     later = admission.ACQUAINTED_AFTER
     assert account_of(KNOWN, WALL) == KNOWN

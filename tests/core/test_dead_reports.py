@@ -299,6 +299,15 @@ def test_the_same_reporter_counts_again_only_later() -> None:
     assert run(machine, 200.0) == []
 
 
+def test_who_repeats_itself_makes_nobody_dial_who_is_back() -> None:
+    machine = membership()
+    assert accuse(machine, ACCUSED, LIAR, 100.0)
+    machine.vouched(ACCUSED, wall(101.0), 101.0, wall(101.0))
+    for _ in range(QUORUM):
+        assert not accuse(machine, ACCUSED, LIAR, 102.0)
+    assert machine.liveness(ACCUSED) is Liveness.ALIVE
+
+
 def test_a_report_older_than_the_word_of_the_accused_is_ignored() -> None:
     machine = membership()
     machine.vouched(ACCUSED, wall(50.0), 51.0, wall(51.0))
@@ -649,3 +658,19 @@ def test_a_word_from_before_a_loss_that_is_over_refutes_reports() -> None:
     assert run(machine, 10_000.0)[-1] == Redial(ACCUSED)
     machine.dial_failed(ACCUSED, 10_000.0, refused=False)
     assert declared(run_unanswered(machine, 10_010.0)) == [Declare(ACCUSED, Evidence.SILENT, ())]
+
+
+def test_deaths_are_told_again_once_no_report_of_them_counts_any_more() -> None:
+    machine = membership()
+    machine.lost(node(2), 100.0, reset=True)
+    machine.dial_failed(node(2), 100.0, refused=True)
+    for reporter in range(10, 10 + QUORUM):
+        accuse(machine, node(3), node(reporter), 100.0)
+    run(machine, 110.0)
+    assert {machine.liveness(node(each)) for each in (2, 3)} == {Liveness.DEAD}
+    [found] = machine.old_verdicts(100.0 + REPORT_TTL + 0.1)
+    assert (found.node, found.at) == (node(2), 100.0)
+    old = machine.old_verdicts(110.0 + REPORT_TTL)
+    assert [each.node for each in old] == [node(2), node(3)]
+    machine.heard(node(2), 120.0 + REPORT_TTL)
+    assert machine.old_verdicts(120.0 + REPORT_TTL) == old[1:]

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from p2pd.core import history
 from p2pd.core.history import MAX_SKEW, SLOTS, Account, History, Item
 from p2pd.ids import NodeId
-from p2pd.wire.messages import MAX_IDS, Signed, Slot
+from p2pd.wire import codec
+from p2pd.wire.messages import MAX_IDS, Digest, Signed, Slot
 
 RETENTION = 600.0
 WALL_MS = 1_700_000_000_000
@@ -54,6 +55,7 @@ item_lists = st.lists(items, max_size=40, unique_by=lambda each: each.message_id
         (round(-MAX_SKEW * 1000), math.inf, False),
         (round(-MAX_SKEW * 1000), 60.0, False),
         (round(-MAX_SKEW * 1000) - 1, math.inf, True),
+        (round(-MAX_SKEW * 1000) - 1, 60.0, True),
     ],
 )
 def test_only_what_was_issued_within_the_window_is_taken(
@@ -100,6 +102,12 @@ def test_what_would_expire_first_is_told_last_and_yields_first() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(history, "MAX_ITEMS", 1)
         assert made(long, short).get(long.message_id) == long
+
+
+def test_slices_of_a_clock_that_began_in_1970_can_be_told() -> None:
+    """The clock of a host that has none to keep the time while it is off, before it was set."""
+    digest = Digest(made(item(1, MINUTE_MS, lasts=60.0)).slots(), reply=True)
+    assert codec.decode(Digest, codec.encode(digest)) == digest
 
 
 def test_what_is_retained_stays_seen_however_short_the_memory() -> None:
@@ -200,6 +208,13 @@ def test_slots_do_not_depend_on_the_order_of_arrival(added: list[Item]) -> None:
     assert numbers == sorted(set(numbers))
 
 
+def test_a_slice_is_a_sixtieth_of_the_retention_rounded_up() -> None:
+    """Nodes that round in different ways would never agree on a slice."""
+    kept = History(retention=0.061 * SLOTS - 0.001, seen_ttl=1.0)
+    kept.add(item(1), 0.0)
+    assert [each.number for each in kept.slots()] == [WALL_MS // 61]
+
+
 def test_a_digest_without_room_for_old_slots_says_nothing_of_them() -> None:
     step = round(RETENTION * 1000 / SLOTS)
     every = made(*(item(number, WALL_MS + number * step) for number in range(MAX_IDS + 6)))
@@ -208,6 +223,7 @@ def test_a_digest_without_room_for_old_slots_says_nothing_of_them() -> None:
     assert slots[-1].number - slots[0].number == MAX_IDS - 1
     assert every.differing(slots) == []
     assert len(every.differing(slots[1:])) == 7
+    assert len(every.differing((Slot(slots[0].number, bytes(16)), *slots[1:]))) == 1
     changed = (*slots[:-1], Slot(slots[-1].number, bytes(16)))
     assert every.differing(changed) == [item(MAX_IDS + 5).message_id]
 

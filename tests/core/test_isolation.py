@@ -165,6 +165,8 @@ def test_a_dial_without_answer_counts_where_others_gave_none_either() -> None:
             if lost:
                 machine.lost(node(number), 10.0, reset=True)
             else:
+                # That it was lost before does not matter any more.
+                machine.lost(node(number), 0.0, reset=True)
                 machine.heard(node(number), 0.0)
                 machine.unlinked(node(number), 0.0, 1.0)
                 accuse(machine, node(number), LIAR, 10.0)

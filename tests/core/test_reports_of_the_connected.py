@@ -144,3 +144,32 @@ def test_who_accuses_is_named_with_what_it_saw() -> None:
     machine.take_actions(110.0)
     assert machine.liveness(ACCUSED) is Liveness.DEAD
     assert {who: each.saw for who, each in machine.accusers(ACCUSED).items()} == said
+
+
+def test_a_report_that_counted_when_the_connection_ended_costs_credit_once() -> None:
+    machine = membership()
+    for number in range(200, 199 + FALSE_REPORTS):
+        machine.heard(node(number), 0.0)
+        assert accuse(machine, node(number), LIAR, 10.0, heard_at=9.0)
+        machine.unlinked(node(number), 9.0, 12.0)
+        machine.heard(node(number), 13.0)
+    assert accuse(machine, ACCUSED, LIAR, 20.0)
+
+
+def test_who_reported_one_that_then_said_goodbye_keeps_its_credit() -> None:
+    machine = membership()
+    for number in range(200, 200 + FALSE_REPORTS):
+        machine.heard(node(number), 0.0)
+        assert accuse(machine, node(number), LIAR, 10.0, heard_at=9.0)
+        machine.left(node(number), 11.0)
+        machine.heard(node(number), 13.0)
+    assert accuse(machine, ACCUSED, LIAR, 20.0)
+
+
+def test_a_suspect_that_was_connected_when_it_was_reported_is_unknown_once_it_is_given_up() -> None:
+    machine = membership()
+    machine.heard(ACCUSED, 0.0)
+    assert accuse(machine, ACCUSED, LIAR, 10.0, heard_at=9.0)
+    machine.unlinked(ACCUSED, 9.0, 12.0)
+    machine.forget(ACCUSED)
+    assert machine.liveness(ACCUSED) is Liveness.UNKNOWN

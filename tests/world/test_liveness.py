@@ -10,6 +10,7 @@ import trio
 
 from p2pd.net.faults import Cut, constant_latency
 from p2pd.node.events import Event
+from p2pd.node.liveness import REPORT_LASTS
 from p2pd.simulation.adversary import accuse_everybody
 from p2pd.simulation.determinism import run_in_virtual_time
 from p2pd.simulation.world import SimNode, World, open_world
@@ -142,6 +143,19 @@ def test_after_two_partitions_within_a_minute_nobody_stays_dead(seed: int) -> No
             world.network.medium.heal(cut)
             await trio.sleep(together)
         assert not held_dead(nodes, nodes)
+
+    run(main, seed)
+
+
+@pytest.mark.parametrize(("share", "seed"), [(0.1, 0), (0.1, 1), (0.4, 2), (0.4, 3)])
+def test_after_a_partition_longer_than_reports_are_passed_on_nobody_stays_dead(
+    share: float, seed: int
+) -> None:
+    async def main(world: World) -> None:
+        nodes = await join(world, 20)
+        await world.partition(share, seconds=1.5 * REPORT_LASTS)
+        assert held_dead(nodes, nodes)
+        await world.until(lambda: not held_dead(nodes, nodes), within=60)
 
     run(main, seed)
 
