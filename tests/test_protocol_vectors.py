@@ -2,7 +2,6 @@
 
 import hashlib
 import hmac
-import math
 import re
 import tomllib
 from pathlib import Path
@@ -321,7 +320,6 @@ def test_habits_of_liveness() -> None:
         "answered_per_s": signs_of_life.ANSWERED_PER_SECOND,
         "answers_for_s": signs_of_life.ANSWERS_FOR,
         "report_ttl_s": reporters.REPORT_TTL,
-        "report_lasts_s": liveness.REPORT_LASTS,
         "report_early_s": reporters.REPORT_EARLY,
         "report_again_s": reporters.REPORT_AGAIN,
         "reports_per_minute": reporters.REPORTS_PER_MINUTE,
@@ -336,6 +334,7 @@ def test_habits_of_liveness() -> None:
         "feelers_per_death": feelers.FEELERS_PER_DEATH,
         "feeler_interval_s": feelers.FEELER_INTERVAL,
         "max_feelers_at_once": feelers.MAX_FEELERS_AT_ONCE,
+        "max_named": feelers.MAX_NAMED,
     }
 
 
@@ -484,29 +483,20 @@ def test_message(cls: type[Any]) -> None:
 
 def test_digest() -> None:
     given = VECTORS["digest"]
-    slice_ms = given["retention_s"] * 1000 // history.SLOTS
-    shift_ms = round((given["retention_s"] - liveness.REPORT_LASTS) * 1000)
     held = {
         "publication": VECTORS["publication"]["data"].encode(),
-        "sign_of_life": codec.encode(signed_of("peer_record")),
         "dead_report": dead_report(),
     }
     kept = history.History(retention=given["retention_s"], seen_ttl=1.0)
-    fingerprints = dict.fromkeys(given["numbers"], 0)
+    fingerprint = 0
     for name, data in held.items():
         signed, issued = publication(name, data), VECTORS[name]["issued"]
         message_id = gossip.message_id_of(signed)
-        is_report = name == "dead_report"
-        lasts = liveness.REPORT_LASTS if is_report else math.inf
-        origin = identity("client").node_id
-        kept.add(history.Item(message_id, signed, origin, issued, 0, lasts=lasts), 0.0)
-        number = (issued - (shift_ms if is_report else 0)) // slice_ms
-        fingerprints[number] ^= int.from_bytes(message_id)
-    assert kept.slots() == tuple(
-        Slot(number, bytes.fromhex(fingerprint))
-        for number, fingerprint in zip(given["numbers"], given["fingerprints"], strict=True)
-    )
-    assert [each.to_bytes(16).hex() for each in fingerprints.values()] == given["fingerprints"]
+        kept.add(history.Item(message_id, signed, identity("client").node_id, issued, 0), 0.0)
+        fingerprint ^= int.from_bytes(message_id)
+        assert issued // (given["retention_s"] * 1000 // history.SLOTS) == given["number"]
+    assert kept.slots() == (Slot(given["number"], bytes.fromhex(given["fingerprint"])),)
+    assert fingerprint.to_bytes(16).hex() == given["fingerprint"]
 
 
 def test_merkle_tree() -> None:

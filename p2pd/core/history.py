@@ -36,8 +36,7 @@ class Item:
     """A publication that is retained.
 
     `issued` is Unix milliseconds by its origin's clock; `hops` counts the links that it came over,
-    0 for our own. `account` is not transmitted: each node decides for itself. `lasts` is for how
-    many seconds it is of use, where these are fewer than the retention.
+    0 for our own. `account` is not transmitted: each node decides for itself.
     """
 
     message_id: bytes
@@ -46,7 +45,6 @@ class Item:
     issued: int
     hops: int
     account: Account = None
-    lasts: float = math.inf
 
 
 @attrs.define
@@ -89,14 +87,13 @@ class History:
         """Bytes of the bodies that are retained."""
         return self._bytes.total
 
-    def is_stale(self, item: Item, wall_ms: int) -> bool:
+    def is_stale(self, issued: int, wall_ms: int) -> bool:
         """Whether a publication is out of the window: too old, or dated ahead of our clock.
 
-        That is `wall_ms`, in Unix milliseconds. A stale one is neither delivered nor passed on, as
-        it could be a replay of one that was forgotten.
+        Both in Unix milliseconds. A stale one is neither delivered nor passed on, as it could be a
+        replay of one that was forgotten.
         """
-        is_old = self._counts_from(item) < wall_ms - self._retention_ms
-        return is_old or item.issued > wall_ms + MAX_SKEW * 1000
+        return not wall_ms - self._retention_ms <= issued <= wall_ms + MAX_SKEW * 1000
 
     def has_seen(self, message_id: bytes) -> bool:
         """Whether it came before; what is retained is never forgotten."""
@@ -109,8 +106,8 @@ class History:
     def add(self, item: Item, now: float) -> bool:
         """Retain a publication; False if it was seen before. `now` is monotonic seconds.
 
-        When full, the account that has most loses the one that would expire first, even if that is
-        the new one; it stays seen.
+        When full, the account that has most loses its publication issued longest ago, even if that
+        is the new one; it stays seen.
         """
         if self.has_seen(item.message_id):
             return False
@@ -119,9 +116,8 @@ class History:
         self._counts.change(item.account, 1)
         self._bytes.change(item.account, len(item.signed.body))
         by_age = self._by_age.setdefault(item.account, [])
-        date = self._counts_from(item)
-        heapq.heappush(by_age, (date, item.message_id))
-        part = self._slices.setdefault(date // self._slice_ms, _Slice())
+        heapq.heappush(by_age, (item.issued, item.message_id))
+        part = self._slices.setdefault(item.issued // self._slice_ms, _Slice())
         part.ids[item.message_id] = None
         part.flip(item.message_id)
         while (crowded := len(self._items) > MAX_ITEMS) or self._bytes.total > MAX_BYTES:
@@ -172,7 +168,7 @@ class History:
             if known.get(number) != self._slices[number].fingerprint.to_bytes(_ID_BYTES)
             for message_id in self._slices[number].ids
         ]
-        differing.sort(key=lambda each: (-self._counts_from(each), each.message_id))
+        differing.sort(key=_newest_first)
         so_far: Counter[Account] = Counter()
         ranks: list[tuple[int, bytes]] = []
         for item in differing:
@@ -180,14 +176,6 @@ class History:
             so_far[item.account] += 1
         ranks.sort(key=_rank)
         return [message_id for _, message_id in ranks]
-
-    def _counts_from(self, item: Item) -> int:
-        """Return when it would have been issued if it expired then, but lasted as all others do.
-
-        Not before 1970, as numbers of slots are not negative.
-        """
-        lasts_ms = min(self._retention_ms, item.lasts * 1000)
-        return max(0, item.issued - round(self._retention_ms - lasts_ms))
 
     def _see(self, message_id: bytes, account: Account, now: float) -> None:
         if message_id in self._seen:
@@ -208,18 +196,22 @@ class History:
 
     def _drop_oldest(self, account: Account) -> bytes:
         by_age = self._by_age[account]
-        date, message_id = heapq.heappop(by_age)
+        issued, message_id = heapq.heappop(by_age)
         if not by_age:
             del self._by_age[account]
         self._counts.change(account, -1)
         self._bytes.change(account, -len(self._items.pop(message_id).signed.body))
-        number = date // self._slice_ms
+        number = issued // self._slice_ms
         part = self._slices[number]
         del part.ids[message_id]
         part.flip(message_id)
         if not part.ids:
             del self._slices[number]
         return message_id
+
+
+def _newest_first(item: Item) -> tuple[int, bytes]:
+    return -item.issued, item.message_id
 
 
 def _rank(ranked: tuple[int, bytes]) -> int:

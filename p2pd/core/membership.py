@@ -85,12 +85,12 @@ class Membership:
             suspicion.reports if suspicion is not None else dead.reports if dead is not None else {}
         )
 
-    def old_verdicts(self, now: float) -> list[Report]:
-        """Return reports of those who are dead for so long that no report of it counts any more.
+    def verdicts_before(self, then: float) -> list[Report]:
+        """Return reports of all that are dead since before `then`.
 
-        They are no evidence. But to the accused itself they say what it is to refute.
+        Where these are too old to be evidence, they still tell the accused what it is to refute.
         """
-        return self._suspects.old_verdicts(now)
+        return self._suspects.verdicts_before(then)
 
     def set_population(self, connected: int, known: int, now: float) -> None:
         """Note how many lasting connections there are, and how many nodes are known in all.

@@ -16,7 +16,7 @@ from p2pd.core.bounded import BoundedTable
 from p2pd.core.budget import Budget
 from p2pd.core.isolation import CUT_OFF, Isolation
 from p2pd.core.own_reports import OwnReports
-from p2pd.core.reporters import REPORT_TTL, Reporters
+from p2pd.core.reporters import Reporters
 from p2pd.core.suspicion import ASK_AGAIN, MAX_REPORTS, QUORUM, REFUTE_WAIT, Statement, Suspicion
 from p2pd.ids import NodeId
 
@@ -97,12 +97,12 @@ class Suspects:
         """Return the verdict on a node, if there is one."""
         return self._dead.get(node)
 
-    def old_verdicts(self, now: float) -> list[Report]:
-        """Return reports of those who are dead for so long that no report of it counts any more."""
+    def verdicts_before(self, then: float) -> list[Report]:
+        """Return reports of all that are dead since before `then`."""
         return [
             Report(node, Evidence.SILENT, dead.at)
             for node, dead in self._dead.items()
-            if now - dead.at > REPORT_TTL
+            if dead.at < then
         ]
 
     def open_lost(self, node: NodeId, reports: dict[NodeId, Statement], now: float) -> Suspicion:

@@ -18,11 +18,12 @@ import trio
 from p2pd.core.actions import Liveness, Report
 from p2pd.core.entries import Status
 from p2pd.core.membership import Membership
+from p2pd.core.own_reports import GATHER_MOST
 from p2pd.ids import NodeId
 from p2pd.node.env import Env
+from p2pd.node.gossip import GossipService
 from p2pd.node.probing import ProbeOutcome, Probing
 from p2pd.node.roster import Roster
-from p2pd.wire.messages import MAX_IDS
 
 FEELERS_PER_DEATH = 20
 FEELER_INTERVAL = 300.0
@@ -30,12 +31,14 @@ MAX_FEELERS_AT_ONCE = 3
 CALL_INTERVAL = 10.0
 CALL_INTERVAL_SHARE = 1 / 60
 MAX_CALL_INTERVAL = 300.0
+# How many of the dead are told that they were held dead; of more, these are taken at random.
+MAX_NAMED = 512
 
 
 class Feelers:
     """Sends feelers out, tells `machine` which nodes are gone, and then calls `on_news`.
 
-    Hands to `publish` the reports of old deaths, once one of the dead has answered.
+    Hands to `on_return` reports of old deaths, once one of the dead that it called has answered.
     """
 
     def __init__(
@@ -43,17 +46,19 @@ class Feelers:
         env: Env,
         roster: Roster,
         probing: Probing,
+        gossip: GossipService,
         machine: Membership,
         on_news: Callable[[], None],
-        publish: Callable[[list[Report]], None],
+        on_return: Callable[[list[Report]], None],
     ) -> None:
         self._env = env
         self._roster = roster
         self._registry = roster.registry
         self._probing = probing
+        self._gossip = gossip
         self._machine = machine
         self._on_news = on_news
-        self._publish = publish
+        self._on_return = on_return
         self._died_at = -math.inf
         self._somebody_died = trio.Event()
 
@@ -83,21 +88,29 @@ class Feelers:
             interval = min(max(interval, CALL_INTERVAL), MAX_CALL_INTERVAL)
             await trio.sleep(interval * self._env.rng.uniform(0.5, 1.5))
             known = [entry.node_id for entry in self._registry if entry.node_id is not None]
-            dead = [each for each in known if self._machine.liveness(each) is Liveness.DEAD]
+            dead = [each for each in known if self._is_dead(each)]
             if not dead:
                 self._somebody_died = trio.Event()
             elif self._env.rng.random() * max(1, len(known) - len(dead)) < len(dead):
                 await self._call(self._env.rng.choice(dead))
 
     async def _call(self, node: NodeId) -> None:
-        """Call one of the dead; if it answers, tell all that are dead for long, itself included.
+        """Call one of the dead; if it answers, it and all that have been dead for long are told.
 
         The reports by which others hold them dead, too, are not passed on any more.
         """
-        old = self._machine.old_verdicts(trio.current_time())
+        old = self._machine.verdicts_before(trio.current_time() - self._gossip.retention)
         await self._probing.call_back(node)
-        if node in self._roster.connections:
-            self._publish(self._env.rng.sample(old, min(len(old), MAX_IDS)))
+        if node not in self._roster.connections:
+            return
+        # Others call, too: who was named by one of them is alive in a moment.
+        await trio.sleep(self._env.rng.uniform(0, GATHER_MOST))
+        left = [each for each in old if each.node == node or self._is_dead(each.node)]
+        if old:
+            self._on_return(self._env.rng.sample(left, min(len(left), MAX_NAMED)))
+
+    def _is_dead(self, node: NodeId) -> bool:
+        return self._machine.liveness(node) is Liveness.DEAD
 
     def _feel(self, count: int) -> None:
         if count == 0:

@@ -82,7 +82,6 @@ class GossipService:
         self._delivered = 0
         self._sinks: list[tuple[frozenset[str], Sink]] = []
         self._system: dict[str, SystemHandler] = {}
-        self._lasts: dict[str, float] = {}
         self._admission = Admission(roster.registry)
         self._quiet_rounds = 0
         self._round_at = math.inf
@@ -100,6 +99,11 @@ class GossipService:
         self._hand_on(dispatch, Held, self._machine.take_held)
 
     @property
+    def retention(self) -> float:
+        """For how many seconds a publication is passed on."""
+        return self._config.retention
+
+    @property
     def use(self) -> GossipUse:
         """How much was published here, delivered, came again, and was dropped."""
         duplicates, dropped = self._machine.duplicates, self.dropped.total()
@@ -114,13 +118,9 @@ class GossipService:
         """Whether the tree of messages has settled, and goes over the connection to a peer."""
         return self._machine.settled and peer in self._machine.eager
 
-    def on_system(self, topic: str, handler: SystemHandler, *, lasts: float = math.inf) -> None:
-        """Let `handler` take what others publish on one of the network's own topics.
-
-        What is published there is of use for `lasts` seconds, if that is less than the retention.
-        """
+    def on_system(self, topic: str, handler: SystemHandler) -> None:
+        """Let `handler` take what others publish on one of the network's own topics."""
         self._system[topic] = handler
-        self._lasts[topic] = lasts
 
     @contextmanager
     def sent_to(self, topics: frozenset[str], sink: Sink) -> Iterator[None]:
@@ -172,13 +172,7 @@ class GossipService:
         )
         signed = self._env.identity.vouch(publication)
         item = Item(
-            message_id_of(signed),
-            signed,
-            self._own_id,
-            now_ms,
-            hops=0,
-            account=self._own_id,
-            lasts=self._lasts.get(topic, math.inf),
+            message_id_of(signed), signed, self._own_id, now_ms, hops=0, account=self._own_id
         )
         self._machine.publish(item, trio.current_time())
         self._flush()
@@ -258,15 +252,7 @@ class GossipService:
             call.connection.abort(f"the peer passed on a forged message: {error}")
             return
         account = self._admission.account_of(origin, now_ms / 1000)
-        item = Item(
-            message_id_of(signed),
-            signed,
-            origin,
-            publication.issued,
-            gossip.hops,
-            account,
-            self._lasts.get(publication.topic, math.inf),
-        )
+        item = Item(message_id_of(signed), signed, origin, publication.issued, gossip.hops, account)
         grant = Grant.SPREAD
         if not self._history.has_seen(item.message_id):
             problem = self._problem(item, publication, now_ms)
@@ -288,7 +274,7 @@ class GossipService:
         """Say why a publication is refused from anybody, however much room there is."""
         if len(publication.data) > self._config.max_message_bytes:
             return _OVERSIZED
-        if self._history.is_stale(item, now_ms):
+        if self._history.is_stale(item.issued, now_ms):
             return "stale"
         if not self._admission.within_bounds(item.origin, item.issued, publication.topic):
             return _ORIGIN_FLOOD

@@ -25,7 +25,6 @@ from p2pd.core.actions import (
 from p2pd.core.bounded import BoundedTable
 from p2pd.core.entries import Entry, Source
 from p2pd.core.membership import HEARD_LATELY, Membership
-from p2pd.core.reporters import REPORT_TTL
 from p2pd.core.signs_of_life import SignsOfLife
 from p2pd.errors import BadMessage, Busy
 from p2pd.ids import NodeId
@@ -52,9 +51,6 @@ LEFT_TOPIC = "$left"
 # of it, and no name.
 INTRODUCE_AFTER = 5.0
 INTRODUCE_TO = 128
-# Seconds after which a report is no longer passed on. It counts for `REPORT_TTL`; nodes whose
-# clocks differ by as much still agree on what there is.
-REPORT_LASTS = 2 * REPORT_TTL
 # A silence of this many seconds beyond a `ping_interval` says nothing yet, however short the
 # timeout.
 LEAST_AWAY = 1.0
@@ -96,7 +92,7 @@ class LivenessService:
             last_heard=self._last_heard,
         )
         self._feelers = Feelers(
-            env, roster, probing, self._machine, self._wake, self._publish_reports
+            env, roster, probing, gossip, self._machine, self._wake, self._end_long_partition
         )
         self._under_way: dict[NodeId, None] = {}
         self._signs_of_life = SignsOfLife()
@@ -108,7 +104,7 @@ class LivenessService:
         self._alarm = Alarm(env.alarms)
         roster.on_connected.append(self._connected)
         roster.on_disconnected.append(self._disconnected)
-        gossip.on_system(DEAD_TOPIC, self._take_reports, lasts=REPORT_LASTS)
+        gossip.on_system(DEAD_TOPIC, self._take_reports)
         gossip.on_system(ALIVE_TOPIC, self._take_sign_of_life)
         gossip.on_system(LEFT_TOPIC, self._take_leave)
 
@@ -312,6 +308,11 @@ class LivenessService:
             with suppress(Busy):
                 data = codec.encode(DeadReports(reports[at : at + MAX_IDS]))
                 self._gossip.publish_system(DEAD_TOPIC, data)
+
+    def _end_long_partition(self, dead: list[Report]) -> None:
+        """Have those that are held dead here for long refute it, and the like of this node, too."""
+        self._publish_reports(dead)
+        self.say_alive()
 
     def _seen_dead(self, report: Report) -> DeadReport:
         entry = self._registry.get(report.node)

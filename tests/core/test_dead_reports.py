@@ -660,7 +660,7 @@ def test_a_word_from_before_a_loss_that_is_over_refutes_reports() -> None:
     assert declared(run_unanswered(machine, 10_010.0)) == [Declare(ACCUSED, Evidence.SILENT, ())]
 
 
-def test_deaths_are_told_again_once_no_report_of_them_counts_any_more() -> None:
+def test_deaths_of_long_ago_can_be_told_again() -> None:
     machine = membership()
     machine.lost(node(2), 100.0, reset=True)
     machine.dial_failed(node(2), 100.0, refused=True)
@@ -668,9 +668,9 @@ def test_deaths_are_told_again_once_no_report_of_them_counts_any_more() -> None:
         accuse(machine, node(3), node(reporter), 100.0)
     run(machine, 110.0)
     assert {machine.liveness(node(each)) for each in (2, 3)} == {Liveness.DEAD}
-    [found] = machine.old_verdicts(100.0 + REPORT_TTL + 0.1)
+    assert machine.verdicts_before(100.0) == []
+    [found] = machine.verdicts_before(100.1)
     assert (found.node, found.at) == (node(2), 100.0)
-    old = machine.old_verdicts(110.0 + REPORT_TTL)
-    assert [each.node for each in old] == [node(2), node(3)]
-    machine.heard(node(2), 120.0 + REPORT_TTL)
-    assert machine.old_verdicts(120.0 + REPORT_TTL) == old[1:]
+    assert [each.node for each in machine.verdicts_before(110.0)] == [node(2), node(3)]
+    machine.heard(node(2), 120.0)
+    assert [each.node for each in machine.verdicts_before(110.0)] == [node(3)]

@@ -21,7 +21,7 @@ from p2pd.net.faults import Cut
 from p2pd.node import exchange, gossip
 from p2pd.node.exchange import MOST_EXCHANGE_INTERVAL
 from p2pd.node.keepalive import PASSING_SECONDS
-from p2pd.node.liveness import ALIVE_TOPIC, DEAD_TOPIC, LEFT_TOPIC, REPORT_LASTS
+from p2pd.node.liveness import LEFT_TOPIC
 from p2pd.node.snapshot import Delivery
 from p2pd.simulation.world import SimNode, World, open_world
 from p2pd.wire.identity import Identity
@@ -202,19 +202,6 @@ async def test_who_passes_on_a_forged_message_loses_his_connection(
             assert "forged" in (gone.last_error or "")
             assert connected(a) == {honest.identity.node_id.hex()}
         assert_unharmed(a)
-
-
-async def test_reports_are_passed_on_for_as_long_as_they_may_count_and_no_longer(
-    autojump_clock: MockClock,
-) -> None:
-    async with open_world(1) as world:
-        a, b = await in_line(world, 2)
-        for topic in (DEAD_TOPIC, ALIVE_TOPIC):
-            for age in (REPORT_LASTS - 1, REPORT_LASTS + 1):
-                issued = now_ms() - round(age * 1000)
-                a.services.gossip.publish_system(topic, b"", issued)
-        await trio.sleep(1)
-        assert b.services.gossip.dropped == {"stale": 1}
 
 
 async def test_stale_and_oversized_messages_are_dropped_and_counted(

@@ -4,13 +4,13 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from functools import partial
+from typing import Any
 
 import pytest
 import trio
 
 from p2pd.net.faults import Cut, constant_latency
 from p2pd.node.events import Event
-from p2pd.node.liveness import REPORT_LASTS
 from p2pd.simulation.adversary import accuse_everybody
 from p2pd.simulation.determinism import run_in_virtual_time
 from p2pd.simulation.world import SimNode, World, open_world
@@ -30,9 +30,9 @@ def run(main: Callable[[World], Awaitable[None]], seed: int) -> None:
     run_in_virtual_time(in_world, seed=seed)
 
 
-async def join(world: World, size: int) -> list[SimNode]:
-    first = await world.start("n0", lan=None)
-    await world.start_many(size - 1, per_second=20, bootstrap=[first], lan=None)
+async def join(world: World, size: int, **settings: Any) -> list[SimNode]:
+    first = await world.start("n0", lan=None, **settings)
+    await world.start_many(size - 1, per_second=20, bootstrap=[first], lan=None, **settings)
     await trio.sleep(60)
     return world.living()
 
@@ -152,8 +152,9 @@ def test_after_a_partition_longer_than_reports_are_passed_on_nobody_stays_dead(
     share: float, seed: int
 ) -> None:
     async def main(world: World) -> None:
-        nodes = await join(world, 20)
-        await world.partition(share, seconds=1.5 * REPORT_LASTS)
+        nodes = await join(world, 20, gossip__retention=60.0)
+        # A slice of time, and a round of anti-entropy, longer than that.
+        await world.partition(share, seconds=200)
         assert held_dead(nodes, nodes)
         await world.until(lambda: not held_dead(nodes, nodes), within=60)
 
