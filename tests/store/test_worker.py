@@ -64,11 +64,13 @@ async def test_a_call_that_may_be_abandoned_is_not_waited_for() -> None:
     with open_worker("w") as worker:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(partial(worker.run, hang, abandon_on_cancel=True))
-            nursery.start_soon(partial(worker.run, made.append, "x", abandon_on_cancel=True))
             await trio.to_thread.run_sync(began.wait)
+            nursery.start_soon(partial(worker.run, made.append, "x", abandon_on_cancel=True))
+            await trio.testing.wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
-        assert worker.waiting == 1
+        waiting = worker.waiting
         go_on.set()
+        assert waiting == 1
         assert await worker.run(divmod, 7, 2) == (3, 1)
     # What nobody waited for any more when its turn came was left out.
     assert not made
