@@ -83,7 +83,7 @@ class Feelers:
             self._feel(1)
 
     async def _call_the_dead(self) -> None:
-        most = 0
+        before = 0
         while True:
             await self._somebody_died.wait()
             interval = (trio.current_time() - self._died_at) * CALL_INTERVAL_SHARE
@@ -93,13 +93,13 @@ class Feelers:
             dead = [each for each in known if self._is_dead(each)]
             if not dead:
                 self._somebody_died = trio.Event()
-                most = 0
+                before = 0
                 continue
             share = len(dead) / max(1, len(known) - len(dead))
-            if len(dead) < most:
+            if len(dead) < before:
                 # Where some came back, others that few hold dead may have, too.
                 share = max(share, DIALS_PER_SECOND * interval / len(known))
-            most = len(dead)
+            before = len(dead)
             if self._env.rng.random() < share:
                 await self._call(self._env.rng.choice(dead))
 
