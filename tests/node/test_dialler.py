@@ -797,6 +797,25 @@ async def test_who_joins_a_dial_has_all_addresses_tried(autojump_clock: MockCloc
             nursery.cancel_scope.cancel()
 
 
+async def test_who_joins_a_dial_of_a_stranger_that_fails_does_not_repeat_it(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        (a,) = await passive(world, "a")
+        node_id = stranger(world.rng).node_id
+        entry = a.services.registry.heard(node_id, Address("10.7.0.1", 41000), Source.EXCHANGE, 0.0)
+        assert entry is not None
+
+        async def ask() -> None:
+            with pytest.raises(DialFailed):
+                await a.services.dialler.connect_to(node_id)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(ask)
+        assert entry.fail_count == 1
+
+
 async def test_who_joins_a_dial_to_stay_has_what_is_not_tried_yet_dialled_to_stay(
     autojump_clock: MockClock,
 ) -> None:
