@@ -55,6 +55,16 @@ def unscoped(host: str) -> str:
 
 
 @_remembering
+def is_link_local_v6(host: str) -> bool:
+    """Whether the host is a link-local address of IPv6, which means nothing without a scope.
+
+    Only the host that it is used on can give it one (RFC 4007, section 6).
+    """
+    ip = _parsed(host)
+    return ip.version == 6 and ip.is_link_local
+
+
+@_remembering
 def network_group(host: str) -> str:
     """Name the network that a single operator is likely to hold: /24 of IPv4, /48 of IPv6.
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
-from p2pd.address import is_local, network_group
+from p2pd.address import is_link_local_v6, is_local, network_group
 from p2pd.core.findings import Finding, Findings, Level, listed, ok, problem, warning, worse_alone
 from p2pd.core.observations import InterfaceSeen, LinkSeen, Observations
 
@@ -134,7 +134,7 @@ def _heard(seen: Observations, interface: InterfaceSeen) -> Findings:
     came_back = f"{interface.name}: beacons are sent and come back"
     if strangers:
         # A node is heard in both families.
-        shown = {each for each in strangers if not each.startswith("fe80:")} or strangers
+        shown = {each for each in strangers if not is_link_local_v6(each)} or strangers
         yield ok("multicast.ok", f"{came_back}; answers from {listed(shown)}")
     elif any(link.foreign for link in interface.links):
         yield ok("multicast.ok", f"{came_back}; only nodes of other networks answer")

@@ -9,7 +9,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from p2pd.address import Address
+from p2pd.address import Address, unscoped
 from p2pd.core.entries import Backoff, Entry, Source, Status
 from p2pd.core.hearsay import MAX_PER_NETWORK, Hearsay, network_of, public_network
 from p2pd.ids import NodeId
@@ -479,9 +479,17 @@ def _put_first(addresses: list[Address], address: Address) -> None:
 
 
 def _note_answered(entry: Entry, address: Address) -> None:
+    # An interface that was plugged in anew has another index: the one before leads nowhere.
+    entry.addresses[:] = [each for each in entry.addresses if not _differ_in_scope(each, address)]
+    entry.answered = tuple(each for each in entry.answered if not _differ_in_scope(each, address))
     _put_first(entry.addresses, address)
     if address not in entry.answered:
         entry.answered = (address, *entry.answered)[:MAX_ADDRESSES]
+
+
+def _differ_in_scope(one: Address, other: Address) -> bool:
+    same = (unscoped(one.host), one.port) == (unscoped(other.host), other.port)
+    return same and one != other
 
 
 def _take_record(entry: Entry, signed: Signed, record: PeerRecord) -> None:

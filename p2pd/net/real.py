@@ -12,7 +12,7 @@ from typing import Any
 
 import trio
 
-from p2pd.address import Address
+from p2pd.address import Address, is_link_local_v6
 from p2pd.errors import DialFailed, Exhausted, StartError
 from p2pd.net.base import Interface
 from p2pd.net.certificate import TlsContexts, make_tls_contexts
@@ -218,7 +218,7 @@ def _dial_problem(address: Address, error: OSError) -> str:
 
 
 def _missing_scope(address: Address) -> str:
-    if not address.ip.is_link_local or address.ip.version == 4 or "%" in address.host:
+    if not is_link_local_v6(address.host) or "%" in address.host:
         return ""
     return f": name the interface, as in [{address.host}%eth0]:{address.port}"
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from operator import itemgetter
 
-from p2pd.address import Address
+from p2pd.address import Address, is_link_local_v6
 from p2pd.net.base import Interface
 
 # Containers, virtual machines and tunnels: what is told to a LAN about them reaches nobody.
@@ -58,7 +58,7 @@ def announced(interfaces: Iterable[Interface], listening: Sequence[Address]) -> 
     for interface in interfaces:
         for place, host in enumerate(interface.addresses):
             listener = covering(listening, interface, host)
-            if listener is not None and not host.startswith("fe80:"):
+            if listener is not None and not is_link_local_v6(host):
                 found = inside if interface.loopback else outside
                 found.append((place, Address(host, listener.port)))
     by_place = sorted(outside or inside, key=itemgetter(0))

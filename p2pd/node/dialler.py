@@ -161,13 +161,13 @@ class Dialler:
         `NotFound` where no address is known.
         """
         while (connection := self._roster.connections.get(peer)) is None:
+            entry = self._registry.get(peer)
+            if entry is not None and not entry.proven:
+                most = min(most, ADDRESSES_OF_STRANGERS)
             under_way = self._dials.get(peer)
             if under_way is None:
-                entry = self._registry.get(peer)
                 if entry is None or not entry.addresses:
                     raise NotFound(f"no address is known for peer {peer.short}")
-                if not entry.proven:
-                    most = min(most, ADDRESSES_OF_STRANGERS)
                 return await self.dial_entry(entry, lasting=lasting, most=most, question=question)
             # The addresses that the dial under way has not tried yet are dialled to stay.
             under_way.lasting |= lasting

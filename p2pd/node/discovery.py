@@ -12,7 +12,7 @@ import math
 import attrs
 import trio
 
-from p2pd.address import Address
+from p2pd.address import Address, is_link_local_v6
 from p2pd.config import MulticastConfig
 from p2pd.core.bounded import BoundedTable
 from p2pd.core.budget import Budget
@@ -180,7 +180,7 @@ class Discovery:
             return groups
         if any(":" not in host for host in interface.addresses):
             groups.append(self.config.group_v4)
-        if interface.multicast and any(host.startswith("fe80:") for host in interface.addresses):
+        if interface.multicast and any(map(is_link_local_v6, interface.addresses)):
             groups.append(self.config.group_v6)
         return groups
 

@@ -310,7 +310,10 @@ class LivenessService:
                 self._gossip.publish_system(DEAD_TOPIC, data)
 
     def _end_long_partition(self, dead: list[Report]) -> None:
-        """Have those that are held dead here for long refute it, and the like of this node, too."""
+        """Name those that have been held dead here for long, so that they refute it.
+
+        This node says that it is alive, too: the others may have held it dead for as long.
+        """
         self._publish_reports(dead)
         self.say_alive()
 

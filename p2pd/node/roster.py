@@ -176,14 +176,14 @@ class Roster:
         if old.peer.instance != new.peer.instance:
             self._clones.replaced(new.node_id, old.peer.instance)
             self._remove(old, "the peer restarted")
-            self._see_off(old, Reason.DUPLICATE)
+            self._retire(old, Reason.DUPLICATE)
         elif new.direction is Direction.OUTBOUND:
-            self._see_off(old, Reason.DUPLICATE)
+            self._retire(old, Reason.DUPLICATE)
         else:
             # The peer is left to close what one of its own dials replaces. It learns only now
             # that the new connection was admitted; a goodbye on the old one could overtake
             # that news, and leave it without any for a moment.
-            self._see_off(old, Reason.DUPLICATE, wait=_RETIREMENT)
+            self._retire(old, Reason.DUPLICATE, wait=_RETIREMENT)
         return True
 
     def _new_one_stays(self, old: Connection, new: Connection) -> bool:
@@ -230,7 +230,7 @@ class Roster:
                 self._remove(connection, reason)
                 connection.abort(reason)
 
-    def _see_off(self, old: Connection, reason: str, *, wait: float = 0.0) -> None:
+    def _retire(self, old: Connection, reason: str, *, wait: float = 0.0) -> None:
         """Close a connection that is out of the table, `wait` seconds from now.
 
         It no longer counts towards any limit: so it must go soon, even if the peer reads nothing,
@@ -302,7 +302,7 @@ class Roster:
         victim = min(idle, key=lambda each: (not each.passing, each.last_used))
         # Out of the table at once: a peer that reads slowly must not hold its place.
         self._remove(victim, MAKING_ROOM)
-        self._see_off(victim, MAKING_ROOM)
+        self._retire(victim, MAKING_ROOM)
 
     def _places(self, direction: Direction, coming: int = 0) -> tuple[list[Connection], int]:
         """Return the connections in a direction, and how many places are missing for one more."""

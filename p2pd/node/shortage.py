@@ -24,7 +24,10 @@ class Shortage:
         self.welcome_until = trio.current_time() + WELCOME
 
     def wanted(self) -> int:
-        """Return how many connections are to be made, not counting dials under way."""
+        """Return how many connections are to be made, including by the dials under way.
+
+        Less than one where there are enough.
+        """
         lasting, config = self._roster.lasting(), self._roster.config
         made = sum(each.direction is Direction.OUTBOUND for each in lasting)
         # A peer that fills a node with connections of its own must not keep it from choosing some.

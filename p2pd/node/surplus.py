@@ -77,7 +77,10 @@ class Surplus:
                 await self._dial_one_more()
 
     async def _dial_one_more(self) -> bool:
-        """Connect to one more peer, taken at random from those it was once connected to."""
+        """Connect to one more peer, taken at random from those it was once connected to.
+
+        Returns whether there is one more that lasts.
+        """
         others = [
             entry
             for entry in self._roster.registry.candidates(trio.current_time())

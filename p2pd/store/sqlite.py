@@ -202,7 +202,10 @@ class SqliteStore:
 
     async def _read(self, work: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
         if self._reader.waiting >= MAX_READS:
-            raise StoreError(f"the disk does not answer: {MAX_READS} reads of it wait")
+            raise StoreError(
+                f"the database {self._database.path} does not answer: {MAX_READS} reads wait for "
+                "its disk; `dmesg` may say why"
+            )
         with self._refusals_told():
             # The disk may hang, and other nodes may have what it holds.
             return await self._reader.run(work, *arguments, abandon_on_cancel=True)

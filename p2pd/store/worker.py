@@ -93,7 +93,8 @@ def _wake(job: _Job[Any]) -> None:
 def open_worker(name: str) -> Iterator[Worker]:
     """Have a worker within the `with`; its thread ends with it.
 
-    By then nobody may be waiting for a call.
+    By then nobody may be waiting for a call. One under way that was abandoned is waited for all the
+    same, and this holds up the loop: what it works on is closed next.
     """
     worker = Worker()
     # If the loop itself breaks, nobody ends the thread, but the process must end all the same.

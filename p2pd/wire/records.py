@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import attrs
 
-from p2pd.address import Address
+from p2pd.address import Address, is_link_local_v6
 from p2pd.ids import NodeId
 from p2pd.wire.identity import is_signed_by, open_peer_record, open_publication, work
 from p2pd.wire.messages import PeerRecord, Publication, Signed
@@ -77,8 +77,6 @@ def _dialable(record: PeerRecord) -> Iterator[Address]:
             address = Address.parse(text)
         except ValueError:
             continue
-        ip = address.ip
-        # Of IPv6, they lead nowhere without a scope, which only their own host can give them.
-        needs_scope = ip.version == 6 and ip.is_link_local
-        if not (ip.is_unspecified or ip.is_multicast or needs_scope or "%" in address.host):
+        ip, host = address.ip, address.host
+        if not (ip.is_unspecified or ip.is_multicast or is_link_local_v6(host) or "%" in host):
             yield address

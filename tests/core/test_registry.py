@@ -265,6 +265,18 @@ def test_where_a_peer_answered_once_is_not_forgotten_as_it_answers_elsewhere_aga
     assert set(entry.answered) == {lan(1), lan(2)}
 
 
+def test_an_address_under_another_interface_index_takes_the_place_of_the_one_before() -> None:
+    table = registry()
+    entry = connect(table, 0, lan(1))
+    for index in range(2, 2 * MAX_ADDRESSES):
+        connect(table, 0, Address(f"fe80::7%{index}", 41000))
+    connect(table, 0, Address("fe80::8%2", 41000))
+    connect(table, 0, Address("fe80::7%2", 41001))
+    there = {lan(1), Address(f"fe80::7%{index}", 41000), Address("fe80::8%2", 41000)}
+    assert set(entry.answered) == {*there, Address("fe80::7%2", 41001)}
+    assert set(entry.addresses) == set(entry.answered)
+
+
 def test_hearsay_is_bounded_and_never_displaces_who_was_proven() -> None:
     table = registry()
     proven = [meet(table, 50_000 + each, far(each)) for each in range(MAX_ENTRIES - MAX_UNPROVEN)]

@@ -797,6 +797,41 @@ async def test_who_joins_a_dial_has_all_addresses_tried(autojump_clock: MockCloc
             nursery.cancel_scope.cancel()
 
 
+async def test_where_a_connected_peer_answers_as_well_is_known_from_then_on(
+    autojump_clock: MockClock,
+) -> None:
+    """Else each new list of bootstrap addresses would have it dialled once more."""
+    async with open_world(1) as world:
+        a, b = sorted(await passive(world, "a", "b"), key=lambda each: each.node_id)
+        await a.node.connect(str(b.address))
+        entry = b.services.registry.get(a.node_id)
+        assert entry is not None
+        assert not entry.answered
+        connection = b.services.roster.connections[a.node_id]
+        await b.node.connect(str(a.address))
+        assert b.services.roster.connections[a.node_id] is connection
+        assert entry.answered == (a.address,)
+
+
+async def test_who_joins_a_dial_of_a_stranger_that_fails_does_not_repeat_it(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(1) as world:
+        (a,) = await passive(world, "a")
+        node_id = stranger(world.rng).node_id
+        entry = a.services.registry.heard(node_id, Address("10.7.0.1", 41000), Source.EXCHANGE, 0.0)
+        assert entry is not None
+
+        async def ask() -> None:
+            with pytest.raises(DialFailed):
+                await a.services.dialler.connect_to(node_id)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(ask)
+        assert entry.fail_count == 1
+
+
 async def test_who_joins_a_dial_to_stay_has_what_is_not_tried_yet_dialled_to_stay(
     autojump_clock: MockClock,
 ) -> None:

@@ -559,7 +559,7 @@ async def test_a_read_from_a_disk_that_hangs_is_given_up(
                         await asked.wait()
                         nursery.cancel_scope.cancel()
                 # What nobody waits for any more is bounded.
-                with pytest.raises(StoreError, match="does not answer: 10 reads"):
+                with pytest.raises(StoreError, match=r"p2pd.db does not answer: 10 reads"):
                     await store.get(Table.RECORDS, b"a")
         finally:
             answers.set()

@@ -169,7 +169,7 @@ def test_a_duplicate_connection_that_is_kept_is_found(monkeypatch: pytest.Monkey
         return True
 
     monkeypatch.setattr(roster, "new_one_stays", keep_the_later)
-    monkeypatch.setattr(roster.Roster, "_see_off", lambda *_, **__: None)
+    monkeypatch.setattr(roster.Roster, "_retire", lambda *_, **__: None)
     assert found_within(100) is not None
 
 
