@@ -297,11 +297,10 @@ def why(result: "results.WhyResultJson", style: Style, now: "datetime") -> str:
     steps = [(ago(step["time"], now), escaped(step["code"]), step) for step in result["steps"]]
     time_width = max((len(time) for time, _, _ in steps), default=0)
     code_width = max((len(code) for _, code, _ in steps), default=0)
-    lines = [style.paint(escaped(result["summary"]), result["liveness"])]
-    lines += [
-        f"  {time:>{time_width}}  {code:<{code_width}}  {escaped(step['text'])}"
-        for time, code, step in steps
-    ]
+    lines = [style.paint(_wrapped(escaped(result["summary"]), "", style), result["liveness"])]
+    for time, code, step in steps:
+        head = f"  {time:>{time_width}}  {code:<{code_width}}  "
+        lines.append(head + _wrapped(escaped(step["text"]), " " * len(head), style))
     return "\n".join(lines)
 
 
