@@ -204,7 +204,8 @@ def _no_tls(address: Address, error: BaseException) -> str:
             f"{address} answers, but does not speak TLS 1.3: most likely another program than "
             f"p2pd has this port ({cause.reason})"
         )
-    return f"{address} does not speak TLS 1.3, or hung up: {cause}"
+    said = cause.strerror if isinstance(cause, OSError) and cause.strerror else cause
+    return f"{address} does not speak TLS 1.3, or hung up: {said}"
 
 
 def _dial_problem(address: Address, error: OSError) -> str:

@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -246,6 +247,17 @@ async def test_a_server_without_tls_is_a_failed_dial(near: RealNetwork) -> None:
 async def test_a_server_that_hangs_up_is_a_failed_dial(near: RealNetwork) -> None:
     async with plain_server(trio.SocketStream.aclose) as address:
         with trio.fail_after(HANG), pytest.raises(DialFailed, match=str(address.port)):
+            await near.dial(address)
+
+
+async def test_a_server_that_was_killed_is_told_of_in_words(near: RealNetwork) -> None:
+    async def reset(stream: trio.SocketStream) -> None:
+        await stream.receive_some(1)
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await stream.aclose()
+
+    async with plain_server(reset) as address:
+        with trio.fail_after(HANG), pytest.raises(DialFailed, match="up: Connection reset by peer"):
             await near.dial(address)
 
 
