@@ -11,7 +11,7 @@ import trio
 
 from p2pd.address import Address
 from p2pd.errors import DialFailed, StartError
-from p2pd.net.base import Listener, Stream
+from p2pd.net.base import Listener, Stream, cause_of
 from p2pd.net.certificate import make_tls_contexts
 from p2pd.net.real import RealNetwork
 from p2pd.net.tls import TlsStream
@@ -259,6 +259,15 @@ async def test_a_server_that_was_killed_is_told_of_in_words(near: RealNetwork) -
     async with plain_server(reset) as address:
         with trio.fail_after(HANG), pytest.raises(DialFailed, match="up: Connection reset by peer"):
             await near.dial(address)
+
+
+def test_the_cause_of_a_broken_stream_is_told_in_words() -> None:
+    broken = trio.BrokenResourceError("the connection broke")
+    assert cause_of(broken) == "the connection broke"
+    broken.__cause__ = OSError(32, "Broken pipe")
+    assert cause_of(broken) == "Broken pipe"
+    broken.__cause__ = OSError("timed out")
+    assert cause_of(broken) == "timed out"
 
 
 async def test_a_dial_of_one_who_says_nothing_can_be_given_up(near: RealNetwork) -> None:
