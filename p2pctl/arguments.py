@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Final, NamedTuple, NoReturn, TypeVar
 
 from p2pctl.terminal import columns
-from p2pd.control.api import MAX_PINGS, MAX_TTL_SECONDS
+from p2pd.control.api import MAX_PINGS, MAX_TOPIC_BYTES, MAX_TTL_SECONDS
 from p2pd.errors import InvalidRequest
 from p2pd.typos import nearest
 
 N = TypeVar("N", int, float)
 
 _MAX_MESSAGES: Final = 10**9
+_MAX_SHOWN: Final = 80
 
 
 class UsageError(InvalidRequest):
@@ -53,6 +54,17 @@ def number(
     return read
 
 
+def text(wanted: str, fits: Callable[[str], object] = bool) -> Callable[[str], str]:
+    """Make a reader of a text that `fits`, or at least is not empty; see `number`."""
+
+    def read(given: str) -> str:
+        if fits(given):
+            return given
+        raise argparse.ArgumentTypeError(f"expected {wanted}, not {given[:_MAX_SHOWN]!r}")
+
+    return read
+
+
 def count_between(least: int, most: int) -> Callable[[str], int]:
     """Make a reader of a count; see `number`."""
     wanted = f"a whole number from {least} to {most}"
@@ -79,6 +91,15 @@ pause: Final = number(
 )
 pings: Final = count_between(1, MAX_PINGS)
 messages: Final = count_between(1, _MAX_MESSAGES)
+path: Final = text("a path")
+peer: Final = text("a peer")
+key: Final = text("a key")
+target: Final = text("a key or a node")
+topic: Final = text(
+    f"1 to {MAX_TOPIC_BYTES} bytes of printable text",
+    # What was no UTF-8 is not printable, and can't be encoded.
+    lambda given: given.isprintable() and 1 <= len(given.encode()) <= MAX_TOPIC_BYTES,
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -128,7 +149,22 @@ class Parser(argparse.ArgumentParser):
 def _formatter(prog: str) -> argparse.HelpFormatter:
     # Left to itself argparse imports shutil to find the width, for each argument added.
     width = columns(sys.stdout) if sys.stdout is not None else 80
-    return argparse.RawDescriptionHelpFormatter(prog, width=max(width - 2, 40))
+    return _Formatter(prog, width=max(width - 2, 40))
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Breaks description and epilog line by line; a list's text stays in its column."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        import textwrap  # noqa: PLC0415 - start-up time
+
+        lines = []
+        for line in text.splitlines():
+            column = re.match("  [a-z]+ +|", line)
+            hanging = indent + " " * (column.end() if column else 0)
+            broken = textwrap.wrap(line, width, initial_indent=indent, subsequent_indent=hanging)
+            lines += broken or [""]
+        return "\n".join(lines)
 
 
 def add(parser: argparse.ArgumentParser, arguments: Sequence[Argument], **more: Any) -> None:

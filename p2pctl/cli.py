@@ -17,10 +17,15 @@ from p2pctl.arguments import (
     UsageError,
     add,
     argument,
+    key,
     messages,
+    path,
     pause,
+    peer,
     pings,
     seconds,
+    target,
+    topic,
     version,
 )
 from p2pctl.commands import Run
@@ -58,14 +63,19 @@ def _completion(run: Run) -> None:
     print(shtab.complete(full_parser(), run.options.shell))
 
 
-_TOPIC = argument("topic", metavar="TOPIC", help="what the message is about")
-_TOPICS = argument("topics", metavar="TOPIC", nargs="+", help="messages on which topics")
+_TOPIC = argument("topic", metavar="TOPIC", type=topic, help="what the message is about")
+_TOPICS = argument(
+    "topics", metavar="TOPIC", type=topic, nargs="+", help="messages on which topics"
+)
 _KEY = argument("key", metavar="KEY", help="the record's key")
 _OWNED = argument(
     "--owned", action="store_true", help="the key of this name that only this node can write"
 )
 _PEER = argument(
-    "peer", metavar="PEER", help="a node ID, a unique prefix of one (4 digits at least), or a name"
+    "peer",
+    metavar="PEER",
+    type=peer,
+    help="a node ID, a unique prefix of one (4 digits at least), or a name",
 )
 
 COMMANDS: Final[Mapping[str, Command]] = {
@@ -125,7 +135,8 @@ COMMANDS: Final[Mapping[str, Command]] = {
         "write a record",
         "p2pctl put greeting hello    or    p2pctl put photo - < photo.jpg",
         (
-            _KEY,
+            # One stored under no name, by another program, can still be read and deleted.
+            argument("key", metavar="KEY", type=key, help="the record's key"),
             argument("value", metavar="VALUE", help="the value; - reads it from standard input"),
             argument(
                 "--ttl", type=seconds, metavar="SECONDS", help="let the record expire after this"
@@ -154,6 +165,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
             argument(
                 "--owner",
                 metavar="NODE",
+                type=peer,
                 help="the key that only this node can write: its ID, a prefix or name of it",
             ),
         ),
@@ -167,6 +179,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
             argument(
                 "target",
                 metavar="KEY|NODE",
+                type=target,
                 help="a node ID, or the prefix or name of a known node; else a key",
             ),
         ),
@@ -185,12 +198,14 @@ COMMANDS: Final[Mapping[str, Command]] = {
             argument(
                 "--state-dir",
                 metavar="DIR",
+                type=path,
                 help="the daemon's state directory, to be looked at where the daemon does not "
                 "answer (default: where it is by default)",
             ),
             argument(
                 "--config",
                 metavar="FILE",
+                type=path,
                 help="the daemon's configuration, to be read where the daemon does not answer "
                 f"(default {DEFAULT_CONFIG}, if it is there)",
             ),
@@ -238,7 +253,10 @@ COMMANDS: Final[Mapping[str, Command]] = {
 _JSON: Final = argument("--json", action="store_true", help="write JSON, errors too")
 GLOBALS: Final = (
     argument(
-        "--socket", metavar="PATH", help="the daemon's control socket (default $P2PCTL_SOCKET)"
+        "--socket",
+        metavar="PATH",
+        type=path,
+        help="the daemon's control socket (default $P2PCTL_SOCKET)",
     ),
     argument(
         "--instance",
@@ -261,7 +279,8 @@ def _main_parser() -> Parser:
     listing = "\n".join(f"  {name:<12}{command.help}" for name, command in COMMANDS.items())
     parser = Parser(
         prog="p2pctl",
-        usage="p2pctl [--socket PATH | --instance NAME] [--json] [--timeout SECONDS] COMMAND ...",
+        usage="p2pctl [--socket PATH | --instance NAME] [--json]\n"
+        "              [--timeout SECONDS] COMMAND ...",
         description="Drive a running p2pd.",
         epilog=f"commands:\n{listing}\n\n`p2pctl COMMAND --help` says more about each.",
     )
@@ -306,8 +325,6 @@ def parse(argv: Sequence[str]) -> tuple[Command, argparse.Namespace]:
     if command is None:
         raise UsageError(_unknown_command(name))
     _command_parser(name, command).read(argv[start + 1 :], options)
-    if options.socket == "":
-        raise UsageError("--socket: expected a path, not ''")
     if options.socket is not None and options.instance is not None:
         raise UsageError("--socket and --instance name the daemon twice: give one of them")
     return command, options

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from p2pctl import render
 from p2pctl.lab.plan import TABLES
+from p2pctl.terminal import has_reader
 from p2pd.control.api import MAX_LINE_BYTES, decode_data, decode_value
 from p2pd.control.client import Client, default_sockets
 from p2pd.errors import ConnectionLost, DialFailed, InvalidRequest, P2PError, RequestTimedOut
@@ -34,24 +35,31 @@ class Run:
         self.style = render.Style(sys.stdout)
         self._client: Client | None = None
 
-    @property
-    def client(self) -> Client:
-        """The connection, made when it is first asked for."""
+    def connected(self, progress: render.Progress | None = None) -> Client:
+        """Return the connection, made when it is first asked for."""
         if self._client is None:
-            self._client = Client(self._sockets(), self.options.timeout, instance=self.instance)
+            self._client = Client(
+                self._sockets(), self.options.timeout, instance=self.instance, waiting=progress
+            )
         return self._client
 
     def call(self, method: str, **params: Any) -> Any:
         """Call a method, showing progress if it takes long."""
-        progress = render.Progress(method)
-        try:
-            return self.client.call(method, params, self.options.timeout, progress)
-        finally:
-            progress.clear()
+        with render.Progress(method) as progress:
+            client = self.connected(progress)
+            return client.call(method, params, self.options.timeout, progress)
 
     def subscribe(self, method: str, **params: Any) -> Iterator[dict[str, Any]]:
-        """Yield what a subscription delivers; what was missed is reported on standard error."""
-        for notice in self.client.subscribe(method, params, self.options.timeout):
+        """Yield what a subscription delivers; what was missed is reported on standard error.
+
+        Raises `BrokenPipeError` within a second or so of the reader's leaving, as it may be long
+        until the next write would.
+        """
+        with render.Progress(method) as progress:
+            notices = self.connected(progress).subscribe(
+                method, params, self.options.timeout, progress, _end_without_reader
+            )
+        for notice in notices:
             if "missed" in notice:
                 count = notice["missed"]
                 message = f"{count} missed: the output was read too slowly"
@@ -328,6 +336,11 @@ def _now() -> "datetime":
     from datetime import UTC, datetime  # noqa: PLC0415 - start-up time
 
     return datetime.now(UTC)
+
+
+def _end_without_reader(_: float) -> None:
+    if not has_reader(sys.stdout):
+        raise BrokenPipeError
 
 
 def _base64(data: bytes) -> str:

@@ -16,7 +16,7 @@ def examine(run: Run) -> int:
     """Show what is wrong and what to do about it; returns 1 if there is a problem."""
     try:
         said: list[FindingJson] = run.call("doctor")["findings"]
-        daemon, findings = True, [_answers(run.client.path), *said]
+        daemon, findings = True, [_answers(run.connected().path), *said]
     except (DaemonUnreachable, RequestTimedOut) as error:
         daemon, findings = False, _without_daemon(run, error)
     healthy = all(each["level"] != "problem" for each in findings)

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, Self, TextIO
 
 from p2pctl.terminal import columns
 from p2pd.printable import escaped
@@ -84,12 +84,14 @@ class Progress:
             sys.stderr.flush()
             self._shown = True
 
-    def clear(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Take the line away."""
         if self._shown:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
-            self._shown = False
 
 
 def value_text(value: bytes) -> str:
@@ -295,11 +297,10 @@ def why(result: "results.WhyResultJson", style: Style, now: "datetime") -> str:
     steps = [(ago(step["time"], now), escaped(step["code"]), step) for step in result["steps"]]
     time_width = max((len(time) for time, _, _ in steps), default=0)
     code_width = max((len(code) for _, code, _ in steps), default=0)
-    lines = [style.paint(escaped(result["summary"]), result["liveness"])]
-    lines += [
-        f"  {time:>{time_width}}  {code:<{code_width}}  {escaped(step['text'])}"
-        for time, code, step in steps
-    ]
+    lines = [style.paint(_wrapped(escaped(result["summary"]), "", style), result["liveness"])]
+    for time, code, step in steps:
+        head = f"  {time:>{time_width}}  {code:<{code_width}}  "
+        lines.append(head + _wrapped(escaped(step["text"]), " " * len(head), style))
     return "\n".join(lines)
 
 

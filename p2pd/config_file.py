@@ -110,10 +110,13 @@ def _parse(toml: str | bytes) -> dict[str, Any]:
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"byte {error.start} is not UTF-8") from None
-    except ValueError as error:  # TOMLDecodeError, or an integer of thousands of digits
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"not UTF-8 (at line {line})") from None
+    except tomllib.TOMLDecodeError as error:
         reason = "".join(each if each.isprintable() else "?" for each in str(error))
         raise ValueError(reason) from None
+    except ValueError:  # `int` takes some thousands of digits
+        raise ValueError("an integer has too many digits") from None
 
 
 def _graft(tree: dict[str, Any], path: str, value: object) -> None:
@@ -173,7 +176,7 @@ def _unknown(path: str) -> str:
         return f"this is a section, not a key: set one of its keys, such as {key}"
     section, _, name = path.rpartition(".")
     if section in sections:
-        here = [each for each in known if each.rpartition(".")[0] == section]
+        here = [each for each in known + sections if each.rpartition(".")[0] == section]
         near = nearest(path.lower(), here)
         if near is None:
             # The same name elsewhere means something else.

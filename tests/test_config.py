@@ -156,6 +156,10 @@ class TestStrictness:
             ),
             ("[conections]\ntarget = 3", "conections: unknown key; did you mean connections?"),
             ("target = 3", "target: unknown key; did you mean connections.target?"),
+            (
+                "[discovery.multcast]",
+                "discovery.multcast: unknown key; did you mean discovery.multicast?",
+            ),
             ("[multicast]", "multicast: unknown key; did you mean discovery.multicast?"),
             ("[log]\nLEVEL = 3", "log.LEVEL: unknown key; did you mean log.level?"),
             ("[liveness]\nzzz = 3", "liveness.zzz: unknown key"),
@@ -222,10 +226,11 @@ class TestStrictness:
     @pytest.mark.parametrize(
         ("raw", "problem"),
         [
-            (b"\xff", "not valid TOML: byte 0 is not UTF-8"),
+            (b"\xff", "not valid TOML: not UTF-8 (at line 1)"),
+            (b"\xef\xbb\xbf[node]\nname = '\xff'", "not valid TOML: not UTF-8 (at line 2)"),
             (b"a = ", "not valid TOML: Invalid value (at end of document)"),
             (b"a = " + b"[" * 100_000, "nested too deeply"),
-            (b"a = " + b"9" * 5000, "not valid TOML"),
+            (b"a = " + b"9" * 5000, "not valid TOML: an integer has too many digits"),
             (b"a = 1\na = 2", "not valid TOML"),
         ],
     )

@@ -182,7 +182,13 @@ METHODS: Final[Mapping[str, Method]] = {
     "delete": Method("delete a record", {"key": _KEY, "owned": _OWNED}),
     "lookup": Method(
         "the DHT's route to a key or a node, hop by hop",
-        {"target": Param("string", "a node ID, or the prefix or name of a known node; else a key")},
+        {
+            "target": Param(
+                "string",
+                "a node ID, or the prefix or name of a known node; else a key",
+                min_bytes=1,
+            )
+        },
     ),
     "why": Method("why a peer has the standing that it has, step by step", {"peer": _PEER}),
     "doctor": Method("what is wrong with this node and its surroundings; takes some seconds"),

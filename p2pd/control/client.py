@@ -102,8 +102,9 @@ class Client:
         timeout: float = DEFAULT_TIMEOUT,
         *,
         instance: str | None = None,
+        waiting: Waiting | None = None,
     ) -> None:
-        self._socket, self.path = _connect(sockets, timeout, instance)
+        self._socket, self.path = _connect(sockets, timeout, instance, waiting)
         self._instance = instance
         self._received = bytearray()
         self._searched = 0
@@ -146,18 +147,23 @@ class Client:
         method: str,
         params: Mapping[str, Any] | None = None,
         timeout: float = DEFAULT_TIMEOUT,
+        waiting: Waiting | None = None,
+        idle: Waiting | None = None,
     ) -> Iterator[dict[str, Any]]:
         """Subscribe, then yield the parameters of each notification as it comes.
 
-        Only the answer to the subscription itself must come within `timeout` seconds.
-        Raises as `call` does, also `DaemonUnreachable` when the daemon ends.
+        Only the answer to the subscription itself must come within `timeout` seconds; `waiting`
+        is told of that wait. `idle` is called about once a second while nothing comes, and may
+        raise to end it. Raises as `call` does, also `DaemonUnreachable` when the daemon ends.
         """
-        number = self.call(method, params, timeout)["subscription"]
-        return self._notifications(method, number)
+        number = self.call(method, params, timeout, waiting)["subscription"]
+        return self._notifications(method, number, idle)
 
-    def _notifications(self, method: str, number: int) -> Iterator[dict[str, Any]]:
+    def _notifications(
+        self, method: str, number: int, idle: Waiting | None
+    ) -> Iterator[dict[str, Any]]:
         while True:
-            message = self._receive(method, None, None, None)
+            message = self._receive(method, None, None, idle)
             if "error" in message:
                 _raise_remote(message["error"])
             params = message.get("params")
@@ -194,18 +200,19 @@ class Client:
         waiting: Waiting | None,
     ) -> dict[str, Any]:
         """Wait for the next message; without a deadline, for ever."""
+        tick = _LONGEST_WAIT if deadline is None else _TICK_SECONDS
         started = time.monotonic()
         while (end := self._received.find(b"\n", self._searched)) < 0:
             self._searched = len(self._received)
             if self._searched > _MAX_ANSWER_BYTES:
                 raise self._lost("the answer is too long")
             # Never for ever: a Ctrl-C just before a wait begins goes unseen until it ends.
-            remaining = _LONGEST_WAIT
+            remaining = _LONGEST_WAIT if waiting is None else tick
             if deadline is not None and timeout is not None:
-                remaining = deadline - time.monotonic()
-                if remaining <= 0:
+                left = deadline - time.monotonic()
+                if left <= 0:
                     raise _timed_out(method, timeout)
-                remaining = min(remaining, _LONGEST_WAIT if waiting is None else _TICK_SECONDS)
+                remaining = min(remaining, left)
             self._socket.settimeout(remaining)
             try:
                 data = self._socket.recv(_READ_BYTES)
@@ -256,8 +263,10 @@ class Client:
 
 
 def _timed_out(method: str, timeout: float) -> RequestTimedOut:
+    # The doctor, of whom this is told as well, then looks by itself.
+    more = "" if method == "doctor" else "; `p2pctl doctor` says whether p2pd hangs"
     return RequestTimedOut(
-        f"{method}: no answer within {timeout:g} s; allow more time with --timeout SECONDS"
+        f"{method}: no answer within {timeout:g} s; allow more time with --timeout SECONDS{more}"
     )
 
 
@@ -279,14 +288,14 @@ def _error_kinds(kind: type[P2PError]) -> Iterator[type[P2PError]]:
 
 
 def _connect(
-    sockets: Sequence[str], timeout: float, instance: str | None
+    sockets: Sequence[str], timeout: float, instance: str | None, waiting: Waiting | None
 ) -> tuple[socket.socket, str]:
     refused, denied = "", False
     for path in sockets:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.settimeout(timeout)
         try:
-            _connect_in_time(sock, path, timeout)
+            _connect_in_time(sock, path, timeout, waiting)
         except PermissionError:
             denied = denied or not refused
             refused = refused or _permission_advice(path)
@@ -363,15 +372,20 @@ def unit_of(instance: str | None) -> str:
     return "p2pd" if instance in {None, "default"} else f"p2pd@{instance}"
 
 
-def _connect_in_time(sock: socket.socket, path: str, timeout: float) -> None:
-    deadline = time.monotonic() + timeout
+def _connect_in_time(
+    sock: socket.socket, path: str, timeout: float, waiting: Waiting | None
+) -> None:
+    started = time.monotonic()
     while True:
         try:
             sock.connect(path)
         # A Unix socket with a timeout does not wait for room in the listener's queue.
         except BlockingIOError:
-            if time.monotonic() >= deadline:
+            elapsed = time.monotonic() - started
+            if elapsed >= timeout:
                 raise TimeoutError from None
+            if waiting is not None:
+                waiting(elapsed)
             time.sleep(_QUEUE_SECONDS)
         else:
             return

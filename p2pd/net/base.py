@@ -138,3 +138,9 @@ class Network(Protocol):
 
         Datagrams are sent from the first of the interface's addresses of the group's family.
         """
+
+
+def cause_of(error: BaseException) -> str:
+    """Say what broke a stream: the words of the system's error, without its number."""
+    cause = error.__cause__ or error
+    return cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)

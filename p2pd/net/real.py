@@ -14,7 +14,7 @@ import trio
 
 from p2pd.address import Address, is_link_local_v6
 from p2pd.errors import DialFailed, Exhausted, StartError
-from p2pd.net.base import Interface
+from p2pd.net.base import Interface, cause_of
 from p2pd.net.certificate import TlsContexts, make_tls_contexts
 from p2pd.net.interfaces import interface_changes, list_interfaces
 from p2pd.net.multicast import LinuxMulticastSocket
@@ -204,7 +204,7 @@ def _no_tls(address: Address, error: BaseException) -> str:
             f"{address} answers, but does not speak TLS 1.3: most likely another program than "
             f"p2pd has this port ({cause.reason})"
         )
-    return f"{address} does not speak TLS 1.3, or hung up: {cause}"
+    return f"{address} does not speak TLS 1.3, or hung up: {cause_of(error)}"
 
 
 def _dial_problem(address: Address, error: OSError) -> str:

@@ -21,7 +21,7 @@ from p2pd.errors import (
     RequestTimedOut,
 )
 from p2pd.ids import NodeId
-from p2pd.net.base import Stream
+from p2pd.net.base import Stream, cause_of
 from p2pd.node.alarms import Alarm, Alarms
 from p2pd.node.background import Background
 from p2pd.node.dispatch import BUG, Dispatch
@@ -294,7 +294,7 @@ class Connection:
                 self._session.feed(data)
                 await self._take_events()
         except trio.BrokenResourceError as error:
-            text = f"the connection broke: {error.__cause__ or error}"
+            text = f"the connection broke: {cause_of(error)}"
             self._end(text, Ending.BROKEN, by_reader=True)
         except BadMessage as error:
             self._end(f"the peer sent nonsense: {error}", by_reader=True)

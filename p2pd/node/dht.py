@@ -128,7 +128,7 @@ class Dht:
         # A tombstone does not hide versions that were not seen.
         async with self._locked_and_read(name, owned=owned, consistency=Consistency.ALL) as seen:
             if not living(seen.versions, self._env.wall_ms()):
-                raise self._absence(_shown(name, self._owner(owned=owned)), seen)
+                raise self._absence(name, self._owner(owned=owned), seen)
             return await self._write(name, None, seen, owned=owned, lifetime=0)
 
     async def get(
@@ -146,7 +146,7 @@ class Dht:
         # A write by somebody who did not see a delete still stands.
         found = living(holding.versions, self._env.wall_ms())
         if not found:
-            raise self._absence(_shown(name, owner), holding)
+            raise self._absence(name, owner, holding)
         return found
 
     def _owner(self, *, owned: bool) -> NodeId | None:
@@ -222,8 +222,9 @@ class Dht:
                 f"{needed.of(found.wanted)} are needed; try again, or --consistency one"
             )
 
-    def _absence(self, shown: str, holding: Holding) -> P2PError:
+    def _absence(self, name: str, owner: NodeId | None, holding: Holding) -> P2PError:
         """Return `NotFound`, or `TooFewReplicas` where the absence is not established."""
+        shown = _shown(name, owner)
         if holding.ahead:
             return TooFewReplicas(
                 f"what is stored under {shown} is dated a day or so ahead of this node's clock; "
@@ -235,7 +236,8 @@ class Dht:
                 f"{shown} was not found, but {found.silent} of the nodes that may have it did "
                 "not answer; try again"
             )
-        return NotFound(f"no key {shown}")
+        hint = "" if name else ": it is empty, and `put` takes no empty one"
+        return NotFound(f"no key {shown}{hint}")
 
     def _check_version(self, versions: list[Version], expected: str) -> None:
         # As in `get`: a tombstone does not win against a concurrent write.

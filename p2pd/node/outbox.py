@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import trio
 
-from p2pd.net.base import Stream
+from p2pd.net.base import Stream, cause_of
 from p2pd.node.background import Background
 from p2pd.node.ending import Ending
 from p2pd.wire.framing import MAX_PAYLOAD
@@ -154,7 +154,7 @@ class Outbox:
                 self._writing_bytes = 0
                 self._wants_room.unpark_all()
         except trio.BrokenResourceError as error:
-            self._on_end(f"the connection broke: {error.__cause__ or error}", Ending.BROKEN)
+            self._on_end(f"the connection broke: {cause_of(error)}", Ending.BROKEN)
         except trio.TooSlowError:
             text = f"the peer did not take {self._writing_bytes} bytes in time"
             self._on_end(text, Ending.SILENT)

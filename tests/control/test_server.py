@@ -544,6 +544,8 @@ async def test_the_network_has_topics_of_its_own(wire: Wire) -> None:
     assert error["data"] == {"code": "invalid_request"}
     error = (await wire.call("publish", topic="", data=""))["error"]
     assert "must not be empty" in error["message"]
+    error = (await wire.call("lookup", target=""))["error"]
+    assert error["message"] == "lookup: parameter `target` must not be empty"
     error = (await wire.call("publish", topic="news"))["error"]
     assert error["message"] == "give exactly one of `data` and `data_base64`"
 

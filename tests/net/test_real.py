@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -10,7 +11,7 @@ import trio
 
 from p2pd.address import Address
 from p2pd.errors import DialFailed, StartError
-from p2pd.net.base import Listener, Stream
+from p2pd.net.base import Listener, Stream, cause_of
 from p2pd.net.certificate import make_tls_contexts
 from p2pd.net.real import RealNetwork
 from p2pd.net.tls import TlsStream
@@ -247,6 +248,26 @@ async def test_a_server_that_hangs_up_is_a_failed_dial(near: RealNetwork) -> Non
     async with plain_server(trio.SocketStream.aclose) as address:
         with trio.fail_after(HANG), pytest.raises(DialFailed, match=str(address.port)):
             await near.dial(address)
+
+
+async def test_a_server_that_was_killed_is_told_of_in_words(near: RealNetwork) -> None:
+    async def reset(stream: trio.SocketStream) -> None:
+        await stream.receive_some(1)
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await stream.aclose()
+
+    async with plain_server(reset) as address:
+        with trio.fail_after(HANG), pytest.raises(DialFailed, match="up: Connection reset by peer"):
+            await near.dial(address)
+
+
+def test_the_cause_of_a_broken_stream_is_told_in_words() -> None:
+    broken = trio.BrokenResourceError("the connection broke")
+    assert cause_of(broken) == "the connection broke"
+    broken.__cause__ = OSError(32, "Broken pipe")
+    assert cause_of(broken) == "Broken pipe"
+    broken.__cause__ = OSError("timed out")
+    assert cause_of(broken) == "timed out"
 
 
 async def test_a_dial_of_one_who_says_nothing_can_be_given_up(near: RealNetwork) -> None:

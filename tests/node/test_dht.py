@@ -106,6 +106,8 @@ async def test_put_get_delete(autojump_clock: MockClock, size: int) -> None:
                 await node.node.get("k")
         with pytest.raises(NotFound):
             await last.node.delete("k")
+        with pytest.raises(NotFound, match="no key '': it is empty"):
+            await last.node.get("")
         await last.node.put("k", b"4")
         assert (await first.node.get("k")).winner.value == b"4"
         assert_unharmed(*nodes)

@@ -295,7 +295,8 @@ def failing(node: FakeNode, error: Exception) -> None:
         (["ping", "nobody"], 3, "not_found"),
         (["connect", "nowhere"], 2, "invalid_request"),
         (["publish", "$dead", "x"], 2, "invalid_request"),
-        (["subscribe", "a" * 65], 2, "invalid_request"),
+        (["subscribe", *"a" * 65], 2, "invalid_request"),
+        (["subscribe", "a" * 65], 2, "usage"),
         (["why", "nobody"], 3, "not_found"),
         (["publish", "news"], 2, "usage"),
         (["subscribe"], 2, "usage"),
@@ -454,6 +455,32 @@ def test_an_unknown_flag_is_told_of_rather_than_what_it_seems_to_leave_out(
         assert told in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["put", "", "v"], "argument KEY: expected a key, not ''; see `p2pctl put --help`"),
+        (["lookup", ""], "argument KEY|NODE: expected a key or a node, not ''"),
+        (["ping", ""], "argument PEER: expected a peer, not ''"),
+        (["get", "k", "--owner", ""], "argument --owner: expected a peer, not ''"),
+        (["publish", "", "hi"], "argument TOPIC: expected 1 to 64 bytes of printable text, not ''"),
+        (["subscribe", "news", ""], "argument TOPIC: expected 1 to 64 bytes of printable"),
+        (["subscribe", "ü" * 33], "argument TOPIC: expected 1 to 64 bytes of printable"),
+        (["subscribe", "\udcff"], r"argument TOPIC: expected 1 to 64 bytes of printable text, not"),
+        (["--socket", "", "status"], "argument --socket: expected a path, not ''"),
+        (["doctor", "--state-dir", ""], "argument --state-dir: expected a path, not ''"),
+        (["doctor", "--config="], "argument --config: expected a path, not ''"),
+    ],
+)
+def test_what_is_empty_or_too_long_is_told_by_its_place(
+    daemon: Daemon, capsys: Captured, argv: list[str], told: str
+) -> None:
+    assert main(argv) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"p2pctl: {told}")
+    assert shown.count("\n") == 1
+    assert main(["publish", "ü" * 32, ""]) == 0
+
+
 def test_json_in_a_value_is_no_option(daemon: Daemon, capsys: Captured) -> None:
     assert main(["get", "--", "--json"]) == 3
     assert capsys.readouterr().err == "p2pctl: no record '--json'\n"
@@ -497,6 +524,24 @@ def test_help_lists_every_command(capsys: Captured) -> None:
     assert all(f"  {name} " in shown for name in COMMANDS)
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == "p2pctl 0.1.0\n"
+
+
+@pytest.mark.parametrize("columns", [72, 80, 100])
+def test_help_fits_into_a_terminal(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for name in ("", *COMMANDS):
+        assert main([*name.split(), "--help"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert max(map(len, lines)) < columns, name
+    assert main(["--help"]) == 0
+    listed = capsys.readouterr().out.partition("\ncommands:\n")[2].partition("\n\n")[0]
+    names = [line[:14].strip() for line in listed.splitlines()]
+    assert [each for each in names if each] == [*COMMANDS]
+    assert " ".join(listed.split()) == " ".join(
+        f"{name} {command.help}" for name, command in COMMANDS.items()
+    )
 
 
 def test_the_parser_for_completion_knows_every_command() -> None:

@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -176,6 +177,19 @@ def test_a_reader_that_leaves_early_sees_no_traceback(daemon: Daemon, command: s
     assert len(done.stdout) == 1
 
 
+@pytest.mark.parametrize("command", ["watch", "subscribe news"])
+def test_a_subscription_ends_when_its_reader_leaves_before_anything_comes(
+    daemon: Daemon, command: str
+) -> None:
+    with start(*command.split()) as process:
+        daemon.run(daemon.subscriber)
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.wait(10) == 141
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
 @pytest.mark.parametrize(
     ("redirection", "exit_code", "error"),
     [
@@ -238,6 +252,26 @@ def test_progress_is_shown_on_a_terminal_and_taken_away(daemon: Daemon) -> None:
     shown = on_terminal("lookup", "k", "--timeout", "1.3")
     assert b"lookup: 1 s" in shown
     assert b"\r\x1b[Kp2pctl: lookup: no answer within 1.3 s" in shown
+
+
+@pytest.mark.parametrize(
+    ("command", "queue", "told"),
+    [
+        ("watch", 1, b"watch: no answer within 1.3 s"),
+        ("status", 0, b"{path}: p2pd does not accept within 1.3 s"),
+    ],
+)
+def test_progress_is_shown_while_a_daemon_that_hangs_is_waited_for(
+    tmp_path: Path, command: str, queue: int, told: bytes
+) -> None:
+    path = str(tmp_path / "hung.sock")
+    with socket.socket(socket.AF_UNIX) as hung, socket.socket(socket.AF_UNIX) as earlier:
+        hung.bind(path)
+        hung.listen(queue)
+        earlier.connect(path)
+        shown = on_terminal(command, "--socket", path, "--timeout", "1.3")
+    assert f"{command}: 1 s".encode() in shown
+    assert b"\r\x1b[Kp2pctl: " + told.replace(b"{path}", path.encode()) in shown
 
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202egnp\nfake line\r"

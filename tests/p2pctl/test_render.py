@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pctl import render
-from p2pd.control.results import PeerJson, VersionJson
+from p2pd.control.results import PeerJson, VersionJson, WhyResultJson
 
 
 @given(st.recursive(st.text() | st.integers() | st.none(), st.lists, max_leaves=5))
@@ -124,6 +124,34 @@ def test_a_table_of_peers_fits_into_a_terminal() -> None:
     assert "no answer within 5 s, no answer" in whole
     narrow = render.Style(Terminal(), {"COLUMNS": "80", "NO_COLOR": "1"})
     assert "SOURCE" not in render.peers(result, narrow, now)
+
+
+def test_the_steps_of_why_stay_in_their_column_on_a_terminal() -> None:
+    words = " ".join(["word"] * 30)
+    result: WhyResultJson = {
+        "node_id": "ab" * 32,
+        "name": "bob",
+        "status": "disconnected",
+        "liveness": "dead",
+        "summary": words,
+        "steps": [
+            {"time": "2026-01-01T00:00:00Z", "code": "peer.dead", "text": words},
+            {"time": None, "code": "peer.last_error", "text": "short"},
+        ],
+    }
+    now = datetime(2026, 1, 1, 0, 1, tzinfo=UTC)
+    style = render.Style(Terminal(), {"COLUMNS": "72", "NO_COLOR": "1"})
+    lines = render.why(result, style, now).splitlines()
+    assert max(map(len, lines)) <= 72
+    steps = lines[[line.startswith(" ") for line in lines].index(True) :]
+    column = len("  1 min ago  peer.last_error  ")
+    assert {line[column] for line in steps} == {"w", "s"}
+    assert [head for line in steps if (head := line[:column].strip())] == [
+        "1 min ago  peer.dead",
+        "-  peer.last_error",
+    ]
+    in_a_pipe = render.why(result, render.Style(io.StringIO()), now).splitlines()
+    assert [line.endswith(words) for line in in_a_pipe] == [True, True, False]
 
 
 def test_a_value_can_not_drive_the_terminal_but_keeps_its_lines() -> None:
