@@ -788,6 +788,35 @@ async def test_a_feeler_counts_where_others_report_the_node_while_it_is_out(
         assert trio.current_time() - refused[0] < 0.2
 
 
+async def test_a_probe_that_was_under_way_is_not_the_last_dial(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be back since that one began."""
+    monkeypatch.setattr(feelers, "FEELER_INTERVAL", 60.0)
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__target=0)
+        peer, reporter = await proven(world, a), ScriptedPeer(world)
+        line = await left_to_feelers(world, a, reporter)
+        world.conditions.unreachable.add(peer.host)
+        begun: list[float] = []
+        dial = a.network.dial
+
+        async def count(address: Address) -> SimStream:
+            begun.append(trio.current_time())
+            return await dial(address)
+
+        monkeypatch.setattr(a.network, "dial", count)
+        await world.until(lambda: len(begun) == 1, within=100)
+        # The feeler fails soon after it: then the probe that the report brought is under way.
+        await trio.sleep(1.5)
+        await line.send(report(reporter, peer))
+        await world.until(lambda: len(begun) == 2, within=10)
+        world.conditions.unreachable.remove(peer.host)
+        await trio.sleep(30)
+        assert "peer.dead" not in a.codes()
+        assert seen(a, peer) == ["alive"]
+
+
 async def test_whose_only_link_is_out_holds_not_all_others_dead(autojump_clock: MockClock) -> None:
     """Its probes of them come to nothing then, and with nobody left it can't tell why."""
     async with open_world(1) as world:
