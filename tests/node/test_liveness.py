@@ -537,6 +537,7 @@ async def test_who_calls_one_of_the_dead_tells_of_old_deaths_only_if_it_answers(
         young = await world.start("b", lan=None, connections__target=0)
         listeners = {each: world.network.listeners.pop(each.address) for each in (old, also_old)}
         line = await left_to_feelers(world, a, reporter)
+        await world.until(lambda: connected(a) == {reporter.identity.node_id.hex()}, within=100)
         for peer in (old, also_old):
             await line.send(report(reporter, peer))
         await world.until(lambda: seen(a, old, also_old) == ["dead"] * 2, within=20)
