@@ -8,6 +8,7 @@ import heapq
 import math
 import random
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import attrs
 
@@ -170,12 +171,16 @@ class Suspects:
         suspicion, dead = self._suspicions.get(node), self._dead.get(node)
         if dead is not None and dead.failed_at is None:
             newer = _newer(dead.reports, issued_ms)
-            if independent(newer.values()) >= QUORUM:
+            if self._believed(newer, now) >= QUORUM:
                 return False
             if gone_since:
                 self.drop(node)
                 self.open_lost(node, newer, now)
-            return not gone_since
+                return False
+            for each in newer:
+                # They are too few, but not proven wrong.
+                del dead.reports[each]
+            return True
         if suspicion is None:
             return not gone_since
         newer, still_lost = _newer(suspicion.reports, issued_ms), suspicion.lost and gone_since
@@ -185,9 +190,7 @@ class Suspects:
             self.refute((each for each in suspicion.reports if each not in newer), now)
         suspicion.reports, suspicion.lost = newer, still_lost
         self.recount(suspicion, now)
-        if still_lost:
-            self.schedule(node)
-        else:
+        if not still_lost:
             self.start_over(node, now)
         return False
 
@@ -216,13 +219,13 @@ class Suspects:
 
     def recount(self, suspicion: Suspicion, now: float) -> None:
         """Count the independent reporters that are still believed."""
-        suspicion.recount(
-            independent(
-                each
-                for reporter, each in suspicion.reports.items()
-                if not self._reporters.is_discredited(reporter, now)
-            ),
-            now,
+        suspicion.recount(self._believed(suspicion.reports, now), now)
+
+    def _believed(self, reports: dict[NodeId, Statement], now: float) -> int:
+        return _independent(
+            each
+            for reporter, each in reports.items()
+            if not self._reporters.is_discredited(reporter, now)
         )
 
     def schedule(self, node: NodeId) -> None:
@@ -290,16 +293,16 @@ class Suspects:
         in time.
         """
         suspicion = self._suspicions[node]
-        alone = suspicion.lost and suspicion.others_failed and not suspicion.others_tried
+        alone = suspicion.lost and not suspicion.others_tried
         complete = suspicion.failed_at is not None and not suspicion.announced
         if alone and complete and not suspicion.independent and not self._isolation.isolated:
             suspicion.announced = self._own_reports.count_one(now)
             if suspicion.announced:
                 self._news.append(Report(node, Evidence.SILENT, now))
 
-    def _is_dead_to_few(self, node: NodeId) -> bool:
+    def _is_dead_to_few(self, node: NodeId, now: float) -> bool:
         dead = self._dead.get(node)
-        return dead is not None and independent(dead.reports.values()) < QUORUM
+        return dead is not None and self._believed(dead.reports, now) < QUORUM
 
     def next_due(self) -> float:
         """Return when there are actions to take; infinity for never."""
@@ -322,7 +325,7 @@ class Suspects:
             suspicion = self._suspicions.get(node)
             if suspicion is not None:
                 self._look_at(node, suspicion, now)
-        self._news += self._own_reports.take(now, self._is_dead_to_few)
+        self._news += self._own_reports.take(now, partial(self._is_dead_to_few, now=now))
         news, self._news = self._news, []
         return news
 
@@ -336,9 +339,9 @@ class Suspects:
     def _ask_for_probes(self, node: NodeId, suspicion: Suspicion, now: float) -> None:
         if suspicion.verdict_due(self._patience) <= now:
             suspicion.held = self._isolation.isolated
-            # It may have come back since it was dialled.
-            suspicion.last_chance = not suspicion.held
-            suspicion.dial_due = math.inf if suspicion.held else now
+            if not suspicion.held:
+                # It may have come back since it was dialled.
+                suspicion.last_chance, suspicion.dial_due = True, now
         if suspicion.dial_due <= now:
             if suspicion.lost or suspicion.last_chance or self._probes.spend(1, now):
                 suspicion.dial_due, suspicion.dialled_at = now + OUTCOME_WITHIN, now
@@ -402,7 +405,7 @@ class Suspects:
 
         A time once chosen stands, or endless reports and refutations would put it off for ever.
         """
-        window = self._windows.pop(node, None)
+        window = self._windows.get(node)
         if window is None or window.probe_at < now:
             begin = now if window is None else max(now, window.end)
             length = max(PROBE_WINDOW_LEAST, self._population / DIALS_PER_SECOND)
@@ -429,7 +432,7 @@ def _newer(reports: dict[NodeId, Statement], issued_ms: int) -> dict[NodeId, Sta
     return {who: each for who, each in reports.items() if each.observed_ms >= issued_ms}
 
 
-def independent(statements: Iterable[Statement]) -> int:
+def _independent(statements: Iterable[Statement]) -> int:
     """Count reports, only one from each public network."""
     networks = [each.network for each in statements]
     return networks.count(None) + len(set(networks) - {None})

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from contextlib import suppress
 
+import attrs
 import trio
 
 from p2pd.core.actions import (
@@ -60,6 +61,14 @@ MAX_LEFT_UNKNOWN = 256
 LATE = 1.0
 
 
+@attrs.frozen(eq=False)
+class _Probe:
+    """A probe under way; `last`: its failure is the verdict."""
+
+    last: bool
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+
+
 class LivenessService:
     """Watches over the peers of a node."""
 
@@ -94,7 +103,7 @@ class LivenessService:
         self._feelers = Feelers(
             env, roster, probing, gossip, self._machine, self._wake, self._end_long_partition
         )
-        self._under_way: dict[NodeId, None] = {}
+        self._under_way: dict[NodeId, _Probe] = {}
         self._signs_of_life = SignsOfLife()
         # Who left before it was known here, and when (Unix ms): an older word may come later.
         self._left_unknown = BoundedTable[NodeId, int](MAX_LEFT_UNKNOWN)
@@ -216,18 +225,28 @@ class LivenessService:
                 self._tell(node, "peer.alive", f"{self._name(node)} is alive", logging.INFO)
 
     async def _redial(self, node: NodeId, last: bool = False) -> None:  # noqa: FBT001, FBT002 - a task's argument
-        """Probe a node, unless that is under way, and tell the machine the outcome."""
+        """Probe a node, unless that is under way, and tell the machine the outcome.
+
+        The last dial takes the place of an earlier probe: the node may be back since that began.
+        """
         entry = self._registry.get(node)
         if entry is None:
             self._machine.forget(node)
             return
-        if node in self._under_way:
-            return
-        self._under_way[node] = None
+        earlier = self._under_way.get(node)
+        if earlier is not None:
+            if earlier.last or not last:
+                return
+            earlier.scope.cancel()
+        probe = self._under_way[node] = _Probe(last)
         try:
-            outcome = await self._probing.probe(node, last=last)
+            with probe.scope:
+                outcome = await self._probing.probe(node, last=last)
         finally:
-            del self._under_way[node]
+            if self._under_way.get(node) is probe:
+                del self._under_way[node]
+        if probe.scope.cancel_called:
+            return
         now = trio.current_time()
         if outcome is ProbeOutcome.ANSWERED:
             self._machine.heard(node, now)

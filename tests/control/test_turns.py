@@ -63,7 +63,7 @@ async def test_a_place_that_nobody_waits_for_is_free_again(
     assert work.begun == ["a0", "a1", "b0", "b1"]
 
 
-@pytest.mark.parametrize("gone", ["b0", "b1"])
+@pytest.mark.parametrize("gone", ["b0", "b1", "c0"])
 async def test_who_goes_while_waiting_takes_no_place(
     autojump_clock: MockClock, nursery: trio.Nursery, gone: str
 ) -> None:

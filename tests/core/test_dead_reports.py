@@ -19,7 +19,14 @@ from p2pd.core.suspects import (
     DIALS_PER_SECOND,
     PROBE_WINDOW_LEAST,
 )
-from p2pd.core.suspicion import ASK_AGAIN, QUORUM, REFUTE_WAIT, SUSPICION_MOST
+from p2pd.core.suspicion import (
+    ASK_AGAIN,
+    LAST_DIAL,
+    QUORUM,
+    REFUTE_WAIT,
+    SUSPICION_MOST,
+    suspicion_time,
+)
 from tests.core.evidence import (
     ACCUSED,
     LIAR,
@@ -93,6 +100,26 @@ def test_of_those_who_find_out_because_they_were_told_about_so_many_tell_it_too(
     assert TELL_AGAIN / 3 <= told <= TELL_AGAIN * 3
 
 
+def test_others_are_not_asked_beside_the_last_dial_of_whom_we_did_not_lose() -> None:
+    """All who got the report would ask."""
+    machine = membership()
+    accuse(machine, ACCUSED, LIAR, 100.0)
+    run(machine, 101.0)
+    machine.dial_failed(ACCUSED, 101.0, refused=False)
+    assert run(machine, 110.0) == [Redial(ACCUSED, last=True)]
+
+
+def test_strangers_make_nobody_report_before_the_verdict() -> None:
+    """All who got their reports would."""
+    machine = membership(known=100_000)
+    for number in range(10, 10 + QUORUM):
+        accuse(machine, ACCUSED, node(number), 100.0, stranger=True)
+    # It could not be dialled at first.
+    machine.others_failed(ACCUSED, 101.0, tried=False)
+    machine.dial_failed(ACCUSED, 102.0, refused=False)
+    assert run(machine, 120.0) == [Redial(ACCUSED, last=True)]
+
+
 def test_whom_enough_strangers_report_is_dialled_once_and_only_that_decides() -> None:
     known = 100
     machine = membership(known=known)
@@ -153,6 +180,19 @@ def test_what_a_witness_finds_out_is_told_soon() -> None:
         find_refused(machine, 10, 100.0)
         told = reports(run(machine, 100.0 + GATHER))
         assert told == [Report(node(10), Evidence.REFUSED, 100.0)]
+
+
+def test_what_is_told_waits_longer_where_more_may_be_dead() -> None:
+    waits = []
+    for seed in range(20):
+        machine = membership(known=1000, seed=seed)
+        for number in range(20, 30):
+            machine.lost(node(number), 100.0, reset=True)
+        machine.take_actions(100.0)
+        find_refused(machine, 10, 100.0)
+        machine.take_actions(100.0)
+        waits.append(machine.next_due() - 100.0)
+    assert GATHER < max(waits) <= GATHER_MOST
 
 
 def test_another_suspicion_does_not_hold_up_what_is_to_be_told() -> None:
@@ -253,6 +293,18 @@ def test_what_was_told_before_it_was_back_keeps_nobody_silent() -> None:
         assert len(reports(run(machine, 102.0 + GATHER))) == 1
 
 
+def test_no_lot_has_a_death_told_again_that_a_quorum_told_meanwhile() -> None:
+    """Of so few nodes, each is drawn."""
+    machine = membership(lambda each: "8.8.8.0/24" if each[-1] < 50 else None, known=5)
+    for accused, reporters in ((1, (60, 61, 62)), (2, (10, 11, 12)), (3, (LIAR[-1], 61, 62))):
+        find_refused(machine, accused, 100.0)
+        for number in reporters:
+            assert accuse(machine, node(accused), node(number), 100.0)
+    discredit(machine, 99.0)
+    told = reports(run(machine, 100.0 + GATHER_MOST))
+    assert [each.node for each in told] == [node(2), node(3)]
+
+
 def test_no_report_is_added_to_a_quorum() -> None:
     machine = membership(known=1000)
     for number in range(10, 10 + QUORUM):
@@ -344,6 +396,29 @@ def test_only_a_quorum_that_stands_keeps_the_dead_dead() -> None:
     assert machine.liveness(ACCUSED) is Liveness.DEAD
     assert accuse(machine, ACCUSED, node(20), 104.0)
     machine.vouched(ACCUSED, wall(103.5), 104.1, wall(104.1))
+    assert machine.liveness(ACCUSED) is Liveness.ALIVE
+
+
+def test_of_a_quorum_that_keeps_the_dead_dead_a_network_counts_as_one_too() -> None:
+    machine = membership(lambda each: "8.8.8.0/24" if each[-1] < 50 else None, known=100_000)
+    for number in range(60, 60 + QUORUM):
+        accuse(machine, ACCUSED, node(number), 100.0)
+    run(machine, 103.0)
+    for number in range(10, 10 + QUORUM):
+        assert accuse(machine, ACCUSED, node(number), 104.0)
+    machine.vouched(ACCUSED, wall(103.5), 104.1, wall(104.1))
+    assert machine.liveness(ACCUSED) is Liveness.ALIVE
+
+
+def test_who_is_not_believed_any_more_keeps_nobody_dead() -> None:
+    machine = membership(known=100_000)
+    for number in range(10, 10 + QUORUM):
+        accuse(machine, ACCUSED, node(number), 100.0)
+    run(machine, 103.0)
+    for reporter in (LIAR, *map(node, range(20, 19 + QUORUM))):
+        assert accuse(machine, ACCUSED, reporter, 104.0)
+    discredit(machine, 104.0)
+    machine.vouched(ACCUSED, wall(103.5), 105.0, wall(105.0))
     assert machine.liveness(ACCUSED) is Liveness.ALIVE
 
 
@@ -516,7 +591,8 @@ def test_a_quorum_that_reported_whom_we_were_connected_to_counts_from_its_loss()
 def test_a_word_takes_those_from_a_quorum_who_saw_less_than_it() -> None:
     machine = membership(known=100_000)
     for number in range(10, 10 + QUORUM):
-        accuse(machine, ACCUSED, node(number), 102.0, age=2.0 if number == 10 else 0.0)
+        accuse(machine, ACCUSED, node(number), 102.0, age=2.0 if number == 10 else 1.0)
+    # One of the same moment refutes nothing.
     machine.vouched(ACCUSED, wall(101.0), 102.0, wall(102.0))
     assert len(machine.accusers(ACCUSED)) == QUORUM - 1
     assert declared(run(machine, 200.0)) == []
@@ -530,6 +606,34 @@ def test_a_word_costs_only_those_their_credit_who_were_wrong() -> None:
         machine.vouched(node(number), wall(101.0), 102.0, wall(102.0))
     assert not accuse(machine, ACCUSED, LIAR, 103.0)
     assert accuse(machine, ACCUSED, late, 103.0)
+
+
+def test_a_word_costs_nobody_credit_who_saw_the_dead_die_after_it() -> None:
+    machine = membership(known=100_000)
+    for number in range(200, 200 + FALSE_REPORTS):
+        for reporter in range(10, 10 + QUORUM):
+            accuse(machine, node(number), node(reporter), 100.0)
+        assert len(declared(run(machine, 103.0))) == 1
+        assert accuse(machine, node(number), LIAR, 104.0)
+        machine.vouched(node(number), wall(103.5), 104.1, wall(104.1))
+    assert not accuse(machine, ACCUSED, node(10), 105.0)
+    assert accuse(machine, ACCUSED, LIAR, 105.0)
+
+
+@pytest.mark.parametrize("word_at", [99.0, 101.0])
+def test_a_word_costs_nobody_credit_for_whom_we_lost(word_at: float) -> None:
+    """It is later than a report, but not than our loss or than another report."""
+    machine = membership(known=100_000)
+    for number in range(200, 200 + FALSE_REPORTS):
+        machine.heard(node(number), 90.0)
+        machine.lost(node(number), 100.0, reset=False)
+        if word_at < 100.0:
+            machine.others_reached(node(number), 101.0)
+        accuse(machine, node(number), LIAR, 102.0, age=102.0 - word_at + 0.5)
+        accuse(machine, node(number), node(98), 102.0)
+        machine.vouched(node(number), wall(word_at), 102.1, wall(102.1))
+        assert list(machine.accusers(node(number))) == [node(98)]
+    assert accuse(machine, ACCUSED, LIAR, 103.0)
 
 
 def test_a_dial_from_before_a_word_says_nothing_of_what_is_reported_after_it() -> None:
@@ -593,11 +697,27 @@ def test_a_moment_without_contact_costs_a_verdict_no_more_than_itself() -> None:
     assert isinstance(declared, Declare)
 
 
-def test_a_refutation_that_comes_soon_after_a_time_without_contact_is_in_time() -> None:
+def test_a_moment_without_contact_costs_no_more_where_waits_are_longer() -> None:
+    heard_at = 102.0
+    machine = membership(known=100_000, last_heard=lambda: heard_at)
+    machine.late(0.5)
+    for number in range(10, 10 + QUORUM):
+        accuse(machine, ACCUSED, node(number), 100.0)
+    assert run(machine, 100.0 + 2 * REFUTE_WAIT) == []
+    heard_at = math.inf
+    assert len(declared(run(machine, 100.5 + 2 * REFUTE_WAIT))) == 1
+
+
+@pytest.mark.parametrize("heard_then", [math.inf, 106.0])
+def test_a_refutation_that_comes_soon_after_a_time_without_contact_is_in_time(
+    heard_then: float,
+) -> None:
     heard_at = 100.0
     machine = membership(known=100_000, last_heard=lambda: heard_at)
     for number in range(10, 10 + QUORUM):
         accuse(machine, ACCUSED, node(number), 100.0)
+    run(machine, 107.5)
+    heard_at = heard_then
     run(machine, 108.0)
     heard_at = math.inf
     assert run(machine, 109.0) == []
@@ -625,9 +745,11 @@ def test_a_word_from_before_our_loss_refutes_reports_but_not_the_loss() -> None:
     machine.vouched(ACCUSED, wall(100.5), 101.5, wall(101.5))
     assert machine.liveness(ACCUSED) is Liveness.SUSPECT
     assert machine.accusers(ACCUSED) == {}
-    assert run(machine, 150.0) == []
-    machine.dial_failed(ACCUSED, 150.0, refused=False)
-    machine.others_failed(ACCUSED, 150.0)
+    assert run(machine, 102.0) == []
+    machine.dial_failed(ACCUSED, 102.0, refused=False)
+    machine.others_failed(ACCUSED, 102.0)
+    # They do not make the suspicion any shorter, either.
+    assert machine.next_due() == pytest.approx(101.0 + suspicion_time(1) - LAST_DIAL)
     assert Declare(ACCUSED, Evidence.SILENT, ()) in run_unanswered(machine, 160.0)
 
 
@@ -637,8 +759,10 @@ def test_a_verdict_by_reports_that_a_word_refutes_is_left_to_our_own_probes() ->
         accuse(machine, ACCUSED, node(number), 100.0)
     machine.lost(ACCUSED, 101.0, reset=True)
     assert any(isinstance(each, Declare) for each in run(machine, 110.0))
+    assert accuse(machine, ACCUSED, LIAR, 110.0)
     machine.vouched(ACCUSED, wall(100.5), 110.5, wall(110.5))
     assert machine.liveness(ACCUSED) is Liveness.SUSPECT
+    assert list(machine.accusers(ACCUSED)) == [LIAR]
     assert run(machine, 110.5) == [Redial(ACCUSED)]
     machine.heard(ACCUSED, 110.6)
     assert run(machine, 110.6) == [Revive(ACCUSED)]

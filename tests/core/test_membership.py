@@ -177,6 +177,20 @@ def test_others_are_asked_as_often_again_where_all_begins_anew() -> None:
     assert run(machine, 10.0 + ASK_AGAIN) == [AskOthers(ACCUSED)]
 
 
+def test_others_are_asked_once_whatever_keeps_us_from_a_dial() -> None:
+    machine = membership()
+    machine.lost(ACCUSED, 1.0, reset=True)
+    assert machine.wants_others(ACCUSED)
+    machine.others_failed(ACCUSED, 1.0)
+    assert not machine.wants_others(ACCUSED)
+    run(machine, 1.0)
+    machine.dial_failed(ACCUSED, 2.0, refused=False)
+    assert run(machine, 2.0) == []
+    # Of a silent one, they are being asked already.
+    machine.lost(node(2), 2.0, reset=False)
+    assert not machine.wants_others(node(2))
+
+
 def test_whom_nobody_asked_knows_is_reported_before_the_verdict_and_can_refute_it() -> None:
     machine = membership()
     machine.lost(ACCUSED, 1.0, reset=False)
@@ -186,6 +200,16 @@ def test_whom_nobody_asked_knows_is_reported_before_the_verdict_and_can_refute_i
     assert run(machine, 3.5) == [Report(ACCUSED, Evidence.SILENT, 3.5)]
     machine.vouched(ACCUSED, wall(3.6), 3.7, wall(3.7))
     assert run(machine, 600.0) == [Revive(ACCUSED)]
+
+
+def test_whom_another_one_reported_is_not_reported_before_the_verdict_too() -> None:
+    machine = membership()
+    machine.lost(ACCUSED, 1.0, reset=False)
+    accuse(machine, ACCUSED, LIAR, 1.0)
+    run(machine, 1.0)
+    machine.dial_failed(ACCUSED, 3.0, refused=False)
+    machine.others_failed(ACCUSED, 3.5, tried=False)
+    assert run(machine, 3.5) == []
 
 
 def test_a_report_before_the_verdict_is_not_repeated_with_it() -> None:
@@ -266,12 +290,14 @@ def test_a_quorum_decides_of_who_has_no_address_though_it_is_late() -> None:
     accuse(machine, ACCUSED, LIAR, 0.0)
     now = 0.0
     done: list[Action] = []
+    dials = 0
     while not done and now < 2 * OUTCOME_WITHIN:
         if now == OUTCOME_WITHIN - 1:
             for number in range(QUORUM - 1):
                 accuse(machine, ACCUSED, node(100 + number), now)
         for action in run(machine, now):
             if isinstance(action, Redial):
+                dials += 1
                 machine.dial_impossible(ACCUSED, now)
             else:
                 done.append(action)
@@ -279,6 +305,7 @@ def test_a_quorum_decides_of_who_has_no_address_though_it_is_late() -> None:
     [verdict] = done
     assert isinstance(verdict, Declare)
     assert machine.liveness(ACCUSED) is Liveness.DEAD
+    assert dials == 3
 
 
 def test_a_quorum_decides_of_who_has_no_address() -> None:
@@ -319,6 +346,12 @@ def test_a_goodbye_that_comes_late_does_not_hide_a_later_word() -> None:
     assert machine.has_left(ACCUSED)
     machine.vouched(ACCUSED, wall(10.0), 20.0, wall(20.0))
     assert machine.liveness(ACCUSED) is Liveness.ALIVE
+    # With its clock set back meanwhile.
+    machine.left(ACCUSED, 20.5, wall(9.0))
+    machine.vouched(ACCUSED, wall(9.5), 20.6, wall(20.6))
+    assert machine.has_left(ACCUSED)
+    machine.heard(ACCUSED, 20.7)
+    machine.unlinked(ACCUSED, 20.7, 20.8)
     assert accuse(machine, ACCUSED, node(2), 21.0)
 
 

@@ -1,17 +1,20 @@
 """Reports are bounded, and what they cost: in memory, in dials, in further reports."""
 
 import random
+from collections.abc import Callable
 
 import pytest
 
 from p2pd.core.actions import Declare, Liveness, Redial, Report
 from p2pd.core.known_nodes import MAX_KNOWN
+from p2pd.core.membership import Membership
 from p2pd.core.own_reports import GATHER, MAX_TOLD_OF, OwnReports
 from p2pd.core.reporters import (
     FALSE_REPORTS,
     MAX_RECENT,
     MAX_RECENT_OF_ONE,
     MAX_REPORTERS,
+    REPORT_AGAIN,
     REPORT_TTL,
     REPORTS_PER_MINUTE,
     Reporters,
@@ -23,6 +26,7 @@ from p2pd.core.suspects import (
     PROBE_WINDOW_LEAST,
 )
 from p2pd.core.suspicion import MAX_REPORTS, QUORUM
+from p2pd.ids import NodeId
 from tests.core.evidence import ACCUSED, LIAR, accuse, membership, node, run, wall
 
 
@@ -48,6 +52,8 @@ def test_of_one_accused_only_so_many_reports_count() -> None:
     assert counted == [True] * MAX_REPORTS + [False] * (50 - MAX_REPORTS)
     assert any(isinstance(each, Declare) for each in run(machine, 103.0))
     assert not accuse(machine, ACCUSED, node(500), 104.0)
+    # Those that count may be brought up to date.
+    assert accuse(machine, ACCUSED, node(100), 101.0 + REPORT_AGAIN)
 
 
 def test_a_flood_of_reports_neither_crowds_out_our_own_losses_nor_makes_us_dial_more() -> None:
@@ -199,7 +205,10 @@ def test_whose_deaths_were_told_of_is_remembered_within_a_bound() -> None:
     assert all(own.quorum_reported(node(number), 100.0) for number in range(100, MAX_TOLD_OF + 100))
 
 
-def test_a_dial_that_had_to_be_put_off_takes_nothing_from_others() -> None:
+@pytest.mark.parametrize("not_made", [Membership.dial_put_off, Membership.dial_impossible])
+def test_a_dial_that_was_not_made_takes_nothing_from_others(
+    not_made: Callable[[Membership, NodeId, float], None],
+) -> None:
     """Else invented peers, of whom few may be dialled, would use up what real suspects need."""
     machine = membership(known=20)
     for number in range(400):
@@ -208,7 +217,54 @@ def test_a_dial_that_had_to_be_put_off_takes_nothing_from_others() -> None:
     while now < 110.0:
         for action in run(machine, now):
             assert isinstance(action, Redial)
-            machine.dial_put_off(action.node, now)
+            not_made(machine, action.node, now)
             put_off += 1
         now += 0.05
     assert put_off > 1.2 * DIALS_PER_SECOND * 11
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_dial_that_cost_nothing_gives_nothing_when_it_is_put_off(last: bool) -> None:
+    machine = membership(connected=1000, known=20)
+    for number in range(2000, 2400):
+        if last:
+            accuse(machine, node(number), node(5000 + number // 200), 100.0)
+            machine.dial_failed(node(number), 100.0, refused=False)
+        else:
+            machine.lost(node(number), 100.0, reset=True)
+    free = [each.node for each in run(machine, 110.0) if isinstance(each, Redial)]
+    assert len(free) == 400
+    for number in range(400):
+        accuse(machine, node(1000 + number), node(3000 + number), 110.0)
+    dials, now = 0, 110.0
+    while free:
+        machine.dial_put_off(free.pop(), now)
+        dials += sum(
+            isinstance(each, Redial) and each.node < node(2000) for each in run(machine, now)
+        )
+        now += 0.005
+    assert dials <= DIALS_PER_SECOND * 3 + 1
+
+
+def test_many_that_could_not_be_dialled_are_not_dialled_again_all_at_once() -> None:
+    machine = membership(connected=1000)
+    for number in range(400):
+        machine.lost(node(number), 100.0, reset=True)
+    for action in run(machine, 100.0):
+        assert isinstance(action, Redial)
+        machine.dial_put_off(action.node, 100.0)
+    again = [len(run(machine, 100.0 + second)) for second in range(1, 30)]
+    assert sum(again) == 400
+    assert max(again) < 2 * DIALS_PER_SECOND
+
+
+def test_deaths_that_others_told_of_take_nothing_from_what_is_to_be_told() -> None:
+    machine = membership(connected=1000, known=1000)
+    for number in range(REPORTS_PER_MINUTE + 1):
+        machine.lost(node(number), 100.0, reset=True)
+        if number < REPORTS_PER_MINUTE:
+            for reporter in range(QUORUM):
+                accuse(machine, node(number), node(1000 + reporter), 100.0)
+        machine.dial_failed(node(number), 100.0, refused=True)
+    told = [each for each in run(machine, 103.0) if isinstance(each, Report)]
+    assert [each.node for each in told] == [node(REPORTS_PER_MINUTE)]

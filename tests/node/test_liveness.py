@@ -378,9 +378,9 @@ async def test_reports_of_a_connected_peer_start_one_probe_at_a_time(
         await world.until(lambda: seen(a, b) == ["dead"], within=3)
 
 
-async def proven(world: World, node: SimNode) -> ScriptedPeer:
+async def proven(world: World, node: SimNode, host: str = "10.9.7.1") -> ScriptedPeer:
     """Return a listening peer that the node was connected to, and no more is."""
-    peer = ScriptedPeer(world, host="10.9.7.1", listens=True)
+    peer = ScriptedPeer(world, host=host, listens=True)
     await world._nursery.start(peer.listen, lambda line: line.serve(lambda _: None))
     await node.node.connect(str(peer.address))
     await node.node.disconnect(peer.identity.node_id)
@@ -504,6 +504,72 @@ async def test_one_of_the_dead_that_answers_a_call_gets_a_connection_that_lasts(
         await a.services.probing.call_back(known.identity.node_id)
         [connection] = a.services.roster.lasting()
         assert connection.node_id == known.identity.node_id
+
+
+def told(line: Line, topic: str) -> list[Publication]:
+    """Return what came over a line on a topic since it was looked at last, oldest first."""
+    messages, line.heard[:] = list(line.heard), []
+    all_told = [
+        codec.decode(Publication, each.publication.body)
+        for each in messages
+        if isinstance(each, Gossip)
+    ]
+    return [each for each in all_told if each.topic == topic]
+
+
+def named(publications: Iterable[Publication]) -> dict[NodeId, int]:
+    """Return who is named by dead reports, and the time at which it was found dead."""
+    return {
+        NodeId(each.accused): each.observed
+        for publication in publications
+        for each in codec.decode(DeadReports, publication.data).reports
+    }
+
+
+async def test_who_calls_one_of_the_dead_tells_of_old_deaths_only_if_it_answers(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    retention = 600.0
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__target=0, gossip__retention=retention)
+        reporter = ScriptedPeer(world)
+        old, also_old = [await proven(world, a, f"10.9.7.{number}") for number in (1, 2)]
+        young = await world.start("b", lan=None, connections__target=0)
+        listeners = {each: world.network.listeners.pop(each.address) for each in (old, also_old)}
+        line = await left_to_feelers(world, a, reporter)
+        await world.until(lambda: connected(a) == {reporter.identity.node_id.hex()}, within=100)
+        for peer in (old, also_old):
+            await line.send(report(reporter, peer))
+        await world.until(lambda: seen(a, old, also_old) == ["dead"] * 2, within=20)
+        died_by = now_ms()
+        await trio.sleep(retention)
+        await a.node.connect(str(young.address))
+        await world.crash(young)
+        await world.until(lambda: seen(a, young) == ["dead"], within=20)
+        await trio.sleep(own_reports.GATHER_MOST)
+        line.heard.clear()
+        calls = 0
+        call_back = probing.Probing.call_back
+
+        async def count(self: probing.Probing, node: NodeId) -> None:
+            nonlocal calls
+            calls += 1
+            await call_back(self, node)
+
+        monkeypatch.setattr(probing.Probing, "call_back", count)
+        await trio.sleep(200)
+        assert calls > 3
+        assert not named(told(line, liveness.DEAD_TOPIC))
+        world.network.listeners[old.address] = listeners[old]
+        await world.until(lambda: seen(a, old) == ["alive"], within=2000)
+        await trio.sleep(own_reports.GATHER_MOST + 1)
+        heard = list(line.heard)
+        reports = named(told(line, liveness.DEAD_TOPIC))
+        assert set(reports) == {old.identity.node_id, also_old.identity.node_id}
+        assert all(observed <= died_by for observed in reports.values())
+        line.heard = heard
+        [alive] = told(line, liveness.ALIVE_TOPIC)
+        assert alive.origin == a.identity.public_key
 
 
 async def test_reach_makes_a_node_dial_within_its_budget(
@@ -786,6 +852,35 @@ async def test_a_feeler_counts_where_others_report_the_node_while_it_is_out(
         await world.until(lambda: seen(a, peer) == ["suspect"], within=0.5)
         await world.until(lambda: seen(a, peer) == ["dead"], within=5)
         assert trio.current_time() - refused[0] < 0.2
+
+
+async def test_a_probe_that_was_under_way_is_not_the_last_dial(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be back since that one began."""
+    monkeypatch.setattr(feelers, "FEELER_INTERVAL", 60.0)
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__target=0)
+        peer, reporter = await proven(world, a), ScriptedPeer(world)
+        line = await left_to_feelers(world, a, reporter)
+        world.conditions.unreachable.add(peer.host)
+        begun: list[float] = []
+        dial = a.network.dial
+
+        async def count(address: Address) -> SimStream:
+            begun.append(trio.current_time())
+            return await dial(address)
+
+        monkeypatch.setattr(a.network, "dial", count)
+        await world.until(lambda: len(begun) == 1, within=100)
+        # The feeler fails soon after it: then the probe that the report brought is under way.
+        await trio.sleep(1.5)
+        await line.send(report(reporter, peer))
+        await world.until(lambda: len(begun) == 2, within=10)
+        world.conditions.unreachable.remove(peer.host)
+        await trio.sleep(30)
+        assert "peer.dead" not in a.codes()
+        assert seen(a, peer) == ["alive"]
 
 
 async def test_whose_only_link_is_out_holds_not_all_others_dead(autojump_clock: MockClock) -> None:
