@@ -32,7 +32,8 @@ MAX_FEELERS_AT_ONCE = 3
 CALL_INTERVAL = 10.0
 CALL_INTERVAL_SHARE = 1 / 60
 MAX_CALL_INTERVAL = 300.0
-# How many of the dead are told that they were held dead; of more, these are taken at random.
+# How many of the dead are told that they were held dead, beside the one that answered; of more,
+# these are taken at random.
 MAX_NAMED = 512
 
 
@@ -114,9 +115,10 @@ class Feelers:
             return
         # Others call, too: who was named by one of them is alive in a moment.
         await trio.sleep(self._env.rng.uniform(0, GATHER_MOST))
-        left = [each for each in old if each.node == node or self._is_dead(each.node)]
+        called = [each for each in old if each.node == node]
+        left = [each for each in old if each.node != node and self._is_dead(each.node)]
         if old:
-            self._on_return(self._env.rng.sample(left, min(len(left), MAX_NAMED)))
+            self._on_return([*called, *self._env.rng.sample(left, min(len(left), MAX_NAMED))])
 
     def _is_dead(self, node: NodeId) -> bool:
         return self._machine.liveness(node) is Liveness.DEAD
