@@ -105,20 +105,20 @@ class Feelers:
                 await self._call(self._env.rng.choice(dead))
 
     async def _call(self, node: NodeId) -> None:
-        """Call one of the dead; if it answers, it and all that have been dead for long are told.
+        """Call one of the dead; if it answers after long, all are told that were dead as long.
 
         The reports by which others hold them dead, too, are not passed on any more.
         """
-        old = self._machine.verdicts_before(trio.current_time() - self._gossip.retention)
+        then = trio.current_time() - self._gossip.retention
+        old = {each.node: each for each in self._machine.verdicts_before(then)}
         await self._probing.call_back(node)
-        if node not in self._roster.connections:
+        # Who comes and goes makes nobody name the dead each time.
+        if node not in old or node not in self._roster.connections:
             return
         # Others call, too: who was named by one of them is alive in a moment.
         await trio.sleep(self._env.rng.uniform(0, GATHER_MOST))
-        called = [each for each in old if each.node == node]
-        left = [each for each in old if each.node != node and self._is_dead(each.node)]
-        if old:
-            self._on_return([*called, *self._env.rng.sample(left, min(len(left), MAX_NAMED))])
+        left = [report for peer, report in old.items() if peer != node and self._is_dead(peer)]
+        self._on_return([old[node], *self._env.rng.sample(left, min(len(left), MAX_NAMED))])
 
     def _is_dead(self, node: NodeId) -> bool:
         return self._machine.liveness(node) is Liveness.DEAD

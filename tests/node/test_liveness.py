@@ -526,7 +526,7 @@ def named(publications: Iterable[Publication]) -> dict[NodeId, int]:
     }
 
 
-async def test_who_calls_one_of_the_dead_tells_of_old_deaths_only_if_it_answers(
+async def test_old_deaths_are_told_where_one_of_them_answers_a_call_and_only_there(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     retention = 600.0
@@ -561,6 +561,10 @@ async def test_who_calls_one_of_the_dead_tells_of_old_deaths_only_if_it_answers(
         monkeypatch.setattr(probing.Probing, "call_back", count)
         await trio.sleep(200)
         assert calls > 3
+        assert not named(told(line, liveness.DEAD_TOPIC))
+        await world.start("b")
+        await world.until(lambda: seen(a, young) == ["alive"], within=300)
+        await trio.sleep(own_reports.GATHER_MOST + 1)
         assert not named(told(line, liveness.DEAD_TOPIC))
         world.network.listeners[old.address] = listeners[old]
         await world.until(lambda: seen(a, old) == ["alive"], within=2000)
