@@ -200,14 +200,14 @@ class Client:
         waiting: Waiting | None,
     ) -> dict[str, Any]:
         """Wait for the next message; without a deadline, for ever."""
-        tick = _LONGEST_WAIT if deadline is None else _TICK_SECONDS
+        # Never for ever: a Ctrl-C just before a wait begins goes unseen until it ends.
+        longest = _LONGEST_WAIT if waiting is None or deadline is None else _TICK_SECONDS
         started = time.monotonic()
         while (end := self._received.find(b"\n", self._searched)) < 0:
             self._searched = len(self._received)
             if self._searched > _MAX_ANSWER_BYTES:
                 raise self._lost("the answer is too long")
-            # Never for ever: a Ctrl-C just before a wait begins goes unseen until it ends.
-            remaining = _LONGEST_WAIT if waiting is None else tick
+            remaining = longest
             if deadline is not None and timeout is not None:
                 left = deadline - time.monotonic()
                 if left <= 0:

@@ -114,8 +114,7 @@ def living(versions: Iterable[Version], now_ms: int) -> list[Version]:
     return [
         each
         for each in versions
-        if each.record.value is not None
-        and (not each.record.expires or each.record.expires > now_ms)
+        if each.record.value is not None and not _has_ended(each.record, now_ms)
     ]
 
 
@@ -150,12 +149,16 @@ def is_stale(record: Record, now_ms: int) -> bool:
     """
     if record.value is None:
         return record.clock >> _COUNTER_BITS < now_ms - MAX_CLOCK_BEHIND_MS
-    return 0 < record.expires <= now_ms
+    return _has_ended(record, now_ms)
 
 
 def is_for_readers(record: Record, now_ms: int) -> bool:
     """Whether who reads, and then writes, takes a record; see `READERS_MARGIN_MS`."""
     return clock_is_plausible(record, now_ms - READERS_MARGIN_MS)
+
+
+def _has_ended(record: Record, now_ms: int) -> bool:
+    return 0 < record.expires <= now_ms
 
 
 def _is_plausible(clock: int, now_ms: int) -> bool:

@@ -15,7 +15,6 @@ from p2pd.core.signs_of_life import ANSWERED_AT_ONCE
 from p2pd.core.suspicion import QUORUM
 from p2pd.errors import Busy
 from p2pd.ids import NodeId
-from p2pd.net.base import Stream
 from p2pd.net.faults import Cut
 from p2pd.net.sim import SimPending, SimStream
 from p2pd.node import feelers, liveness, probing, routes
@@ -378,6 +377,19 @@ async def test_reports_of_a_connected_peer_start_one_probe_at_a_time(
         await world.until(lambda: seen(a, b) == ["dead"], within=3)
 
 
+def dials_of(node: SimNode, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return a list to which the times are added at which a node dials from now on."""
+    times: list[float] = []
+    dial = node.network.dial
+
+    async def note(address: Address) -> SimStream:
+        times.append(trio.current_time())
+        return await dial(address)
+
+    monkeypatch.setattr(node.network, "dial", note)
+    return times
+
+
 async def proven(world: World, node: SimNode, host: str = "10.9.7.1") -> ScriptedPeer:
     """Return a listening peer that the node was connected to, and no more is."""
     peer = ScriptedPeer(world, host=host, listens=True)
@@ -590,14 +602,7 @@ async def test_reach_makes_a_node_dial_within_its_budget(
         record = b.services.own.signed
         await a.node.disconnect(b.node_id)
         await world.crash(b)
-        tried: list[float] = []
-        dial = a.network.dial
-
-        async def count(address: Address) -> Stream:
-            tried.append(trio.current_time())
-            return await dial(address)
-
-        monkeypatch.setattr(a.network, "dial", count)
+        tried = dials_of(a, monkeypatch)
         asker = await ScriptedPeer(world).connect(a)
         answers: list[Message] = []
         for _ in range(60):
@@ -818,21 +823,13 @@ async def test_who_leaves_while_a_feeler_is_out_is_not_missed(
         peer = await proven(world, a)
         world.conditions.unreachable.add(peer.host)
         line = await left_to_feelers(world, a, ScriptedPeer(world))
-        tried = 0
-        dial = a.network.dial
-
-        async def count(address: Address) -> Stream:
-            nonlocal tried
-            tried += 1
-            return await dial(address)
-
-        monkeypatch.setattr(a.network, "dial", count)
-        await world.until(lambda: tried > 0, within=90)
+        tried = dials_of(a, monkeypatch)
+        await world.until(lambda: len(tried) > 0, within=90)
         await line.send(publish(peer, liveness.LEFT_TOPIC, codec.encode(peer.record())))
         for _ in range(30):
             await trio.sleep(1)
             assert seen(a, peer) == ["unknown"]
-        assert tried == 1
+        assert len(tried) == 1
 
 
 async def test_a_feeler_counts_where_others_report_the_node_while_it_is_out(
@@ -872,14 +869,7 @@ async def test_a_probe_that_was_under_way_is_not_the_last_dial(
         peer, reporter = await proven(world, a), ScriptedPeer(world)
         line = await left_to_feelers(world, a, reporter)
         world.conditions.unreachable.add(peer.host)
-        begun: list[float] = []
-        dial = a.network.dial
-
-        async def count(address: Address) -> SimStream:
-            begun.append(trio.current_time())
-            return await dial(address)
-
-        monkeypatch.setattr(a.network, "dial", count)
+        begun = dials_of(a, monkeypatch)
         await world.until(lambda: len(begun) == 1, within=100)
         # The feeler fails soon after it: then the probe that the report brought is under way.
         await trio.sleep(1.5)
@@ -1321,14 +1311,7 @@ async def test_two_probes_at_once_of_who_was_just_probed_both_wait(
         # Nobody dials it for a question any more.
         await trio.sleep(60)
         await a.services.probing.probe(b.node_id)
-        probed_at, tried = trio.current_time(), list[float]()
-        dial = a.network.dial
-
-        async def count(address: Address) -> Stream:
-            tried.append(trio.current_time())
-            return await dial(address)
-
-        monkeypatch.setattr(a.network, "dial", count)
+        probed_at, tried = trio.current_time(), dials_of(a, monkeypatch)
         async with trio.open_nursery() as nursery:
             for _ in range(2):
                 nursery.start_soon(a.services.probing.probe, b.node_id)
