@@ -9,7 +9,6 @@ by comparing digests (anti-entropy, Demers et al. 1987), and pulled.
 
 import math
 import random
-from bisect import bisect
 from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
@@ -19,14 +18,13 @@ from p2pd.core.announcements import Announcements
 from p2pd.core.bounded import BoundedTable
 from p2pd.core.budget import Budgets
 from p2pd.core.declined import Declined
-from p2pd.core.history import History, Item
+from p2pd.core.history import History, Item, Place
 from p2pd.core.missing import GRAFT_AFTER, Missing
 from p2pd.core.offers import Offers
 from p2pd.core.shortcuts import Shortcuts
 from p2pd.ids import NodeId
 from p2pd.wire.messages import (
     MAX_IDS,
-    MESSAGE_ID_BYTES,
     Digest,
     Gossip,
     Graft,
@@ -40,8 +38,8 @@ from p2pd.wire.messages import (
 # For this many seconds after a `Graft` or a `Prune`, copies sent before it may still arrive: a
 # duplicate says nothing about the link then.
 GRAFT_GRACE = 0.5
-# Digests of one peer that are answered: burst, then rate per second. Comparing one with all that
-# may be retained takes a hundredth of a second or more.
+# Digests of one peer that are answered: burst, then rate per second. Comparing one takes some
+# milliseconds where most of what is retained is on one account, and many answers are long.
 DIGESTS_AT_ONCE = 4
 DIGESTS_PER_SECOND = 0.5
 # Peers whose budget for that is remembered; beyond that, the one that asked longest ago starts
@@ -64,11 +62,11 @@ class _Link:
 
     `grafted_at` is when either end asked for it to be in the tree, `pruned_at` when we asked for it
     not to be. `serves`: a publication came over it first, while it was in the tree. `told` is the
-    last ID of the previous round of `Held`, a random one at first: the next round begins after it.
+    last one told in the previous round of `Held`: the next round begins after it.
     """
 
     eager: bool
-    told: bytes
+    told: Place | None = None
     grafted_at: float = -math.inf
     pruned_at: float = -math.inf
     serves: bool = False
@@ -152,8 +150,7 @@ class Broadcast:
             return
         if peer in self._links:
             self.link_down(peer, now)
-        # Each begins elsewhere, so that a newcomer is not told the same by all.
-        self._links[peer] = _Link(eager=False, told=self._rng.randbytes(MESSAGE_ID_BYTES))
+        self._links[peer] = _Link(eager=False)
         if not self.eager or (not self._settled and len(self.eager) < self._fanout):
             self._graft(peer, (), now)
 
@@ -293,14 +290,14 @@ class Broadcast:
         # The budget is the peer's, not the link's: connecting again gives no more.
         if not self._digests.spend(peer, 1, now):
             return
-        ids = self._history.differing(digest.slots)
-        if len(ids) > MAX_CHUNKS * MAX_IDS:
-            first = NEWEST_CHUNKS * MAX_IDS
-            # In an order that newer ones don't shift, or the rounds might never get past them.
-            newest, older = ids[:first], sorted(ids[first:])
-            begin, count = bisect(older, link.told), MAX_CHUNKS * MAX_IDS - first
-            ids = [*newest, *[*older[begin:], *older[:begin]][:count]]
-            link.told = ids[-1]
+        backlog, most = self._history.differing(digest.slots), MAX_CHUNKS * MAX_IDS
+        ids = backlog.newest(most if len(backlog) <= most else NEWEST_CHUNKS * MAX_IDS)
+        if len(backlog) > most:
+            # Each link begins elsewhere, so that a newcomer is not told the same by all.
+            begin = link.told or backlog.draw(self._rng)
+            others = backlog.before(begin, most - len(ids), but=set(ids))
+            link.told = others[-1]
+            ids += [message_id for _, message_id in others]
         self._sends.extend((peer, Held(chunk)) for chunk in _chunks(ids))
         if digest.reply:
             self._sends.append((peer, Digest(self._history.slots(), reply=False)))

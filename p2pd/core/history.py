@@ -7,9 +7,10 @@ where these differ.
 
 import heapq
 import math
-from collections import Counter
-from collections.abc import Hashable
-from itertools import takewhile
+import random
+from bisect import bisect_left, insort
+from collections.abc import Container, Hashable, Mapping, Sequence
+from itertools import chain, islice, takewhile
 
 import attrs
 
@@ -29,6 +30,8 @@ _ID_BYTES = 16
 # Whose room something takes. When full, the account that takes most yields; so a flooder under one
 # account displaces nothing of the others. None is the account of all that have none.
 Account = Hashable
+# Where a publication stands among all, the one issued longest ago first: `issued`, message ID.
+Place = tuple[int, bytes]
 
 
 @attrs.frozen
@@ -49,13 +52,72 @@ class Item:
 
 @attrs.define
 class _Slice:
-    """The IDs of what was issued in one slice of time, and their exclusive or."""
+    """What was issued in one slice of time, and the exclusive or of the IDs."""
 
-    ids: dict[bytes, None] = attrs.field(factory=dict)
+    places: list[Place] = attrs.field(factory=list)
     fingerprint: int = 0
 
-    def flip(self, message_id: bytes) -> None:
-        self.fingerprint ^= int.from_bytes(message_id)
+    def add(self, place: Place) -> None:
+        insort(self.places, place)
+        self._flip(place)
+
+    def remove(self, place: Place) -> None:
+        del self.places[bisect_left(self.places, place)]
+        self._flip(place)
+
+    def _flip(self, place: Place) -> None:
+        self.fingerprint ^= int.from_bytes(place[1])
+
+
+class Backlog:
+    """The publications in slices that differ from another node's; `len` is how many there are.
+
+    What it returns takes about as long as that is, not as long as all there is: whoever sends a
+    digest decides how often this is asked. Good until something is added to the history, or goes.
+    """
+
+    def __init__(self, slices: Sequence[list[Place]], items: Mapping[bytes, Item]) -> None:
+        self._slices = slices
+        self._items = items
+
+    def __len__(self) -> int:
+        return sum(map(len, self._slices))
+
+    def newest(self, count: int) -> list[bytes]:
+        """Return the IDs of the newest of each account, then of the second newest, and so on.
+
+        So what is told first is not all from one flooder.
+        """
+        ranked: list[list[bytes]] = [[] for _ in range(count)]
+        so_far: dict[Account, int] = {}
+        for _, message_id in chain.from_iterable(map(reversed, reversed(self._slices))):
+            account = self._items[message_id].account
+            rank = so_far.get(account, 0)
+            if rank < count:
+                ranked[rank].append(message_id)
+                so_far[account] = rank + 1
+                if len(ranked[0]) == count:
+                    break
+        return list(islice(chain.from_iterable(ranked), count))
+
+    def draw(self, rng: random.Random) -> Place:
+        """Return the place of one of them, at random."""
+        [weighted] = rng.choices(self._slices, [len(each) for each in self._slices])
+        return rng.choice(weighted)
+
+    def before(self, place: Place, count: int, *, but: Container[bytes]) -> list[Place]:
+        """Return `count` that stand before a place, newest first, and after the oldest the newest.
+
+        The IDs in `but` are left out. In this direction those that come meanwhile are behind: the
+        other way there could be so many that none of the old ones is ever reached.
+        """
+        at = bisect_left(self._slices, place, key=_first)
+        here = self._slices[at - 1] if at else []
+        cut = bisect_left(here, place)
+        older, newer = self._slices[: max(at - 1, 0)], self._slices[at:]
+        parts = (here[cut:], *newer, *older, here[:cut])
+        following = chain.from_iterable(map(reversed, reversed(parts)))
+        return list(islice((each for each in following if each[1] not in but), count))
 
 
 class History:
@@ -118,8 +180,7 @@ class History:
         by_age = self._by_age.setdefault(item.account, [])
         heapq.heappush(by_age, (item.issued, item.message_id))
         part = self._slices.setdefault(item.issued // self._slice_ms, _Slice())
-        part.ids[item.message_id] = None
-        part.flip(item.message_id)
+        part.add((item.issued, item.message_id))
         while (crowded := len(self._items) > MAX_ITEMS) or self._bytes.total > MAX_BYTES:
             greatest = (self._counts if crowded else self._bytes).greatest()
             # It may still come again, from a node that has more room.
@@ -152,30 +213,20 @@ class History:
             for number in sorted(self._slices)[-MAX_IDS:]
         )
 
-    def differing(self, theirs: tuple[Slot, ...]) -> list[bytes]:
-        """Return our IDs in the slices that differ from theirs, or that they lack.
+    def differing(self, theirs: tuple[Slot, ...]) -> Backlog:
+        """Return what there is in the slices that differ from theirs, or that they lack.
 
-        First the newest of each account, then the second newest of each, and so on, so that what is
-        told first is not all from one flooder. Slices too old to have found room in `theirs` don't
-        count: nothing is known of them.
+        Slices too old to have found room in `theirs` don't count: nothing is known of them.
         """
         known = {slot.number: slot.fingerprint for slot in theirs}
         first = min(known) if len(theirs) >= MAX_IDS else None
-        differing = [
-            self._items[message_id]
+        slices = [
+            self._slices[number].places
             for number in sorted(self._slices)
             if first is None or number >= first
             if known.get(number) != self._slices[number].fingerprint.to_bytes(_ID_BYTES)
-            for message_id in self._slices[number].ids
         ]
-        differing.sort(key=_newest_first)
-        so_far: Counter[Account] = Counter()
-        ranks: list[tuple[int, bytes]] = []
-        for item in differing:
-            ranks.append((so_far[item.account], item.message_id))
-            so_far[item.account] += 1
-        ranks.sort(key=_rank)
-        return [message_id for _, message_id in ranks]
+        return Backlog(slices, self._items)
 
     def _see(self, message_id: bytes, account: Account, now: float) -> None:
         if message_id in self._seen:
@@ -203,16 +254,11 @@ class History:
         self._bytes.change(account, -len(self._items.pop(message_id).signed.body))
         number = issued // self._slice_ms
         part = self._slices[number]
-        del part.ids[message_id]
-        part.flip(message_id)
-        if not part.ids:
+        part.remove((issued, message_id))
+        if not part.places:
             del self._slices[number]
         return message_id
 
 
-def _newest_first(item: Item) -> tuple[int, bytes]:
-    return -item.issued, item.message_id
-
-
-def _rank(ranked: tuple[int, bytes]) -> int:
-    return ranked[0]
+def _first(places: Sequence[Place]) -> Place:
+    return places[0]

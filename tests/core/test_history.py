@@ -1,7 +1,9 @@
 """What is retained and what was seen: the bounds, the window, and how two nodes compare."""
 
 import hashlib
+from collections import Counter
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -154,8 +156,8 @@ def test_slots_agree_if_and_only_if_the_ids_do(one: list[Item], other: list[Item
     wide = len(first.slots()) >= MAX_IDS or len(second.slots()) >= MAX_IDS
     if not wide:
         assert (first.slots() == second.slots()) == (ids[0] == ids[1])
-        assert ids[0] - ids[1] <= set(first.differing(second.slots())) <= ids[0]
-    assert first.differing(first.slots()) == []
+        assert ids[0] - ids[1] <= set(first.differing(second.slots()).newest(99)) <= ids[0]
+    assert len(first.differing(first.slots())) == 0
 
 
 @given(item_lists)
@@ -178,11 +180,11 @@ def test_a_digest_without_room_for_old_slots_says_nothing_of_them() -> None:
     slots = every.slots()
     assert len(slots) == MAX_IDS
     assert slots[-1].number - slots[0].number == MAX_IDS - 1
-    assert every.differing(slots) == []
+    assert len(every.differing(slots)) == 0
     assert len(every.differing(slots[1:])) == 7
     assert len(every.differing((Slot(slots[0].number, bytes(16)), *slots[1:]))) == 1
     changed = (*slots[:-1], Slot(slots[-1].number, bytes(16)))
-    assert every.differing(changed) == [item(MAX_IDS + 5).message_id]
+    assert every.differing(changed).newest(2) == [item(MAX_IDS + 5).message_id]
 
 
 @pytest.mark.parametrize("bound", ["MAX_ITEMS", "MAX_BYTES"])
@@ -246,7 +248,39 @@ def test_what_was_pushed_out_counts_once_among_what_was_seen() -> None:
 def test_of_what_differs_the_newest_of_each_account_come_first() -> None:
     flood = [item(number, WALL_MS + number) for number in range(100)]
     others = [item(200 + number, WALL_MS, account=number // 2) for number in range(10)]
-    ids = made(*flood, *others).differing(())
+    ids = made(*flood, *others).differing(()).newest(200)
     assert {each.message_id for each in others} < set(ids[:13])
     assert ids[0] == flood[-1].message_id
     assert len(ids) == 110
+
+
+@given(item_lists, items, st.integers(1, 12), st.integers(0, 5))
+def test_what_differs_is_gone_through_from_a_place_to_the_oldest_and_on_from_the_newest(
+    added: list[Item], start: Item, count: int, told: int
+) -> None:
+    places = sorted((each.issued, each.message_id) for each in added)
+    place = start.issued, start.message_id
+    before = [each for each in places if each < place]
+    around = [*reversed(before), *reversed(places[len(before) :])]
+    but = {each.message_id for each in added[:told]}
+    expected = [each for each in around if each[1] not in but]
+    assert made(*added).differing(()).before(place, count, but=but) == expected[:count]
+
+
+@given(
+    st.lists(items, max_size=40, unique_by=lambda each: each.message_id),
+    st.lists(st.integers(0, 5), min_size=40, max_size=40),
+    st.integers(1, 50),
+)
+def test_the_newest_of_each_account_come_first_however_few_are_asked_for(
+    added: list[Item], accounts: list[int], count: int
+) -> None:
+    each_has = [attrs.evolve(one, account=who) for one, who in zip(added, accounts, strict=False)]
+    each_has.sort(key=lambda each: (each.issued, each.message_id), reverse=True)
+    ranks = Counter[Account]()
+    ranked: list[tuple[int, int, bytes]] = []
+    for number, one in enumerate(each_has):
+        ranked.append((ranks[one.account], number, one.message_id))
+        ranks[one.account] += 1
+    expected = [message_id for *_, message_id in sorted(ranked)]
+    assert made(*each_has).differing(()).newest(count) == expected[:count]
