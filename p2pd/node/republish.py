@@ -105,7 +105,8 @@ class Republisher:
 
         Returns the part of the prefix for which that was done: around a key drawn at random,
         all keys with the same closest nodes. Raises what `Reconciler.reconcile` raises, and
-        `PeerError` where a node did not keep what it was given; then nothing is dropped.
+        `PeerError` where a node did not keep what it was given, or the keys belong to others by
+        now; then nothing is dropped.
         """
         key = self._draw(prefix)
         found = await self._closest(key)
@@ -122,8 +123,12 @@ class Republisher:
                 await self._make_sure(node, around)
         if self._own_id in home:
             self._confirmations.note(around, trio.current_time())
-        else:
-            await self._drop(held)
+            return around
+        # One of them may have died while the others were seen to, so that this node is a replica
+        # now. Its tenders found it to be one before the drop, and are not back for hours.
+        if (await self._closest(key))[: len(home)] != home:
+            raise PeerError("others are responsible by now")
+        await self._drop(held)
         return around
 
     async def _drop(self, held: Mapping[Key, bytes]) -> None:

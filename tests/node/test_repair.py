@@ -36,6 +36,7 @@ from p2pd.node.reconciler import (
     LEAST_COST,
     REPLY_TIMEOUT,
     Outcome,
+    Reconciler,
 )
 from p2pd.node.repair import NEW, Repair
 from p2pd.node.replica import PURGE_INTERVAL, Replica
@@ -339,6 +340,35 @@ async def test_nothing_is_dropped_while_one_of_its_replicas_lacks_it(
             assert Key.of("k") in tree(elsewhere)
             assert [Key.of("k") in tree(node) for node in home] == [True, True, False]
         await world.until(lambda: holders(world, "k") == sorted_like(nodes, home), within=600)
+
+
+async def test_who_becomes_a_replica_while_it_brings_a_record_home_keeps_it(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reconcile = Reconciler.reconcile
+
+    async def kill_the_first(*args: Any, take: bool = True, **options: Any) -> Outcome:
+        outcome = await reconcile(*args, take=take, **options)
+        # Without `take`, as who brings records home does.
+        if args[1] == home[2].node_id and not take and home[0].running is not None:
+            await world.crash(home[0])
+            # Until its tenders are done with making up for the death.
+            await trio.sleep(60)
+        return outcome
+
+    monkeypatch.setattr(Reconciler, "reconcile", kill_the_first)
+    async with open_world(5) as world:
+        settings: dict[str, Any] = {"dht__replication": 3, "dht__repair_interval": 60.0}
+        await network(world, 10, **settings)
+        key = Key.of("k")
+        *home, next_one = closest(world, key, 4)
+        signed = record(ScriptedPeer(world), "k", b"v")
+        for node in (*home, next_one):
+            await node.services.replica.write_all([signed], {key})
+        await world.until(lambda: home[0].running is None, within=600)
+        for _ in range(300):
+            assert key in tree(next_one)
+            await trio.sleep(1)
 
 
 @pytest.mark.parametrize("at_once", [republish.MAX_AT_ONCE, 2])
