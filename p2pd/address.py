@@ -77,6 +77,16 @@ def network_group(host: str) -> str:
 
 
 @_remembering
+def host_group(host: str) -> str:
+    """Name what a single host is likely to hold: an address of IPv4, a /64 of IPv6.
+
+    Any host of an IPv6 link can take as many of its addresses as it wants (RFC 7934, section 8).
+    """
+    ip = _parsed(host)
+    return host if ip.version == 4 else str(ipaddress.ip_network((ip.packed, 64), strict=False))
+
+
+@_remembering
 def is_local(host: str) -> bool:
     """Whether the host is in a loopback, link-local or private range: a LAN, one operator."""
     ip = _parsed(host)

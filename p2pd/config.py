@@ -190,7 +190,8 @@ class ConnectionsConfig:
         "connections",
         1,
         10_000,
-        "How many connections one IP address may have made to this node.",
+        "How many connections one IP address may have made to this node. Of IPv6, one network /64 "
+        "counts as an address, unless it is this host's own.",
         reload=True,
     )
     dial_timeout: float = _seconds(

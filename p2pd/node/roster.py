@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 import attrs
 import trio
 
+from p2pd.address import host_group
 from p2pd.config import ConnectionsConfig
 from p2pd.core.bounded import BoundedTable
 from p2pd.core.clones import Clones
@@ -295,8 +296,8 @@ class Roster:
         held, missing = self._places(direction)
         if missing <= 0:
             return
-        places: Counter[str | None] = Counter(each.remote.host for each in held)
-        idle = [each for each in self._idle(held) if places[each.remote.host] >= places[newcomer]]
+        places: Counter[str | None] = Counter(map(_host, held))
+        idle = [each for each in self._idle(held) if places[_host(each)] >= places[newcomer]]
         if not idle:
             raise self._full(direction, held)
         victim = min(idle, key=lambda each: (not each.passing, each.last_used))
@@ -334,9 +335,9 @@ class Roster:
         return entry is not None and entry.dialling
 
     def _check_limits(self, connection: Connection) -> None:
-        host = connection.remote.host
+        host = _host(connection)
         inside = sum(
-            each.direction is Direction.INBOUND and each.remote.host == host
+            each.direction is Direction.INBOUND and _host(each) == host
             for each in self.connections.values()
         )
         # Nodes that share a host all come from its loopback address.
@@ -446,6 +447,15 @@ def _moved_away(old: Connection, new: Connection) -> bool:
         and old.remote in old.peer.addresses
         and old.remote not in new.peer.addresses
     )
+
+
+def _host(connection: Connection) -> str:
+    """Name the host at the other end, as the limits count it.
+
+    On this host's own link of IPv6 that is the address: all hosts there share one /64.
+    """
+    host, group = connection.remote.host, host_group(connection.remote.host)
+    return host if host_group(connection.local.host) == group else group
 
 
 def _idle_after(connection: Connection) -> float:

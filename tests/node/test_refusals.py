@@ -519,6 +519,35 @@ async def test_too_many_of_one_host(autojump_clock: MockClock) -> None:
         assert len(connected(a)) == 3
 
 
+@pytest.mark.parametrize(
+    ("own", "is_full"),
+    [("10.0.0.1", True), ("2600:1:2:4::1", True), ("2600:1:2:3::1", False), ("fd00::1", True)],
+)
+async def test_an_ipv6_network_is_one_host_unless_it_is_this_hosts_own(
+    autojump_clock: MockClock, own: str, is_full: bool
+) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, host=own, connections__max_per_ip=2)
+        for number in range(2):
+            await ScriptedPeer(world, host=f"2600:1:2:3::{number + 7}").connect(a)
+        third = await ScriptedPeer(world, host="2600:1:2:3:4:5:6:7").connect(a)
+        assert isinstance(third.heard[-1], Refused) is is_full
+        elsewhere = await ScriptedPeer(world, host="2600:1:2:5::7").connect(a)
+        assert not isinstance(elsewhere.heard[-1], Refused)
+
+
+async def test_a_network_past_its_share_pushes_nobody_out(autojump_clock: MockClock) -> None:
+    async with open_world(1) as world:
+        a = await world.start("a", lan=None, connections__max_inbound=3)
+        alone = ScriptedPeer(world, host="2600:1::1")
+        for peer in (alone, *(ScriptedPeer(world, host=f"2600:2::{each}") for each in range(8))):
+            line = await peer.connect(a)
+            world._nursery.start_soon(line.serve, lambda _: None)
+            await trio.sleep(roster.IDLE_AFTER + 10)
+        assert len(connected(a)) == 3
+        assert alone.identity.node_id.hex() in connected(a)
+
+
 async def test_a_host_past_its_share_pushes_nobody_out(autojump_clock: MockClock) -> None:
     async with open_world(1) as world:
         a = await world.start("a", lan=None, connections__max_per_ip=1, connections__max_inbound=2)
