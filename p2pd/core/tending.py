@@ -119,7 +119,7 @@ class Tending:
     def _has_lost_any(self, nodes: Sequence[bytes]) -> bool:
         """Whether nodes of the last survey are gone, other than by nearer ones in their place."""
         gone = set(self._nodes).difference(nodes)
-        if not gone or len(nodes) < len(self._nodes):
+        if not gone or set(self._nodes).issuperset(nodes):
             return bool(gone)
         farthest = distance(nodes[-1], self._own_id)
         return any(distance(each, self._own_id) < farthest for each in gone)

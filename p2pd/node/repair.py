@@ -6,6 +6,7 @@ leaves. `node.republish` looks after what nobody tends.
 """
 
 import math
+from collections.abc import Sequence
 from contextlib import suppress
 
 import trio
@@ -17,7 +18,7 @@ from p2pd.core.confirmations import Confirmations
 from p2pd.core.merkle import EVERYTHING, Prefix
 from p2pd.core.tending import RETRY, SOON, TENDERS, Tending, Visit
 from p2pd.errors import DialFailed, P2PError, RequestTimedOut
-from p2pd.ids import NodeId, closest_first, distance
+from p2pd.ids import NodeId, closest_first, distance, distance_bits
 from p2pd.node.alarms import Alarm
 from p2pd.node.connection import Connection
 from p2pd.node.ending import Ending
@@ -30,8 +31,9 @@ from p2pd.wire.messages import FindNode
 
 # Comparisons that one node has started and not finished.
 AT_ONCE = 4
-# How many more nodes than replicas are looked at: those closest to a key nearby are not quite
-# those closest to this node.
+# How many more nodes than replicas are looked at, at least. All are that fall into the same buckets
+# as this node's `replication` closest: those closest to a key that it tends are among them, but in
+# an order of their own.
 MARGIN = 8
 # Seconds between two lookups of the node's own ID after deaths: others become neighbours then.
 # After arrivals (others may have come with them) there is one in half a `repair_interval` only:
@@ -87,6 +89,8 @@ class Repair:
         )
         self._seldom = config.repair_interval / 2
         self._near: list[NodeId] = []
+        # The nodes that matter are no farther from this one.
+        self._reach = math.inf
         self._lost: dict[NodeId, None] = {}
         self._gone = BoundedTable[NodeId, None](MOST_GONE)
         # The process that a node nearby was when it was last connected.
@@ -242,7 +246,9 @@ class Repair:
 
     def _survey(self, now: float) -> None:
         self._survey_at, self._watching = math.inf, True
-        self._near = self.alive()[: self.replication + MARGIN]
+        alive = self.alive()
+        self._reach = self._reach_among(alive)
+        self._near = [each for each in alive if distance(each, self._own_id) <= self._reach]
         self._lost = {each: None for each in self._lost if each in self._near}
         self.tending.survey(self._near, now, all_known=self._all_known)
         self._all_known = False
@@ -294,10 +300,16 @@ class Repair:
         if connection.ending is not Ending.UNWANTED and connection.node_id in self._near:
             self._lost[connection.node_id] = None
 
+    def _reach_among(self, alive: Sequence[NodeId]) -> float:
+        """Return how far away a node can be and still be a replica of what this one tends."""
+        count = self.replication + MARGIN
+        if len(alive) < count:
+            return math.inf
+        bits = distance_bits(alive[self.replication - 1], self._own_id)
+        return max(distance(alive[count - 1], self._own_id), (1 << bits) - 1)
+
     def _is_near(self, node_id: NodeId) -> bool:
-        if len(self._near) < self.replication + MARGIN:
-            return True
-        return distance(node_id, self._own_id) <= distance(self._near[-1], self._own_id)
+        return distance(node_id, self._own_id) <= self._reach
 
     def _soon(self) -> float:
         return trio.current_time() + self._env.rng.uniform(*SOON[0])

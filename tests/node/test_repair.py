@@ -28,7 +28,7 @@ from p2pd.errors import (
 )
 from p2pd.ids import Key, NodeId, closest_first
 from p2pd.net.faults import Cut
-from p2pd.node import republish
+from p2pd.node import repair, republish
 from p2pd.node.reconciler import (
     BATCH_BYTES,
     BYTES_AT_ONCE,
@@ -151,6 +151,35 @@ async def test_a_newcomer_takes_over_and_a_node_that_was_away_catches_up(
         assert (await c.node.get("new", consistency="one")).winner.value == b"v"
         with pytest.raises(NotFound):
             await c.node.get("k1", consistency="one")
+
+
+async def test_every_replica_is_compared_with_however_far_it_is_from_the_tenders(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those closest to a key need not be those closest to its tenders."""
+
+    async def bring_nothing_home(_: republish.Republisher) -> None:
+        pass
+
+    monkeypatch.setattr(repair, "MARGIN", 0)
+    monkeypatch.setattr(republish.Republisher, "round", bring_nothing_home)
+    async with open_world(3) as world:
+        nodes = await network(world, 30, dht__replication=3, dht__repair_interval=60.0)
+        ids = [node.node_id for node in nodes]
+
+        def is_far(name: str) -> bool:
+            *tenders, last = (node.node_id for node in closest(world, Key.of(name), 3))
+            return not any(last in closest_first(ids, each)[: 1 + 3] for each in tenders)
+
+        names = [name for name in (f"k{number}" for number in range(3000)) if is_far(name)][:20]
+        writer = ScriptedPeer(world)
+        for name in names:
+            signed = record(writer, name, b"v")
+            for tender in closest(world, Key.of(name), TENDERS):
+                await tender.services.replica.write_all([signed], {Key.of(name)})
+        assert names
+        assert not any(all_at_home(world, [name], 3) for name in names)
+        await world.until(lambda: all_at_home(world, names, 3), within=300)
 
 
 async def test_who_restarts_unseen_soon_gets_what_was_written_meanwhile(
