@@ -172,8 +172,8 @@ class Connection:
         self.on_request |= reason == ON_REQUEST
         if not self._outbox.is_closing:
             self.notify(Goodbye(reason))
-            # Or a log or the registry would read as if the peer had said it.
-            self._outbox.close(f"this node said goodbye: {reason}", within)
+        # Or a log or the registry would read as if the peer had said it.
+        self._outbox.close(f"this node said goodbye: {reason}", within)
 
     async def see_off(self, reason: str) -> None:
         """Close the connection, and wait for its end; it ends at once if this is cancelled."""

@@ -98,10 +98,14 @@ class Outbox:
     def close(self, reason: str, within: float) -> None:
         """Take no more, and end the connection for this reason once everything is sent.
 
-        Or in so many seconds: a peer that reads little could stay for minutes.
+        Or in so many seconds: a peer that reads little could stay for minutes. Called again, it
+        can only shorten that time.
         """
+        deadline = trio.current_time() + within
+        self._writer_scope.deadline = min(self._writer_scope.deadline, deadline)
+        if self.is_closing:
+            return
         self._last_words = reason
-        self._writer_scope.deadline = trio.current_time() + within
         # Else `open`, or the writer, has something to send first.
         if self._may_send_at_once and not self._waiting:
             self._on_end(reason, Ending.UNWANTED)

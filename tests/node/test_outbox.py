@@ -145,6 +145,18 @@ async def test_who_takes_nothing_has_so_long_to_take_what_is_sent_before_the_end
         assert it.ends == [("enough", Ending.UNWANTED)]
 
 
+async def test_a_second_close_can_only_shorten_the_time(autojump_clock: MockClock) -> None:
+    async with case() as it:
+        it.outbox.put(b"a")
+        it.outbox.close("enough", 5)
+        it.outbox.close("again", 10)
+        it.outbox.close("hurry", 1)
+        await trio.sleep(0.9)
+        assert it.ends == []
+        await trio.sleep(0.2)
+        assert it.ends == [("enough", Ending.UNWANTED)]
+
+
 async def test_nothing_is_sent_or_kept_once_it_is_stopped() -> None:
     async with case() as it:
         it.outbox.put(b"a")
