@@ -78,10 +78,10 @@ class SignsOfLife:
         """Return the date of the one that is due: later than all reports that it is to refute."""
         return max(wall_ms, self._later_than_ms + 1)
 
-    def said(self, issued_ms: int, *, wall_ms: int, now: float) -> None:
-        """Note that one was published, with this date."""
-        # To others, one dated ahead is of now: it answers no report of what they see after it.
-        self._said_ms, self._said_at = min(issued_ms, wall_ms), now
+    def said(self, wall_ms: int, now: float) -> None:
+        """Note that one was published now."""
+        # Not its `date`: one dated ahead answers no report of what is seen after this moment.
+        self._said_ms, self._said_at = wall_ms, now
         self._wanted_at, self._next_at = math.inf, now + LEAST_INTERVAL
         self._later_than_ms = 0
         self._accusers.clear()

@@ -432,7 +432,7 @@ class LivenessService:
         except Busy:
             self._signs_of_life.put_off(now)
         else:
-            self._signs_of_life.said(issued, wall_ms=wall_ms, now=now)
+            self._signs_of_life.said(wall_ms, now)
 
     def _declare(self, node: NodeId, evidence: Evidence, reporters: int) -> None:
         if self._hears(node):

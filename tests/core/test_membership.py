@@ -91,6 +91,16 @@ def test_a_dial_without_answer_has_others_asked_before_the_verdict() -> None:
     assert told == [Report(ACCUSED, Evidence.SILENT, 9.0 + GRACE)]
 
 
+def test_one_more_failure_puts_no_verdict_off() -> None:
+    machine = membership()
+    machine.lost(ACCUSED, 1.0, reset=True)
+    run(machine, 1.0)
+    machine.dial_failed(ACCUSED, 2.0, refused=False)
+    machine.others_failed(ACCUSED, 20.0)
+    machine.dial_failed(ACCUSED, 20.0 + GRACE / 2, refused=False)
+    assert Declare(ACCUSED, Evidence.SILENT, ()) in run_unanswered(machine, 20.0 + GRACE)
+
+
 def test_silence_has_it_dialled_and_others_asked_at_once_and_both_must_fail() -> None:
     for dial_fails, others_fail in ((True, False), (False, True)):
         machine = membership()

@@ -205,6 +205,17 @@ def test_whose_deaths_were_told_of_is_remembered_within_a_bound() -> None:
     assert all(own.quorum_reported(node(number), 100.0) for number in range(100, MAX_TOLD_OF + 100))
 
 
+def test_reports_make_a_quorum_only_if_they_are_of_one_time() -> None:
+    own = OwnReports(random.Random(0))
+    own.note_report(ACCUSED, 10_000.0)
+    for _ in range(QUORUM - 1):
+        own.note_report(ACCUSED, 10_000.0 + REPORT_TTL + 1)
+    assert not own.quorum_reported(ACCUSED, 10_000.0 + REPORT_TTL + 1)
+    own.note_report(ACCUSED, 10_000.0 + REPORT_TTL + 2)
+    assert own.quorum_reported(ACCUSED, 10_000.0 + REPORT_TTL + 2)
+    assert not own.quorum_reported(ACCUSED, 10_000.0 + 2 * REPORT_TTL + 2)
+
+
 @pytest.mark.parametrize("not_made", [Membership.dial_put_off, Membership.dial_impossible])
 def test_a_dial_that_was_not_made_takes_nothing_from_others(
     not_made: Callable[[Membership, NodeId, float], None],

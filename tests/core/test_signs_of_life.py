@@ -26,7 +26,7 @@ def accused(
 def say(signs: SignsOfLife, now: float) -> int:
     assert signs.due <= now
     issued = signs.date(wall(now))
-    signs.said(issued, wall_ms=wall(now), now=now)
+    signs.said(wall(now), now)
     return issued
 
 
@@ -49,6 +49,12 @@ def test_a_report_is_answered_at_once_and_with_a_later_date() -> None:
     assert signs.due == math.inf
     # Or the next one would be dated ahead as well, even if the clock was set back since.
     assert signs.date(wall(101.0)) == wall(101.0)
+
+
+def test_the_answer_to_a_report_of_the_past_is_of_now() -> None:
+    signs = SignsOfLife()
+    accused(signs, 1, 100.0, age=20.0)
+    assert say(signs, 100.0) == wall(100.0)
 
 
 def test_one_answers_the_latest_of_several_reports() -> None:
