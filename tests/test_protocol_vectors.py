@@ -39,6 +39,7 @@ from p2pd.node import (
     connection,
     dial_back,
     dialler,
+    dials_for_others,
     discovery,
     exchange,
     feelers,
@@ -217,6 +218,7 @@ def test_habits() -> None:
         "dial_back_again_s": dial_back.DIAL_BACK_AGAIN,
         "dials_back_at_once": dial_back.DIALS_BACK_AT_ONCE,
         "dials_back_per_second": dial_back.DIALS_BACK_PER_SECOND,
+        "share_of_one": dials_for_others.SHARE_OF_ONE,
     }
 
 

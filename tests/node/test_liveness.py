@@ -18,6 +18,7 @@ from p2pd.ids import NodeId
 from p2pd.net.faults import Cut
 from p2pd.net.sim import SimPending, SimStream
 from p2pd.node import feelers, liveness, probing, routes
+from p2pd.node.dials_for_others import SHARE_OF_ONE
 from p2pd.node.liveness import LivenessService
 from p2pd.node.probing import ProbeOutcome
 from p2pd.simulation.world import SimNode, World, open_world
@@ -603,16 +604,29 @@ async def test_reach_makes_a_node_dial_within_its_budget(
         await a.node.disconnect(b.node_id)
         await world.crash(b)
         tried = dials_of(a, monkeypatch)
-        asker = await ScriptedPeer(world).connect(a)
+        greedy = await ScriptedPeer(world).connect(a)
         answers: list[Message] = []
         for _ in range(60):
-            answers.append(await asker.ask(Reach(record)))
+            answers.append(await greedy.ask(Reach(record)))
             await trio.sleep(0.1)
         refused = [each for each in answers if isinstance(each, Failed)]
         assert {each.code for each in refused} == {"busy"}
+        # The last question may overdraw it.
+        of_one, last = len(tried), probing.PROBED_ADDRESSES
         elapsed = trio.current_time() - tried[0]
-        most = probing.REACHES_AT_ONCE + probing.REACHES_PER_SECOND * elapsed + 1
-        assert probing.REACHES_AT_ONCE <= len(tried) <= most
+        most = probing.REACHES_AT_ONCE + probing.REACHES_PER_SECOND * elapsed
+        assert SHARE_OF_ONE * probing.REACHES_AT_ONCE <= of_one <= SHARE_OF_ONE * most + last
+        # What that one can't have is there for another one.
+        other = await ScriptedPeer(world, host="10.9.0.2").connect(a)
+        for _ in range(int((1 - SHARE_OF_ONE) * probing.REACHES_AT_ONCE)):
+            assert await other.ask(Reach(record)) == Reached(alive=False)
+        # A crowd gets no more.
+        for number in range(3, 63):
+            one_more = await ScriptedPeer(world, host=f"10.9.0.{number}").connect(a)
+            await one_more.ask(Reach(record))
+        elapsed = trio.current_time() - tried[0]
+        most = probing.REACHES_AT_ONCE + probing.REACHES_PER_SECOND * elapsed
+        assert probing.REACHES_AT_ONCE <= len(tried) <= most + last
 
 
 async def test_no_room_for_a_dial_is_no_sign_of_life(autojump_clock: MockClock) -> None:
