@@ -105,8 +105,8 @@ class Republisher:
 
         Returns the part of the prefix for which that was done: around a key drawn at random,
         all keys with the same closest nodes. Raises what `Reconciler.reconcile` raises, and
-        `PeerError` where a node did not keep what it was given, or the keys belong to others by
-        now; then nothing is dropped.
+        `PeerError` where a node did not keep what it was given, or this node became a replica
+        meanwhile; then nothing is dropped.
         """
         key = self._draw(prefix)
         found = await self._closest(key)
@@ -126,8 +126,8 @@ class Republisher:
             return around
         # One of them may have died while the others were seen to, so that this node is a replica
         # now. Its tenders found it to be one before the drop, and are not back for hours.
-        if (await self._closest(key))[: len(home)] != home:
-            raise PeerError("others are responsible by now")
+        if self._own_id in (await self._closest(key))[: len(home)]:
+            raise PeerError("this node became a replica meanwhile")
         await self._drop(held)
         return around
 
