@@ -93,9 +93,12 @@ class Tending:
     def __len__(self) -> int:
         return len(self._visits)
 
-    def survey(self, nodes: Sequence[bytes], now: float, *, all_known: bool) -> None:
+    def survey(
+        self, nodes: Sequence[bytes], now: float, *, all_known: bool, beyond: Sequence[bytes] = ()
+    ) -> None:
         """Take the other nodes that are known to be alive nearby, closest first.
 
+        `beyond` are those farther away: they have the keys there that no node nearby is close to.
         A replica of more keys than at the last survey is visited soon, but not with `all_known`:
         then these are not newcomers, this node only learned of them just now, and whoever wrote the
         records is assumed to have known all that are nearer.
@@ -107,14 +110,15 @@ class Tending:
             self._round_at = now + self._interval * self._rng.uniform(0.75, 1.25)
         within = min(TENDERS, self._replication)
         counts = tuple(sorted({1, within, self._replication}))
-        sets = closest_sets(self._own_id, nodes, counts, within=within)
+        everybody = [self._own_id, *nodes, *beyond]
+        sets = closest_sets(self._own_id, everybody, counts, within=within)
         self._plan_visits(sets, now, all_known=all_known, after_deaths=self._has_lost_any(nodes))
         before, self.prefixes = self.prefixes, merged(each.prefix for each in sets)
         lost = without(before, self.prefixes)
         newcomers = [each for each in nodes if each not in self._nodes]
         self._nodes = nodes
         if lost:
-            self._hand_on(lost, newcomers, within, now)
+            self._hand_on(lost, newcomers, everybody, within, now)
 
     def _has_lost_any(self, nodes: Sequence[bytes]) -> bool:
         """Whether nodes of the last survey are gone, other than by nearer ones in their place."""
@@ -147,10 +151,14 @@ class Tending:
         self._visits = visits
 
     def _hand_on(
-        self, lost: Sequence[Prefix], newcomers: Iterable[bytes], within: int, now: float
+        self,
+        lost: Sequence[Prefix],
+        newcomers: Iterable[bytes],
+        everybody: Sequence[bytes],
+        within: int,
+        now: float,
     ) -> None:
         """Visit, once, each newcomer that tends something of what this node has `lost`."""
-        everybody = [self._own_id, *self._nodes]
         for peer in newcomers:
             theirs = merged(
                 each.prefix for each in closest_sets(peer, everybody, (within,), within=within)

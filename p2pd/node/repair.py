@@ -250,7 +250,8 @@ class Repair:
         self._reach = self._reach_among(alive)
         self._near = [each for each in alive if distance(each, self._own_id) <= self._reach]
         self._lost = {each: None for each in self._lost if each in self._near}
-        self.tending.survey(self._near, now, all_known=self._all_known)
+        beyond = alive[len(self._near) :]
+        self.tending.survey(self._near, now, all_known=self._all_known, beyond=beyond)
         self._all_known = False
         self._wake()
 

@@ -75,6 +75,20 @@ def test_each_key_has_its_tenders_who_visit_all_its_replicas(
             assert visited == []
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.integers(30, 63), st.integers(5, 20), st.integers(0, 10_000))
+def test_nobody_tends_keys_far_away_where_none_of_those_nearby_is_closer(
+    count: int, near: int, number: int
+) -> None:
+    nodes = [bytes([each << 2]) + sha256(each)[1:] for each in range(count)]
+    key = sha256(1000 + number)
+    tenders = ordered(key, nodes)[:TENDERS]
+    for node in nodes:
+        machine, others = tending(node, 3), ordered(node, nodes)
+        machine.survey(others[:near], 0.0, all_known=False, beyond=others[near:])
+        assert any(each.holds(key) for each in machine.prefixes) is (node in tenders)
+
+
 def test_the_second_closest_waits_for_the_first() -> None:
     nodes = [sha256(each) for each in range(10)]
     machine = tending(nodes[0])
