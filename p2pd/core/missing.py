@@ -99,7 +99,10 @@ class Missing:
         """
         for message_id, absent in self._absent.items():
             absent.announcers.pop(peer, None)
-            if eager or next(reversed(absent.asked), None) == peer:
+            is_waited_for = eager or next(reversed(absent.asked), None) == peer
+            # Its place is for others: those who come, are asked and go could fill them all.
+            absent.asked.pop(peer, None)
+            if is_waited_for:
                 absent.due = min(absent.due, now)
                 heapq.heappush(self._timers, (absent.due, message_id))
 

@@ -131,3 +131,21 @@ def test_whose_link_is_lost_just_after_it_was_asked_is_not_waited_for() -> None:
     assert missing.next_due() == asked_at + GRAFT_AGAIN
     missing.link_down(peer(1), asked_at, eager=False)
     assert list(missing.to_ask(asked_at)) == [peer(2)]
+
+
+def test_who_was_asked_and_is_gone_takes_no_place_of_another() -> None:
+    missing = Missing()
+    stays, comes_later = peer(0), peer(99)
+    for number in range(MAX_ANNOUNCERS):
+        missing.announced(message_id(1), peer(number), 1, 0.0)
+    gone: set[NodeId] = set()
+    while len(gone) < MAX_ANNOUNCERS - 1:
+        now = missing.next_due()
+        [asked] = missing.to_ask(now)
+        # One of them says again and again that it has it.
+        missing.announced(message_id(1), stays, 1, now)
+        if asked != stays:
+            missing.link_down(asked, now, eager=False)
+            gone.add(asked)
+    missing.announced(message_id(1), comes_later, 1, missing.next_due())
+    assert comes_later in [*missing.to_ask(missing.next_due()), *missing.to_ask(missing.next_due())]
