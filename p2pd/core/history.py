@@ -72,8 +72,9 @@ class _Slice:
 class Backlog:
     """The publications in slices that differ from another node's; `len` is how many there are.
 
-    What it returns takes about as long as that is, not as long as all there is: whoever sends a
-    digest decides how often this is asked. Good until something is added to the history, or goes.
+    To return some takes about as long as these are many, not as long as all are, but for `newest`
+    where few accounts have most: whoever sends a digest decides how often this is asked. Good until
+    something is added to the history, or goes.
     """
 
     def __init__(self, slices: Sequence[list[Place]], items: Mapping[bytes, Item]) -> None:
