@@ -229,7 +229,7 @@ async def test_whom_a_node_had_only_not_met_is_compared_with_later_than_a_newcom
     autojump_clock: MockClock,
 ) -> None:
     # So long that nobody looks around by chance meanwhile.
-    interval: dict[str, Any] = {"dht__repair_interval": 100_000.0}
+    interval: dict[str, Any] = {"dht__repair_interval": 20_000.0}
     async with open_world(3) as world:
         a, b = await network(world, 2, **interval)
         c = await world.start("c", lan=None, **interval)
@@ -242,7 +242,7 @@ async def test_whom_a_node_had_only_not_met_is_compared_with_later_than_a_newcom
             await trio.sleep(2 * SOON[0][1] + 1)
         assert "Compare" not in dict(traffic.most_first())
         both = await world.until(
-            lambda: len({tree(node).fingerprint() for node in (a, b, c, d)}) == 1, within=100_000
+            lambda: len({tree(node).fingerprint() for node in (a, b, c, d)}) == 1, within=20_000
         )
         print(f"all the same after {both:.0f} s")
         newcomer = await world.start("e", lan=None, bootstrap=[d], **interval)
@@ -344,8 +344,8 @@ async def test_what_others_bring_back_is_dropped_ever_more_seldom(
         world.network.medium.cut(Cut(one, other))
         await trio.sleep(360)
         await put_all(nodes[:3], [f"k{number}" for number in range(60)])
-        await trio.sleep(60 * 60)
-        assert 2 < max(dropped.values()) <= 60 / MOST_PAUSES + 6
+        await trio.sleep(40 * 60)
+        assert 2 < max(dropped.values()) <= 40 / MOST_PAUSES + 6
         assert_unharmed(*nodes)
 
 
@@ -886,11 +886,11 @@ async def test_what_one_replica_does_not_keep_is_not_sent_to_it_again_and_again(
             await a.node.put(f"large{number}", world.rng.randbytes(20_000))
         await a.node.put("first", b"v")
         with Traffic(world.network.medium) as traffic:
-            await trio.sleep(12 * 3600)
+            await trio.sleep(4 * 3600)
         sent = dict(traffic.most_first())
         print(sent)
         assert len(tree(small)) == 1
-        assert sent["Give"] + sent["Fetched"] < 20_000_000
+        assert sent["Give"] + sent["Fetched"] < 7_000_000
         await a.node.put("large1", b"short now")
         await world.stop(b)
         await a.node.put("large2", b"short, too")

@@ -156,7 +156,7 @@ def run(size: int, seed: int, *, seconds: float, what: Sabotage, scale: float) -
 
 
 def test_four_of_twenty_do_their_worst() -> None:
-    run(20, 0, seconds=20, what=Sabotage(own=5, invented=50), scale=0.1)
+    run(20, 0, seconds=12, what=Sabotage(own=5, invented=50), scale=0.1)
 
 
 @pytest.mark.slow

@@ -59,7 +59,7 @@ class Ears:
         return set(self.heard.values()) == {1}
 
 
-@pytest.mark.parametrize(("size", "seed"), [(3, 0), (10, 1), (20, 2), (50, 3)])
+@pytest.mark.parametrize(("size", "seed"), [(3, 0), (10, 1), (20, 2), (30, 3)])
 def test_a_settled_tree_costs_one_payload_a_delivery(size: int, seed: int) -> None:
     async def main(world: World) -> None:
         await join(world, size)
@@ -118,17 +118,14 @@ def test_after_a_partition_everybody_has_everything(size: int, seed: int) -> Non
     run(main, seed)
 
 
-@pytest.mark.parametrize(("size", "seed"), [(10, 0), (20, 1)])
-def test_after_an_hour_of_nobody_with_anybody_everybody_has_everything(
-    size: int, seed: int
-) -> None:
+def test_after_an_hour_of_nobody_with_anybody_everybody_has_everything() -> None:
     """All of it, as an hour is within the retention."""
 
     async def main(world: World) -> None:
-        await join(world, size)
+        await join(world, 12)
         await _separate(world, world.isolate, minutes=60)
 
-    run(main, seed)
+    run(main, 1)
 
 
 @pytest.mark.slow

@@ -97,7 +97,7 @@ def test_liars_evict_nobody(seed: int) -> None:
         verdicts = Verdicts(world, honest)
         for liar in liars:
             world.meanwhile(accuse_liar, world, liar)
-        await trio.sleep(180)
+        await trio.sleep(100)
         names = {each.name for each in honest}
         assert not [each for each in verdicts.declared if each[1] in names]
         await world.until(lambda: not held_dead(honest, honest), within=5)

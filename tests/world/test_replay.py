@@ -5,11 +5,11 @@ import os
 import subprocess
 import sys
 
-SCENARIO = "faulty"
+SCENARIO = ["faulty", "--nodes", "8"]
 
 
 def digest(seed: int, hash_seed: str) -> str:
-    command = [sys.executable, "-m", "p2pd.simulation", SCENARIO, "--json", "--seed", str(seed)]
+    command = [sys.executable, "-m", "p2pd.simulation", *SCENARIO, "--json", "--seed", str(seed)]
     environment = os.environ | {"PYTHONHASHSEED": hash_seed}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     found: str = json.loads(done.stdout)[0]["digest"]
