@@ -61,7 +61,8 @@ class Missing:
     def announced(self, message_id: bytes, peer: NodeId, hops: int | None, now: float) -> None:
         """Note that a peer has it, and over how many `hops`, if it said.
 
-        Each is asked once, and again if it says so by itself after that: it had no room for it.
+        Each is asked once, and again if it says so by itself after that: it had no room for it. Who
+        was asked in vain makes room for another one that has it.
         When full, a new ID is not noted; nor is it if `peer` has used up its share, unless another
         announces it.
         """
@@ -75,7 +76,7 @@ class Missing:
         if peer in absent.asked:
             if hops is not None:
                 absent.announcers[peer] = hops
-        elif len(absent.announcers.keys() | absent.asked.keys()) < MAX_ANNOUNCERS:
+        elif peer in absent.announcers or _has_place(absent):
             absent.announcers.setdefault(peer, hops)
 
     def was_asked_by_digest(self, message_id: bytes, peer: NodeId) -> bool:
@@ -137,3 +138,19 @@ class Missing:
                 return due
             heapq.heappop(self._timers)
         return math.inf
+
+
+def _has_place(absent: Absent) -> bool:
+    """Whether one more announcer may be noted, after forgetting one that was asked in vain.
+
+    Otherwise those who announce again and again what they never send would keep it from all others.
+    """
+    if len(absent.announcers.keys() | absent.asked.keys()) < MAX_ANNOUNCERS:
+        return True
+    in_vain = next(iter(absent.asked), None)
+    if in_vain is None or len(absent.asked) == 1:
+        # The last one that was asked may still answer.
+        return False
+    del absent.asked[in_vain]
+    absent.announcers.pop(in_vain, None)
+    return True

@@ -121,6 +121,20 @@ def test_so_many_announcers_are_asked() -> None:
     assert len(asked + all_asks(missing)) == MAX_ANNOUNCERS
 
 
+def test_who_announces_again_and_again_what_it_never_sends_takes_no_place_of_another() -> None:
+    missing = Missing()
+    liars = [peer(number) for number in range(MAX_ANNOUNCERS)]
+    honest = peer(99)
+    now, asked = 0.0, set[NodeId]()
+    for _ in range(3 * MAX_ANNOUNCERS):
+        for liar in liars:
+            missing.announced(message_id(1), liar, 1, now)
+        missing.announced(message_id(1), honest, None, now)
+        now = missing.next_due()
+        asked |= missing.to_ask(now).keys()
+    assert asked == {*liars, honest}
+
+
 def test_whose_link_is_lost_just_after_it_was_asked_is_not_waited_for() -> None:
     missing = Missing()
     missing.announced(message_id(1), peer(1), 1, 0.0)
